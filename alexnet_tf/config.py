@@ -1,0 +1,389 @@
+"""Every hyperparameter once: type, default, range, what it does and where it comes from.
+
+A `Config` is an immutable value. Command lines and flagfiles are made from it (`define_flags`), and a run writes
+its own in the same syntax (`to_flagfile`), so that it can be run again.
+"""
+
+import dataclasses
+import textwrap
+
+# What differs between the recipes outside the network itself (for that, `model.RECIPES`).
+RECIPE_DEFAULTS = {
+    "paper": {
+        "bias_learning_rate_factor": 1.0,
+        "bias_weight_decay": 0.0005,
+        "most_bias_drops": 3,
+        "mean_crop": "aligned",
+        "input_divisor": 1.0,
+    },
+    "original": {
+        "bias_learning_rate_factor": 2.0,
+        "bias_weight_decay": 0.0,
+        "most_bias_drops": 1,
+        "mean_crop": "central",
+        "input_divisor": 1.1,
+    },
+}
+
+
+def _option(
+    section, default, text, source, *, kind=None, choices=None, low=None, high=None, may_change=False
+):
+    """A field of `Config`: `kind` is its type where the default does not tell; `low` and `high` are inclusive."""
+    metadata = {
+        "section": section,
+        "help": text,
+        "source": source,
+        "kind": kind or type(default),
+        "choices": choices,
+        "low": low,
+        "high": high,
+        "may_change": may_change,
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """The hyperparameters of one run; `python tools/train.py --help` prints them as a table.
+
+    A value of None stands for what the recipe says (`resolved`).
+
+    Raises:
+      ValueError: for a value of another type or outside its range, naming field and range.
+    """
+
+    recipe: str = _option(
+        "network",
+        "paper",
+        "what the paper's text says, or what the authors' released code did",
+        "paper; original #145",
+        choices=("paper", "original"),
+    )
+    devices: tuple = _option(
+        "network",
+        (),
+        "homes of the two towers, such as /GPU:0,/GPU:1; empty for one device",
+        "paper 3.2: two GPUs",
+        kind=tuple,
+        may_change=True,
+    )
+    dropout: float = _option(
+        "network",
+        0.5,
+        "share of the outputs of fc6 and fc7 that a training step leaves out",
+        "paper 4.2",
+        low=0,
+        high=0.99,
+    )
+
+    source: str = _option(
+        "data",
+        "",
+        "where the photographs are: elpv, folder:DIR, tfds:NAME, imagenet2012:DIR or synthetic",
+        "paper 2: ILSVRC-2010 and 2012",
+        may_change=True,
+    )
+    validation_fraction: float = _option(
+        "data",
+        0.1,
+        "share of each class held out where the data have no validation set",
+        "ours",
+        low=0.001,
+        high=0.9,
+    )
+    split_seed: int = _option("data", 0, "seed of that draw", "ours", low=0)
+    cache: str = _option(
+        "data",
+        "auto",
+        "keep decoded images in memory (196,608 bytes each): auto if all fit half of what is free",
+        "ours",
+        choices=("auto", "memory", "none"),
+        may_change=True,
+    )
+
+    crops: str = _option(
+        "augmentation",
+        "random",
+        "224 x 224 of 256 x 256: any of 33 x 33 positions, or the central one",
+        "paper 4.1; original #145",
+        choices=("random", "center"),
+    )
+    flips: str = _option(
+        "augmentation",
+        "horizontal",
+        "mirror half of the images; both: upside down too, each with probability one half",
+        "paper 4.1",
+        choices=("none", "horizontal", "both"),
+    )
+    color_noise: float = _option(
+        "augmentation",
+        0.1,
+        "standard deviation of the colour noise in units of the principal components'; 0 for none",
+        "paper 4.1",
+        low=0,
+        high=10,
+    )
+    mean_crop: str | None = _option(
+        "augmentation",
+        None,
+        "which part of the mean image is subtracted: that of the crop, or always the central one",
+        "paper 2; original #145",
+        kind=str,
+        choices=("aligned", "central"),
+    )
+    input_divisor: float | None = _option(
+        "augmentation",
+        None,
+        "what the prepared image is divided by, in training only",
+        "original #145: 1.1",
+        kind=float,
+        low=0.01,
+        high=1000,
+    )
+
+    batch_size: int = _option("learning", 128, "examples a step", "paper 5", low=1, high=65536)
+    epochs: float = _option(
+        "learning", 90.0, "passes over the training set", "paper 5", low=0, high=100000, may_change=True
+    )
+    learning_rate: float = _option(
+        "learning", 0.01, "of the weights, at the start", "paper 5", low=0, high=10
+    )
+    bias_learning_rate_factor: float | None = _option(
+        "learning",
+        None,
+        "the biases' learning rate over the weights'",
+        "paper 5: 1; original #145: 2",
+        kind=float,
+        low=0,
+        high=100,
+    )
+    momentum: float = _option("learning", 0.9, "of the update rule", "paper 5", low=0, high=0.9999)
+    weight_decay: float = _option("learning", 0.0005, "of the weights", "paper 5", low=0, high=1)
+    bias_weight_decay: float | None = _option(
+        "learning",
+        None,
+        "of the biases",
+        "paper 5: 0.0005; original #145: 0",
+        kind=float,
+        low=0,
+        high=1,
+    )
+    schedule: str = _option(
+        "learning",
+        "plateau",
+        "drop the rate when the validation error stops falling, at drop_epochs, or linearly to 0",
+        "paper 5: plateau; as run: epochs",
+        choices=("plateau", "epochs", "linear"),
+    )
+    drop_factor: float = _option(
+        "learning", 0.1, "what a drop multiplies the rate by", "paper 5", low=0.0001, high=0.9999
+    )
+    drop_epochs: tuple = _option(
+        "learning",
+        (),
+        "for schedule=epochs: epochs completed at each drop, such as 25,51,79",
+        "original #145",
+        kind=list,
+    )
+    patience: int = _option(
+        "learning",
+        4,
+        "for schedule=plateau: epochs in a row without a lower validation error before a drop",
+        "ours; paper 5: by hand",
+        low=1,
+        high=1000,
+    )
+    most_drops: int = _option(
+        "learning", 3, "for schedule=plateau: how often the rate drops", "paper 5", low=0, high=100
+    )
+    most_bias_drops: int | None = _option(
+        "learning",
+        None,
+        "how often the biases' rate drops with the weights'",
+        "paper 5: 3; original #145: 1",
+        kind=int,
+        low=0,
+        high=100,
+    )
+
+    seed: int = _option(
+        "run",
+        0,
+        "of initial weights, order, crops, flips, noise and dropout",
+        "ours",
+        low=0,
+        high=2**31 - 1,
+    )
+    report_steps: int = _option(
+        "run", 20, "steps between reports to terminal and logs", "ours", low=1, may_change=True
+    )
+    checkpoint_steps: int = _option(
+        "run",
+        1000,
+        "steps between checkpoints; one more at each epoch's end",
+        "ours",
+        low=1,
+        may_change=True,
+    )
+    keep_checkpoints: int = _option("run", 2, "newest checkpoints kept", "ours", low=1, may_change=True)
+    deterministic: bool = _option(
+        "run",
+        True,
+        "use only operations that give the same bits every time",
+        "ours",
+        may_change=True,
+    )
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            _check(field, getattr(self, field.name))
+        if self.schedule == "epochs" and list(self.drop_epochs) != sorted(self.drop_epochs):
+            raise ValueError(f"Expected drop_epochs to rise. Received: {self.drop_epochs}")
+        if self.devices and len(self.devices) != 2:
+            raise ValueError(f"Expected devices to be empty or two. Received: {','.join(self.devices)}")
+
+    def resolved(self):
+        """This configuration with every None replaced by what the recipe says."""
+        changes = {
+            name: value for name, value in RECIPE_DEFAULTS[self.recipe].items() if getattr(self, name) is None
+        }
+        return dataclasses.replace(self, **changes)
+
+    def differences(self, other):
+        """Names of the fields that may not change within a run and differ between two configurations."""
+        return [
+            field.name
+            for field in dataclasses.fields(self)
+            if not field.metadata["may_change"] and getattr(self, field.name) != getattr(other, field.name)
+        ]
+
+    def to_flagfile(self):
+        """The configuration as the text of an absl flagfile."""
+        lines = ["# A run's whole configuration: python tools/train.py --flagfile=THIS --workdir=DIR"]
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value is not None:
+                lines.append(f"--{field.name}={_format(value)}")
+        return "\n".join(lines) + "\n"
+
+
+def _format(value):
+    if isinstance(value, tuple):
+        return ",".join(_format(item) for item in value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def describe_range(field):
+    """The values a field may take, for messages and the help."""
+    facts = field.metadata
+    if facts["choices"]:
+        return " | ".join(facts["choices"])
+    if facts["kind"] is bool:
+        return "true | false"
+    if facts["low"] is None:
+        return {str: "text", tuple: "names", list: "numbers"}[facts["kind"]]
+    high = "" if facts["high"] is None else f" to {facts['high']}"
+    return f"{facts['low']}{high or ' or more'}"
+
+
+def _check(field, value):
+    facts = field.metadata
+    if value is None and field.default is None:
+        return
+    kinds = {float: (int, float), tuple: (tuple,), list: (tuple,)}.get(facts["kind"], (facts["kind"],))
+    fits = isinstance(value, kinds) and (facts["kind"] is bool or not isinstance(value, bool))
+    if fits and facts["choices"]:
+        fits = value in facts["choices"]
+    if fits and facts["low"] is not None:
+        fits = value >= facts["low"] and (facts["high"] is None or value <= facts["high"])
+    if not fits:
+        raise ValueError(f"Expected {field.name} to be {describe_range(field)}. Received: {value!r}")
+
+
+def define_flags(flag_values):
+    """Defines one absl flag for each field.
+
+    Args:
+      flag_values: an ``absl.flags.FlagValues``.
+    """
+    from absl import flags
+
+    for field in dataclasses.fields(Config):
+        facts = field.metadata
+        define = {
+            str: flags.DEFINE_string,
+            int: flags.DEFINE_integer,
+            float: flags.DEFINE_float,
+            bool: flags.DEFINE_boolean,
+            tuple: flags.DEFINE_list,
+            list: flags.DEFINE_list,
+        }[facts["kind"]]
+        default = list(field.default) if isinstance(field.default, tuple) else field.default
+        text = f"{facts['help']} ({facts['source']})"
+        define(field.name, default, text, flag_values=flag_values)
+
+
+def from_flags(flag_values):
+    """The `Config` that parsed flags describe.
+
+    Raises:
+      ValueError: for a value outside its range, or a list of numbers that is none.
+    """
+    values = {}
+    for field in dataclasses.fields(Config):
+        value = getattr(flag_values, field.name)
+        if isinstance(value, list):
+            value = tuple(item.strip() for item in value if item.strip())
+            if field.metadata["kind"] is list:
+                value = tuple(_number(field.name, item) for item in value)
+        values[field.name] = value
+    return Config(**values)
+
+
+def _number(name, text):
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"Expected {name} to be numbers with commas between. Received: {text!r}") from None
+
+
+def read_flagfile(path):
+    """The `Config` that a flagfile describes.
+
+    Args:
+      path: the flagfile, such as a run's config.flags.
+
+    Raises:
+      ValueError: for an unknown flag or a value outside its range.
+    """
+    from absl import flags
+
+    flag_values = flags.FlagValues()
+    define_flags(flag_values)
+    try:
+        flag_values(["read_flagfile", f"--flagfile={path}"])
+    except flags.Error as error:
+        raise ValueError(f"{path}: {error}") from None
+    return from_flags(flag_values)
+
+
+def help_table():
+    """Every hyperparameter with default, range, meaning and source, as text of at most 110 columns."""
+    lines = []
+    section = None
+    for field in dataclasses.fields(Config):
+        facts = field.metadata
+        if facts["section"] != section:
+            section = facts["section"]
+            lines += ["", section.upper(), f"  {'flag':<29}{'default':<11}{'range':<19}meaning [source]"]
+        default = "by recipe" if field.default is None else _format(field.default) or "(none)"
+        meaning = textwrap.wrap(f"{facts['help']} [{facts['source']}]", 49)
+        allowed = describe_range(field).split(" | ") if facts["choices"] else [describe_range(field)]
+        for row in range(max(len(meaning), len(allowed))):
+            name = f"--{field.name}" if row == 0 else ""
+            value = default if row == 0 else ""
+            values = allowed[row] if row < len(allowed) else ""
+            text = meaning[row] if row < len(meaning) else ""
+            lines.append(f"  {name:<29}{value:<11}{values:<19}{text}".rstrip())
+    return "\n".join(lines).lstrip("\n")

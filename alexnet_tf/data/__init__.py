@@ -1,0 +1,1 @@
+"""Photographs, from where they are to batches on the device."""

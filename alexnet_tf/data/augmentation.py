@@ -1,0 +1,128 @@
+"""What happens to batches of images on the device: mean, mirror images, colour noise, views.
+
+Pure functions of tensors, each with the same few arguments: uint8 images, and the training set's mean image and
+colour components.
+"""
+
+import tensorflow as tf
+
+CROP_SIZE = 224
+
+
+def central_crop(images, size=CROP_SIZE):
+    """The central square of images or of a mean image.
+
+    Args:
+      images: ``[..., height, width, channels]``.
+      size: int, the side; the margins are even.
+
+    Returns:
+      ``[..., size, size, channels]``.
+    """
+    top = (images.shape[-3] - size) // 2
+    left = (images.shape[-2] - size) // 2
+    return images[..., top : top + size, left : left + size, :]
+
+
+def crops_at(image, offsets, size=CROP_SIZE):
+    """One square of an image for each offset.
+
+    Args:
+      image: ``[height, width, channels]``.
+      offsets: int32 ``[batch, 2]``, row and column of each square's first pixel.
+      size: int, the side.
+
+    Returns:
+      ``[batch, size, size, channels]``.
+    """
+    rows = offsets[:, :1] + tf.range(size)
+    columns = offsets[:, 1:] + tf.range(size)
+    return tf.gather(tf.gather(image, rows), columns, axis=2, batch_dims=1)
+
+
+def mirror(images, flips):
+    """Mirrors some of the images.
+
+    Args:
+      images: ``[batch, height, width, channels]``.
+      flips: bool ``[batch, 2]``: upside down, and left to right.
+
+    Returns:
+      Images like `images`.
+    """
+    upended, mirrored = flips[:, 0], flips[:, 1]
+    images = tf.where(upended[:, None, None, None], tf.reverse(images, [1]), images)
+    return tf.where(mirrored[:, None, None, None], tf.reverse(images, [2]), images)
+
+
+def color_shift(draws, components):
+    """The colour noise of each image: ``sum of p_i alpha_i sqrt(lambda_i)`` (paper section 4.1, original #145).
+
+    The text multiplies by the eigenvalue itself; on 0 to 255 that would drown the picture, so both recipes take its
+    root, the component's standard deviation, as the original did.
+
+    Args:
+      draws: float32 ``[batch, 3]``, alpha: normal with the chosen standard deviation (paper: 0.1).
+      components: float32 ``[3, 3]``, the principal components of the training set's colours in rows, each of the length
+        of its standard deviation, in grey levels.
+
+    Returns:
+      float32 ``[batch, 1, 1, 3]``, one shift for every pixel of an image.
+    """
+    return tf.matmul(draws, components)[:, None, None, :]
+
+
+def training_images(crops, offsets, flips, draws, *, mean_image, components, mean_crop, divisor):
+    """A batch of crops as the network sees it in training.
+
+    Args:
+      crops: uint8 ``[batch, 224, 224, 3]``.
+      offsets: int32 ``[batch, 2]``, where each was cut out.
+      flips: bool ``[batch, 2]``, see `mirror`.
+      draws: float32 ``[batch, 3]``, see `color_shift`.
+      mean_image: float32 ``[256, 256, 3]``, in [0, 255].
+      components: float32 ``[3, 3]``, see `color_shift`.
+      mean_crop: "aligned" subtracts the part of the mean image that the crop was cut from, "central" always the
+        central one (original #145).
+      divisor: float, of the result (original #145: 1.1).
+
+    Returns:
+      float32 ``[batch, 224, 224, 3]``, within about [-255, 255].
+    """
+    mean = central_crop(mean_image) if mean_crop == "central" else crops_at(mean_image, offsets)
+    images = mirror(tf.cast(crops, tf.float32) - mean, flips)
+    return (images + color_shift(draws, components)) / divisor
+
+
+def central_view(images, mean_image):
+    """The central crop of each image, mean subtracted.
+
+    Args:
+      images: uint8 ``[batch, 256, 256, 3]``.
+      mean_image: float32 ``[256, 256, 3]``.
+
+    Returns:
+      float32 ``[batch, 224, 224, 3]``.
+    """
+    return tf.cast(central_crop(images), tf.float32) - central_crop(mean_image)
+
+
+def ten_views(images, mean_image, *, mean_crop):
+    """Four corners and the centre of each image, then the five mirrored (paper section 4.1).
+
+    Args:
+      images: uint8 ``[batch, 256, 256, 3]``.
+      mean_image: float32 ``[256, 256, 3]``.
+      mean_crop: as in `training_images`.
+
+    Returns:
+      A list of ten float32 tensors ``[batch, 224, 224, 3]``.
+    """
+    margin = images.shape[1] - CROP_SIZE
+    corners = [(0, 0), (0, margin), (margin, 0), (margin, margin), (margin // 2, margin // 2)]
+    views = []
+    for top, left in corners:
+        part = (slice(None), slice(top, top + CROP_SIZE), slice(left, left + CROP_SIZE))
+        mean = central_crop(mean_image) if mean_crop == "central" else mean_image[part[1:]]
+        views.append(tf.cast(images[part], tf.float32) - mean)
+    return views + [tf.reverse(view, [2]) for view in views]

@@ -1,0 +1,325 @@
+"""Where labelled photographs come from. Every source is read by index, so that any order can be resumed anywhere."""
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+FOLDER_LAYOUT = (
+    "DIR/train/CLASS/IMAGE, and if there are any DIR/val/CLASS/IMAGE and DIR/test/CLASS/IMAGE, "
+    "with the same class folders in each"
+)
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
+
+# A TFDS data set in TFRecord files cannot be read by index; one no larger than this is held in memory, encoded.
+MAX_BYTES_IN_MEMORY = 2 * 2**30
+
+
+class Split(NamedTuple):
+    """Labelled photographs that are read by index."""
+
+    labels: np.ndarray  # int64 [examples]
+    # Maps a scalar int64 tensor, an index, to the photograph: an encoded file (scalar string) or uint8
+    # [height, width, channels]. Called inside tf.data.
+    read: Callable
+    # What an example is called in messages.
+    name_of: Callable
+
+
+class Source(NamedTuple):
+    """A data set."""
+
+    name: str
+    class_names: tuple
+    splits: dict  # of Split: "train", and where they exist "validation" and "test"
+    license: str = ""
+
+
+def open_source(specification):
+    """Opens a data set.
+
+    Args:
+      specification: ``elpv``, ``folder:DIR``, ``tfds:NAME``, ``imagenet2012:DIR`` (the folder of the two tar files)
+        or ``synthetic``.
+
+    Returns:
+      A `Source`.
+
+    Raises:
+      ValueError: for another specification, or a data set without two classes.
+      FileNotFoundError: naming what was expected where.
+      ModuleNotFoundError: naming the package to install.
+    """
+    kind, _, argument = specification.partition(":")
+    if kind == "elpv" and not argument:
+        source = elpv()
+    elif kind == "synthetic" and not argument:
+        source = synthetic()
+    elif kind == "folder" and argument:
+        source = folder(argument)
+    elif kind == "tfds" and argument:
+        source = tfds_by_name(argument)
+    elif kind == "imagenet2012" and argument:
+        source = imagenet2012(argument)
+    else:
+        raise ValueError(
+            "Expected source to be elpv, folder:DIR, tfds:NAME, imagenet2012:DIR or synthetic. "
+            f"Received: {specification!r}"
+        )
+    if len(source.class_names) < 2:
+        raise ValueError(
+            f"Expected {specification} to have at least two classes. Received: {source.class_names}"
+        )
+    return source
+
+
+def stratified_split(split, fraction, seed):
+    """Divides a split in two, class by class, by a seeded draw.
+
+    Args:
+      split: a `Split`.
+      fraction: float in (0, 1), the share of each class that the second part gets (rounded to the nearest).
+      seed: int.
+
+    Returns:
+      Two `Split`, in the order of the original one.
+    """
+    generator = np.random.default_rng(seed)
+    second = []
+    for label in np.unique(split.labels):
+        members = generator.permutation(np.flatnonzero(split.labels == label))
+        second.append(members[: round(len(members) * fraction)])
+    second = np.sort(np.concatenate(second))
+    first = np.setdiff1d(np.arange(len(split.labels)), second)
+    if not len(first) or not len(second):
+        raise ValueError(
+            f"Expected enough images to hold out a share of {fraction} of each class. "
+            f"Received: {len(split.labels)} images"
+        )
+    return subset(split, first), subset(split, second)
+
+
+def subset(split, indices):
+    """The examples of a `Split` at `indices`, an int array, as a `Split`."""
+    table = tf.constant(indices, tf.int64)
+    return Split(
+        labels=split.labels[indices],
+        read=lambda index: split.read(tf.gather(table, index)),
+        name_of=lambda index: split.name_of(int(indices[index])),
+    )
+
+
+def _files(paths, labels):
+    """A `Split` of image files."""
+    table = tf.constant([str(path) for path in paths], tf.string)
+    return Split(
+        labels=np.array(labels, np.int64),
+        read=lambda index: tf.io.read_file(tf.gather(table, index)),
+        name_of=lambda index: str(paths[index]),
+    )
+
+
+def folder(directory):
+    """A folder of class folders; see `FOLDER_LAYOUT`. Classes are in the order of their sorted names.
+
+    Files whose names do not end like an image's, and those beginning with a dot, are passed over.
+
+    Raises:
+      FileNotFoundError: without the folder, its train folder or class folders.
+      ValueError: for a class folder without images, or one that train has not.
+    """
+    root = pathlib.Path(directory)
+    if not (root / "train").is_dir():
+        raise FileNotFoundError(f"Expected class folders of images as {FOLDER_LAYOUT}. Received: {directory}")
+    class_names = tuple(_subfolders(root / "train"))
+    if not class_names:
+        raise FileNotFoundError(
+            f"Expected class folders in {root / 'train'}: {FOLDER_LAYOUT}. Received: none"
+        )
+    splits = {}
+    for split, name in (("train", "train"), ("validation", "val"), ("test", "test")):
+        if split != "train" and not (root / name).is_dir():
+            continue
+        unknown = set(_subfolders(root / name)) - set(class_names)
+        if unknown:
+            raise ValueError(
+                f"Expected in {root / name} the class folders of {root / 'train'}. Received: {', '.join(sorted(unknown))}"
+            )
+        splits[split] = _folder_split(root / name, class_names, every_class=split == "train")
+    return Source(f"folder:{directory}", class_names, splits)
+
+
+def _subfolders(directory):
+    return sorted(entry.name for entry in os.scandir(directory) if entry.is_dir() and entry.name[0] != ".")
+
+
+def _folder_split(directory, class_names, *, every_class):
+    paths, labels = [], []
+    for label, class_name in enumerate(class_names):
+        found = sorted(
+            path
+            for path in (directory / class_name).glob("*")
+            if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "."
+        )
+        if not found and every_class:
+            raise ValueError(
+                f"Expected images ({', '.join(IMAGE_SUFFIXES)}) in {directory / class_name}. Received: none"
+            )
+        paths += found
+        labels += [label] * len(found)
+    if not paths:
+        raise ValueError(f"Expected images in {directory}. Received: none")
+    return _files(paths, labels)
+
+
+def elpv():
+    """2,624 photographs of solar cells by electroluminescence, sound or defective (package elpv-dataset).
+
+    A cell counts as defective where the experts' probability of a defect is above one half. CC BY-NC-SA 4.0.
+    """
+    try:
+        import elpv_dataset
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            "Expected the package elpv-dataset: pip install -e '.[quickstart]'"
+        ) from None
+    root = pathlib.Path(elpv_dataset.__file__).parent / "data"
+    rows = [line.split() for line in (root / "labels.csv").read_text().splitlines() if line.strip()]
+    paths = [root / row[0] for row in rows]
+    labels = [int(float(row[1]) > 0.5) for row in rows]
+    license = (
+        "ELPV, a benchmark of solar cells by electroluminescence (Buerhop-Lutz, Deitsch et al. 2018), "
+        "CC BY-NC-SA 4.0: not for commercial use"
+    )
+    return Source("elpv", ("sound", "defective"), {"train": _files(paths, labels)}, license)
+
+
+def synthetic(num_classes=10, examples=(1000, 200)):
+    """Noisy pictures of ten colours and textures, drawn from their index: for tests and for measuring.
+
+    Args:
+      num_classes: int.
+      examples: how many for training and for validation.
+    """
+
+    def split(first, count):
+        labels = np.arange(first, first + count, dtype=np.int64) % num_classes
+
+        def read(index):
+            label = tf.cast((index + first) % num_classes, tf.float32)
+            wave = tf.sin(tf.range(256, dtype=tf.float32) * (0.02 + 0.04 * label))
+            pattern = wave[:, None, None] * wave[None, :, None]
+            color = tf.stack([tf.cos(label), tf.cos(label + 2.0), tf.cos(label + 4.0)])
+            noise = tf.random.stateless_normal([256, 256, 3], seed=tf.stack([index + first, 0]))
+            return tf.cast(tf.clip_by_value(128 + 40 * pattern * color + 25 * noise, 0, 255), tf.uint8)
+
+        return Split(labels, read, lambda index: f"synthetic image {first + index}")
+
+    names = tuple(f"pattern {number}" for number in range(num_classes))
+    splits = {"train": split(0, examples[0]), "validation": split(examples[0], examples[1])}
+    return Source("synthetic", names, splits)
+
+
+def imagenet2012(directory):
+    """ILSVRC-2012 through TFDS, which repairs the files that are not what they seem.
+
+    Args:
+      directory: holds ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar; TFDS prepares them once, beside.
+
+    Raises:
+      FileNotFoundError: naming the missing files.
+    """
+    import tensorflow_datasets as tfds
+
+    root = pathlib.Path(directory)
+    expected = [root / f"ILSVRC2012_img_{part}.tar" for part in ("train", "val")]
+    missing = [str(path) for path in expected if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"Expected the ImageNet 2012 archives (from image-net.org) as {expected[0]} and {expected[1]}. "
+            f"Received: no {', no '.join(missing)}"
+        )
+    config = tfds.download.DownloadConfig(manual_dir=str(root))
+    return _tfds_source("imagenet2012", config, data_dir=str(root / "tfds"))
+
+
+def tfds_by_name(name):
+    """Any image classification data set of TFDS, prepared at first use where TFDS keeps its data sets."""
+    return _tfds_source(name, None, data_dir=None)
+
+
+def _tfds_source(name, download_config, data_dir):
+    import tensorflow_datasets as tfds
+
+    try:
+        # Files of this format are read by index; a data set that is there already keeps its own.
+        builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+    except (tfds.core.registered.DatasetNotFoundError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"Expected the name of a TFDS data set. Received: {name!r} ({str(error).splitlines()[0]})"
+        ) from None
+    if builder.info.supervised_keys is None or not {"image", "label"} <= set(builder.info.features):
+        raise ValueError(
+            f"Expected a TFDS data set of images with labels. Received: {name!r} with {', '.join(builder.info.features)}"
+        )
+    builder.download_and_prepare(download_config=download_config)
+    splits = {
+        split: _tfds_split(tfds, builder, split)
+        for split in ("train", "validation", "test")
+        if split in builder.info.splits and _is_labelled(name, split)
+    }
+    if "train" not in splits:
+        raise ValueError(f"Expected a split named train. Received: {', '.join(builder.info.splits)}")
+    return Source(f"tfds:{name}", tuple(builder.info.features["label"].names), splits)
+
+
+def _is_labelled(name, split):
+    """ImageNet's test set is published without labels."""
+    return not (name.startswith("imagenet2012") and split == "test")
+
+
+def _tfds_split(tfds, builder, split):
+    """Reads encoded photographs by index; from memory where the files allow no such reading."""
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    with contextlib.suppress(NotImplementedError):
+        records = builder.as_data_source(split, decoders=decoders)
+        labels = np.array([records[index]["label"] for index in range(len(records))], np.int64)
+
+        def fetch(index):
+            return records[int(index)]["image"]
+
+        def read(index):
+            return tf.ensure_shape(tf.numpy_function(fetch, [index], tf.string), [])
+
+        return Split(labels, read, lambda index: f"{builder.name} {split} {index}")
+    size = builder.info.splits[split].num_bytes
+    if size > MAX_BYTES_IN_MEMORY:
+        raise ValueError(
+            f"Expected {builder.name} in files that can be read by index: prepare it anew with TFDS and "
+            f"file_format='array_record'. Received: {size / 2**30:.1f} GiB of "
+            f"{builder.info.file_format.value} in {builder.data_dir}"
+        )
+    return _in_memory(builder, split, decoders)
+
+
+def _in_memory(builder, split, decoders):
+    images, labels = [], []
+    for example in builder.as_dataset(split=split, decoders=decoders, shuffle_files=False):
+        images.append(example["image"].numpy())
+        labels.append(int(example["label"]))
+    table = tf.constant(images, tf.string)
+    return Split(
+        np.array(labels, np.int64),
+        lambda index: tf.gather(table, index),
+        lambda index: f"{builder.name} {split} {index}",
+    )
+
+
+def names_of(split: Split, indices: Sequence) -> list:
+    """What the examples at `indices` are called."""
+    return [split.name_of(int(index)) for index in indices]

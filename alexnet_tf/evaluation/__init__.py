@@ -1,0 +1,1 @@
+"""Errors and figures of a trained network."""

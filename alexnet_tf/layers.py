@@ -1,0 +1,242 @@
+"""The layers of AlexNet that Keras lacks: two response normalisations and the paper's dropout."""
+
+import functools
+
+import keras
+import tensorflow as tf
+
+
+def _power(base, exponent):
+    """base ** -exponent; by two square roots, several times as fast as a power, where exponent is 0.75."""
+    if exponent == 0.75:
+        root = tf.math.rsqrt(base)
+        return root * tf.sqrt(root)
+    return tf.pow(base, -exponent)
+
+
+def response_normalization(x, window_sum, *, bias, alpha, beta):
+    """``x / (bias + alpha * window_sum(x ** 2)) ** beta`` with its gradient in closed form.
+
+    With s the bracket, p = s ** -beta and g the gradient of the result, the gradient of x is
+    ``g p - 2 alpha beta x window_sum(g x p / s)``, which needs a window that is symmetric: j lies in the
+    window of i exactly when i lies in the window of j.
+
+    Args:
+      x: floating point tensor. Powers and sums are taken in float32 when it is narrower.
+      window_sum: a linear, symmetric function from a tensor to one of the same shape.
+      bias, alpha, beta: the paper's k, alpha and beta (section 3.3).
+
+    Returns:
+      A tensor with the shape and dtype of `x`.
+    """
+
+    @tf.custom_gradient
+    def normalize(x):
+        dtype = x.dtype
+        wide = tf.float32 if dtype.size < 4 else dtype
+        x = tf.cast(x, wide)
+        scale = bias + alpha * window_sum(tf.square(x))
+        power = _power(scale, beta)
+
+        def gradient(upstream):
+            upstream = tf.cast(upstream, wide)
+            share = window_sum(upstream * x * power / scale)
+            return tf.cast(upstream * power - (2.0 * alpha * beta) * x * share, dtype)
+
+        return tf.cast(x * power, dtype), gradient
+
+    return normalize(x)
+
+
+def channel_window_sum(x, radius):
+    """Sum over the channels at most `radius` away, clipped at the first and the last channel."""
+    channels = x.shape[-1]
+    padding = [[0, 0]] * (x.shape.rank - 1) + [[radius, radius]]
+    padded = tf.pad(x, padding)
+    return tf.add_n([padded[..., shift : shift + channels] for shift in range(2 * radius + 1)])
+
+
+def spatial_window_sum(x, size):
+    """Sum over the size x size positions of the same map around each position, clipped at the border."""
+    radius = size // 2
+    padded = tf.pad(x, [[0, 0], [radius, radius], [0, 0], [0, 0]])
+    rows = tf.add_n([padded[:, shift : shift - size + 1 or None] for shift in range(size)])
+    padded = tf.pad(rows, [[0, 0], [0, 0], [radius, radius], [0, 0]])
+    return tf.add_n([padded[:, :, shift : shift - size + 1 or None] for shift in range(size)])
+
+
+class _ResponseNormalization(keras.layers.Layer):
+    """What both normalisations share: constants, dtype, compilation."""
+
+    def __init__(self, bias, alpha, beta, jit_compile, **kwargs):
+        if not bias > 0 or not alpha >= 0 or not beta > 0:
+            raise ValueError(
+                f"Expected bias > 0, alpha >= 0 and beta > 0. Received: {bias=}, {alpha=}, {beta=}"
+            )
+        # Without autocasting a narrower input reaches `call` as it is, and leaves in the same dtype.
+        super().__init__(autocast=False, **kwargs)
+        self.bias = float(bias)
+        self.alpha = float(alpha)
+        self.beta = float(beta)
+        self.jit_compile = bool(jit_compile)
+        self._normalize = None
+
+    def _window_sum(self, x):
+        raise NotImplementedError
+
+    def build(self, input_shape):
+        # A partial, not a function defined here: TensorFlow counts retracings by the code, and would warn of them
+        # where a few layers, each traced once, share it.
+        normalize = functools.partial(
+            response_normalization,
+            window_sum=self._window_sum,
+            bias=self.bias,
+            alpha=self.alpha,
+            beta=self.beta,
+        )
+        self._normalize = tf.function(normalize, jit_compile=True) if self.jit_compile else normalize
+        super().build(input_shape)
+
+    def call(self, inputs):
+        return self._normalize(inputs)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def compute_output_spec(self, inputs):
+        return keras.KerasTensor(inputs.shape, inputs.dtype)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "bias": self.bias,
+            "alpha": self.alpha,
+            "beta": self.beta,
+            "jit_compile": self.jit_compile,
+        }
+
+
+@keras.saving.register_keras_serializable(package="alexnet_tf")
+class LocalResponseNormalization(_ResponseNormalization):
+    """Normalisation of an activity by those of the adjacent kernel maps at the same position.
+
+    ``b[i] = a[i] / (bias + alpha * sum(a[j] ** 2 for j in i - depth_radius ... i + depth_radius)) ** beta``,
+    where the window is clipped at the first and the last map (paper, section 3.3, with k = `bias`,
+    n = 2 * `depth_radius` + 1).
+
+    Not to be confused: `depth_radius` is half the window, as in ``tf.nn.local_response_normalization``, which
+    this layer equals (with a faster gradient); PyTorch and Caffe take the whole window as ``size`` and divide alpha
+    by it.
+
+    Example:
+
+    >>> alexnet_tf.LocalResponseNormalization()(tf.ones([1, 55, 55, 48])).shape
+    TensorShape([1, 55, 55, 48])
+
+    Args:
+      depth_radius: int, at least 0: how many maps on each side. The paper's n = 5 is radius 2.
+      bias: float above 0, the paper's k.
+      alpha: float, at least 0, for the sum (not divided by n). The authors' code divides: its 1e-4 is 2e-5 here.
+      beta: float above 0.
+      jit_compile: compile with XLA, on by default. Turn off for a model to be exported.
+      **kwargs: of ``keras.layers.Layer``.
+
+    Input and output: floating point ``[batch, ..., channels]``, the same shape and dtype. Sums and powers are
+    taken in float32 under mixed precision.
+
+    Raises:
+      ValueError: for an argument outside its range.
+    """
+
+    def __init__(self, depth_radius=2, bias=2.0, alpha=1e-4, beta=0.75, jit_compile=True, **kwargs):
+        if not (isinstance(depth_radius, int) and depth_radius >= 0):
+            raise ValueError(f"Expected depth_radius to be an int of at least 0. Received: {depth_radius=}")
+        super().__init__(bias, alpha, beta, jit_compile, **kwargs)
+        self.depth_radius = depth_radius
+
+    def _window_sum(self, x):
+        return channel_window_sum(x, self.depth_radius)
+
+    def get_config(self):
+        return {**super().get_config(), "depth_radius": self.depth_radius}
+
+
+@keras.saving.register_keras_serializable(package="alexnet_tf")
+class SameMapNormalization(_ResponseNormalization):
+    """Normalisation of an activity by its neighbours in the same map.
+
+    ``b[y, x] = a[y, x] / (bias + alpha * sum of a ** 2 over the size x size positions around) ** beta``, the
+    window clipped at the border. The paper does not mention it; the authors' net #145 has one after the
+    second layer's response normalisation (size 5, alpha 0.001 / 25 = 4e-5, bias 1, beta 0.75).
+
+    Args:
+      size: odd int, the window's side.
+      bias, alpha, beta, jit_compile, **kwargs: as in `LocalResponseNormalization`.
+
+    Input and output: floating point ``[batch, height, width, channels]``, the same shape and dtype.
+
+    Raises:
+      ValueError: for a size that is not odd and positive, or another argument outside its range.
+    """
+
+    def __init__(self, size=5, bias=1.0, alpha=4e-5, beta=0.75, jit_compile=True, **kwargs):
+        if not (isinstance(size, int) and size % 2 == 1 and size > 0):
+            raise ValueError(f"Expected size to be an odd int of at least 1. Received: {size=}")
+        super().__init__(bias, alpha, beta, jit_compile, **kwargs)
+        self.size = size
+
+    def _window_sum(self, x):
+        return spatial_window_sum(x, self.size)
+
+    def get_config(self):
+        return {**super().get_config(), "size": self.size}
+
+
+@keras.saving.register_keras_serializable(package="alexnet_tf")
+class Dropout(keras.layers.Layer):
+    """The paper's dropout (section 4.2): nothing is rescaled in training, outputs are scaled down in use.
+
+    In training each output is set to zero with probability `rate`; otherwise all are multiplied by
+    ``1 - rate``. ``keras.layers.Dropout`` multiplies by ``1 / (1 - rate)`` in training instead: the same
+    expectations, but twice the activity (and gradient) at the paper's rate.
+
+    Args:
+      rate: float in [0, 1).
+      seed: int, or None for a random one. The draws follow from it and from the number of calls, a state that
+        checkpoints keep.
+      **kwargs: of ``keras.layers.Layer``.
+
+    Input: floating point, any shape. Output: the same shape, in the layer's compute dtype.
+
+    Raises:
+      ValueError: for a rate outside [0, 1).
+    """
+
+    def __init__(self, rate=0.5, seed=None, **kwargs):
+        if not 0 <= rate < 1:
+            raise ValueError(f"Expected rate to lie in [0, 1). Received: {rate=}")
+        super().__init__(**kwargs)
+        self.rate = rate
+        self.seed = seed
+        self.seed_generator = None
+
+    def build(self, input_shape):
+        # Made here, under a fixed name: so the state's path begins with the layer's, and placed it lives there.
+        self.seed_generator = keras.random.SeedGenerator(self.seed, name="seed_generator")
+        # Keras leaves generators out of a tf.train.Checkpoint; a resumed run would repeat its first draws.
+        self._seed_state = self.seed_generator.state.value
+        super().build(input_shape)
+
+    def call(self, inputs, training=False):
+        if not training:
+            return inputs * (1.0 - self.rate)
+        if self.rate == 0:
+            return inputs
+        draws = keras.random.uniform(tf.shape(inputs), seed=self.seed_generator)
+        return tf.where(draws >= self.rate, inputs, tf.zeros_like(inputs))
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "rate": self.rate, "seed": self.seed}

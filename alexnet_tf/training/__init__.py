@@ -1,0 +1,1 @@
+"""Learning: update rule, schedules, step, loop, and what a run does besides."""

@@ -1,0 +1,277 @@
+"""What a run does besides learning: each action is called with a `trainer.Progress` at every report."""
+
+import json
+import math
+import os
+import shutil
+import sys
+
+import rich.console
+import rich.progress
+import tensorflow as tf
+
+# A loss this near to ln(classes) is that of a network that knows nothing.
+_FLAT_MARGIN = 0.01
+
+
+class Checkpoints:
+    """Saves the state of a run, and takes it up again.
+
+    Args:
+      directory: where the checkpoints are.
+      variables: dict from a name to a ``tf.Variable``.
+      schedule: has ``state()``, a string, and ``restore(string)``.
+      facts: dict of what must be equal to continue, such as the classes, kept in the checkpoint as JSON.
+      every: int, save at reports this many steps after the last time, and at each epoch's end.
+      keep: int, how many of the newest stay.
+    """
+
+    def __init__(self, directory, variables, schedule, facts, *, every=1000, keep=2):
+        self._schedule = schedule
+        self._facts = json.dumps(facts, sort_keys=True)
+        self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
+        with tf.device("/CPU:0"):
+            self._schedule_state = tf.Variable("", trainable=False)
+            self._saved_facts = tf.Variable(self._facts, trainable=False)
+        self._variables = variables
+        self._checkpoint = tf.train.Checkpoint(
+            step=self._step,
+            schedule=self._schedule_state,
+            facts=self._saved_facts,
+            variables=dict(variables),
+        )
+        self._manager = tf.train.CheckpointManager(self._checkpoint, directory, max_to_keep=keep)
+        self._directory = directory
+        self._every = every
+        self._saved_at = 0
+
+    @property
+    def latest(self):
+        """The newest checkpoint's path, or None."""
+        return self._manager.latest_checkpoint
+
+    def restore(self):
+        """Takes up the newest checkpoint.
+
+        Returns:
+          The number of steps taken when it was saved; 0 if there is none.
+
+        Raises:
+          ValueError: if it is that of another network, or cannot be read.
+        """
+        if not self.latest:
+            return 0
+        check_checkpoint(self.latest, self._variables, self._facts)
+        try:
+            self._checkpoint.restore(self.latest).assert_existing_objects_matched()
+        except (tf.errors.OpError, AssertionError, ValueError) as error:
+            raise ValueError(
+                f"Expected a whole checkpoint. Received: {self.latest} ({str(error).splitlines()[0]})"
+            ) from None
+        self._schedule.restore(self._schedule_state.numpy().decode())
+        self._saved_at = int(self._step)
+        return self._saved_at
+
+    def save(self, step):
+        """Saves now, unless `step` was saved already; an older checkpoint goes only when the new one is whole.
+
+        Raises:
+          OSError: if the disk does not take it; older checkpoints are still there, and nothing half-written is.
+        """
+        if step == self._saved_at:
+            return
+        self._step.assign(step)
+        self._schedule_state.assign(self._schedule.state())
+        try:
+            self._manager.save(checkpoint_number=step)
+        except (tf.errors.OpError, OSError) as error:
+            self._remove_half_written(step)
+            raise OSError(
+                f"Expected room for a checkpoint in {self._directory}. Received: {str(error).splitlines()[0]}; "
+                f"the newest whole one is {self.latest or 'none'}"
+            ) from None
+        self._saved_at = step
+
+    def _remove_half_written(self, step):
+        for name in os.listdir(self._directory):
+            if name.startswith(f"ckpt-{step}.") or name == f"ckpt-{step}_temp":
+                path = os.path.join(self._directory, name)
+                shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+
+    def __call__(self, progress):
+        if progress.epoch_ended or progress.step - self._saved_at >= self._every:
+            self.save(progress.step)
+
+
+def check_checkpoint(path, variables, facts=None):
+    """Checks that a checkpoint is one of this network.
+
+    Args:
+      path: of the checkpoint.
+      variables: dict from a name to a ``tf.Variable``, as given to `Checkpoints`.
+      facts: the JSON string of `Checkpoints`, or None to leave it.
+
+    Raises:
+      ValueError: if it cannot be read, or naming what differs.
+    """
+    try:
+        reader = tf.train.load_checkpoint(path)
+        shapes = reader.get_variable_to_shape_map()
+        saved_facts = reader.get_tensor("facts/.ATTRIBUTES/VARIABLE_VALUE").decode()
+    except (tf.errors.OpError, ValueError, RuntimeError, KeyError) as error:
+        raise ValueError(
+            f"Expected a checkpoint of a run. Received: {path} ({str(error).splitlines()[0]})"
+        ) from None
+    if facts is not None and saved_facts != facts:
+        ours, theirs = json.loads(facts), json.loads(saved_facts)
+        differing = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+        raise ValueError(
+            f"Expected {path} to be of "
+            + "; ".join(f"{name}={_short(ours.get(name))}" for name in differing)
+            + ". Received: "
+            + "; ".join(f"{name}={_short(theirs.get(name))}" for name in differing)
+        )
+    for name, variable in variables.items():
+        saved = shapes.get(
+            f"variables/{name.replace('.', '..').replace('/', '.S')}/.ATTRIBUTES/VARIABLE_VALUE"
+        )
+        if saved is None or list(saved) != variable.shape.as_list():
+            raise ValueError(
+                f"Expected {path} to hold {name} of shape {variable.shape.as_list()}. Received: "
+                + ("none" if saved is None else f"shape {list(saved)}")
+            )
+
+
+def _short(value):
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+class Metrics:
+    """Appends every report, and what else a run wants to record, to a file of JSON lines.
+
+    Args:
+      path: of the file.
+      first_step: int; lines of later steps, left by a run that was killed, are removed.
+    """
+
+    def __init__(self, path, first_step):
+        self._path = path
+        if os.path.exists(path):
+            with open(path, encoding="utf-8") as file:
+                kept = [line for line in file if _step_of(line) <= first_step]
+            with open(f"{path}.part", "w", encoding="utf-8") as file:
+                file.writelines(kept)
+            os.replace(f"{path}.part", path)
+
+    def write(self, **record):
+        """Appends one line."""
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def __call__(self, progress):
+        self.write(kind="train", **progress._asdict())
+
+
+def _step_of(line):
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError):
+        return math.inf  # cut off by a kill
+
+
+class Summaries:
+    """TensorBoard scalars.
+
+    Args:
+      directory: of the event files.
+      first_step: int; what an interrupted run logged behind it is hidden.
+    """
+
+    def __init__(self, directory, first_step):
+        self._writer = tf.summary.create_file_writer(directory)
+        del first_step
+
+    def scalars(self, step, **values):
+        """Writes scalars under their names."""
+        with self._writer.as_default(step=step):
+            for name, value in values.items():
+                tf.summary.scalar(name, value)
+        self._writer.flush()
+
+    def __call__(self, progress):
+        self.scalars(
+            progress.step,
+            train_loss=progress.train_loss,
+            train_error=progress.train_error,
+            learning_rate=progress.learning_rate,
+            images_per_second=progress.images_per_second,
+        )
+
+
+class FlatLoss:
+    """Warns, once, when a network has learnt nothing for a while, with the likely cause.
+
+    Args:
+      num_classes: int.
+      warn: called with the warning.
+      after: int, reports in a row whose loss stands at ln(num_classes).
+    """
+
+    def __init__(self, num_classes, warn, after=10):
+        self._chance = math.log(num_classes)
+        self._warn = warn
+        self._after = after
+        self._flat = 0
+
+    def __call__(self, progress):
+        flat = abs(progress.train_loss - self._chance) < _FLAT_MARGIN * self._chance
+        self._flat = self._flat + 1 if flat else 0
+        if self._flat == self._after:
+            self._warn(
+                f"the loss stands at ln(classes) = {self._chance:.3f}, as if nothing were learnt. Weights of 0.01 under "
+                "biases of 1 start slowly: be patient, or take --recipe=original (0.03 in conv3 to conv5); "
+                "a learning rate that is too high stands there too"
+            )
+
+
+class Terminal:
+    """A progress bar with images a second and the time left; lines of its own stay above it.
+
+    Args:
+      steps: int, the run's.
+      first_step: int.
+      steps_per_epoch: int.
+    """
+
+    def __init__(self, steps, first_step, steps_per_epoch):
+        self._console = rich.console.Console(file=sys.stdout, soft_wrap=True, highlight=False)
+        self._bar = rich.progress.Progress(
+            rich.progress.TextColumn("{task.description}"),
+            rich.progress.BarColumn(bar_width=24),
+            rich.progress.TextColumn("{task.completed}/{task.total} {task.fields[speed]}"),
+            rich.progress.TimeRemainingColumn(elapsed_when_finished=True),
+            console=self._console,
+            transient=True,
+        )
+        self._epochs = steps / steps_per_epoch
+        self._task = self._bar.add_task("training", total=steps, completed=first_step, speed="")
+
+    def __enter__(self):
+        self._bar.start()
+        return self
+
+    def __exit__(self, *unused):
+        self._bar.stop()
+
+    def print(self, line):
+        """Prints one line above the bar."""
+        self._console.print(line, markup=False)
+
+    def __call__(self, progress):
+        self._bar.update(
+            self._task,
+            completed=progress.step,
+            description=f"epoch {progress.epoch:.2f}/{self._epochs:g} loss {progress.train_loss:.3f}",
+            speed=f"steps, {progress.images_per_second:.1f} images/s",
+        )

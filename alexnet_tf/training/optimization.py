@@ -1,0 +1,181 @@
+"""The paper's update rule, and the schedules of its learning rate."""
+
+import json
+import math
+from typing import NamedTuple
+
+import tensorflow as tf
+
+
+def momentum_update(weight, velocity, gradient, *, learning_rate, momentum, weight_decay):
+    """One step of the paper's rule (section 5).
+
+    ``v <- momentum v - weight_decay learning_rate w - learning_rate g;  w <- w + v``. The decay passes through
+    the momentum and is scaled by the learning rate, unlike the decoupled one of ``keras.optimizers.SGD``.
+
+    Args:
+      weight, velocity, gradient: tensors or arrays of one shape; the gradient is the mean over the batch.
+      learning_rate, momentum, weight_decay: scalars.
+
+    Returns:
+      The new weight and the new velocity.
+    """
+    velocity = momentum * velocity - weight_decay * learning_rate * weight - learning_rate * gradient
+    return weight + velocity, velocity
+
+
+class Rule(NamedTuple):
+    """How one variable learns."""
+
+    # Index into the vector of learning rates that every step receives.
+    rate: int
+    # The coefficient of the decay in the update (paper section 5: 0.0005).
+    weight_decay: float
+
+
+class MomentumSGD:
+    """The paper's stochastic gradient descent with momentum and weight decay.
+
+    Each variable is updated on its own device, those of one device by one compiled function.
+
+    Args:
+      variables: list of float32 ``tf.Variable``.
+      rules: list of `Rule`, one for each variable.
+      momentum: float in [0, 1).
+      jit_compile: compile the update with XLA: one pass over memory instead of several.
+    """
+
+    def __init__(self, variables, rules, *, momentum=0.9, jit_compile=True):
+        if len(variables) != len(rules):
+            raise ValueError(f"Expected a rule for each variable. Received: {len(rules)=}, {len(variables)=}")
+        self.variables = list(variables)
+        self.rules = list(rules)
+        self.momentum = momentum
+        self.velocities = []
+        for variable in self.variables:
+            with tf.device(variable.device):
+                self.velocities.append(tf.Variable(tf.zeros_like(variable), trainable=False, name="velocity"))
+        self._places = {}
+        for index, variable in enumerate(self.variables):
+            self._places.setdefault(variable.device, []).append(index)
+        self._updates = {
+            device: tf.function(self._update_of(places), jit_compile=jit_compile)
+            for device, places in self._places.items()
+        }
+
+    def _update_of(self, places):
+        def update(learning_rates, gradients):
+            for place, gradient in zip(places, gradients):
+                rule = self.rules[place]
+                weight, velocity = momentum_update(
+                    self.variables[place],
+                    self.velocities[place],
+                    gradient,
+                    learning_rate=learning_rates[rule.rate],
+                    momentum=self.momentum,
+                    weight_decay=rule.weight_decay,
+                )
+                self.velocities[place].assign(velocity)
+                self.variables[place].assign(weight)
+
+        return update
+
+    def apply(self, gradients, learning_rates):
+        """Updates every variable and its velocity.
+
+        Args:
+          gradients: list of tensors like `variables`, means over the batch.
+          learning_rates: float32 ``[rates]``, indexed by the rules.
+        """
+        for device, places in self._places.items():
+            with tf.device(device), tf.name_scope("update"):
+                self._updates[device](learning_rates, [gradients[place] for place in places])
+
+
+class Plateau:
+    """Divides the rate when the validation error stops improving (paper section 5), a stated number of times.
+
+    Args:
+      factor: float in (0, 1), what the rate is multiplied by.
+      patience: int, at least 1: after so many epochs in a row without a new lowest error the rate drops.
+      most_drops: int, how many times it may drop; the paper's is 3.
+    """
+
+    def __init__(self, *, factor=0.1, patience=3, most_drops=3):
+        self.factor = factor
+        self.patience = patience
+        self.most_drops = most_drops
+        self.drops = 0
+        self.best_error = None
+        self.epochs_without_improvement = 0
+
+    def multiplier(self, progress, most_drops=math.inf):
+        """What the initial rate is multiplied by after `progress` epochs, counting at most `most_drops` drops."""
+        del progress
+        return self.factor ** min(self.drops, most_drops)
+
+    def epoch_ended(self, validation_error):
+        """Takes note of an epoch's validation error; returns whether the rate drops now."""
+        if self.best_error is None or validation_error < self.best_error:
+            self.best_error = validation_error
+            self.epochs_without_improvement = 0
+            return False
+        self.epochs_without_improvement += 1
+        if self.epochs_without_improvement < self.patience or self.drops >= self.most_drops:
+            return False
+        self.drops += 1
+        self.epochs_without_improvement = 0
+        return True
+
+    def state(self):
+        """The state as a JSON string, for a checkpoint."""
+        return json.dumps([self.drops, self.best_error, self.epochs_without_improvement])
+
+    def restore(self, state):
+        """Takes up a state that `state` returned."""
+        self.drops, self.best_error, self.epochs_without_improvement = json.loads(state)
+
+
+class _Stateless:
+    """A schedule that depends on the progress alone."""
+
+    def epoch_ended(self, validation_error):
+        del validation_error
+        return False
+
+    def state(self):
+        return json.dumps([])
+
+    def restore(self, state):
+        del state
+
+
+class Epochs(_Stateless):
+    """Drops the rate at the epochs of a list.
+
+    Args:
+      factor: float in (0, 1), what the rate is multiplied by at each.
+      epochs: rising list of floats: epochs completed when the rate drops.
+    """
+
+    def __init__(self, epochs, *, factor=0.1):
+        self.epochs = tuple(epochs)
+        self.factor = factor
+
+    def multiplier(self, progress, most_drops=math.inf):
+        return self.factor ** min(sum(progress >= epoch for epoch in self.epochs), most_drops)
+
+
+class Linear(_Stateless):
+    """Lets the rate fall linearly to zero at the end of training. Not the paper's: for short runs.
+
+    Args:
+      epochs: float above 0, the length of the training.
+    """
+
+    def __init__(self, epochs):
+        self.epochs = epochs
+
+    def multiplier(self, progress, most_drops=math.inf):
+        del most_drops
+        return max(0.0, 1.0 - progress / self.epochs)

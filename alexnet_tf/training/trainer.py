@@ -1,0 +1,135 @@
+"""The training step and the loop around it. Neither knows which network, which data or which options."""
+
+import math
+import time
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+
+class NonFiniteLossError(ValueError):
+    """The loss stopped being a number."""
+
+
+class StepResult(NamedTuple):
+    """What one step tells. Scalars, tensors that the device may still be computing."""
+
+    loss: tf.Tensor  # mean over the batch, in nats, without the weight decay's part
+    errors: tf.Tensor  # int32, how many of the batch's most probable classes were wrong
+    examples: tf.Tensor  # int32, the batch's size
+
+
+class Progress(NamedTuple):
+    """Where a run stands; handed to every action."""
+
+    step: int  # steps taken since the start of the run
+    epoch: float  # passes over the training set, steps / steps_per_epoch
+    learning_rate: float  # of the weights, in the step just taken
+    train_loss: float  # mean since the last report, in nats
+    train_error: float  # share of wrong most probable classes since the last report
+    examples: int  # trained on since the last report
+    images_per_second: float  # since the last report
+    epoch_ended: bool
+
+
+class Trainer:
+    """One step of learning, compiled once.
+
+    Args:
+      model: callable, ``model(images, training=True)`` returns logits ``[batch, num_classes]``.
+      optimizer: has ``variables`` and ``apply(gradients, learning_rates)``.
+      prepare: maps a batch of the data set to (images, labels): what the model takes, and int64 ``[batch]``.
+    """
+
+    def __init__(self, model, optimizer, prepare):
+        self.model = model
+        self.optimizer = optimizer
+        self.prepare = prepare
+        self.traces = 0
+        # A batch of another shape is a mistake (training drops the last, partial one), so it may retrace.
+        self.step = tf.function(self._step)
+
+    def _step(self, batch, learning_rates):
+        self.traces += 1
+        with tf.name_scope("prepare"):
+            images, labels = self.prepare(batch)
+        with tf.GradientTape() as tape:
+            logits = self.model(images, training=True)
+            with tf.name_scope("loss"):
+                losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+                loss = tf.reduce_mean(losses)
+        gradients = tape.gradient(loss, self.optimizer.variables)
+        self.optimizer.apply(gradients, learning_rates)
+        wrong = tf.not_equal(tf.argmax(logits, axis=-1, output_type=labels.dtype), labels)
+        return StepResult(loss, tf.reduce_sum(tf.cast(wrong, tf.int32)), tf.size(labels))
+
+
+def train(
+    trainer, batches, *, steps, steps_per_epoch, learning_rates, actions=(), first_step=0, report_every=20
+):
+    """Takes steps until `steps` have been taken since the start of the run.
+
+    Results are read from the device once in `report_every` steps, so that it need not wait for Python in between.
+
+    Args:
+      trainer: a `Trainer`.
+      batches: iterable of batches, beginning with that of step `first_step` + 1.
+      steps: int, where the run ends.
+      steps_per_epoch: int.
+      learning_rates: maps the progress in epochs, a float, to a list of learning rates; the first is reported.
+      actions: callables of a `Progress`, called in order at each report and each end of an epoch. What one
+        returns is ignored; an exception ends the training.
+      first_step: int, steps that the run has already taken.
+      report_every: int, at least 1.
+
+    Returns:
+      The number of steps taken since the start of the run, `steps`.
+
+    Raises:
+      NonFiniteLossError: naming the first step with a loss that is not finite.
+      ValueError: if `batches` ends too early.
+    """
+    step = first_step
+    pending = []
+    began = time.perf_counter()
+    iterator = iter(batches)
+    while step < steps:
+        rates = learning_rates(step / steps_per_epoch)
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            raise ValueError(
+                f"Expected batches for {steps} steps. Received: {step=} when they ended"
+            ) from None
+        pending.append(trainer.step(batch, tf.constant(rates, tf.float32)))
+        step += 1
+        epoch_ended = step % steps_per_epoch == 0
+        if not (epoch_ended or step % report_every == 0 or step == steps):
+            continue
+        losses = np.array([result.loss.numpy() for result in pending])
+        errors = sum(int(result.errors) for result in pending)
+        examples = sum(int(result.examples) for result in pending)
+        finite = np.isfinite(losses)
+        if not finite.all():
+            wrong = int(np.argmin(finite))
+            raise NonFiniteLossError(
+                f"Expected a finite loss. Received: {losses[wrong]} at step {step - len(losses) + wrong + 1}; "
+                "a lower learning rate or a larger batch usually helps"
+            )
+        seconds = time.perf_counter() - began
+        progress = Progress(
+            step=step,
+            epoch=step / steps_per_epoch,
+            learning_rate=rates[0],
+            train_loss=math.fsum(losses) / len(losses),
+            train_error=errors / examples,
+            examples=examples,
+            images_per_second=examples / seconds,
+            epoch_ended=epoch_ended,
+        )
+        pending = []
+        for action in actions:
+            action(progress)
+        began = time.perf_counter()
+    return step

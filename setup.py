@@ -1,0 +1,31 @@
+"""Installation: ``pip install -e '.[cpu]'``, or ``.[cuda]`` on a machine with GPUs."""
+
+import setuptools
+
+# The lower bounds are the oldest versions that the tests passed with, together.
+setuptools.setup(
+    name="alexnet-tf",
+    version="0.1.0",
+    description="AlexNet (Krizhevsky, Sutskever, Hinton 2012) in TensorFlow and Keras, on two devices or one",
+    python_requires=">=3.10",
+    packages=setuptools.find_packages(include=["alexnet_tf", "alexnet_tf.*"]),
+    install_requires=[
+        "absl-py>=2.1",
+        "keras>=3.8",
+        "numpy>=1.26",
+        "psutil>=5.9",
+        "rich>=13.7",
+        "tensorboard>=2.18",
+        "tensorflow-datasets>=4.9.7",
+        # tensorflow-datasets needs it and does not say so.
+        "importlib_resources>=6.4",
+    ],
+    extras_require={
+        "cpu": ["tensorflow-cpu>=2.18"],
+        "cuda": ["tensorflow[and-cuda]>=2.18"],
+        "quickstart": ["elpv-dataset>=1.0"],
+        "figures": ["matplotlib>=3.8"],
+        "profile": ["tensorboard-plugin-profile>=2.18"],
+        "test": ["elpv-dataset>=1.0", "pillow>=10", "pytest>=8", "ruff==0.17.6"],
+    },
+)

@@ -1,0 +1,125 @@
+"""What all programs share: flags and flagfiles, settings of the process, one line for an error."""
+
+import importlib
+import os
+import sys
+import tempfile
+import textwrap
+
+# Before TensorFlow is loaded: its C++ log says nothing that a user could act on.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from absl import flags  # noqa: E402
+
+from alexnet_tf import config as configuration  # noqa: E402
+
+USAGE_ERROR = 2
+
+FLAGS = flags.FLAGS
+
+
+def run(main, purpose, own_flags=()):
+    """Parses flags and calls ``main(config)``; ends the process with status 1 on an error, 2 on bad usage.
+
+    Args:
+      main: takes a `config.Config`; what it returns is ignored.
+      purpose: the first lines of ``--help``.
+      own_flags: names of the flags that the program has beside the configuration's.
+    """
+    configuration.define_flags(FLAGS)
+    flags.DEFINE_boolean("traceback", False, "show where an error came from")
+    if {"--help", "-h", "--helpshort", "--helpfull"} & set(sys.argv):
+        print(_help(purpose, own_flags))
+        return
+    try:
+        rest = FLAGS(sys.argv)
+        if len(rest) > 1:
+            raise flags.Error(f"Expected flags only. Received: {' '.join(rest[1:])}")
+    except (flags.Error, OSError) as error:
+        _fail(error, USAGE_ERROR)
+    try:
+        config = configuration.from_flags(FLAGS)
+        _load_tensorflow_quietly()
+        _set_up_process(config)
+        main(config)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if FLAGS.traceback or not isinstance(error, _expected_errors()):
+            raise
+        _fail(error, 1)
+
+
+def require(name):
+    """The value of a program's own flag.
+
+    Raises:
+      SystemExit: with the status of bad usage, if it is empty.
+    """
+    value = getattr(FLAGS, name)
+    if not value:
+        _fail(ValueError(f"Expected --{name}. Received: none"), USAGE_ERROR)
+    return value
+
+
+def _load_tensorflow_quietly():
+    """Imports TensorFlow without the lines that it writes to standard error before any log level counts."""
+    sys.stderr.flush()
+    standard_error = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            importlib.import_module("tensorflow")
+        except BaseException:
+            said.seek(0)
+            os.write(standard_error, said.read())
+            raise
+        finally:
+            os.dup2(standard_error, 2)
+            os.close(standard_error)
+
+
+def _expected_errors():
+    import tensorflow as tf
+
+    return (ValueError, OSError, ModuleNotFoundError, tf.errors.OpError)
+
+
+def _fail(error, status):
+    text = " ".join(str(error).split())
+    print(f"{os.path.basename(sys.argv[0])}: {text}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _set_up_process(config):
+    """Settings that hold for the whole process, so no library function makes them."""
+    import absl.logging
+    import tensorflow as tf
+
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    for gpu in tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.set_memory_growth(gpu, True)
+    wanted = [int(name.rsplit(":", 1)[1]) for name in config.devices if _is_cpu(name)]
+    if wanted and max(wanted) > 0:
+        # A CPU is one device; the towers get logical ones.
+        tf.config.set_logical_device_configuration(
+            tf.config.list_physical_devices("CPU")[0],
+            [tf.config.LogicalDeviceConfiguration() for _ in range(min(max(wanted), 7) + 1)],
+        )
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
+
+
+def _is_cpu(name):
+    return name.upper().startswith("/CPU:") and name.rsplit(":", 1)[1].isdigit()
+
+
+def _help(purpose, own_flags):
+    shared = {"flagfile": "a file of flags, one a line", "traceback": FLAGS["traceback"].help}
+    own = {name: FLAGS[name].help for name in own_flags}
+    lines = [purpose.strip(), "", "PROGRAM"]
+    for name, text in (own | shared).items():
+        meaning = textwrap.wrap(text, 78)
+        lines.append(f"  --{name:<29}{meaning[0]}")
+        lines += [f"  {'':<31}{line}" for line in meaning[1:]]
+    return "\n".join(lines) + "\n\n" + configuration.help_table()
