@@ -26,9 +26,7 @@ RECIPE_DEFAULTS = {
 }
 
 
-def _option(
-    section, default, text, source, *, kind=None, choices=None, low=None, high=None, may_change=False
-):
+def _option(section, default, text, source, *, kind=None, choices=None, low=None, high=None, may_change=False):
     """A field of `Config`: `kind` is its type where the default does not tell; `low` and `high` are inclusive."""
     metadata = {
         "section": section,
@@ -146,9 +144,7 @@ class Config:
     epochs: float = _option(
         "learning", 90.0, "passes over the training set", "paper 5", low=0, high=100000, may_change=True
     )
-    learning_rate: float = _option(
-        "learning", 0.01, "of the weights, at the start", "paper 5", low=0, high=10
-    )
+    learning_rate: float = _option("learning", 0.01, "of the weights, at the start", "paper 5", low=0, high=10)
     bias_learning_rate_factor: float | None = _option(
         "learning",
         None,
@@ -215,9 +211,7 @@ class Config:
         low=0,
         high=2**31 - 1,
     )
-    report_steps: int = _option(
-        "run", 20, "steps between reports to terminal and logs", "ours", low=1, may_change=True
-    )
+    report_steps: int = _option("run", 20, "steps between reports to terminal and logs", "ours", low=1, may_change=True)
     checkpoint_steps: int = _option(
         "run",
         1000,
@@ -245,9 +239,7 @@ class Config:
 
     def resolved(self):
         """This configuration with every None replaced by what the recipe says."""
-        changes = {
-            name: value for name, value in RECIPE_DEFAULTS[self.recipe].items() if getattr(self, name) is None
-        }
+        changes = {name: value for name, value in RECIPE_DEFAULTS[self.recipe].items() if getattr(self, name) is None}
         return dataclasses.replace(self, **changes)
 
     def differences(self, other):

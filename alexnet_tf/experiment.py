@@ -65,9 +65,7 @@ def build_optimizer(config, model):
 def build_schedule(config):
     """The schedule of the learning rate."""
     if config.schedule == "plateau":
-        return optimization.Plateau(
-            factor=config.drop_factor, patience=config.patience, most_drops=config.most_drops
-        )
+        return optimization.Plateau(factor=config.drop_factor, patience=config.patience, most_drops=config.most_drops)
     if config.schedule == "epochs":
         return optimization.Epochs(config.drop_epochs, factor=config.drop_factor)
     return optimization.Linear(config.epochs)
@@ -129,9 +127,7 @@ def open_data(config):
     source = sources.open_source(config.source)
     if "validation" in source.splits:
         return source
-    first, second = sources.stratified_split(
-        source.splits["train"], config.validation_fraction, config.split_seed
-    )
+    first, second = sources.stratified_split(source.splits["train"], config.validation_fraction, config.split_seed)
     return source._replace(splits={**source.splits, "train": first, "validation": second})
 
 
@@ -162,13 +158,9 @@ def load_data(config, source, workdir, splits, console):
                 collect_statistics=split == "train" and facts is None,
                 progress=lambda done, bar=bar, task=task: bar.update(task, completed=done),
             )
-        console.print(
-            f"{split}: {len(examples[split])} images of {len(source.class_names)} classes", markup=False
-        )
+        console.print(f"{split}: {len(examples[split])} images of {len(source.class_names)} classes", markup=False)
         if skipped:
-            console.print(
-                f"warning: {len(skipped)} {split} files could not be read and are left out", markup=False
-            )
+            console.print(f"warning: {len(skipped)} {split} files could not be read and are left out", markup=False)
             for example in skipped[:MOST_SKIPPED_NAMED]:
                 console.print(f"  {example.name}: {example.reason}", markup=False)
         if found:
@@ -230,9 +222,7 @@ def _print_results(console, data, split, results):
     names = data.source.class_names
     worst = errors.worst_confusions(results["ten views"].confusion, names)
     for right, answered, times, share in worst:
-        console.print(
-            f"  {right} taken for {answered}: {times} times, {100 * share:.1f} % of its images", markup=False
-        )
+        console.print(f"  {right} taken for {answered}: {times} times, {100 * share:.1f} % of its images", markup=False)
     return {
         "majority_error": majority,
         **{name.replace(" ", "_"): result.to_dict() for name, result in results.items()},
@@ -276,9 +266,7 @@ def train(config, workdir):
     steps_per_epoch = pipeline.batches_per_epoch(len(data.examples["train"]), config.batch_size)
     steps = max(1, round(config.epochs * steps_per_epoch))
     if first_step < steps:
-        _learn(
-            config, workdir, data, model, trainer, schedule, checkpoints, first_step, steps, steps_per_epoch
-        )
+        _learn(config, workdir, data, model, trainer, schedule, checkpoints, first_step, steps, steps_per_epoch)
     return _finish(config, workdir, data, model, checkpoints, steps, console)
 
 
@@ -329,9 +317,7 @@ class _EpochEnd:
         self._reports.append(progress)
         if not progress.epoch_ended:
             return
-        result = evaluate_split(self._probabilities, self._data, "validation", {"centre crop": [0]})[
-            "centre crop"
-        ]
+        result = evaluate_split(self._probabilities, self._data, "validation", {"centre crop": [0]})["centre crop"]
         examples = np.array([report.examples for report in self._reports])
         train_loss = np.average([report.train_loss for report in self._reports], weights=examples)
         train_error = np.average([report.train_error for report in self._reports], weights=examples)
@@ -339,9 +325,7 @@ class _EpochEnd:
         self._reports = []
         dropped = self._schedule.epoch_ended(result.top1_error)
         self._metrics.write(kind="validation", step=progress.step, epoch=progress.epoch, **result.to_dict())
-        self._summaries.scalars(
-            progress.step, validation_loss=result.loss, validation_top1_error=result.top1_error
-        )
+        self._summaries.scalars(progress.step, validation_loss=result.loss, validation_top1_error=result.top1_error)
         top5 = "" if result.top5_error is None else f" top-5 {100 * result.top5_error:.2f} %"
         self._terminal.print(
             f"epoch {round(progress.epoch)}: train loss {train_loss:.4f} error {100 * train_error:.2f} %, validation "

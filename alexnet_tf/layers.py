@@ -70,9 +70,7 @@ class _ResponseNormalization(keras.layers.Layer):
 
     def __init__(self, bias, alpha, beta, jit_compile, **kwargs):
         if not bias > 0 or not alpha >= 0 or not beta > 0:
-            raise ValueError(
-                f"Expected bias > 0, alpha >= 0 and beta > 0. Received: {bias=}, {alpha=}, {beta=}"
-            )
+            raise ValueError(f"Expected bias > 0, alpha >= 0 and beta > 0. Received: {bias=}, {alpha=}, {beta=}")
         # Without autocasting a narrower input reaches `call` as it is, and leaves in the same dtype.
         super().__init__(autocast=False, **kwargs)
         self.bias = float(bias)

@@ -85,9 +85,7 @@ class _Tower(NamedTuple):
         return self.layer(ReLU, name=f"relu{number}")
 
     def normalization(self, number, alpha):
-        return self.layer(
-            LocalResponseNormalization, alpha=alpha, jit_compile=self.jit_compile, name=f"norm{number}"
-        )
+        return self.layer(LocalResponseNormalization, alpha=alpha, jit_compile=self.jit_compile, name=f"norm{number}")
 
     def pooling(self, number):
         """Overlapping max pooling (paper section 3.4)."""
@@ -155,9 +153,7 @@ def _meet(towers, outputs, number):
     Each tower joins for itself on one device too, where once would do: Keras numbers layers in checkpoints, and
     these shall fit either way. TensorFlow merges the equal joins.
     """
-    copies = [
-        tower.layer(FanOut, len(towers), name=f"fanout{number}")(x) for tower, x in zip(towers, outputs)
-    ]
+    copies = [tower.layer(FanOut, len(towers), name=f"fanout{number}")(x) for tower, x in zip(towers, outputs)]
     return [tower.layer(Concatenate, name=f"join{number}")(parts) for tower, *parts in zip(towers, *copies)]
 
 
@@ -233,9 +229,7 @@ class AlexNet(keras.Model):
         x = _meet(towers, x, 6)  # 4096
         x = [_fully_connected(tower, 7, both, dropout) for tower, both in zip(towers, x)]  # 2048
         x = Concatenate(name="join7", device=device_a, dtype=dtype)(x)  # 4096
-        logits = Dense(
-            num_classes, name="fc8", device=device_a, dtype=dtype, **towers[0].weights(8, 0.01, 0)
-        )(x)
+        logits = Dense(num_classes, name="fc8", device=device_a, dtype=dtype, **towers[0].weights(8, 0.01, 0))(x)
         logits = keras.layers.Activation("linear", dtype="float32", name="logits")(logits)
         super().__init__(inputs=images, outputs=logits, name=name, **kwargs)
         self._arguments = {

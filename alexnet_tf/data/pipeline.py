@@ -173,9 +173,7 @@ def batches_per_epoch(count, batch_size):
       ValueError: if there is none.
     """
     if count < batch_size:
-        raise ValueError(
-            f"Expected batch_size to be at most the {count} training images. Received: {batch_size}"
-        )
+        raise ValueError(f"Expected batch_size to be at most the {count} training images. Received: {batch_size}")
     return count // batch_size
 
 

@@ -72,9 +72,7 @@ def open_source(specification):
             f"Received: {specification!r}"
         )
     if len(source.class_names) < 2:
-        raise ValueError(
-            f"Expected {specification} to have at least two classes. Received: {source.class_names}"
-        )
+        raise ValueError(f"Expected {specification} to have at least two classes. Received: {source.class_names}")
     return source
 
 
@@ -138,9 +136,7 @@ def folder(directory):
         raise FileNotFoundError(f"Expected class folders of images as {FOLDER_LAYOUT}. Received: {directory}")
     class_names = tuple(_subfolders(root / "train"))
     if not class_names:
-        raise FileNotFoundError(
-            f"Expected class folders in {root / 'train'}: {FOLDER_LAYOUT}. Received: none"
-        )
+        raise FileNotFoundError(f"Expected class folders in {root / 'train'}: {FOLDER_LAYOUT}. Received: none")
     splits = {}
     for split, name in (("train", "train"), ("validation", "val"), ("test", "test")):
         if split != "train" and not (root / name).is_dir():
@@ -185,9 +181,7 @@ def elpv():
     try:
         import elpv_dataset
     except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            "Expected the package elpv-dataset: pip install -e '.[quickstart]'"
-        ) from None
+        raise ModuleNotFoundError("Expected the package elpv-dataset: pip install -e '.[quickstart]'") from None
     root = pathlib.Path(elpv_dataset.__file__).parent / "data"
     rows = [line.split() for line in (root / "labels.csv").read_text().splitlines() if line.strip()]
     paths = [root / row[0] for row in rows]

@@ -51,9 +51,7 @@ class Count:
         right = probabilities[np.arange(len(labels)), labels]
         # Of equally probable classes the first counts, as with argmax.
         ahead = (probabilities > right[:, None]).sum(axis=1)
-        ahead += (
-            (probabilities == right[:, None]) & (np.arange(probabilities.shape[1]) < labels[:, None])
-        ).sum(axis=1)
+        ahead += ((probabilities == right[:, None]) & (np.arange(probabilities.shape[1]) < labels[:, None])).sum(axis=1)
         np.add.at(self._confusion, (labels, probabilities.argmax(axis=1)), 1)
         self._outside_five += int((ahead >= 5).sum())
         self._loss -= float(np.log(np.maximum(right, _SMALLEST)).sum())

@@ -119,9 +119,7 @@ def check_checkpoint(path, variables, facts=None):
         shapes = reader.get_variable_to_shape_map()
         saved_facts = reader.get_tensor("facts/.ATTRIBUTES/VARIABLE_VALUE").decode()
     except (tf.errors.OpError, ValueError, RuntimeError, KeyError) as error:
-        raise ValueError(
-            f"Expected a checkpoint of a run. Received: {path} ({str(error).splitlines()[0]})"
-        ) from None
+        raise ValueError(f"Expected a checkpoint of a run. Received: {path} ({str(error).splitlines()[0]})") from None
     if facts is not None and saved_facts != facts:
         ours, theirs = json.loads(facts), json.loads(saved_facts)
         differing = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
@@ -132,9 +130,7 @@ def check_checkpoint(path, variables, facts=None):
             + "; ".join(f"{name}={_short(theirs.get(name))}" for name in differing)
         )
     for name, variable in variables.items():
-        saved = shapes.get(
-            f"variables/{name.replace('.', '..').replace('/', '.S')}/.ATTRIBUTES/VARIABLE_VALUE"
-        )
+        saved = shapes.get(f"variables/{name.replace('.', '..').replace('/', '.S')}/.ATTRIBUTES/VARIABLE_VALUE")
         if saved is None or list(saved) != variable.shape.as_list():
             raise ValueError(
                 f"Expected {path} to hold {name} of shape {variable.shape.as_list()}. Received: "

@@ -65,9 +65,7 @@ class Trainer:
         return StepResult(loss, tf.reduce_sum(tf.cast(wrong, tf.int32)), tf.size(labels))
 
 
-def train(
-    trainer, batches, *, steps, steps_per_epoch, learning_rates, actions=(), first_step=0, report_every=20
-):
+def train(trainer, batches, *, steps, steps_per_epoch, learning_rates, actions=(), first_step=0, report_every=20):
     """Takes steps until `steps` have been taken since the start of the run.
 
     Results are read from the device once in `report_every` steps, so that it need not wait for Python in between.
@@ -99,9 +97,7 @@ def train(
         try:
             batch = next(iterator)
         except StopIteration:
-            raise ValueError(
-                f"Expected batches for {steps} steps. Received: {step=} when they ended"
-            ) from None
+            raise ValueError(f"Expected batches for {steps} steps. Received: {step=} when they ended") from None
         pending.append(trainer.step(batch, tf.constant(rates, tf.float32)))
         step += 1
         epoch_ended = step % steps_per_epoch == 0
