@@ -60,7 +60,7 @@ class _Tower(NamedTuple):
         return layer_class(*args, name=f"{name}_{self.name}", device=self.device, dtype=self.dtype, **kwargs)
 
     def seed_of(self, number):
-        """A seed of its own for layer `number` of this tower."""
+        """A seed of its own for draw `number` of this tower."""
         return None if self.seed is None else 1000 * self.seed + 10 * number + (self.name == "b")
 
     def weights(self, number, stddev, bias):
@@ -144,7 +144,7 @@ def _fully_connected(tower, number, x, dropout):
     """Layer 6 or 7 of a tower: 2048 neurons over all of both towers, with dropout (paper section 4.2)."""
     x = tower.layer(Dense, 2048, name=f"fc{number}", **tower.weights(number, 0.01, 1))(x)
     x = tower.rectifier(number)(x)
-    return tower.layer(Dropout, dropout, seed=tower.seed_of(number), name=f"dropout{number}")(x)
+    return tower.layer(Dropout, dropout, seed=tower.seed_of(10 + number), name=f"dropout{number}")(x)
 
 
 def _meet(towers, outputs, number):
