@@ -19,6 +19,7 @@ from alexnet_tf.data import sources
 from alexnet_tf.data import statistics
 from alexnet_tf.evaluation import errors
 from alexnet_tf.evaluation import figures
+from alexnet_tf.training import account as step_account
 from alexnet_tf.training import actions
 from alexnet_tf.training import optimization
 from alexnet_tf.training import trainer as training
@@ -235,6 +236,43 @@ def write_json(path, values):
     with open(f"{path}.part", "w", encoding="utf-8") as file:
         json.dump(values, file, indent=2)
     os.replace(f"{path}.part", path)
+
+
+def placement_account(config, num_classes, json_path=""):
+    """What each device does in one training step of a configuration, and what crosses.
+
+    Args:
+      config: a `config.Config`.
+      num_classes: int.
+      json_path: where to write the account for machines; empty for nowhere.
+
+    Returns:
+      The account as text, from `training.account`.
+
+    Raises:
+      ValueError: for a bad configuration or a device that is not there.
+    """
+    config = config.resolved()
+    blank = statistics.Statistics(
+        np.zeros([pipeline.IMAGE_SIZE, pipeline.IMAGE_SIZE, 3], np.float32),
+        np.eye(3, dtype=np.float32),
+        np.ones(3, np.float32),
+        0,
+    )
+    trainer = build_trainer(config, build_model(config, num_classes), blank)
+    size = config.batch_size
+    batch = {
+        "crops": tf.zeros([size, pipeline.CROP_SIZE, pipeline.CROP_SIZE, 3], tf.uint8),
+        "offsets": tf.zeros([size, 2], tf.int32),
+        "flips": tf.zeros([size, 2], tf.bool),
+        "labels": tf.zeros([size], tf.int64),
+        "noise": tf.zeros([size, 3], tf.float32),
+    }
+    rates = tf.constant(learning_rates(config, build_schedule(config), 0.0), tf.float32)
+    found = step_account.account(trainer.step, batch, rates)
+    if json_path:
+        write_json(json_path, step_account.as_dict(found))
+    return step_account.table(found)
 
 
 def train(config, workdir):
