@@ -14,12 +14,15 @@ def _power(base, exponent):
     return tf.pow(base, -exponent)
 
 
-def response_normalization(x, window_sum, *, bias, alpha, beta):
-    """``x / (bias + alpha * window_sum(x ** 2)) ** beta`` with its gradient in closed form.
+def _bracket(x, window_sum, bias, alpha, beta):
+    """The activity in the precision of its sums, the formula's bracket s, and s ** -beta."""
+    x = tf.cast(x, tf.float32 if x.dtype.size < 4 else x.dtype)
+    scale = bias + alpha * window_sum(tf.square(x))
+    return x, scale, _power(scale, beta)
 
-    With s the bracket, p = s ** -beta and g the gradient of the result, the gradient of x is
-    ``g p - 2 alpha beta x window_sum(g x p / s)``, which needs a window that is symmetric: j lies in the
-    window of i exactly when i lies in the window of j.
+
+def response_normalization(x, window_sum, *, bias, alpha, beta):
+    """``x / (bias + alpha * window_sum(x ** 2)) ** beta``.
 
     Args:
       x: floating point tensor. Powers and sums are taken in float32 when it is narrower.
@@ -29,23 +32,29 @@ def response_normalization(x, window_sum, *, bias, alpha, beta):
     Returns:
       A tensor with the shape and dtype of `x`.
     """
+    wide, _, power = _bracket(x, window_sum, bias, alpha, beta)
+    return tf.cast(wide * power, x.dtype)
 
-    @tf.custom_gradient
-    def normalize(x):
-        dtype = x.dtype
-        wide = tf.float32 if dtype.size < 4 else dtype
-        x = tf.cast(x, wide)
-        scale = bias + alpha * window_sum(tf.square(x))
-        power = _power(scale, beta)
 
-        def gradient(upstream):
-            upstream = tf.cast(upstream, wide)
-            share = window_sum(upstream * x * power / scale)
-            return tf.cast(upstream * power - (2.0 * alpha * beta) * x * share, dtype)
+def response_normalization_gradient(x, upstream, window_sum, *, bias, alpha, beta):
+    """The gradient of `response_normalization` in closed form.
 
-        return tf.cast(x * power, dtype), gradient
+    With s the bracket, p = s ** -beta and g the gradient of the result, that of x is
+    ``g p - 2 alpha beta x window_sum(g x p / s)``. The window must be symmetric: j lies in the window of i exactly
+    when i lies in the window of j. The bracket is computed again, which costs less than keeping it in memory.
 
-    return normalize(x)
+    Args:
+      x: as in `response_normalization`.
+      upstream: the gradient of the result, like `x`.
+      window_sum, bias, alpha, beta: as in `response_normalization`.
+
+    Returns:
+      A tensor like `x`.
+    """
+    wide, scale, power = _bracket(x, window_sum, bias, alpha, beta)
+    upstream = tf.cast(upstream, wide.dtype)
+    share = window_sum(upstream * wide * power / scale)
+    return tf.cast(upstream * power - (2.0 * alpha * beta) * wide * share, x.dtype)
 
 
 def channel_window_sum(x, radius):
@@ -77,26 +86,28 @@ class _ResponseNormalization(keras.layers.Layer):
         self.alpha = float(alpha)
         self.beta = float(beta)
         self.jit_compile = bool(jit_compile)
-        self._normalize = None
+        self._forward = self._backward = None
 
     def _window_sum(self, x):
         raise NotImplementedError
 
     def build(self, input_shape):
-        # A partial, not a function defined here: TensorFlow counts retracings by the code, and would warn of them
+        # Partials, not functions defined here: TensorFlow counts retracings by the code, and would warn of them
         # where a few layers, each traced once, share it.
-        normalize = functools.partial(
-            response_normalization,
-            window_sum=self._window_sum,
-            bias=self.bias,
-            alpha=self.alpha,
-            beta=self.beta,
-        )
-        self._normalize = tf.function(normalize, jit_compile=True) if self.jit_compile else normalize
+        constants = {"window_sum": self._window_sum, "bias": self.bias, "alpha": self.alpha, "beta": self.beta}
+        self._forward = functools.partial(response_normalization, **constants)
+        self._backward = functools.partial(response_normalization_gradient, **constants)
+        if self.jit_compile:
+            self._forward = tf.function(self._forward, jit_compile=True)
+            self._backward = tf.function(self._backward, jit_compile=True)
         super().build(input_shape)
 
     def call(self, inputs):
-        return self._normalize(inputs)
+        @tf.custom_gradient
+        def normalize(x):
+            return self._forward(x), lambda upstream: self._backward(x, upstream)
+
+        return normalize(inputs)
 
     def compute_output_shape(self, input_shape):
         return input_shape
