@@ -5,6 +5,7 @@ its own in the same syntax (`to_flagfile`), so that it can be run again.
 """
 
 import dataclasses
+import math
 import textwrap
 
 # What differs between the recipes outside the network itself (for that, `model.RECIPES`).
@@ -236,6 +237,8 @@ class Config:
             raise ValueError(f"Expected drop_epochs to rise. Received: {self.drop_epochs}")
         if self.devices and len(self.devices) != 2:
             raise ValueError(f"Expected devices to be empty or two. Received: {','.join(self.devices)}")
+        if self.schedule == "linear" and not self.epochs:
+            raise ValueError("Expected epochs above 0 for schedule=linear. Received: 0")
 
     def resolved(self):
         """This configuration with every None replaced by what the recipe says."""
@@ -289,6 +292,10 @@ def _check(field, value):
         fits = value in facts["choices"]
     if fits and facts["low"] is not None:
         fits = value >= facts["low"] and (facts["high"] is None or value <= facts["high"])
+    if fits and facts["kind"] is tuple:
+        fits = all(isinstance(item, str) for item in value)
+    if fits and facts["kind"] is list:
+        fits = all(isinstance(item, (int, float)) and math.isfinite(item) for item in value)
     if not fits:
         raise ValueError(f"Expected {field.name} to be {describe_range(field)}. Received: {value!r}")
 
@@ -347,16 +354,19 @@ def read_flagfile(path):
       path: the flagfile, such as a run's config.flags.
 
     Raises:
-      ValueError: for an unknown flag or a value outside its range.
+      ValueError: for an unknown flag, a line that is no flag or a value outside its range.
     """
     from absl import flags
 
     flag_values = flags.FlagValues()
     define_flags(flag_values)
     try:
-        flag_values(["read_flagfile", f"--flagfile={path}"])
-    except flags.Error as error:
+        _, *rest = flag_values(["read_flagfile", f"--flagfile={path}"])
+    except (flags.Error, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: {error}") from None
+    if rest:
+        # Nothing behind such a word was read as a flag.
+        raise ValueError(f"{path}: Expected --flag=value on each line. Received: {rest[0]!r}")
     return from_flags(flag_values)
 
 

@@ -319,7 +319,7 @@ def _learn(config, workdir, data, model, trainer, schedule, checkpoints, first_s
         flips=config.flips,
     )
     metrics = actions.Metrics(os.path.join(workdir, "metrics.jsonl"), first_step)
-    summaries = actions.Summaries(os.path.join(workdir, "tensorboard"), first_step)
+    summaries = actions.Summaries(os.path.join(workdir, "tensorboard"))
     center = errors.probability_function(
         model, lambda images: [augmentation.central_view(images, data.statistics.mean_image)]
     )

@@ -97,6 +97,7 @@ def _set_up_process(config):
     import tensorflow as tf
 
     absl.logging.set_verbosity(absl.logging.ERROR)
+    tf.get_logger().setLevel("ERROR")
     for gpu in tf.config.list_physical_devices("GPU"):
         tf.config.experimental.set_memory_growth(gpu, True)
     wanted = [int(name.rsplit(":", 1)[1]) for name in config.devices if _is_cpu(name)]

@@ -46,8 +46,13 @@ class Count:
         Args:
           probabilities: float ``[batch, num_classes]``.
           labels: int ``[batch]``.
+
+        Raises:
+          ValueError: for a probability that is not a number: nothing is ahead of it, so it would count as right.
         """
         probabilities = np.asarray(probabilities, np.float64)
+        if np.isnan(probabilities).any():
+            raise ValueError("Expected probabilities. Received: not a number, as of a network whose learning diverged")
         right = probabilities[np.arange(len(labels)), labels]
         # Of equally probable classes the first counts, as with argmax.
         ahead = (probabilities > right[:, None]).sum(axis=1)
@@ -68,7 +73,7 @@ class Count:
         return Errors(
             examples,
             self._loss / examples,
-            1 - int(np.trace(self._confusion)) / examples,
+            (examples - int(np.trace(self._confusion))) / examples,
             self._outside_five / examples if len(self._confusion) > 5 else None,
             self._confusion,
         )
@@ -135,7 +140,7 @@ def majority_error(labels):
     Returns:
       Float in [0, 1).
     """
-    return 1 - int(np.bincount(labels).max()) / len(labels)
+    return (len(labels) - int(np.bincount(labels).max())) / len(labels)
 
 
 def worst_confusions(confusion, class_names, most=5):

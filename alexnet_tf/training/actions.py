@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import sys
 
@@ -12,6 +13,10 @@ import tensorflow as tf
 
 # A loss this near to ln(classes) is that of a network that knows nothing.
 _FLAT_MARGIN = 0.01
+# What reading a damaged file raises: TensorFlow's readers translate its errors into Python's.
+_READING_ERRORS = (tf.errors.OpError, ValueError, RuntimeError, KeyError, IndexError)
+# Seconds over which the bar takes its speed: on a CPU, minutes may pass between two reports.
+_SPEED_PERIOD = 3600
 
 
 class Checkpoints:
@@ -60,15 +65,16 @@ class Checkpoints:
           ValueError: if it is that of another network, or cannot be read.
         """
         if not self.latest:
+            names = os.path.join(self._directory, "checkpoint")
+            if os.path.exists(names):
+                raise ValueError(f"Expected {names} to name the newest checkpoint. Received: a damaged file")
             return 0
         check_checkpoint(self.latest, self._variables, self._facts)
         try:
             # An evaluation takes the weights alone.
             self._checkpoint.restore(self.latest).assert_existing_objects_matched().expect_partial()
-        except (tf.errors.OpError, AssertionError, ValueError) as error:
-            raise ValueError(
-                f"Expected a whole checkpoint. Received: {self.latest} ({str(error).splitlines()[0]})"
-            ) from None
+        except (*_READING_ERRORS, AssertionError) as error:
+            raise ValueError(f"Expected a whole checkpoint. Received: {self.latest} ({_reason(error)})") from None
         self._schedule.restore(self._schedule_state.numpy().decode())
         self._saved_at = int(self._step)
         return self._saved_at
@@ -88,14 +94,18 @@ class Checkpoints:
         except (tf.errors.OpError, OSError) as error:
             self._remove_half_written(step)
             raise OSError(
-                f"Expected room for a checkpoint in {self._directory}. Received: {str(error).splitlines()[0]}; "
+                f"Expected room for a checkpoint in {self._directory}. Received: {_reason(error)}; "
                 f"the newest whole one is {self.latest or 'none'}"
             ) from None
         self._saved_at = step
 
     def _remove_half_written(self, step):
+        beginnings = ["checkpoint.tmp"]
+        # Otherwise it is whole, and older ones may have gone: what failed is the list of checkpoints.
+        if os.path.basename(self.latest or "") != f"ckpt-{step}":
+            beginnings += [f"ckpt-{step}.", f"ckpt-{step}_temp"]
         for name in os.listdir(self._directory):
-            if name.startswith(f"ckpt-{step}.") or name == f"ckpt-{step}_temp":
+            if name.startswith(tuple(beginnings)):
                 path = os.path.join(self._directory, name)
                 shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
 
@@ -104,8 +114,13 @@ class Checkpoints:
             self.save(progress.step)
 
 
+def _reason(error):
+    """The first line of an error, without what TensorFlow puts before it."""
+    return re.sub(r"^(\{\{.*?\}\} )+", "", (str(error) or type(error).__name__).splitlines()[0])
+
+
 def check_checkpoint(path, variables, facts=None):
-    """Checks that a checkpoint is one of this network.
+    """Checks that a checkpoint is one of this network and whole, reading all that `variables` will take from it.
 
     Args:
       path: of the checkpoint.
@@ -119,8 +134,8 @@ def check_checkpoint(path, variables, facts=None):
         reader = tf.train.load_checkpoint(path)
         shapes = reader.get_variable_to_shape_map()
         saved_facts = reader.get_tensor("facts/.ATTRIBUTES/VARIABLE_VALUE").decode()
-    except (tf.errors.OpError, ValueError, RuntimeError, KeyError) as error:
-        raise ValueError(f"Expected a checkpoint of a run. Received: {path} ({str(error).splitlines()[0]})") from None
+    except _READING_ERRORS as error:
+        raise ValueError(f"Expected a checkpoint of a run. Received: {path} ({_reason(error)})") from None
     if facts is not None and saved_facts != facts:
         ours, theirs = json.loads(facts), json.loads(saved_facts)
         differing = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
@@ -131,12 +146,17 @@ def check_checkpoint(path, variables, facts=None):
             + "; ".join(f"{name}={_short(theirs.get(name))}" for name in differing)
         )
     for name, variable in variables.items():
-        saved = shapes.get(f"variables/{name.replace('.', '..').replace('/', '.S')}/.ATTRIBUTES/VARIABLE_VALUE")
+        key = f"variables/{name.replace('.', '..').replace('/', '.S')}/.ATTRIBUTES/VARIABLE_VALUE"
+        saved = shapes.get(key)
         if saved is None or list(saved) != variable.shape.as_list():
             raise ValueError(
                 f"Expected {path} to hold {name} of shape {variable.shape.as_list()}. Received: "
                 + ("none" if saved is None else f"shape {list(saved)}")
             )
+        try:
+            reader.get_tensor(key)
+        except _READING_ERRORS as error:
+            raise ValueError(f"Expected a whole checkpoint. Received: {path} ({_reason(error)})") from None
 
 
 def _short(value):
@@ -171,23 +191,26 @@ class Metrics:
 
 
 def _step_of(line):
+    if not line.endswith("\n"):
+        return math.inf  # cut off by a kill, if only by its end: the next would go on in the same line
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError):
-        return math.inf  # cut off by a kill
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 class Summaries:
     """TensorBoard scalars.
 
+    Steps that a killed run logged and its successor takes again stand in the event files twice; TensorBoard shows
+    the later ones.
+
     Args:
       directory: of the event files.
-      first_step: int; what an interrupted run logged behind it is hidden.
     """
 
-    def __init__(self, directory, first_step):
+    def __init__(self, directory):
         self._writer = tf.summary.create_file_writer(directory)
-        del first_step
 
     def scalars(self, step, **values):
         """Writes scalars under their names."""
@@ -220,14 +243,16 @@ class FlatLoss:
         self._warn = warn
         self._after = after
         self._flat = 0
+        self._warned = False
 
     def __call__(self, progress):
         flat = abs(progress.train_loss - self._chance) < _FLAT_MARGIN * self._chance
         self._flat = self._flat + 1 if flat else 0
-        if self._flat == self._after:
+        if self._flat == self._after and not self._warned:
+            self._warned = True
             self._warn(
-                f"the loss stands at ln(classes) = {self._chance:.3f}, as if nothing were learnt. Weights of 0.01 under "
-                "biases of 1 start slowly: be patient, or take --recipe=original (0.03 in conv3 to conv5); "
+                f"the loss stands at ln(classes) = {self._chance:.3f}, as if nothing were learnt. Weights of 0.01 "
+                "under biases of 1 start slowly: be patient, or take --recipe=original (0.03 in conv3 to conv5); "
                 "a learning rate that is too high stands there too"
             )
 
@@ -239,10 +264,11 @@ class Terminal:
       steps: int, the run's.
       first_step: int.
       steps_per_epoch: int.
+      console: a ``rich.console.Console``; None takes the standard output.
     """
 
-    def __init__(self, steps, first_step, steps_per_epoch):
-        self._console = rich.console.Console(file=sys.stdout, soft_wrap=True, highlight=False)
+    def __init__(self, steps, first_step, steps_per_epoch, console=None):
+        self._console = console or rich.console.Console(file=sys.stdout, soft_wrap=True, highlight=False)
         self._bar = rich.progress.Progress(
             rich.progress.TextColumn("{task.description}"),
             rich.progress.BarColumn(bar_width=24),
@@ -250,6 +276,7 @@ class Terminal:
             rich.progress.TimeRemainingColumn(elapsed_when_finished=True),
             console=self._console,
             transient=True,
+            speed_estimate_period=_SPEED_PERIOD,
         )
         self._epochs = steps / steps_per_epoch
         self._task = self._bar.add_task("training", total=steps, completed=first_step, speed="")

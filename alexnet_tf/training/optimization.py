@@ -116,7 +116,8 @@ class Plateau:
 
     def epoch_ended(self, validation_error):
         """Takes note of an epoch's validation error; returns whether the rate drops now."""
-        if self.best_error is None or validation_error < self.best_error:
+        # Not a number is below nothing, so it is no improvement, not even as the first.
+        if validation_error < (math.inf if self.best_error is None else self.best_error):
             self.best_error = validation_error
             self.epochs_without_improvement = 0
             return False

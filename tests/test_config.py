@@ -1,0 +1,297 @@
+"""The hyperparameters: the paper's values, their ranges, and the way through flags and flagfiles and back."""
+
+import dataclasses
+import math
+
+import pytest
+from absl import flags
+
+from alexnet_tf import config
+
+FIELDS = dataclasses.fields(config.Config)
+NAMES = [field.name for field in FIELDS]
+each_field = pytest.mark.parametrize("field", FIELDS, ids=NAMES)
+
+# A space, a comma, quotation marks and what begins a comment, none of which may be taken for such here.
+AWKWARD_TEXT = 'folder:/photographs, "all" #1 //2'
+
+
+def another(field):
+    """A valid value that is not the default, derived from what the field says about itself."""
+    facts = field.metadata
+    if facts["choices"]:
+        return next(choice for choice in facts["choices"] if choice != field.default)
+    if facts["kind"] is float:
+        # Not a short decimal: all its digits have to come back.
+        return facts["low"] + (facts["high"] - facts["low"]) / 3
+    values = {bool: not field.default, int: (facts["low"] or 0) + 17, str: AWKWARD_TEXT}
+    values |= {tuple: ("/GPU:0", "/GPU:1"), list: (0.1 + 0.2, 25.0, 51.5)}
+    return values[facts["kind"]]
+
+
+EVERYTHING_ELSE = config.Config(**{field.name: another(field) for field in FIELDS})
+
+
+def wrong_values(field):
+    """Values of every wrong sort for a field: none, of another type, outside the range."""
+    facts = field.metadata
+    kind = facts["kind"]
+    if field.default is not None:
+        yield None
+    yield from {
+        str: [3, ("paper",)],
+        int: [1.5, "1", True, (1,)],
+        float: ["0.1", True, math.nan, math.inf, -math.inf],
+        bool: [1, 0, "true"],
+        tuple: ["/GPU:0", ["/GPU:0", "/GPU:1"], (0, 1)],
+        list: [25, "25", [25.0], ("25",), (math.nan,), (1.0, math.inf)],
+    }[kind]
+    if facts["choices"]:
+        yield from ("", "Paper", "nonsense")
+    if facts["low"] is not None:
+        yield facts["low"] - (1 if kind is int else 1e-9)
+    if facts["high"] is not None:
+        yield facts["high"] + (1 if kind is int else 1e-9)
+
+
+WRONG = [(field, value) for field in FIELDS for value in wrong_values(field)]
+
+
+def read(tmp_path, text):
+    path = tmp_path / "some.flags"
+    path.write_text(text, encoding="utf-8")
+    return config.read_flagfile(path)
+
+
+def parsed(*arguments):
+    flag_values = flags.FlagValues()
+    config.define_flags(flag_values)
+    flag_values(["program", *arguments])
+    return config.from_flags(flag_values)
+
+
+@each_field
+def test_every_hyperparameter_says_what_it_does_and_where_it_comes_from(field):
+    assert field.metadata["help"]
+    assert field.metadata["section"] in ("network", "data", "augmentation", "learning", "run")
+    assert field.metadata["source"].startswith(("paper", "original", "ours"))
+    assert config.describe_range(field)
+
+
+def test_defaults_are_the_papers():
+    paper = {
+        "recipe": "paper",
+        "dropout": 0.5,
+        "crops": "random",
+        "flips": "horizontal",
+        "color_noise": 0.1,
+        "batch_size": 128,
+        "epochs": 90,
+        "learning_rate": 0.01,
+        "momentum": 0.9,
+        "weight_decay": 0.0005,
+        "schedule": "plateau",
+        "drop_factor": 0.1,
+        "most_drops": 3,
+    }
+    assert {name: getattr(config.Config(), name) for name in paper} == paper
+
+
+@pytest.mark.parametrize(
+    "recipe, expected",
+    [
+        # The text: one rate and one decay for all, "aligned" as the mean is that of each pixel, nothing divided.
+        ("paper", (1.0, 0.0005, 3, "aligned", 1.0)),
+        # The code as run: biases at twice the rate, without decay, dropped once; central mean; divided by 1.1.
+        ("original", (2.0, 0.0, 1, "central", 1.1)),
+    ],
+)
+def test_recipe_fills_what_was_left_to_it(recipe, expected):
+    names = ("bias_learning_rate_factor", "bias_weight_decay", "most_bias_drops", "mean_crop", "input_divisor")
+    resolved = config.Config(recipe=recipe).resolved()
+    assert tuple(getattr(resolved, name) for name in names) == expected
+    assert not [name for name in NAMES if getattr(resolved, name) is None]
+    assert [name for name in NAMES if getattr(config.Config(recipe=recipe), name) is None] == [
+        name for name in NAMES if name in names
+    ]
+    assert resolved.resolved() == resolved
+
+
+def test_recipe_leaves_what_was_given():
+    given = config.Config(recipe="original", bias_weight_decay=0.25, mean_crop="aligned").resolved()
+    assert (given.bias_weight_decay, given.mean_crop, given.input_divisor) == (0.25, "aligned", 1.1)
+
+
+def test_configuration_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.Config().seed = 1
+
+
+@each_field
+def test_flagfile_of_one_other_value_reads_back_equal(field, tmp_path):
+    changed = dataclasses.replace(config.Config(), **{field.name: another(field)})
+    assert read(tmp_path, changed.to_flagfile()) == changed
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        config.Config(),
+        config.Config().resolved(),
+        config.Config(recipe="original").resolved(),
+        EVERYTHING_ELSE,
+        dataclasses.replace(EVERYTHING_ELSE, deterministic=True, devices=(), drop_epochs=()),
+    ],
+    ids=["default", "paper", "original", "everything_else", "empty_lists"],
+)
+def test_flagfile_reads_back_equal(value, tmp_path):
+    assert read(tmp_path, value.to_flagfile()) == value
+
+
+def test_every_value_differs_in_that_round_trip():
+    default = config.Config()
+    assert not [name for name in NAMES if getattr(EVERYTHING_ELSE, name) == getattr(default, name)]
+
+
+def test_flagfile_names_every_field_of_a_resolved_configuration():
+    first, *lines = config.Config().resolved().to_flagfile().splitlines()
+    assert first.startswith("#")
+    assert [line.removeprefix("--").partition("=")[0] for line in lines] == NAMES
+
+
+def test_there_is_a_flag_for_every_field():
+    flag_values = flags.FlagValues()
+    before = set(flag_values)
+    config.define_flags(flag_values)
+    assert set(flag_values) - before == set(NAMES)
+    for field in FIELDS:
+        assert field.metadata["help"] in flag_values[field.name].help
+        assert field.metadata["source"] in flag_values[field.name].help
+
+
+def test_no_flags_are_the_defaults():
+    assert parsed() == config.Config()
+
+
+@pytest.mark.parametrize("arguments, expected", [(["--deterministic"], True), (["--nodeterministic"], False)])
+def test_boolean_flags_work_both_ways(arguments, expected):
+    assert parsed(*arguments).deterministic is expected
+
+
+def test_lists_may_have_spaces():
+    assert parsed("--devices=/GPU:0, /GPU:1", "--drop_epochs=25, 51,79.5").devices == ("/GPU:0", "/GPU:1")
+    assert parsed("--drop_epochs=25, 51,79.5").drop_epochs == (25, 51, 79.5)
+
+
+@pytest.mark.parametrize("field, value", WRONG, ids=[f"{field.name}-{value!r}" for field, value in WRONG])
+def test_wrong_value_is_refused_with_field_range_and_value(field, value):
+    with pytest.raises(ValueError) as caught:
+        config.Config(**{field.name: value})
+    message = f"Expected {field.name} to be {config.describe_range(field)}. Received: {value!r}"
+    assert str(caught.value) == message
+
+
+@each_field
+def test_range_in_messages_names_every_choice_and_bound(field):
+    facts = field.metadata
+    said = config.describe_range(field)
+    for choice in facts["choices"] or ():
+        assert choice in said.split(" | ")
+    assert [bound for bound in (facts["low"], facts["high"]) if bound is not None] == [
+        float(word) for word in said.split() if word.replace(".", "").isdigit()
+    ]
+
+
+@each_field
+def test_bounds_themselves_are_allowed(field):
+    for bound in (field.metadata["low"], field.metadata["high"]):
+        if bound is not None:
+            assert getattr(config.Config(**{field.name: bound}), field.name) == bound
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"schedule": "epochs", "drop_epochs": (51.0, 25.0)}, r"Expected drop_epochs to rise\. Received: \(51\.0, 25"),
+        ({"devices": ("/GPU:0",)}, r"Expected devices to be empty or two\. Received: /GPU:0"),
+        ({"devices": ("a", "b", "c")}, r"Expected devices to be empty or two\. Received: a,b,c"),
+        ({"schedule": "linear", "epochs": 0}, r"Expected epochs above 0 for schedule=linear\. Received: 0"),
+    ],
+)
+def test_values_that_do_not_go_together_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        config.Config(**values)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("--sead=3", "sead"),
+        ("--seed=three", "--seed=three"),
+        ("--seed", "seed"),
+        ("--learning_rate=high", "--learning_rate=high"),
+        ("--deterministic=perhaps", "--deterministic=perhaps"),
+        ("--drop_epochs=25,later", "Expected drop_epochs to be numbers with commas between. Received: 'later'"),
+        ("--recipe=caffe", "Expected recipe to be paper | original. Received: 'caffe'"),
+        ("--dropout=1.5", "Expected dropout to be 0 to 0.99. Received: 1.5"),
+        # absl reads nothing behind the first word that is no flag.
+        ("--seed=3\nepochs=4\n--patience=5", "Expected --flag=value on each line. Received: 'epochs=4'"),
+        ("--flagfile=nowhere.flags", "nowhere.flags"),
+    ],
+)
+def test_bad_flagfile_is_refused_in_one_line(text, message, tmp_path):
+    with pytest.raises(ValueError) as caught:
+        read(tmp_path, text)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe--seed=3"], ids=["missing", "no_text"])
+def test_flagfile_that_cannot_be_read_is_named(content, tmp_path):
+    path = tmp_path / "run.flags"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"run\.flags"):
+        config.read_flagfile(path)
+
+
+@each_field
+def test_differences_are_those_that_may_not_change_within_a_run(field):
+    changed = dataclasses.replace(config.Config(), **{field.name: another(field)})
+    may_change = {
+        "devices",
+        "source",
+        "cache",
+        "epochs",
+        "report_steps",
+        "checkpoint_steps",
+        "keep_checkpoints",
+        "deterministic",
+    }
+    assert config.Config().differences(changed) == ([] if field.name in may_change else [field.name])
+
+
+def test_all_differences_are_named():
+    assert len(config.Config().differences(EVERYTHING_ELSE)) == len(FIELDS) - 8
+
+
+def test_help_is_a_table_of_at_most_110_columns():
+    lines = config.help_table().splitlines()
+    assert max(len(line) for line in lines) <= 110
+    rows = {}
+    for line in lines:
+        if line.startswith("  --"):
+            name = line.split()[0].removeprefix("--")
+            assert name not in rows
+            rows[name] = []
+        if line.startswith("  ") and not line.startswith("  flag"):
+            rows[name].append((line[31:42].strip(), line[42:61].strip(), line[61:].strip()))
+    assert list(rows) == NAMES
+    for field in FIELDS:
+        defaults, ranges, meaning = (" ".join(cell for cell in cells if cell) for cells in zip(*rows[field.name]))
+        assert meaning == f"{field.metadata['help']} [{field.metadata['source']}]"
+        assert ranges == config.describe_range(field).replace(" | ", " " if field.metadata["choices"] else " | ")
+        if field.default is None:
+            assert defaults == "by recipe"
+        elif field.default not in ("", ()):
+            assert defaults == str(field.default).replace("True", "true")

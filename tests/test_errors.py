@@ -1,0 +1,230 @@
+"""Errors against a count by hand, and what is averaged over views."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from alexnet_tf.data import augmentation
+from alexnet_tf.evaluation import errors
+
+
+def random_batches(sizes, num_classes, seed=0, levels=None):
+    """Probabilities and labels in batches of several sizes; with few `levels`, ties are common."""
+    generator = np.random.default_rng(seed)
+    for size in sizes:
+        values = generator.random([size, num_classes])
+        if levels:
+            values = np.floor(values * levels) + 1
+        values /= values.sum(axis=1, keepdims=True)
+        yield values.astype(np.float32), generator.integers(0, num_classes, size)
+
+
+def count_by_hand(batches, num_classes):
+    """Example by example: sorts the classes, the first of equal ones first, and looks where the right one stands."""
+    examples = wrong = outside_five = 0
+    loss = 0.0
+    confusion = [[0] * num_classes for _ in range(num_classes)]
+    for probabilities, labels in batches:
+        for row, label in zip(probabilities.tolist(), labels.tolist()):
+            order = sorted(range(num_classes), key=lambda name: (-row[name], name))
+            examples += 1
+            wrong += order[0] != label
+            outside_five += label not in order[:5]
+            loss -= math.log(row[label])
+            confusion[label][order[0]] += 1
+    return examples, loss / examples, wrong / examples, outside_five / examples, confusion
+
+
+def counted(batches, num_classes):
+    count = errors.Count(num_classes)
+    for probabilities, labels in batches:
+        count.add(probabilities, labels)
+    return count.result()
+
+
+@pytest.mark.parametrize("levels", [None, 3, 1], ids=["no_ties", "ties", "all_equal"])
+@pytest.mark.parametrize("num_classes", [2, 5, 6, 20])
+def test_count_is_the_count_by_hand(num_classes, levels):
+    # A partial batch at the end, and one of a single example.
+    batches = list(random_batches([16, 16, 1, 7], num_classes, seed=num_classes, levels=levels))
+    result = counted(batches, num_classes)
+    examples, loss, top1_error, top5_error, confusion = count_by_hand(batches, num_classes)
+    assert result.num_examples == examples == 40
+    assert result.loss == pytest.approx(loss, rel=1e-12)
+    assert result.top1_error == top1_error
+    assert result.top5_error == (top5_error if num_classes > 5 else None)
+    assert result.confusion.dtype == np.int64
+    assert result.confusion.tolist() == confusion
+
+
+def test_batches_may_be_cut_anywhere():
+    probabilities, labels = next(random_batches([40], 8, levels=4))
+    whole = counted([(probabilities, labels)], 8)
+    pieces = counted([(probabilities[:3], labels[:3]), (probabilities[3:], labels[3:])], 8)
+    assert pieces.to_dict() == pytest.approx(whole.to_dict(), rel=1e-12)
+    np.testing.assert_array_equal(pieces.confusion, whole.confusion)
+
+
+def test_errors_are_as_exact_as_their_fractions():
+    # 1 - 9/10 would be 0.09999999999999998.
+    result = counted([(np.eye(2, dtype=np.float32)[[0] * 10], np.array([0] * 9 + [1]))], 2)
+    assert result.top1_error == 0.1
+    assert errors.majority_error(np.array([0] * 9 + [1])) == 0.1
+
+
+def test_certain_mistake_has_a_finite_loss():
+    result = counted([(np.array([[1.0, 0.0]], np.float32), np.array([1]))], 2)
+    assert result.loss == pytest.approx(-math.log(1e-12))
+
+
+def test_probabilities_that_are_not_numbers_are_refused():
+    with pytest.raises(ValueError, match=r"Expected probabilities\. Received: not a number"):
+        counted([(np.full([4, 6], np.nan, np.float32), np.zeros(4, np.int64))], 6)
+
+
+def test_no_examples_are_an_error():
+    with pytest.raises(ValueError, match=r"Expected at least one image to evaluate\. Received: none"):
+        errors.Count(3).result()
+
+
+def test_errors_for_machines_are_plain_values():
+    result = counted(random_batches([9], 7), 7)
+    assert json.loads(json.dumps(result.to_dict())) == {
+        "num_examples": 9,
+        "loss": result.loss,
+        "top1_error": result.top1_error,
+        "top5_error": result.top5_error,
+    }
+
+
+def as_batches(images, labels, size):
+    return tf.data.Dataset.from_tensor_slices((images, tf.constant(labels, tf.int64))).batch(size)
+
+
+def views_of_logits(images):
+    """Here an image is a stack of logits, one row a view."""
+    return [images[:, view] for view in range(images.shape[1])]
+
+
+def identity(images, training):
+    assert training is False
+    return images
+
+
+def test_softmax_outputs_are_averaged_and_not_logits():
+    # One view is sure of class 0; the other knows only that it is not, and says so in a large number.
+    logits = np.array([[[6.0, 0.0, 0.0], [-20.0, 1.0, 1.0]]], np.float32)
+    softmax = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    assert logits.mean(axis=1).argmax() == 1
+    assert softmax.mean(axis=1).argmax() == 0
+    results = errors.evaluate(
+        errors.probability_function(identity, views_of_logits),
+        as_batches(logits, [0], 1),
+        ways={"both": [0, 1], "second": [1]},
+        num_classes=3,
+        num_examples=1,
+    )
+    assert results["both"].top1_error == 0
+    assert results["both"].loss == pytest.approx(-math.log(softmax[0, :, 0].mean()), rel=1e-6)
+    assert results["second"].top1_error == 1
+
+
+def test_each_way_averages_its_own_views():
+    generator = np.random.default_rng(4)
+    logits = generator.normal(0, 2, [23, 4, 7]).astype(np.float32)
+    labels = generator.integers(0, 7, 23)
+    ways = {"first": [0], "last two": [2, 3], "all": [0, 1, 2, 3]}
+    seen = []
+    results = errors.evaluate(
+        errors.probability_function(identity, views_of_logits),
+        as_batches(logits, labels, 5),
+        ways=ways,
+        num_classes=7,
+        num_examples=23,
+        progress=seen.append,
+    )
+    assert seen == [5, 10, 15, 20, 23]
+    softmax = np.exp(logits.astype(np.float64))
+    softmax /= softmax.sum(axis=-1, keepdims=True)
+    assert list(results) == list(ways)
+    for name, views in ways.items():
+        averaged = softmax[:, views].mean(axis=1)
+        examples, loss, top1_error, top5_error, confusion = count_by_hand([(averaged, labels)], 7)
+        assert results[name].num_examples == examples
+        assert results[name].loss == pytest.approx(loss, rel=1e-6)
+        assert (results[name].top1_error, results[name].top5_error) == (top1_error, top5_error)
+        assert results[name].confusion.tolist() == confusion
+
+
+@pytest.mark.parametrize("expected", [9, 11])
+def test_evaluation_of_more_or_fewer_examples_than_there_are_is_an_error(expected):
+    with pytest.raises(ValueError, match=rf"Expected to evaluate {expected} examples\. Received: 10"):
+        errors.evaluate(
+            errors.probability_function(identity, views_of_logits),
+            as_batches(np.zeros([10, 1, 3], np.float32), [0] * 10, 4),
+            ways={"only": [0]},
+            num_classes=3,
+            num_examples=expected,
+        )
+
+
+def test_ten_views_at_once_are_ten_single_calls():
+    generator = np.random.default_rng(5)
+    weights = tf.constant(generator.normal(0, 0.05, [4 * 4 * 3, 6]), tf.float32)
+    mean_image = tf.constant(generator.random([256, 256, 3]) * 255, tf.float32)
+
+    def toy(images, training):
+        coarse = tf.nn.avg_pool2d(images, 56, 56, "VALID")
+        return tf.reshape(coarse, [-1, 4 * 4 * 3]) @ weights
+
+    def cut(images):
+        return augmentation.ten_views(images, mean_image, mean_crop="aligned")
+
+    probabilities = errors.probability_function(toy, cut)
+    # The second batch is a partial one.
+    for size in (3, 2):
+        images = tf.constant(generator.integers(0, 256, [size, 256, 256, 3]), tf.uint8)
+        at_once = probabilities(images)
+        assert at_once.shape == (10, size, 6)
+        for view, single in enumerate(cut(images)):
+            expected = tf.nn.softmax(toy(single, training=False))
+            np.testing.assert_allclose(at_once[view], expected, rtol=1e-6, atol=1e-7, err_msg=f"view {view}")
+    assert np.unique(np.round(at_once[:, 0], 6), axis=0).shape[0] == 10
+
+
+def test_majority_error_is_that_of_the_most_frequent_class():
+    assert errors.majority_error(np.array([2, 0, 2, 2, 1, 0, 2, 1])) == 0.5
+    assert errors.majority_error(np.array([3, 3])) == 0
+
+
+def test_worst_confusions_come_first_with_their_share_of_the_right_class():
+    confusion = np.array([[90, 3, 7], [5, 10, 5], [0, 0, 40]])
+    names = ["whole", "cracked", "dirty"]
+    expected = [
+        ("whole", "dirty", 7, 0.07),
+        ("cracked", "whole", 5, 0.25),
+        ("cracked", "dirty", 5, 0.25),
+        ("whole", "cracked", 3, 0.03),
+    ]
+    assert errors.worst_confusions(confusion, names) == expected
+    assert errors.worst_confusions(confusion, names, most=2) == expected[:2]
+    assert errors.worst_confusions(np.diag([3, 4, 5]), names) == []
+    # The matrix of the result stays as it was.
+    assert confusion[0, 0] == 90
+
+
+def test_table_shows_percent_side_by_side():
+    confusion = np.zeros([1, 1], np.int64)
+    results = {
+        "centre crop": errors.Errors(8, 1.25, 0.390247, 0.182953, confusion),
+        "ten views": errors.Errors(8, 0.75, 0.374727, None, confusion),
+    }
+    assert errors.table(results, 0.999).splitlines() == [
+        "                           top-1 error  top-5 error     loss",
+        "  centre crop                  39.02 %      18.30 %   1.2500",
+        "  ten views                    37.47 %            -   0.7500",
+        "  always the largest class     99.90 %",
+    ]

@@ -1,0 +1,362 @@
+"""Who may use what, read from the source; every message says what to do instead."""
+
+import ast
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+# For a module, or all below it unless they have a row of their own: what of ours it may import. The way of the data
+# is data, network, learning, evaluation, serving, and nothing flows backwards; evaluation and serving are given a
+# network and build none.
+MAY_IMPORT = {
+    "alexnet_tf": [],
+    "alexnet_tf.config": [],
+    "alexnet_tf.layers": [],
+    "alexnet_tf.placement": [],
+    "alexnet_tf.model": ["alexnet_tf.layers", "alexnet_tf.placement"],
+    "alexnet_tf.data": ["alexnet_tf.config", "alexnet_tf.data"],
+    "alexnet_tf.data.augmentation": [],
+    "alexnet_tf.training": ["alexnet_tf.config", "alexnet_tf.training"],
+    "alexnet_tf.training.trainer": [],
+    "alexnet_tf.evaluation": ["alexnet_tf.config", "alexnet_tf.data", "alexnet_tf.evaluation"],
+    "alexnet_tf.serving": [
+        "alexnet_tf.config",
+        "alexnet_tf.data",
+        "alexnet_tf.layers",
+        "alexnet_tf.evaluation",
+        "alexnet_tf.serving",
+    ],
+    # The one place that puts all of it together.
+    "alexnet_tf.experiment": ["alexnet_tf"],
+}
+
+# Library: the files that may import it (a folder with its slash), and what the others do.
+ONLY_IN = {
+    "tensorflow_datasets": (["alexnet_tf/data/"], "ask alexnet_tf.data.sources for the photographs"),
+    "elpv_dataset": (["alexnet_tf/data/"], "ask alexnet_tf.data.sources for the photographs"),
+    "matplotlib": (["alexnet_tf/evaluation/figures.py"], "return numbers and let alexnet_tf.evaluation.figures draw"),
+}
+
+# absl.flags beside the tools: functions of config.py.
+FLAG_FUNCTIONS = ["define_flags", "read_flagfile"]
+
+# TF 2 has no other public name for these.
+COMPAT_V1 = {"alexnet_tf/training/account.py": ["tensorflow.compat.v1.Event", "tensorflow.compat.v1.RunMetadata"]}
+
+# Names of the standard library that are safe inside the package, as nothing there is run as a program.
+STANDARD_NAMES = ["alexnet_tf/data/statistics.py"]
+
+NAMES_FROM = ["typing", "collections.abc"]
+
+PROCESS_WIDE = re.compile(
+    r"tensorflow\.config\.(.+\.)?(set|enable|disable|run_functions_eagerly)\w*"
+    r"|tensorflow\.(random\.set_\w+|get_logger|autograph\.set_\w+|debugging\.(enable|disable)_\w+)"
+    r"|(tensorflow\.)?keras\.(utils\.set_random_seed|(config|backend|mixed_precision)\.(set|enable|disable)_\w+)"
+    r"|numpy\.random\.seed|random\.seed"
+    r"|absl\.logging\.(set_\w+|use_\w+)|logging\.(basicConfig|disable)|warnings\.(filterwarnings|simplefilter)"
+    r"|os\.(putenv|unsetenv|environ\.(__setitem__|setdefault|update|pop|clear))|signal\.signal"
+)
+
+
+def module_of(path):
+    """The dotted name of a file such as "alexnet_tf/data/pipeline.py"."""
+    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def is_at_or_below(name, above):
+    return name == above or name.startswith(f"{above}.")
+
+
+class Uses(ast.NodeVisitor):
+    """Every dotted name that a file imports or reads, under its full name whatever it is called there.
+
+    Collects (line, name, the outermost function that it stands in or "", whether it is an import).
+    """
+
+    def __init__(self, path, tree):
+        self.found = []
+        self._package = module_of(path) if path.endswith("__init__.py") else module_of(path).rpartition(".")[0]
+        self._names = {}
+        self._function = ""
+        # Twice, as a name may be read above the line that imports it.
+        self.visit(tree)
+        self.found = []
+        self.visit(tree)
+
+    def _add(self, node, name, is_import=False):
+        self.found.append((node.lineno, name, self._function, is_import))
+
+    def visit_FunctionDef(self, node):
+        outer, self._function = self._function, self._function or node.name
+        self.generic_visit(node)
+        self._function = outer
+
+    visit_AsyncFunctionDef = visit_FunctionDef
+
+    def visit_Import(self, node):
+        for alias in node.names:
+            self._add(node, alias.name, is_import=True)
+            first = alias.name.partition(".")[0]
+            self._names[alias.asname or first] = alias.name if alias.asname else first
+
+    def visit_ImportFrom(self, node):
+        module = node.module or ""
+        if node.level:
+            above = self._package.split(".")[: len(self._package.split(".")) - node.level + 1]
+            module = ".".join([*above, *([module] if module else [])])
+        for alias in node.names:
+            self._add(node, f"{module}.{alias.name}", is_import=True)
+            self._names[alias.asname or alias.name] = f"{module}.{alias.name}"
+
+    def dotted(self, node):
+        if isinstance(node, ast.Name):
+            return self._names.get(node.id)
+        above = self.dotted(node.value) if isinstance(node, ast.Attribute) else None
+        return above and f"{above}.{node.attr}"
+
+    def visit_Attribute(self, node):
+        name = self.dotted(node)
+        if name:
+            self._add(node, name)
+        else:
+            self.generic_visit(node)
+
+    def visit_Name(self, node):
+        if node.id in self._names:
+            self._add(node, self._names[node.id])
+
+    def visit_Subscript(self, node):
+        name = self.dotted(node.value)
+        if name and not isinstance(node.ctx, ast.Load):
+            self._add(node, f"{name}.__setitem__")
+        self.generic_visit(node)
+
+    def visit_Call(self, node):
+        name = self.dotted(node.func) or getattr(node.func, "id", "")
+        if name in ("importlib.import_module", "__import__") and node.args and isinstance(node.args[0], ast.Constant):
+            self._add(node, node.args[0].value, is_import=True)
+        self.generic_visit(node)
+
+
+def check_our_imports(path, uses):
+    module = module_of(path)
+    if not is_at_or_below(module, "alexnet_tf"):
+        return
+    row = module
+    while row and row not in MAY_IMPORT:
+        row = row.rpartition(".")[0]
+    # Only the package itself has the first row.
+    if row == "alexnet_tf" and module != row:
+        yield 1, f"{module} stands nowhere in the way of the data: give it a row in MAY_IMPORT"
+        return
+    for line, name, _, is_import in uses.found:
+        if is_import and is_at_or_below(name, "alexnet_tf"):
+            if not any(is_at_or_below(name, allowed) for allowed in MAY_IMPORT[row]):
+                yield line, f"imports {name}: take what you need of it as an argument, from experiment.py or a tool"
+
+
+def check_libraries(path, uses):
+    for line, name, _, _ in uses.found:
+        for library, (places, alternative) in ONLY_IN.items():
+            if is_at_or_below(name, library) and not path.startswith(tuple(places)):
+                yield line, f"uses {name}: {alternative}"
+
+
+def check_flags(path, uses):
+    for line, name, function, _ in uses.found:
+        if is_at_or_below(name, "absl.flags") and not path.startswith("tools/"):
+            if path != "alexnet_tf/config.py" or function not in FLAG_FUNCTIONS:
+                yield line, f"uses {name}: flags end at the tools, take plain values as arguments"
+
+
+def check_private_names(path, uses):
+    for line, name, _, _ in uses.found:
+        first, *rest = name.split(".")
+        private = any(part.startswith("_") and not part.startswith("__") for part in rest)
+        if is_at_or_below(name, "tensorflow.python") or is_at_or_below(name, "keras.src"):
+            yield line, f"uses {name}: take the public name, below tf. or keras."
+        elif private and first in ("tensorflow", "keras", "tensorflow_datasets", "numpy", "rich", "absl"):
+            yield line, f"uses {name}: names with an underscore change without notice, take a public one"
+
+
+def check_compat_v1(path, uses):
+    for line, name, _, _ in uses.found:
+        if is_at_or_below(name, "tensorflow.compat.v1"):
+            if not any(is_at_or_below(name, argued_for) for argued_for in COMPAT_V1.get(path, [])):
+                yield line, f"uses {name}: write it in TF 2, or argue for it in a comment and a row of COMPAT_V1"
+
+
+def check_process_wide_settings(path, uses):
+    if path.startswith("tools/") or path == "tests/conftest.py":
+        return
+    for line, name, _, _ in uses.found:
+        if PROCESS_WIDE.fullmatch(name):
+            yield line, f"uses {name}: settings of the process are made in tools/program.py and conftest.py only"
+
+
+def check_imports_of_names(path, tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module not in NAMES_FROM:
+            for alias in node.names:
+                target = ROOT / (node.module or "").replace(".", "/") / alias.name
+                of_ours = target.with_suffix(".py").exists() or (target / "__init__.py").exists()
+                if node.level or not (of_ours or f"{node.module}.{alias.name}" == "absl.flags"):
+                    yield (
+                        node.lineno,
+                        (
+                            f"imports {alias.name} from {'.' * node.level}{node.module or ''}: "
+                            "import the module, by its full name, and write module.name"
+                        ),
+                    )
+
+
+def check_work_at_import(path, tree, uses):
+    """Of a library: it defines and calls nothing, and above all makes no tensor."""
+    for node in tree.body:
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            yield node.lineno, "calls a function when it is imported: let the caller call it"
+        if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value:
+            for call in ast.walk(node.value):
+                if isinstance(call, ast.Call) and (uses.dotted(call.func) or "").startswith(("tensorflow", "keras")):
+                    yield node.lineno, "computes with TensorFlow when it is imported: do it in a function"
+
+
+def check_file_name(path):
+    if path.rpartition("/")[2].removesuffix(".py") in sys.stdlib_module_names and path not in STANDARD_NAMES:
+        yield 1, f"{path} is named like a module of the standard library, which then cannot be imported: rename it"
+
+
+def complaints(path, source):
+    """What is wrong with a file, a line each; `path` is relative to the repository."""
+    tree = ast.parse(source)
+    uses = Uses(path, tree)
+    found = [*check_file_name(path), *check_process_wide_settings(path, uses)]
+    if not path.startswith("tests/"):
+        found += check_our_imports(path, uses)
+        found += check_libraries(path, uses)
+        found += check_flags(path, uses)
+        found += check_private_names(path, uses)
+        found += check_compat_v1(path, uses)
+        found += check_imports_of_names(path, tree)
+    if path.startswith("alexnet_tf/"):
+        found += check_work_at_import(path, tree, uses)
+    return [f"{path}:{line} {message}" for line, message in dict.fromkeys(found)]
+
+
+FILES = sorted(
+    file.relative_to(ROOT).as_posix()
+    for folder in ("alexnet_tf", "tools", "tests")
+    for file in ROOT.glob(f"{folder}/**/*.py")
+)
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_file_keeps_the_layering(path):
+    assert complaints(path, (ROOT / path).read_text(encoding="utf-8")) == []
+
+
+def test_every_part_is_looked_at():
+    assert {"alexnet_tf/__init__.py", "alexnet_tf/training/trainer.py", "tools/train.py", "tests/conftest.py"} <= set(
+        FILES
+    )
+
+
+@pytest.mark.parametrize(
+    "path, source, message",
+    [
+        ("alexnet_tf/config.py", "from alexnet_tf import model", "take what you need of it as an argument"),
+        ("alexnet_tf/layers.py", "from alexnet_tf import config", "imports alexnet_tf.config"),
+        ("alexnet_tf/placement.py", "from . import layers", "imports alexnet_tf.layers"),
+        ("alexnet_tf/model.py", "from alexnet_tf.data import augmentation", "imports alexnet_tf.data.augmentation"),
+        ("alexnet_tf/data/augmentation.py", "from alexnet_tf import config", "imports alexnet_tf.config"),
+        ("alexnet_tf/data/pipeline.py", "import alexnet_tf.training.trainer", "imports alexnet_tf.training.trainer"),
+        ("alexnet_tf/training/trainer.py", "from alexnet_tf import config", "imports alexnet_tf.config"),
+        ("alexnet_tf/training/trainer.py", "from ..data import pipeline", "imports alexnet_tf.data.pipeline"),
+        ("alexnet_tf/training/actions.py", "from alexnet_tf import model", "imports alexnet_tf.model"),
+        ("alexnet_tf/evaluation/errors.py", "from alexnet_tf import model", "imports alexnet_tf.model"),
+        ("alexnet_tf/evaluation/errors.py", "import alexnet_tf", "imports alexnet_tf:"),
+        (
+            "alexnet_tf/serving/export.py",
+            "def f():\n  from alexnet_tf import model",
+            "export.py:2 imports alexnet_tf.model",
+        ),
+        ("alexnet_tf/serving/export.py", "from alexnet_tf import experiment", "imports alexnet_tf.experiment"),
+        ("alexnet_tf/helpers.py", "", "give it a row in MAY_IMPORT"),
+        ("alexnet_tf/model.py", "import tensorflow_datasets as tfds", "alexnet_tf.data.sources"),
+        (
+            "alexnet_tf/experiment.py",
+            "import importlib\ndef f():\n  return importlib.import_module('tensorflow_datasets')",
+            "alexnet_tf.data.sources",
+        ),
+        ("tools/figures.py", "import matplotlib.pyplot as plt", "let alexnet_tf.evaluation.figures draw"),
+        ("alexnet_tf/training/trainer.py", "from absl import flags", "take plain values as arguments"),
+        ("alexnet_tf/config.py", "from absl import flags", "take plain values as arguments"),
+        (
+            "alexnet_tf/config.py",
+            "def from_flags():\n  import absl.flags as f\n  f.FLAGS",
+            "config.py:3 uses absl.flags.FLAGS",
+        ),
+        ("alexnet_tf/layers.py", "from tensorflow.python.ops import nn", "take the public name"),
+        ("alexnet_tf/layers.py", "import tensorflow as tf\ntf.python.ops", "uses tensorflow.python.ops"),
+        ("alexnet_tf/layers.py", "from keras.src import ops", "take the public name"),
+        ("tools/train.py", "import keras\nkeras.layers.Layer._name", "take a public one"),
+        ("alexnet_tf/layers.py", "import tensorflow as tf\ntf.compat.v1.get_variable", "write it in TF 2"),
+        ("alexnet_tf/layers.py", "import tensorflow.compat.v1 as tf", "write it in TF 2"),
+        ("alexnet_tf/training/account.py", "import tensorflow as tf\ntf.compat.v1.Session", "a row of COMPAT_V1"),
+        ("alexnet_tf/model.py", "import tensorflow as tf\ndef f():\n  tf.random.set_seed(1)", "tools/program.py"),
+        ("alexnet_tf/model.py", "import tensorflow\nx = tensorflow.config.set_visible_devices", "set_visible_devices"),
+        (
+            "alexnet_tf/model.py",
+            "from tensorflow.config import threading as t\nt.set_intra_op",
+            "threading.set_intra_op",
+        ),
+        ("alexnet_tf/model.py", "import tensorflow as tf\ntf.config.experimental.enable_op_determinism", "determinism"),
+        ("alexnet_tf/model.py", "import keras\nkeras.utils.set_random_seed", "tools/program.py"),
+        ("alexnet_tf/data/sources.py", "import numpy as np\nnp.random.seed", "tools/program.py"),
+        ("alexnet_tf/data/sources.py", "import os\ndef f():\n  os.environ['A'] = 'b'", "uses os.environ.__setitem__"),
+        ("alexnet_tf/data/sources.py", "import os\nos.environ.setdefault", "tools/program.py"),
+        ("tests/test_model.py", "import tensorflow as tf\ntf.config.set_soft_device_placement", "conftest.py only"),
+        ("alexnet_tf/experiment.py", "from alexnet_tf.model import AlexNet", "import the module"),
+        ("alexnet_tf/experiment.py", "from os.path import join", "import the module"),
+        ("alexnet_tf/experiment.py", "from . import model", "by its full name"),
+        ("alexnet_tf/model.py", "print('loaded')", "let the caller call it"),
+        ("alexnet_tf/model.py", "import tensorflow as tf\nMEAN = [tf.zeros([3])]", "do it in a function"),
+        ("tools/profile.py", "", "rename it"),
+        ("alexnet_tf/training/logging.py", "", "rename it"),
+    ],
+)
+def test_what_breaks_the_layering_is_told_with_the_alternative(path, source, message):
+    found = complaints(path, source)
+    assert found
+    assert any(message in each for each in found), found
+
+
+@pytest.mark.parametrize(
+    "path, source",
+    [
+        ("alexnet_tf/model.py", "from alexnet_tf import layers\nfrom alexnet_tf import placement"),
+        ("alexnet_tf/config.py", "def define_flags():\n  from absl import flags\n  return lambda: flags.DEFINE_string"),
+        ("alexnet_tf/training/account.py", "import tensorflow as tf\ntf.compat.v1.Event.FromString"),
+        (
+            "alexnet_tf/training/trainer.py",
+            "from typing import NamedTuple\nimport tensorflow as tf\ntf.config.list_logical_devices",
+        ),
+        ("alexnet_tf/training/trainer.py", "config = 1\nconfig.set_seed\nself._x"),
+        ("alexnet_tf/data/sources.py", "import os\nhome = os.environ.get\ndef f():\n  import tensorflow_datasets"),
+        ("tools/program.py", "import tensorflow as tf\ntf.config.set_visible_devices\nfrom absl import flags"),
+    ],
+)
+def test_what_keeps_the_layering_is_left_alone(path, source):
+    assert complaints(path, source) == []
+
+
+def test_package_and_configuration_load_without_tensorflow():
+    program = (
+        "import sys, alexnet_tf, alexnet_tf.config; sys.exit('tensorflow' in sys.modules or 'absl' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
