@@ -75,6 +75,13 @@ class Config:
         low=0,
         high=0.99,
     )
+    initialization: str = _option(
+        "network",
+        "recipe",
+        "initial weights: the recipe's, or N(0, 2 / inputs) with biases 0",
+        "paper 5; he: He et al. 2015",
+        choices=("recipe", "he"),
+    )
 
     source: str = _option(
         "data",
@@ -138,6 +145,14 @@ class Config:
         "original #145: 1.1",
         kind=float,
         low=0.01,
+        high=1000,
+    )
+    input_scale: float = _option(
+        "augmentation",
+        1.0,
+        "what the prepared image is multiplied by, in training and evaluation",
+        "ours; paper: grey levels as they are",
+        low=0.0001,
         high=1000,
     )
 

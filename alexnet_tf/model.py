@@ -54,6 +54,7 @@ class _Tower(NamedTuple):
     dtype: object
     seed: int | None
     jit_compile: bool
+    initialization: str
 
     def layer(self, layer_class, *args, name, **kwargs):
         """A layer of this tower, named as in the paper with the tower's letter."""
@@ -64,7 +65,14 @@ class _Tower(NamedTuple):
         return None if self.seed is None else 1000 * self.seed + 10 * number + (self.name == "b")
 
     def weights(self, number, stddev, bias):
-        """Initial values, N(0, stddev) not truncated and a constant (paper section 5; original #145)."""
+        """Initial values, N(0, stddev) not truncated and a constant (paper section 5; original #145); or He's."""
+        if self.initialization == "he":
+            return {
+                "kernel_initializer": keras.initializers.VarianceScaling(
+                    2.0, "fan_in", "untruncated_normal", seed=self.seed_of(number)
+                ),
+                "bias_initializer": "zeros",
+            }
         return {
             "kernel_initializer": keras.initializers.RandomNormal(stddev=stddev, seed=self.seed_of(number)),
             "bias_initializer": keras.initializers.Constant(bias),
@@ -179,6 +187,8 @@ class AlexNet(keras.Model):
       devices: None for one device, whichever is current; or two TensorFlow device names, the homes of the towers:
         variables, forward and backward operations of each are placed there by explicit ``tf.device`` scopes.
       dropout: float in [0, 1), the rate in layers 6 and 7.
+      initialization: "recipe" starts as the recipe does; "he" with weights N(0, 2 / inputs) and biases 0 (He et al.,
+        "Delving Deep into Rectifiers", 2015), for few classes and few images.
       seed: int, of initial weights and dropout; None draws anew.
       jit_compile: compile the normalisations with XLA. Turn off for a model to be exported.
       dtype: a Keras dtype or dtype policy, such as "mixed_bfloat16", for the layers.
@@ -200,6 +210,7 @@ class AlexNet(keras.Model):
         devices=None,
         *,
         dropout=0.5,
+        initialization="recipe",
         seed=None,
         jit_compile=True,
         dtype=None,
@@ -210,12 +221,14 @@ class AlexNet(keras.Model):
             raise ValueError(f"Expected num_classes to be an int of at least 2. Received: {num_classes=}")
         if recipe not in RECIPES:
             raise ValueError(f"Expected recipe to be one of {sorted(RECIPES)}. Received: {recipe=}")
+        if initialization not in ("recipe", "he"):
+            raise ValueError(f"Expected initialization to be recipe or he. Received: {initialization=}")
         device_a, device_b = placement.check_devices(devices) if devices else (None, None)
 
         facts = RECIPES[recipe]
         towers = [
-            _Tower("a", device_a, dtype, seed, jit_compile),
-            _Tower("b", device_b, dtype, seed, jit_compile),
+            _Tower("a", device_a, dtype, seed, jit_compile, initialization),
+            _Tower("b", device_b, dtype, seed, jit_compile, initialization),
         ]
         images = keras.Input([IMAGE_SIZE, IMAGE_SIZE, 3], dtype="float32", name="images")
         x = [_first(tower, images, facts) for tower in towers]  # 27 x 27 x 48
@@ -237,6 +250,7 @@ class AlexNet(keras.Model):
             "recipe": recipe,
             "devices": [device_a, device_b] if devices else None,
             "dropout": dropout,
+            "initialization": initialization,
             "seed": seed,
             "jit_compile": jit_compile,
             "dtype": dtype,

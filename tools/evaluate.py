@@ -11,10 +11,10 @@ flags.DEFINE_string("split", "validation", "validation, test or train")
 
 
 def main(config):
-    from alexnet_tf import experiment
+    from alexnet_tf import run
 
     # The run's own configuration counts; of the flags only where the data are, if that is given.
-    experiment.evaluate(program.require("workdir"), flags.FLAGS.split, config.source or None)
+    run.evaluate(program.require("workdir"), flags.FLAGS.split, config.source or None)
 
 
 if __name__ == "__main__":

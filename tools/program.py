@@ -7,7 +7,7 @@ import tempfile
 import textwrap
 
 # Before TensorFlow is loaded: its C++ log says nothing that a user could act on.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import flags  # noqa: E402
 

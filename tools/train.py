@@ -10,9 +10,9 @@ flags.DEFINE_string("workdir", "", "the run's directory: configuration, checkpoi
 
 
 def main(config):
-    from alexnet_tf import experiment
+    from alexnet_tf import run
 
-    experiment.train(config, program.require("workdir"))
+    run.train(config, program.require("workdir"))
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def color_shift(draws, components):
     return tf.matmul(draws, components)[:, None, None, :]
 
 
-def training_images(crops, offsets, flips, draws, *, mean_image, components, mean_crop, divisor):
+def training_images(crops, offsets, flips, draws, *, mean_image, components, mean_crop, divisor, scale=1.0):
     """A batch of crops as the network sees it in training.
 
     Args:
@@ -85,35 +85,37 @@ def training_images(crops, offsets, flips, draws, *, mean_image, components, mea
       mean_crop: "aligned" subtracts the part of the mean image that the crop was cut from, "central" always the
         central one (original #145).
       divisor: float, of the result (original #145: 1.1).
+      scale: float, of the result; that of the views in evaluation is the same.
 
     Returns:
       float32 ``[batch, 224, 224, 3]``, within about [-255, 255].
     """
     mean = central_crop(mean_image) if mean_crop == "central" else crops_at(mean_image, offsets)
     images = mirror(tf.cast(crops, tf.float32) - mean, flips)
-    return (images + color_shift(draws, components)) / divisor
+    return (images + color_shift(draws, components)) * (scale / divisor)
 
 
-def central_view(images, mean_image):
+def central_view(images, mean_image, *, scale=1.0):
     """The central crop of each image, mean subtracted.
 
     Args:
       images: uint8 ``[batch, 256, 256, 3]``.
       mean_image: float32 ``[256, 256, 3]``.
+      scale: float, of the result.
 
     Returns:
       float32 ``[batch, 224, 224, 3]``.
     """
-    return tf.cast(central_crop(images), tf.float32) - central_crop(mean_image)
+    return (tf.cast(central_crop(images), tf.float32) - central_crop(mean_image)) * scale
 
 
-def ten_views(images, mean_image, *, mean_crop):
+def ten_views(images, mean_image, *, mean_crop, scale=1.0):
     """Four corners and the centre of each image, then the five mirrored (paper section 4.1).
 
     Args:
       images: uint8 ``[batch, 256, 256, 3]``.
       mean_image: float32 ``[256, 256, 3]``.
-      mean_crop: as in `training_images`.
+      mean_crop, scale: as in `training_images`.
 
     Returns:
       A list of ten float32 tensors ``[batch, 224, 224, 3]``.
@@ -124,5 +126,5 @@ def ten_views(images, mean_image, *, mean_crop):
     for top, left in corners:
         part = (slice(None), slice(top, top + CROP_SIZE), slice(left, left + CROP_SIZE))
         mean = central_crop(mean_image) if mean_crop == "central" else mean_image[part[1:]]
-        views.append(tf.cast(images[part], tf.float32) - mean)
+        views.append((tf.cast(images[part], tf.float32) - mean) * scale)
     return views + [tf.reverse(view, [2]) for view in views]

@@ -3,6 +3,8 @@
 So a run that is resumed at step n gets batch n + 1 at once, without replaying what was before.
 """
 
+import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -24,11 +26,12 @@ CACHE_SHARE = 0.5
 _ORDER, _DRAWS = 1, 2
 
 
-class Examples(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Examples:
     """Prepared images that are read by index."""
 
     labels: np.ndarray  # int64 [examples]
-    read: object  # maps a scalar int64 tensor to uint8 [256, 256, 3]
+    read: Callable  # maps a scalar int64 tensor to uint8 [256, 256, 3]
 
     def __len__(self):
         return len(self.labels)
@@ -54,16 +57,18 @@ def load(split, *, cache="auto", collect_statistics=False, progress=None):
       `Examples`, a list of `Skipped`, and `statistics.Statistics` or None.
 
     Raises:
-      ValueError: if no photograph at all can be read.
+      ValueError: if no photograph at all can be read, or for another `cache`.
     """
     count = len(split.labels)
+    _expect("cache", cache, ("auto", "memory", "none"))
     keep = cache == "memory" or (cache == "auto" and fits_in_memory(count))
-    images = np.empty([count if keep else 0, IMAGE_SIZE, IMAGE_SIZE, 3], np.uint8)
+    table = _table(count) if keep else None
     accumulator = statistics.Accumulator() if collect_statistics else None
     good = []
     for indices, batch in _readable(split, progress):
         if keep:
-            images[len(good) : len(good) + len(indices)] = batch
+            places = np.arange(len(good), len(good) + len(indices))
+            table.scatter_update(tf.IndexedSlices(batch, places))
         if accumulator:
             accumulator.add(batch)
         good += indices.tolist()
@@ -71,9 +76,10 @@ def load(split, *, cache="auto", collect_statistics=False, progress=None):
         progress(count)
     skipped = [_why_skipped(split, index) for index in np.setdiff1d(np.arange(count), good)]
     if not good:
-        raise ValueError(f"Expected photographs. Received: {count} unreadable files, the first {skipped[0]}")
+        first = f"{skipped[0].name} ({skipped[0].reason})"
+        raise ValueError(f"Expected photographs. Received: {count} unreadable files, the first {first}")
     labels = split.labels[good]
-    examples = _cached(labels, images[: len(good)]) if keep else _uncached(labels, split, good)
+    examples = _cached(labels, table) if keep else _uncached(labels, split, good)
     return examples, skipped, accumulator.result() if accumulator else None
 
 
@@ -101,14 +107,28 @@ def _why_skipped(split, index):
         prepare.prepare_image(split.read(tf.constant(index, tf.int64)))
         reason = "unreadable"
     except (tf.errors.OpError, ValueError) as error:
-        reason = str(getattr(error, "message", error)).splitlines()[0]
+        reason = (str(getattr(error, "message", error)).splitlines() or [type(error).__name__])[0]
         # TensorFlow's messages begin with {{function_node ...}} and end with the operation's name.
         reason = reason.split("}} ")[-1].split(" [Op:")[0]
     return Skipped(split.name_of(int(index)), reason)
 
 
-def _cached(labels, images):
-    table = tf.convert_to_tensor(images)
+def _expect(name, value, allowed):
+    if value not in allowed:
+        raise ValueError(f"Expected {name} to be one of {', '.join(allowed)}. Received: {name}={value!r}")
+
+
+def _table(count):
+    """Room for images in main memory, to be filled in place.
+
+    A variable, because a constant of that size would be held three times while it is made from an array, and twice
+    from the moment that a data set reads it.
+    """
+    with tf.device("/CPU:0"):
+        return tf.Variable(tf.zeros([count, IMAGE_SIZE, IMAGE_SIZE, 3], tf.uint8), trainable=False)
+
+
+def _cached(labels, table):
     return Examples(labels, lambda index: tf.gather(table, index))
 
 
@@ -134,13 +154,15 @@ def training_batches(examples, *, batch_size, seed, first_step, steps, crops="ra
       flips: "none", "horizontal" or "both" (upside down as well), each with probability one half.
 
     Returns:
-      A ``tf.data.Dataset`` of dicts: ``crops`` uint8 ``[batch, 224, 224, 3]``, ``offsets`` int32 ``[batch, 2]`` (row and
-      column where each was cut), ``flips`` bool ``[batch, 2]`` (upside down, left to right), ``labels`` int64
+      A ``tf.data.Dataset`` of dicts: ``crops`` uint8 ``[batch, 224, 224, 3]``, ``offsets`` int32 ``[batch, 2]`` (row
+      and column where each was cut), ``flips`` bool ``[batch, 2]`` (upside down, left to right), ``labels`` int64
       ``[batch]``, ``noise`` float32 ``[batch, 3]``, standard normal draws for the colour noise.
 
     Raises:
-      ValueError: if a batch needs more examples than there are.
+      ValueError: if a batch needs more examples than there are, or for other `crops` or `flips`.
     """
+    _expect("crops", crops, ("random", "center"))
+    _expect("flips", flips, ("none", "horizontal", "both"))
     count = len(examples)
     steps_per_epoch = batches_per_epoch(count, batch_size)
     labels = tf.constant(examples.labels)

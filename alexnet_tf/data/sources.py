@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import tarfile
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -141,10 +142,10 @@ def folder(directory):
     for split, name in (("train", "train"), ("validation", "val"), ("test", "test")):
         if split != "train" and not (root / name).is_dir():
             continue
-        unknown = set(_subfolders(root / name)) - set(class_names)
+        unknown = sorted(set(_subfolders(root / name)) - set(class_names))
         if unknown:
             raise ValueError(
-                f"Expected in {root / name} the class folders of {root / 'train'}. Received: {', '.join(sorted(unknown))}"
+                f"Expected in {root / name} the class folders of {root / 'train'}. Received: {', '.join(unknown)}"
             )
         splits[split] = _folder_split(root / name, class_names, every_class=split == "train")
     return Source(f"folder:{directory}", class_names, splits)
@@ -160,7 +161,7 @@ def _folder_split(directory, class_names, *, every_class):
         found = sorted(
             path
             for path in (directory / class_name).glob("*")
-            if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "."
+            if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "." and path.is_file()
         )
         if not found and every_class:
             raise ValueError(
@@ -223,7 +224,8 @@ def imagenet2012(directory):
     """ILSVRC-2012 through TFDS, which repairs the files that are not what they seem.
 
     Args:
-      directory: holds ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar; TFDS prepares them once, beside.
+      directory: holds ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar; TFDS prepares them once, beside, and does
+        not need them afterwards.
 
     Raises:
       FileNotFoundError: naming the missing files.
@@ -233,7 +235,9 @@ def imagenet2012(directory):
     root = pathlib.Path(directory)
     expected = [root / f"ILSVRC2012_img_{part}.tar" for part in ("train", "val")]
     missing = [str(path) for path in expected if not path.is_file()]
-    if missing:
+    # While it prepares, TFDS writes to a folder of another name.
+    prepared = any((root / "tfds" / "imagenet2012").glob("[0-9]*/dataset_info.json"))
+    if missing and not prepared:
         raise FileNotFoundError(
             f"Expected the ImageNet 2012 archives (from image-net.org) as {expected[0]} and {expected[1]}. "
             f"Received: no {', no '.join(missing)}"
@@ -251,17 +255,22 @@ def _tfds_source(name, download_config, data_dir):
     import tensorflow_datasets as tfds
 
     try:
-        # Files of this format are read by index; a data set that is there already keeps its own.
-        builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
-    except (tfds.core.registered.DatasetNotFoundError, ValueError, AttributeError) as error:
+        builder = tfds.builder(name, data_dir=data_dir)
+        if not builder.is_prepared():
+            # Files of this format are read by index; a data set that is there already keeps its own.
+            builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+    # An AssertionError is what TFDS raises for a version that it has not, and below for files that it cannot fetch.
+    except (tfds.core.registered.DatasetNotFoundError, ValueError, AttributeError, AssertionError) as error:
+        raise ValueError(f"Expected the name of a TFDS data set. Received: {name!r} ({_first_line(error)})") from None
+    features = builder.info.features
+    if not {"image", "label"} <= set(features) or not isinstance(features["label"], tfds.features.ClassLabel):
         raise ValueError(
-            f"Expected the name of a TFDS data set. Received: {name!r} ({str(error).splitlines()[0]})"
-        ) from None
-    if builder.info.supervised_keys is None or not {"image", "label"} <= set(builder.info.features):
-        raise ValueError(
-            f"Expected a TFDS data set of images with labels. Received: {name!r} with {', '.join(builder.info.features)}"
+            f"Expected a TFDS data set of images with labels. Received: {name!r} with {', '.join(features)}"
         )
-    builder.download_and_prepare(download_config=download_config)
+    try:
+        builder.download_and_prepare(download_config=download_config)
+    except (AssertionError, tarfile.TarError) as error:
+        raise ValueError(f"Expected TFDS to prepare {name}. Received: {_first_line(error)}") from None
     splits = {
         split: _tfds_split(tfds, builder, split)
         for split in ("train", "validation", "test")
@@ -269,7 +278,11 @@ def _tfds_source(name, download_config, data_dir):
     }
     if "train" not in splits:
         raise ValueError(f"Expected a split named train. Received: {', '.join(builder.info.splits)}")
-    return Source(f"tfds:{name}", tuple(builder.info.features["label"].names), splits)
+    return Source(f"tfds:{name}", tuple(features["label"].names), splits)
+
+
+def _first_line(error):
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _is_labelled(name, split):

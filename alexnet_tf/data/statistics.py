@@ -1,9 +1,11 @@
 """The mean image and the colour components of a training set."""
 
-import os
+import zipfile
 from typing import NamedTuple
 
 import numpy as np
+
+from alexnet_tf import files
 
 
 class Statistics(NamedTuple):
@@ -70,9 +72,8 @@ class Accumulator:
 
 def save(statistics, path):
     """Writes a `Statistics` to an ``.npz`` file, aside first, so that `path` is whole or not there."""
-    with open(f"{path}.part", "wb") as file:
+    with files.whole(path, "wb") as file:
         np.savez(file, **statistics._asdict())
-    os.replace(f"{path}.part", path)
 
 
 def load(path):
@@ -82,10 +83,12 @@ def load(path):
       FileNotFoundError, ValueError: if there is no such file, or another one.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            fields = {name: file[name] for name in Statistics._fields}
-    except (KeyError, OSError, ValueError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
+        # Opened here, as NumPy leaves a file open that it cannot read.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            fields = {name: arrays[name] for name in Statistics._fields}
+    except FileNotFoundError:
+        raise
+    # A TypeError is what an .npy file ends in, which is one array and no archive.
+    except (KeyError, OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise ValueError(f"Expected statistics of a training set in {path}. Received: {error}") from None
     return Statistics(**{**fields, "num_examples": int(fields["num_examples"])})

@@ -1,9 +1,9 @@
 """Pictures of a network."""
 
-import os
-
 import numpy as np
 import tensorflow as tf
+
+from alexnet_tf import files
 
 
 def kernels(weights, *, columns=16, scale=8, gap=1):
@@ -38,6 +38,5 @@ def kernels(weights, *, columns=16, scale=8, gap=1):
 
 def save_png(picture, path):
     """Writes a uint8 ``[height, width, 3]`` picture, aside first, so that `path` is whole or not there."""
-    with open(f"{path}.part", "wb") as file:
+    with files.whole(path, "wb") as file:
         file.write(tf.io.encode_png(picture).numpy())
-    os.replace(f"{path}.part", path)

@@ -11,6 +11,8 @@ import rich.console
 import rich.progress
 import tensorflow as tf
 
+from alexnet_tf import files
+
 # A loss this near to ln(classes) is that of a network that knows nothing.
 _FLAT_MARGIN = 0.01
 # What reading a damaged file raises: TensorFlow's readers translate its errors into Python's.
@@ -177,9 +179,8 @@ class Metrics:
         if os.path.exists(path):
             with open(path, encoding="utf-8") as file:
                 kept = [line for line in file if _step_of(line) <= first_step]
-            with open(f"{path}.part", "w", encoding="utf-8") as file:
+            with files.whole(path) as file:
                 file.writelines(kept)
-            os.replace(f"{path}.part", path)
 
     def write(self, **record):
         """Appends one line."""

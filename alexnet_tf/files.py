@@ -1,0 +1,34 @@
+"""Files that are whole or not there."""
+
+import contextlib
+import json
+import os
+
+
+@contextlib.contextmanager
+def whole(path, mode="w"):
+    """Opens a file to be written aside, which gets its name when the block ends without an error.
+
+    Args:
+      path: the final name.
+      mode: "w" for text in UTF-8, "wb" for bytes.
+
+    Yields:
+      The open file. After an error nothing is left of it, and what was at `path` before still is.
+    """
+    aside = f"{path}.part"
+    try:
+        with open(aside, mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+        os.replace(aside, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(aside)
+        raise
+
+
+def write_json(path, values):
+    """Writes figures for machines."""
+    with whole(path) as file:
+        json.dump(values, file, indent=2)
+        file.write("\n")

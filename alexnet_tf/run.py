@@ -1,0 +1,243 @@
+"""A run in its work directory: training from where it stands, and evaluating what is there."""
+
+import dataclasses
+import os
+
+import numpy as np
+import rich.console
+
+from alexnet_tf import config as configuration
+from alexnet_tf import experiment
+from alexnet_tf import files
+from alexnet_tf import placement
+from alexnet_tf.data import augmentation
+from alexnet_tf.data import pipeline
+from alexnet_tf.data import statistics
+from alexnet_tf.evaluation import errors
+from alexnet_tf.evaluation import figures
+from alexnet_tf.training import actions
+from alexnet_tf.training import trainer as training
+
+# Indices into `augmentation.ten_views`; the fifth is the central crop.
+WAYS = {"centre crop": [4], "ten views": list(range(10))}
+
+
+def train(config, workdir):
+    """Trains as a configuration says, from where the work directory stands, and evaluates at the end.
+
+    Args:
+      config: a `config.Config`.
+      workdir: the run's directory; made if it is not there.
+
+    Returns:
+      The figures that it writes to ``train.json`` in the work directory.
+
+    Raises:
+      ValueError: for a bad configuration, data set or work directory, or a loss that is not finite.
+      OSError: for what is not there, or a full disk.
+    """
+    config = config.resolved()
+    console = rich.console.Console(soft_wrap=True, highlight=False)
+    _check_configuration(config, workdir)
+    if config.devices:
+        placement.check_devices(config.devices)
+    source = experiment.open_data(config)
+    data = experiment.load_data(config, source, ["train", "validation"], _read_statistics(workdir), console)
+    steps_per_epoch = pipeline.batches_per_epoch(len(data.examples["train"]), config.batch_size)
+    steps = max(1, round(config.epochs * steps_per_epoch))
+    model = experiment.build_model(config, len(source.class_names))
+    trainer = experiment.build_trainer(config, model, data.statistics)
+    schedule = experiment.build_schedule(config)
+    checkpoints = experiment.build_checkpoints(config, model, trainer.optimizer, schedule, source, workdir)
+    first_step = checkpoints.restore()
+    # All is well: from here on the work directory is this configuration's.
+    _claim(config, workdir, data.statistics)
+    if first_step:
+        console.print(f"resumed from {checkpoints.latest}, step {first_step}", markup=False)
+    if first_step < steps:
+        batches = pipeline.training_batches(
+            data.examples["train"],
+            batch_size=config.batch_size,
+            seed=config.seed,
+            first_step=first_step,
+            steps=steps,
+            crops=config.crops,
+            flips=config.flips,
+        )
+        with actions.Terminal(steps, first_step, steps_per_epoch) as terminal:
+            training.train(
+                trainer,
+                batches,
+                steps=steps,
+                steps_per_epoch=steps_per_epoch,
+                learning_rates=lambda progress: experiment.learning_rates(config, schedule, progress),
+                actions=[*_actions(config, workdir, data, model, schedule, terminal, first_step), checkpoints],
+                first_step=first_step,
+                report_every=config.report_steps,
+            )
+            checkpoints.save(steps)
+    return _finish(config, workdir, data, model, checkpoints.latest, steps, console)
+
+
+def evaluate(workdir, split="validation", source=None):
+    """Evaluates a run's newest checkpoint, by the central crop and by ten views.
+
+    Args:
+      workdir: a directory in which `train` ran.
+      split: "validation", "test" or "train".
+      source: another specification of the data set, where it has moved; None takes the run's.
+
+    Returns:
+      The figures that it writes to ``evaluation.json`` in the work directory.
+
+    Raises:
+      ValueError, OSError: for what is not there or not of this run.
+    """
+    console = rich.console.Console(soft_wrap=True, highlight=False)
+    path = os.path.join(workdir, "config.flags")
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"Expected a run with its config.flags in {workdir}. Received: none")
+    config = configuration.read_flagfile(path).resolved()
+    if source:
+        config = dataclasses.replace(config, source=source)
+    data_source = experiment.open_data(config)
+    if split not in data_source.splits:
+        raise ValueError(f"Expected split to be one of {', '.join(data_source.splits)}. Received: {split}")
+    model = experiment.build_model(config, len(data_source.class_names), devices=None)
+    checkpoints = experiment.build_checkpoints(
+        config, model, None, experiment.build_schedule(config), data_source, workdir
+    )
+    if not checkpoints.latest:
+        raise FileNotFoundError(f"Expected a checkpoint in {workdir}/checkpoints. Received: none")
+    step = checkpoints.restore()
+    facts = statistics.load(os.path.join(workdir, "statistics.npz"))
+    data = experiment.load_data(config, data_source, [split], facts, console)
+    figures_of_split = _evaluate_split(_ten_views(config, model, data), data, split, console)
+    written = {"step": step, "checkpoint": checkpoints.latest, "evaluation": {split: figures_of_split}}
+    files.write_json(os.path.join(workdir, "evaluation.json"), written)
+    return written
+
+
+def _check_configuration(config, workdir):
+    """Raises if the work directory is another configuration's, naming the fields that differ."""
+    path = os.path.join(workdir, "config.flags")
+    if not os.path.exists(path):
+        return
+    before = configuration.read_flagfile(path).resolved()
+    fields = config.differences(before)
+    if fields:
+        raise ValueError(
+            f"Expected the configuration of {path}: "
+            + ", ".join(f"{field}={getattr(before, field)}" for field in fields)
+            + ". Received: "
+            + ", ".join(f"{field}={getattr(config, field)}" for field in fields)
+            + "; take another --workdir, or these values"
+        )
+
+
+def _read_statistics(workdir):
+    path = os.path.join(workdir, "statistics.npz")
+    return statistics.load(path) if os.path.exists(path) else None
+
+
+def _claim(config, workdir, facts):
+    """Makes the work directory this configuration's."""
+    os.makedirs(workdir, exist_ok=True)
+    statistics.save(facts, os.path.join(workdir, "statistics.npz"))
+    with files.whole(os.path.join(workdir, "config.flags")) as file:
+        file.write(config.to_flagfile())
+
+
+def _actions(config, workdir, data, model, schedule, terminal, first_step):
+    metrics = actions.Metrics(os.path.join(workdir, "metrics.jsonl"), first_step)
+    summaries = actions.Summaries(os.path.join(workdir, "tensorboard"))
+    flat = actions.FlatLoss(len(data.source.class_names), lambda text: terminal.print(f"warning: {text}"))
+    center = errors.probability_function(
+        model,
+        lambda images: [augmentation.central_view(images, data.statistics.mean_image, scale=config.input_scale)],
+    )
+    validate = lambda: experiment.evaluate_split(center, data, "validation", {"centre crop": [0]})["centre crop"]
+    return [terminal, metrics, summaries, flat, _EpochEnd(validate, schedule, terminal, metrics, summaries)]
+
+
+class _EpochEnd:
+    """Validates at each epoch's end, tells the schedule, and prints the epoch's line."""
+
+    def __init__(self, validate, schedule, terminal, metrics, summaries):
+        self._validate = validate
+        self._schedule = schedule
+        self._terminal = terminal
+        self._metrics = metrics
+        self._summaries = summaries
+        self._reports = []
+
+    def __call__(self, progress):
+        self._reports.append(progress)
+        if not progress.epoch_ended:
+            return
+        result = self._validate()
+        examples = np.array([report.examples for report in self._reports])
+        train_loss = np.average([report.train_loss for report in self._reports], weights=examples)
+        train_error = np.average([report.train_error for report in self._reports], weights=examples)
+        speed = examples.sum() / sum(n / r.images_per_second for n, r in zip(examples, self._reports))
+        self._reports = []
+        dropped = self._schedule.epoch_ended(result.top1_error)
+        self._metrics.write(kind="validation", step=progress.step, epoch=progress.epoch, **result.to_dict())
+        self._summaries.scalars(progress.step, validation_loss=result.loss, validation_top1_error=result.top1_error)
+        top5 = "" if result.top5_error is None else f" top-5 {100 * result.top5_error:.2f} %"
+        self._terminal.print(
+            f"epoch {round(progress.epoch)}: train loss {train_loss:.4f} error {100 * train_error:.2f} %, validation "
+            f"loss {result.loss:.4f} error {100 * result.top1_error:.2f} %{top5}, rate {progress.learning_rate:.3g}, "
+            f"{speed:.1f} images/s" + ("; the rate drops" if dropped else "")
+        )
+
+
+def _ten_views(config, model, data):
+    return errors.probability_function(
+        model,
+        lambda images: augmentation.ten_views(
+            images, data.statistics.mean_image, mean_crop=config.mean_crop, scale=config.input_scale
+        ),
+    )
+
+
+def _evaluate_split(ten_views, data, split, console):
+    """Evaluates and prints a split's errors; returns them for JSON."""
+    results = experiment.evaluate_split(ten_views, data, split, WAYS, console)
+    majority = errors.majority_error(data.examples[split].labels)
+    console.print(f"{split}: {len(data.examples[split])} images, each seen once", markup=False)
+    console.print(errors.table(results, majority), markup=False)
+    worst = errors.worst_confusions(results["ten views"].confusion, data.source.class_names)
+    for right, answered, times, share in worst:
+        console.print(f"  {right} taken for {answered}: {times} times, {100 * share:.1f} % of its images", markup=False)
+    return {
+        "majority_error": majority,
+        **{name.replace(" ", "_"): result.to_dict() for name, result in results.items()},
+        "confusions": [list(row) for row in worst],
+    }
+
+
+def _finish(config, workdir, data, model, checkpoint, steps, console):
+    """Ten views of all that was held out, the kernels, figures for machines, and the last lines."""
+    if "test" in data.source.splits:
+        test = experiment.load_data(config, data.source, ["test"], data.statistics, console)
+        data = data._replace(examples={**data.examples, **test.examples})
+    ten_views = _ten_views(config, model, data)
+    held_out = [split for split in ("validation", "test") if split in data.examples]
+    written = {
+        "step": steps,
+        "checkpoint": checkpoint,
+        "evaluation": {split: _evaluate_split(ten_views, data, split, console) for split in held_out},
+    }
+    picture = os.path.join(workdir, "kernels.png")
+    kernels = [model.get_layer(f"conv1_{tower}").kernel.numpy() for tower in "ab"]
+    figures.save_png(figures.kernels(kernels), picture)
+    files.write_json(os.path.join(workdir, "train.json"), written)
+    console.print(
+        f"run {workdir}\n  checkpoint  {checkpoint}\n  logs        tensorboard --logdir={workdir}\n"
+        f"  kernels     {picture}",
+        markup=False,
+    )
+    if data.source.license:
+        console.print(f"data: {data.source.license}", markup=False)
+    return written

@@ -1,0 +1,190 @@
+"""Crops, mirror images, colour noise and views against loops over pixels, eager and compiled."""
+
+import functools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from alexnet_tf.data import augmentation
+
+# Six digits of 255, the largest value: what float32 keeps through a subtraction, an addition and a division.
+TOLERANCE = 255e-6
+
+COMPONENTS = np.float32([[70, 68, 66], [-26, -1, 25], [8, -16, 8]])
+
+
+def photographs(count=3, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, [count, 256, 256, 3], dtype=np.uint8)
+
+
+def mean_image(seed=1):
+    return np.random.default_rng(seed).uniform(60, 190, [256, 256, 3]).astype(np.float32)
+
+
+def square(image, top, left, size):
+    """Pixel by pixel."""
+    result = np.empty([size, size, image.shape[-1]], image.dtype)
+    for row in range(size):
+        for column in range(size):
+            result[row, column] = image[top + row, left + column]
+    return result
+
+
+def mirrored(image, upended, left_to_right):
+    """Pixel by pixel."""
+    height, width = image.shape[:2]
+    result = np.empty_like(image)
+    for row in range(height):
+        for column in range(width):
+            source_row = height - 1 - row if upended else row
+            source_column = width - 1 - column if left_to_right else column
+            result[row, column] = image[source_row, source_column]
+    return result
+
+
+def shift_of(draw, components):
+    """The sum of p_i alpha_i sqrt(lambda_i), with directions p and standard deviations sqrt(lambda) told apart."""
+    total = np.zeros(3)
+    for alpha, component in zip(draw, components.astype(np.float64), strict=True):
+        deviation = np.linalg.norm(component)
+        total += component / deviation * alpha * deviation
+    return total
+
+
+@pytest.mark.parametrize("height, width, size", [(256, 256, 224), (9, 6, 4), (8, 8, 8), (5, 8, 4)])
+def test_central_crop(height, width, size):
+    images = np.random.default_rng(0).integers(0, 256, [2, height, width, 3], dtype=np.uint8)
+    expected = [square(image, (height - size) // 2, (width - size) // 2, size) for image in images]
+    np.testing.assert_array_equal(augmentation.central_crop(images, size), expected)
+    np.testing.assert_array_equal(augmentation.central_crop(images[0], size), expected[0])
+
+
+def test_crops_at():
+    image = mean_image()
+    offsets = np.int32([[0, 0], [32, 32], [0, 32], [7, 20]])
+    expected = [square(image, *offset, 224) for offset in offsets]
+    np.testing.assert_array_equal(augmentation.crops_at(image, offsets), expected)
+
+
+def test_mirror():
+    images = np.random.default_rng(0).normal(size=[4, 5, 6, 3])
+    flips = np.array([[False, False], [False, True], [True, False], [True, True]])
+    expected = [mirrored(image, *flip) for image, flip in zip(images, flips, strict=True)]
+    np.testing.assert_array_equal(augmentation.mirror(images, flips), expected)
+
+
+def test_color_shift():
+    draws = 0.1 * np.random.default_rng(0).standard_normal([5, 3]).astype(np.float32)
+    shifts = augmentation.color_shift(draws, COMPONENTS)
+    assert shifts.shape == [5, 1, 1, 3]
+    expected = [shift_of(draw, COMPONENTS) for draw in draws]
+    np.testing.assert_allclose(shifts[:, 0, 0], expected, atol=TOLERANCE)
+
+
+def test_color_shifts_vary_by_a_tenth_of_the_standard_deviations():
+    directions = np.linalg.qr(np.random.default_rng(1).normal(size=[3, 3]))[0]
+    deviations = np.array([121.78, 37.09, 19.72])
+    components = (directions * deviations[:, None]).astype(np.float32)
+    count = 40_000
+    draws = 0.1 * np.random.default_rng(0).standard_normal([count, 3]).astype(np.float32)
+    along = augmentation.color_shift(draws, components).numpy()[:, 0, 0] @ directions.T
+    # Five standard errors of a mean, a standard deviation and a correlation.
+    reach = 5 / np.sqrt(count)
+    assert (np.abs(along.mean(axis=0)) < reach * 0.1 * deviations).all()
+    np.testing.assert_allclose(along.std(axis=0), 0.1 * deviations, rtol=reach)
+    assert np.abs(np.corrcoef(along, rowvar=False) - np.eye(3)).max() < reach
+
+
+def batch():
+    generator = np.random.default_rng(3)
+    images = photographs(4)
+    offsets = np.int32([[0, 0], [32, 5], [16, 16], [9, 31]])
+    return {
+        "crops": np.stack([image[r : r + 224, c : c + 224] for image, (r, c) in zip(images, offsets, strict=True)]),
+        "offsets": offsets,
+        "flips": np.array([[False, False], [False, True], [True, False], [True, True]]),
+        "draws": 0.1 * generator.standard_normal([4, 3]).astype(np.float32),
+    }
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("divisor, scale", [(1.0, 1.0), (1.1, 1.0), (1.1, 0.25)])
+@pytest.mark.parametrize("mean_crop", ["aligned", "central"])
+def test_training_images(mean_crop, divisor, scale, compiled):
+    function = functools.partial(
+        augmentation.training_images,
+        mean_image=tf.constant(mean_image()),
+        components=tf.constant(COMPONENTS),
+        mean_crop=mean_crop,
+        divisor=divisor,
+        scale=scale,
+    )
+    if compiled:
+        function = tf.function(function, jit_compile=True)
+    inputs = batch()
+    result = function(**{name: tf.constant(value) for name, value in inputs.items()})
+    assert result.dtype == tf.float32
+    assert result.shape == [4, 224, 224, 3]
+    for image, crop, offset, flip, draw in zip(result.numpy(), *inputs.values(), strict=True):
+        mean = square(mean_image(), *(offset if mean_crop == "aligned" else (16, 16)), 224).astype(np.float64)
+        expected = (mirrored(crop - mean, *flip) + shift_of(draw, COMPONENTS)) / divisor * scale
+        np.testing.assert_allclose(image, expected, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_central_view(compiled):
+    function = tf.function(augmentation.central_view, jit_compile=True) if compiled else augmentation.central_view
+    images, mean = photographs(), mean_image()
+    view = function(tf.constant(images), tf.constant(mean))
+    assert view.dtype == tf.float32
+    expected = [square(image, 16, 16, 224) - square(mean, 16, 16, 224).astype(np.float64) for image in images]
+    np.testing.assert_allclose(view, expected, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("mean_crop", ["aligned", "central"])
+def test_ten_views_are_corners_and_centre_then_the_five_mirrored(mean_crop, compiled):
+    function = functools.partial(augmentation.ten_views, mean_crop=mean_crop)
+    if compiled:
+        function = tf.function(function, jit_compile=True)
+    images, mean = photographs(2), mean_image()
+    views = function(tf.constant(images), tf.constant(mean))
+    assert len(views) == 10
+    for number, (top, left) in enumerate([(0, 0), (0, 32), (32, 0), (32, 32), (16, 16)]):
+        part = square(mean, *((top, left) if mean_crop == "aligned" else (16, 16)), 224).astype(np.float64)
+        for view, other, image in zip(views[number].numpy(), views[number + 5].numpy(), images, strict=True):
+            expected = square(image, top, left, 224) - part
+            np.testing.assert_allclose(view, expected, atol=TOLERANCE)
+            np.testing.assert_array_equal(other, mirrored(view, False, True))
+
+
+def test_views_are_scaled_like_training_images():
+    images, mean = tf.constant(photographs(2)), tf.constant(mean_image())
+    view = augmentation.central_view(images, mean)
+    np.testing.assert_array_equal(augmentation.central_view(images, mean, scale=0.25), 0.25 * view)
+    views = augmentation.ten_views(images, mean, mean_crop="aligned")
+    scaled = augmentation.ten_views(images, mean, mean_crop="aligned", scale=0.25)
+    np.testing.assert_array_equal(scaled, [0.25 * view for view in views])
+
+
+@pytest.mark.parametrize("mean_crop", ["aligned", "central"])
+def test_the_fifth_view_is_the_central_one(mean_crop):
+    images, mean = tf.constant(photographs(2)), tf.constant(mean_image())
+    views = augmentation.ten_views(images, mean, mean_crop=mean_crop)
+    np.testing.assert_array_equal(views[4], augmentation.central_view(images, mean))
+
+
+def test_the_mean_photograph_is_nothing():
+    """Wherever it is cut and however mirrored, if each crop loses the part of the mean image it was cut from."""
+    mean = photographs(1)[0]
+    inputs = batch()
+    inputs["crops"] = np.stack([mean[row : row + 224, column : column + 224] for row, column in inputs["offsets"]])
+    images = augmentation.training_images(
+        **{**inputs, "draws": np.zeros([4, 3], np.float32)},
+        mean_image=mean.astype(np.float32),
+        components=COMPONENTS,
+        mean_crop="aligned",
+        divisor=1.0,
+    )
+    assert (images.numpy() == 0).all()

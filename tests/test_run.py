@@ -1,0 +1,170 @@
+"""Whole runs of the full-size network on a handful of photographs."""
+
+import dataclasses
+import json
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from alexnet_tf import config as configuration
+from alexnet_tf import run as running
+
+
+def photograph(generator, shape):
+    """A smooth colour picture, so that JPEG keeps it."""
+    small = Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+    return small.resize(shape[::-1], Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Seven photographs of each of two classes for training, two of each for validation."""
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 7), ("val", 2)):
+        for label, name in enumerate(("bright", "dark")):
+            directory = tmp_path / "photographs" / split / name
+            directory.mkdir(parents=True)
+            for number in range(count):
+                picture = photograph(generator, (300 + number, 280))
+                picture.point(lambda value, label=label: value // (1 + 2 * label)).save(directory / f"{number}.jpg")
+    return tmp_path / "photographs"
+
+
+def small_config(folder, **changes):
+    values = {
+        "source": f"folder:{folder}",
+        "recipe": "original",
+        "batch_size": 4,
+        "epochs": 2.0,
+        "learning_rate": 0.001,
+        "report_steps": 1,
+        **changes,
+    }
+    return configuration.Config(**values)
+
+
+def test_a_run_leaves_what_is_promised(folder, tmp_path, capsys):
+    config = small_config(folder)
+    run = tmp_path / "run"
+    written = running.train(config, str(run))
+    assert configuration.read_flagfile(run / "config.flags") == config.resolved()
+    assert json.loads((run / "train.json").read_text()) == json.loads(json.dumps(written))
+    assert written["step"] == 6  # 14 images make 3 batches of 4, the last 2 images wait for another epoch
+    assert written["evaluation"]["validation"]["centre_crop"]["num_examples"] == 4
+    assert written["evaluation"]["validation"]["majority_error"] == 0.5
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records if record["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
+    assert [record["step"] for record in records if record["kind"] == "validation"] == [3, 6]
+    picture = tf.io.decode_png((run / "kernels.png").read_bytes()).numpy()
+    assert picture.shape == (8 * (6 * 12 + 1), 8 * (16 * 12 + 1), 3)  # 96 kernels of 11, 16 a row, gaps of 1
+    assert list((run / "tensorboard").glob("events.out.tfevents.*"))
+    assert not list(run.rglob("*.part"))
+    said = capsys.readouterr().out
+    assert "epoch 1: train loss" in said and "epoch 2: train loss" in said
+    assert "always the largest class" in said and "50.00 %" in said
+    assert f"tensorboard --logdir={run}" in said
+
+    again = running.evaluate(str(run))
+    assert again["evaluation"] == written["evaluation"]
+    assert json.loads((run / "evaluation.json").read_text())["step"] == 6
+
+    # Nothing is left to learn, so the same command only evaluates.
+    checkpoint = (run / "checkpoints" / "ckpt-6.index").stat().st_mtime_ns
+    assert running.train(config, str(run))["evaluation"] == written["evaluation"]
+    assert (run / "checkpoints" / "ckpt-6.index").stat().st_mtime_ns == checkpoint
+
+
+def test_a_configuration_that_was_written_runs_again(folder, tmp_path):
+    config = small_config(folder, epochs=1.0)
+    first = running.train(config, str(tmp_path / "first"))
+    written = configuration.read_flagfile(tmp_path / "first" / "config.flags")
+    second = running.train(written, str(tmp_path / "second"))
+    assert second["evaluation"] == first["evaluation"]
+
+
+def test_two_devices_learn_what_one_learns(folder, tmp_path):
+    config = small_config(folder, epochs=1.0)
+    weights = []
+    for name, devices in (("one", ()), ("two", ("/CPU:0", "/CPU:1"))):
+        run = tmp_path / name
+        running.train(dataclasses.replace(config, devices=devices), str(run))
+        reader = tf.train.load_checkpoint(str(run / "checkpoints" / "ckpt-3"))
+        weights.append(
+            {key: reader.get_tensor(key) for key in reader.get_variable_to_shape_map() if key.startswith("variables/")}
+        )
+    assert weights[0].keys() == weights[1].keys()
+    for key, value in weights[0].items():
+        if value.dtype == np.float32:
+            # Three steps of rounding, with the sums of two devices taken in another order.
+            np.testing.assert_allclose(weights[1][key], value, rtol=1e-4, atol=1e-6, err_msg=key)
+
+    # A run that began on one device goes on, on two.
+    longer = dataclasses.replace(config, devices=("/CPU:0", "/CPU:1"), epochs=2.0)
+    assert running.train(longer, str(tmp_path / "one"))["step"] == 6
+
+
+def test_unreadable_photographs_are_named_and_left_out(folder, tmp_path, capsys):
+    whole = (folder / "train" / "dark" / "0.jpg").read_bytes()
+    (folder / "train" / "dark" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "train" / "dark" / "text.jpg").write_text("not a picture")
+    running.train(small_config(folder, epochs=0.1), str(tmp_path / "run"))
+    said = capsys.readouterr().out
+    assert "2 train files could not be read" in said
+    assert "cut.jpg" in said and "text.jpg" in said
+    assert "train: 14 images of 2 classes" in said
+
+
+def test_a_work_directory_of_another_configuration_is_refused(folder, tmp_path):
+    (tmp_path / "run").mkdir()
+    config = small_config(folder).resolved()
+    (tmp_path / "run" / "config.flags").write_text(config.to_flagfile())
+    changed = dataclasses.replace(config, learning_rate=0.5, flips="both", report_steps=7)
+    with pytest.raises(ValueError, match="flips=horizontal.*rate=0.001.*flips=both.*rate=0.5") as error:
+        running.train(changed, str(tmp_path / "run"))
+    assert "report_steps" not in str(error.value)
+    assert (tmp_path / "run" / "config.flags").read_text() == config.to_flagfile()
+
+
+def test_a_checkpoint_of_other_classes_is_refused(folder, tmp_path):
+    config = small_config(folder, epochs=0.1)
+    running.train(config, str(tmp_path / "run"))
+    for split in ("train", "val"):
+        (folder / split / "third").mkdir()
+        photograph(np.random.default_rng(1), (256, 256)).save(folder / split / "third" / "0.jpg")
+    with pytest.raises(ValueError, match='classes=.*"third".*Received.*classes='):
+        running.train(config, str(tmp_path / "run"))
+    with pytest.raises(ValueError, match='classes=.*"third".*Received.*classes='):
+        running.evaluate(str(tmp_path / "run"))
+
+
+def test_a_device_that_is_not_there_is_refused_with_those_that_are(folder, tmp_path):
+    config = small_config(folder, devices=("/GPU:6", "/GPU:7"))
+    with pytest.raises(ValueError, match="/CPU:0, /CPU:1.*Received: /GPU:6, /GPU:7"):
+        running.train(config, str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    "source, message",
+    [
+        ("", "Expected source to be elpv, folder:DIR"),
+        ("folder:/nowhere", "DIR/train/CLASS/IMAGE.*Received: /nowhere"),
+        ("imagenet2012:/nowhere", "ILSVRC2012_img_train.tar"),
+    ],
+)
+def test_data_that_are_not_there_leave_no_work_directory(tmp_path, source, message):
+    with pytest.raises((ValueError, OSError), match=message):
+        running.train(configuration.Config(source=source), str(tmp_path / "run"))
+    assert not os.path.exists(tmp_path / "run")
+
+
+def test_evaluation_needs_a_run(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match="config.flags"):
+        running.evaluate(str(tmp_path))
+    (tmp_path / "config.flags").write_text(small_config(folder).to_flagfile())
+    with pytest.raises(FileNotFoundError, match="checkpoint"):
+        running.evaluate(str(tmp_path))
+    with pytest.raises(ValueError, match="train, validation"):
+        running.evaluate(str(tmp_path), split="test")

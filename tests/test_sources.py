@@ -1,0 +1,405 @@
+"""Sources: what they find, in which order, and what they say where something is missing."""
+
+import collections
+import io
+import pathlib
+import shutil
+import socket
+import sys
+import tarfile
+
+import numpy as np
+import PIL.Image
+import pytest
+import tensorflow as tf
+
+from alexnet_tf.data import prepare
+from alexnet_tf.data import sources
+
+tfds = pytest.importorskip("tensorflow_datasets")
+
+
+def picture(level, mode="RGB", height=12, width=16):
+    return PIL.Image.new("RGB", (width, height), (level, 255 - level, 100)).convert(mode)
+
+
+def write(path, level=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture(level).save(path)
+    return path
+
+
+def encoded(level, kind="JPEG", mode="RGB"):
+    file = io.BytesIO()
+    picture(level, mode).save(file, kind)
+    return file.getvalue()
+
+
+def contents(split):
+    """What is read at every index, in tf.data."""
+    return list(tf.data.Dataset.range(len(split.labels)).map(split.read).as_numpy_iterator())
+
+
+def names(split):
+    return sources.names_of(split, range(len(split.labels)))
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Fails the test at its end if something asked for the network."""
+    asked = []
+
+    def refuse(*arguments, **_):
+        asked.append(arguments)
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    yield
+    assert not asked
+
+
+def test_a_folder_of_training_images_alone(tmp_path):
+    # Sorted by name, whatever the order of making; 10 before 9, as text is sorted.
+    for name in ("zebra/9.png", "zebra/10.png", "ant/b.jpg", "ant/a.JPG", "mule/only.bmp", "mule/too.gif"):
+        write(tmp_path / "train" / name)
+    source = sources.open_source(f"folder:{tmp_path}")
+    assert source.name == f"folder:{tmp_path}"
+    assert source.class_names == ("ant", "mule", "zebra")
+    assert list(source.splits) == ["train"]
+    train = source.splits["train"]
+    assert train.labels.dtype == np.int64
+    np.testing.assert_array_equal(train.labels, [0, 0, 1, 1, 2, 2])
+    expected = ["ant/a.JPG", "ant/b.jpg", "mule/only.bmp", "mule/too.gif", "zebra/10.png", "zebra/9.png"]
+    assert names(train) == [str(tmp_path / "train" / name) for name in expected]
+    assert contents(train) == [(tmp_path / "train" / name).read_bytes() for name in expected]
+
+
+def test_a_folder_of_three_splits(tmp_path):
+    for split in ("train", "val", "test"):
+        for class_name in ("a", "b"):
+            write(tmp_path / split / class_name / f"{split}.png")
+    # A class that the validation set happens not to have is none the less one.
+    write(tmp_path / "train" / "c" / "train.png")
+    source = sources.folder(tmp_path)
+    assert source.class_names == ("a", "b", "c")
+    assert list(source.splits) == ["train", "validation", "test"]
+    for split, directory in (("validation", "val"), ("test", "test")):
+        np.testing.assert_array_equal(source.splits[split].labels, [0, 1])
+        expected = [str(tmp_path / directory / name / f"{directory}.png") for name in ("a", "b")]
+        assert names(source.splits[split]) == expected
+
+
+def test_what_is_no_image_is_passed_over(tmp_path):
+    for class_name in ("a", "b"):
+        write(tmp_path / "train" / class_name / "1.png")
+    write(tmp_path / "train" / "a" / ".2.png")
+    write(tmp_path / "train" / ".thumbnails" / "3.png")
+    (tmp_path / "train" / "a" / "notes.txt").write_text("notes")
+    (tmp_path / "train" / "a" / "4.png").mkdir()
+    (tmp_path / "train" / "README.png").write_text("no class")
+    source = sources.folder(tmp_path)
+    assert source.class_names == ("a", "b")
+    assert [pathlib.Path(name).name for name in names(source.splits["train"])] == ["1.png", "1.png"]
+
+
+def test_a_folder_that_is_not_laid_out_says_how_it_should_be(tmp_path):
+    with pytest.raises(FileNotFoundError, match="DIR/train/CLASS/IMAGE.*Received: /no/such/folder"):
+        sources.open_source("folder:/no/such/folder")
+    with pytest.raises(FileNotFoundError, match="DIR/train/CLASS/IMAGE"):
+        sources.folder(tmp_path)
+    train = tmp_path / "train"
+    train.mkdir()
+    write(train / "loose.png")
+    with pytest.raises(FileNotFoundError, match="Expected class folders in .*train: DIR/train/CLASS/IMAGE.*none"):
+        sources.folder(tmp_path)
+    write(train / "a" / "1.png")
+    with pytest.raises(ValueError, match="at least two classes"):
+        sources.open_source(f"folder:{tmp_path}")
+    (train / "b").mkdir()
+    with pytest.raises(ValueError, match=r"Expected images \(.jpg, .*\) in .*train/b. Received: none"):
+        sources.folder(tmp_path)
+    write(train / "b" / "1.png")
+    (tmp_path / "val").mkdir()
+    with pytest.raises(ValueError, match="Expected images in .*val. Received: none"):
+        sources.folder(tmp_path)
+    for unknown in ("d", "c"):
+        write(tmp_path / "val" / unknown / "1.png")
+    with pytest.raises(ValueError, match="Expected in .*val the class folders of .*train. Received: c, d"):
+        sources.folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "specification",
+    ["", "elpv:now", "folder", "folder:", "tfds:", "imagenet2012", "synthetic:10", "cifar10", "FOLDER:x"],
+)
+def test_another_specification_is_a_value_error(specification):
+    with pytest.raises(ValueError, match=f"Expected source to be elpv, folder:DIR, .*Received: '{specification}'"):
+        sources.open_source(specification)
+
+
+def test_elpv_has_the_packages_images_and_labels():
+    elpv_dataset = pytest.importorskip("elpv_dataset")
+    data = pathlib.Path(elpv_dataset.__file__).parent / "data"
+    table = np.loadtxt(data / "labels.csv", dtype=str)
+    defective = table[:, 1].astype(float) > 0.5
+    source = sources.open_source("elpv")
+    assert source.class_names == ("sound", "defective")
+    assert "CC BY-NC-SA 4.0" in source.license
+    assert list(source.splits) == ["train"]
+    train = source.splits["train"]
+    assert len(train.labels) == 2624
+    np.testing.assert_array_equal(train.labels, defective)
+    assert collections.Counter(train.labels.tolist()) == {0: 1803, 1: 821}
+    assert names(train) == [str(data / name) for name in table[:, 0]]
+    for index in (0, 1000, 2623):
+        image = prepare.decode(train.read(tf.constant(index, tf.int64))).numpy()
+        stored = np.asarray(PIL.Image.open(data / table[index, 0]))
+        np.testing.assert_array_equal(image, np.repeat(stored[:, :, None], 3, axis=-1))
+
+
+def test_without_its_package_elpv_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "elpv_dataset", None)
+    with pytest.raises(ModuleNotFoundError, match=r"elpv-dataset: pip install -e '\.\[quickstart\]'"):
+        sources.open_source("elpv")
+
+
+def test_synthetic_images_follow_from_their_index():
+    source = sources.open_source("synthetic")
+    assert len(source.class_names) == 10
+    train, validation = source.splits["train"], source.splits["validation"]
+    for split, count in ((train, 1000), (validation, 200)):
+        np.testing.assert_array_equal(np.bincount(split.labels), [count // 10] * 10)
+        index = tf.constant(13, tf.int64)
+        image = split.read(index)
+        assert image.dtype == tf.uint8
+        assert image.shape == [256, 256, 3]
+        np.testing.assert_array_equal(image, split.read(index))
+        inside = next(tf.data.Dataset.from_tensors(index).map(split.read).as_numpy_iterator())
+        # A graph may add in another order than eager code, and a level is cut off, not rounded.
+        np.testing.assert_allclose(image.numpy().astype(int), inside.astype(int), atol=1, rtol=0)
+    images = [split.read(tf.constant(index, tf.int64)).numpy() for split in (train, validation) for index in (3, 13)]
+    for i in range(4):
+        for j in range(i):
+            assert (images[i] != images[j]).mean() > 0.5
+    assert names(validation)[0] == "synthetic image 1000"
+
+
+def test_synthetic_classes_are_balanced_whatever_their_number():
+    source = sources.synthetic(num_classes=3, examples=(9, 6))
+    assert len(source.class_names) == 3
+    np.testing.assert_array_equal(np.bincount(source.splits["train"].labels), [3] * 3)
+    np.testing.assert_array_equal(np.bincount(source.splits["validation"].labels), [2] * 3)
+
+
+def numbered(labels):
+    """A split whose photographs are their own index."""
+    return sources.Split(np.array(labels, np.int64), tf.identity, lambda index: f"number {index}")
+
+
+def test_a_subset_reads_what_it_names():
+    split = numbered([0, 1, 0, 1, 2, 2])
+    part = sources.subset(split, np.array([4, 1, 2]))
+    np.testing.assert_array_equal(part.labels, [2, 1, 0])
+    assert contents(part) == [4, 1, 2]
+    assert names(part) == ["number 4", "number 1", "number 2"]
+    assert contents(sources.subset(part, np.array([2, 0]))) == [2, 4]
+
+
+def test_a_stratified_split_takes_its_share_of_each_class():
+    labels = np.random.default_rng(0).permutation([0] * 100 + [1] * 40 + [2] * 7)
+    first, second = sources.stratified_split(numbered(labels), 0.2, seed=5)
+    np.testing.assert_array_equal(np.bincount(second.labels), [20, 8, 1])
+    ours = contents(first), contents(second)
+    for part, numbers in zip((first, second), ours, strict=True):
+        assert numbers == sorted(numbers)
+        np.testing.assert_array_equal(part.labels, labels[numbers])
+    assert sorted(ours[0] + ours[1]) == list(range(147))
+
+    same = sources.stratified_split(numbered(labels), 0.2, seed=5)
+    assert (contents(same[0]), contents(same[1])) == ours
+    other = sources.stratified_split(numbered(labels), 0.2, seed=6)
+    assert contents(other[1]) != ours[1]
+    np.testing.assert_array_equal(np.bincount(other[1].labels), [20, 8, 1])
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.9])
+def test_too_few_images_to_hold_some_out(fraction):
+    with pytest.raises(ValueError, match=f"a share of {fraction} of each class. Received: 2 images"):
+        sources.stratified_split(numbered([0, 1]), fraction, seed=0)
+
+
+class PlainPhotographs(tfds.core.GeneratorBasedBuilder):
+    """Seven photographs for training and three for testing, which tell their number by their red."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(encoding_format="png"),
+            "label": tfds.features.ClassLabel(names=["even", "odd"]),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(range(7)), "test": self._generate_examples(range(7, 10))}
+
+    def _generate_examples(self, numbers):
+        for number in numbers:
+            yield number, {"image": np.asarray(picture(number)), "label": number % 2}
+
+
+class HeldOutPhotographs(PlainPhotographs):
+    """Without any for training."""
+
+    def _split_generators(self, dl_manager):
+        return {"test": self._generate_examples(range(3))}
+
+
+class MeasuredPhotographs(PlainPhotographs):
+    """With numbers in place of classes."""
+
+    def _info(self):
+        features = {"image": tfds.features.Image(encoding_format="png"), "label": np.float32}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+
+@pytest.fixture
+def data_dir(tmp_path, monkeypatch, no_network):
+    """Where TFDS keeps its data sets during a test."""
+    tfds.disable_progress_bar()
+    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("file_format", ["array_record", "tfrecord"])
+def test_tfds_data_sets_are_read_whatever_their_file_format(data_dir, file_format):
+    PlainPhotographs(data_dir=data_dir, file_format=file_format).download_and_prepare()
+    source = sources.open_source("tfds:plain_photographs")
+    assert source.name == "tfds:plain_photographs"
+    assert source.class_names == ("even", "odd")
+    assert {name: len(split.labels) for name, split in source.splits.items()} == {"train": 7, "test": 3}
+    for split, expected in (("train", range(7)), ("test", range(7, 10))):
+        numbers = []
+        for image, label in zip(contents(source.splits[split]), source.splits[split].labels, strict=True):
+            pixels = prepare.decode(tf.constant(image)).numpy()
+            np.testing.assert_array_equal(pixels, np.asarray(picture(pixels[0, 0, 0])))
+            assert pixels[0, 0, 0] % 2 == label
+            numbers.append(int(pixels[0, 0, 0]))
+        assert sorted(numbers) == list(expected)
+    assert names(source.splits["test"])[2] == "plain_photographs test 2"
+
+
+def test_tfds_prepares_in_a_format_that_is_read_by_index(data_dir):
+    source = sources.open_source("tfds:plain_photographs")
+    assert len(source.splits["train"].labels) == 7
+    assert list(data_dir.glob("plain_photographs/1.0.0/*.array_record*"))
+
+
+def test_records_that_are_not_read_by_index_have_to_fit_in_memory(data_dir, monkeypatch):
+    PlainPhotographs(data_dir=data_dir, file_format="tfrecord").download_and_prepare()
+    monkeypatch.setattr(sources, "MAX_BYTES_IN_MEMORY", 100)
+    with pytest.raises(
+        ValueError, match="Expected plain_photographs in .* file_format='array_record'.*GiB of tfrecord"
+    ):
+        sources.open_source("tfds:plain_photographs")
+
+
+def test_tfds_data_sets_of_another_kind_are_refused(data_dir):
+    with pytest.raises(ValueError, match="Expected a split named train. Received: test"):
+        sources.open_source("tfds:held_out_photographs")
+    with pytest.raises(ValueError, match="of images with labels. Received: 'measured_photographs' with image, label"):
+        sources.open_source("tfds:measured_photographs")
+    with pytest.raises(ValueError, match="of images with labels. Received: 'glue' with sentence, label, idx"):
+        sources.open_source("tfds:glue")
+
+
+@pytest.mark.parametrize("name", ["no_such_data_set", "no such name", "plain_photographs:7.0.0", "imagenet_2012"])
+def test_an_unknown_tfds_name_is_one_line(name, data_dir):
+    with pytest.raises(ValueError, match=f"Expected the name of a TFDS data set. Received: '{name}'") as caught:
+        sources.open_source(f"tfds:{name}")
+    assert "\n" not in str(caught.value)
+
+
+def add(archive, name, content):
+    entry = tarfile.TarInfo(name)
+    entry.size = len(content)
+    archive.addfile(entry, io.BytesIO(content))
+
+
+def write_imagenet(directory):
+    """Archives as image-net.org gives them out, with a few photographs under the names of true ones."""
+    training = {
+        "n02105855": {
+            "n02105855_1.JPEG": encoded(10),
+            "n02105855_2.JPEG": encoded(20, mode="L"),
+            # The one that is a PNG, and one of the 22 that are CMYK.
+            "n02105855_2933.JPEG": encoded(30, "PNG"),
+        },
+        "n01739381": {"n01739381_1309.JPEG": encoded(40, mode="CMYK")},
+        "n01440764": {"n01440764_7.JPEG": encoded(50)},
+    }
+    with tarfile.open(directory / "ILSVRC2012_img_train.tar", "w") as archive:
+        for synset, files in training.items():
+            inner = io.BytesIO()
+            with tarfile.open(fileobj=inner, mode="w") as class_archive:
+                for name, content in files.items():
+                    add(class_archive, name, content)
+            add(archive, f"{synset}.tar", inner.getvalue())
+    with tarfile.open(directory / "ILSVRC2012_img_val.tar", "w") as archive:
+        for number in (1, 2, 3):
+            add(archive, f"ILSVRC2012_val_{number:08d}.JPEG", encoded(60 * number))
+
+
+def test_imagenet_is_read_from_its_archives(tmp_path, no_network):
+    tfds.disable_progress_bar()
+    write_imagenet(tmp_path)
+    source = sources.open_source(f"imagenet2012:{tmp_path}")
+    # TFDS names the classes by sorted WordNet identifiers: tench first, toilet tissue last.
+    assert len(source.class_names) == 1000
+    assert source.class_names == tuple(sorted(source.class_names))
+    assert (source.class_names[0], source.class_names[-1]) == ("n01440764", "n15075141")
+    assert list(source.splits) == ["train", "validation"]
+    synsets = [source.class_names[label] for label in source.splits["train"].labels]
+    assert collections.Counter(synsets) == {"n02105855": 3, "n01739381": 1, "n01440764": 1}
+    # A sea snake, an alp and a sheepdog are the first three of the validation set.
+    found = {
+        int(prepare.decode(tf.constant(image))[0, 0, 0]) // 50: source.class_names[label]
+        for image, label in zip(contents(source.splits["validation"]), source.splits["validation"].labels, strict=True)
+    }
+    assert found == {1: "n01751748", 2: "n09193705", 3: "n02105855"}
+    # All are RGB by now.
+    for image in contents(source.splits["train"]):
+        assert image[:2] == b"\xff\xd8"
+        assert prepare.decode(tf.constant(image)).shape == [12, 16, 3]
+    # Prepared once, it no longer needs the 150 GB.
+    for archive in tmp_path.glob("*.tar"):
+        archive.unlink()
+    again = sources.open_source(f"imagenet2012:{tmp_path}")
+    np.testing.assert_array_equal(again.splits["train"].labels, source.splits["train"].labels)
+
+
+def test_missing_imagenet_archives_are_named(tmp_path):
+    train, validation = (tmp_path / f"ILSVRC2012_img_{part}.tar" for part in ("train", "val"))
+    with pytest.raises(FileNotFoundError) as caught:
+        sources.open_source(f"imagenet2012:{tmp_path}")
+    assert str(caught.value) == (
+        f"Expected the ImageNet 2012 archives (from image-net.org) as {train} and {validation}. "
+        f"Received: no {train}, no {validation}"
+    )
+    train.touch()
+    with pytest.raises(FileNotFoundError) as caught:
+        sources.open_source(f"imagenet2012:{tmp_path}")
+    assert str(caught.value).endswith(f"Received: no {validation}")
+
+
+def test_a_file_that_is_no_archive_is_one_line(tmp_path, no_network):
+    tfds.disable_progress_bar()
+    write_imagenet(tmp_path)
+    (tmp_path / "ILSVRC2012_img_train.tar").write_text("downloaded from somewhere else")
+    with pytest.raises(ValueError, match="Expected TFDS to prepare imagenet2012. Received: ") as caught:
+        sources.open_source(f"imagenet2012:{tmp_path}")
+    assert "\n" not in str(caught.value)
+    shutil.rmtree(tmp_path / "tfds")
+    write_imagenet(tmp_path)
+    assert len(sources.open_source(f"imagenet2012:{tmp_path}").splits["train"].labels) == 5

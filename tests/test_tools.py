@@ -1,0 +1,150 @@
+"""The programs, as a user starts them."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from alexnet_tf import config as configuration
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+FLAGFILES = sorted((ROOT / "flags").glob("*.flags"))
+
+
+def program(name, *arguments):
+    return [sys.executable, str(ROOT / "tools" / f"{name}.py"), *map(str, arguments)]
+
+
+def run(name, *arguments, **options):
+    return subprocess.run(program(name, *arguments), capture_output=True, text=True, cwd=ROOT, timeout=300, **options)
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "placement"])
+def test_help_is_a_table_of_the_hyperparameters(name):
+    done = run(name, "--help")
+    assert done.returncode == 0 and not done.stderr
+    for flag in ("--learning_rate", "--weight_decay", "--color_noise", "--dropout"):
+        assert flag in done.stdout
+    assert "paper 5" in done.stdout and "original #145" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments, status, message",
+    [
+        (["--learning_rat=1"], 2, "Unknown command line flag 'learning_rat'"),
+        (["--batch_size=many"], 2, "batch_size"),
+        (["--flagfile=/nowhere.flags"], 2, "/nowhere.flags"),
+        (["surplus"], 2, "Expected flags only. Received: surplus"),
+        ([], 2, "Expected --workdir"),
+        (["--batch_size=0"], 1, "Expected batch_size to be 1 to 65536. Received: 0"),
+        (["--recipe=caffe"], 1, "Expected recipe to be paper | original. Received: 'caffe'"),
+        (["--workdir=runs/none", "--source=folder:/nowhere"], 1, "DIR/train/CLASS/IMAGE"),
+    ],
+)
+def test_bad_input_gets_one_line(arguments, status, message):
+    done = run("train", *arguments)
+    assert done.returncode == status
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert not (ROOT / "runs" / "none").exists()
+
+
+@pytest.mark.parametrize("path", FLAGFILES, ids=lambda path: path.stem)
+def test_flagfiles_are_whole(path, monkeypatch):
+    """Each parses, and begins with what it claims, how to run it and what it should reach."""
+    monkeypatch.chdir(ROOT)
+    configuration.read_flagfile(path)
+    header = path.read_text().split("\n--")[0]
+    assert f"--flagfile=flags/{path.name}" in header
+    assert "reach" in header and "Cost" in header
+
+
+def start_training(workdir, *more):
+    return subprocess.Popen(
+        program(
+            "train",
+            f"--workdir={workdir}",
+            "--source=synthetic",
+            "--cache=none",
+            "--recipe=original",
+            "--batch_size=2",
+            "--epochs=0.016",  # 8 of 500 steps
+            "--learning_rate=0.001",
+            "--report_steps=1",
+            "--checkpoint_steps=3",
+            *more,
+        ),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+    )
+
+
+def steps_reported(workdir):
+    path = workdir / "metrics.jsonl"
+    if not path.exists():
+        return 0
+    return sum('"kind": "train"' in line for line in path.read_text().splitlines())
+
+
+def weights(workdir):
+    reader = tf.train.load_checkpoint(str(workdir / "checkpoints" / "ckpt-8"))
+    return {
+        name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map() if name.startswith("variables/")
+    }
+
+
+def test_a_killed_run_resumes_and_ends_with_the_same_bits(tmp_path):
+    whole = start_training(tmp_path / "whole")
+    said, _ = whole.communicate(timeout=300)
+    assert whole.returncode == 0, said
+
+    killed = start_training(tmp_path / "killed")
+    deadline = time.monotonic() + 300
+    while steps_reported(tmp_path / "killed") < 5 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate(timeout=60)
+    assert not (tmp_path / "killed" / "checkpoints" / "ckpt-8.index").exists()
+
+    resumed = start_training(tmp_path / "killed")
+    said, _ = resumed.communicate(timeout=300)
+    assert resumed.returncode == 0, said
+    assert "resumed from" in said
+    expected, found = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    assert expected.keys() == found.keys() and len(expected) > 60
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    records = [json.loads(line) for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == list(range(1, 9))
+
+    # The terminal's last lines lead to what the run left.
+    assert str(tmp_path / "killed" / "kernels.png") in said
+    evaluated = run("evaluate", f"--workdir={tmp_path / 'killed'}")
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "validation: 200 images, each seen once" in evaluated.stdout
+
+
+def test_a_loss_that_is_no_number_ends_the_run_in_one_line(tmp_path):
+    training = start_training(tmp_path / "run", "--learning_rate=10", "--momentum=0.99")
+    said, _ = training.communicate(timeout=300)
+    assert training.returncode == 1
+    last = said.strip().splitlines()[-1]
+    assert last.startswith("train.py: Expected a finite loss. Received: ") and "at step " in last
+    assert "Traceback" not in said
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of a process are POSIX")
+def test_placement_prints_the_account(tmp_path):
+    done = run("placement", "--devices=/CPU:0,/CPU:1", "--batch_size=4", f"--json={tmp_path / 'account.json'}")
+    assert done.returncode == 0, done.stderr
+    assert "50.0" in done.stdout
+    assert json.loads((tmp_path / "account.json").read_text())
