@@ -78,7 +78,7 @@ class Config:
     initialization: str = _option(
         "network",
         "recipe",
-        "initial weights: the recipe's; or biases 0 and convolutions N(0, 2 / inputs)",
+        "initial weights: the recipe's, or N(0, 2 / inputs) with biases 0",
         "paper 5; he: He et al. 2015",
         choices=("recipe", "he"),
     )

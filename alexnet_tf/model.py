@@ -65,20 +65,14 @@ class _Tower(NamedTuple):
         return None if self.seed is None else 1000 * self.seed + 10 * number + (self.name == "b")
 
     def weights(self, number, stddev, bias):
-        """Initial values, N(0, stddev) not truncated and a constant (paper section 5; original #145)."""
+        """Initial values, N(0, stddev) not truncated and a constant (paper section 5; original #145); or He's."""
+        if self.initialization == "he":
+            he = keras.initializers.VarianceScaling(2.0, "fan_in", "untruncated_normal", seed=self.seed_of(number))
+            return {"kernel_initializer": he, "bias_initializer": "zeros"}
         return {
             "kernel_initializer": keras.initializers.RandomNormal(stddev=stddev, seed=self.seed_of(number)),
-            "bias_initializer": keras.initializers.Constant(bias if self.initialization == "recipe" else 0),
+            "bias_initializer": keras.initializers.Constant(bias),
         }
-
-    def convolution_weights(self, number, stddev, bias):
-        """The same for a convolution, or N(0, 2 / inputs) (He et al. 2015)."""
-        values = self.weights(number, stddev, bias)
-        if self.initialization == "he":
-            values["kernel_initializer"] = keras.initializers.VarianceScaling(
-                2.0, "fan_in", "untruncated_normal", seed=self.seed_of(number)
-            )
-        return values
 
     def convolution(self, number, kernels, size, *, strides=1, padding="same", stddev=0.01, bias):
         return self.layer(
@@ -88,7 +82,7 @@ class _Tower(NamedTuple):
             strides=strides,
             padding=padding,
             name=f"conv{number}",
-            **self.convolution_weights(number, stddev, bias),
+            **self.weights(number, stddev, bias),
         )
 
     def rectifier(self, number):
@@ -189,8 +183,8 @@ class AlexNet(keras.Model):
       devices: None for one device, whichever is current; or two TensorFlow device names, the homes of the towers:
         variables, forward and backward operations of each are placed there by explicit ``tf.device`` scopes.
       dropout: float in [0, 1), the rate in layers 6 and 7.
-      initialization: "recipe" starts as the recipe does; "he", for few classes and few images, with biases 0 and
-        convolutions N(0, 2 / inputs) (He et al., "Delving Deep into Rectifiers", 2015).
+      initialization: "recipe" starts as the recipe does; "he", for few classes and few images, with weights
+        N(0, 2 / inputs) and biases 0 (He et al., "Delving Deep into Rectifiers", 2015).
       seed: int, of initial weights and dropout; None draws anew.
       jit_compile: compile the normalisations with XLA. Turn off for a model to be exported.
       dtype: a Keras dtype or dtype policy, such as "mixed_bfloat16", for the layers.

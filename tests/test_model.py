@@ -155,6 +155,18 @@ def test_every_weight_starts_as_described(fresh):
             np.testing.assert_array_equal(bias, 1.0 if name in BIAS_ONE else 0.0, err_msg=own)
 
 
+def test_he_initialization_depends_on_the_inputs():
+    model = AlexNet(2, recipe="original", initialization="he", seed=SEED)
+    inputs = {"conv1": 363, "conv2": 1200, "conv3": 2304, "conv4": 1728, "conv5": 1728, "fc6": 9216}
+    for name in KERNELS:
+        deviation = np.sqrt(2 / inputs.get(name, 4096))
+        for own in layer_names(name):
+            kernel, bias = model.get_layer(own).get_weights()
+            # Five standard errors.
+            assert abs(kernel.std(dtype=np.float64) / deviation - 1) < 5 / np.sqrt(2 * kernel.size), own
+            np.testing.assert_array_equal(bias, 0, err_msg=own)
+
+
 def test_towers_start_with_different_weights(fresh):
     _, model = fresh
     for name in KERNELS:
@@ -212,6 +224,7 @@ def test_no_grouped_convolution(fresh):
         ({"num_classes": 1}, "int of at least 2. Received: num_classes=1"),
         ({"num_classes": 10.0}, "int of at least 2. Received: num_classes=10.0"),
         ({"recipe": "caffe"}, r"one of \['original', 'paper'\]. Received: recipe='caffe'"),
+        ({"initialization": "glorot"}, "recipe or he. Received: initialization='glorot'"),
         ({"dropout": 1.0}, r"\[0, 1\). Received: rate=1.0"),
         ({"devices": "/CPU:0"}, "two device names. Received: devices='/CPU:0'"),
         ({"devices": ("/CPU:0",)}, r"two device names. Received: devices=\('/CPU:0',\)"),
