@@ -39,6 +39,9 @@ def run(main, purpose, own_flags=()):
         _fail(error, USAGE_ERROR)
     try:
         config = configuration.from_flags(FLAGS)
+    except ValueError as error:
+        _fail(error, 1)
+    try:
         _load_tensorflow_quietly()
         _set_up_process(config)
         main(config)
