@@ -69,7 +69,7 @@ def color_shift(draws, components):
     Returns:
       float32 ``[batch, 1, 1, 3]``, one shift for every pixel of an image.
     """
-    return tf.matmul(draws, components)[:, None, None, :]
+    return tf.reduce_sum(draws[:, :, None] * components, axis=1)[:, None, None, :]
 
 
 def training_images(crops, offsets, flips, draws, *, mean_image, components, mean_crop, divisor, scale=1.0):
