@@ -2,7 +2,7 @@
 
 import setuptools
 
-# The lower bounds are the oldest versions that the tests passed with, together.
+# TensorFlow's and Keras's lower bounds are the versions that the tests passed with; older ones are untried.
 setuptools.setup(
     name="alexnet-tf",
     version="0.1.0",
@@ -11,18 +11,19 @@ setuptools.setup(
     packages=setuptools.find_packages(include=["alexnet_tf", "alexnet_tf.*"]),
     install_requires=[
         "absl-py>=2.1",
-        "keras>=3.8",
+        "keras>=3.15; python_version >= '3.11'",
+        "keras>=3.12; python_version < '3.11'",
         "numpy>=1.26",
         "psutil>=5.9",
         "rich>=13.7",
-        "tensorboard>=2.18",
-        "tensorflow-datasets>=4.9.7",
+        "tensorboard>=2.20",
+        "tensorflow-datasets>=4.9.9",
         # tensorflow-datasets needs it and does not say so.
         "importlib_resources>=6.4",
     ],
     extras_require={
-        "cpu": ["tensorflow-cpu>=2.18"],
-        "cuda": ["tensorflow[and-cuda]>=2.18"],
+        "cpu": ["tensorflow-cpu>=2.21"],
+        "cuda": ["tensorflow[and-cuda]>=2.21"],
         "quickstart": ["elpv-dataset>=1.0"],
         "figures": ["matplotlib>=3.8"],
         "profile": ["tensorboard-plugin-profile>=2.18"],
