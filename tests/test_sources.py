@@ -41,7 +41,7 @@ def contents(split):
 
 
 def names(split):
-    return sources.names_of(split, range(len(split.labels)))
+    return [split.name_of(index) for index in range(len(split.labels))]
 
 
 @pytest.fixture

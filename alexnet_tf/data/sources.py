@@ -5,7 +5,6 @@ import os
 import pathlib
 import tarfile
 from collections.abc import Callable
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -325,8 +324,3 @@ def _in_memory(builder, split, decoders):
         lambda index: tf.gather(table, index),
         lambda index: f"{builder.name} {split} {index}",
     )
-
-
-def names_of(split: Split, indices: Sequence) -> list:
-    """What the examples at `indices` are called."""
-    return [split.name_of(int(index)) for index in indices]
