@@ -11,6 +11,7 @@ setuptools.setup(
     packages=setuptools.find_packages(include=["alexnet_tf", "alexnet_tf.*"]),
     install_requires=[
         "absl-py>=2.1",
+        "google-crc32c>=1.5",
         "keras>=3.15; python_version >= '3.11'",
         "keras>=3.12; python_version < '3.11'",
         "numpy>=1.26",
@@ -25,8 +26,9 @@ setuptools.setup(
         "cpu": ["tensorflow-cpu>=2.21"],
         "cuda": ["tensorflow[and-cuda]>=2.21"],
         "quickstart": ["elpv-dataset>=1.0"],
+        "ilsvrc2010": ["scipy>=1.11"],
         "figures": ["matplotlib>=3.8"],
         "profile": ["tensorboard-plugin-profile>=2.18"],
-        "test": ["elpv-dataset>=1.0", "pillow>=10", "pytest>=8", "ruff==0.17.6"],
+        "test": ["elpv-dataset>=1.0", "pillow>=10", "pytest>=8", "ruff==0.17.6", "scipy>=1.11"],
     },
 )

@@ -16,6 +16,8 @@ RECIPE_DEFAULTS = {
         "most_bias_drops": 3,
         "mean_crop": "aligned",
         "input_divisor": 1.0,
+        "images_per_draw": 1,
+        "reshuffle": True,
     },
     "original": {
         "bias_learning_rate_factor": 2.0,
@@ -23,6 +25,8 @@ RECIPE_DEFAULTS = {
         "most_bias_drops": 1,
         "mean_crop": "central",
         "input_divisor": 1.1,
+        "images_per_draw": 32,
+        "reshuffle": False,
     },
 }
 
@@ -86,8 +90,15 @@ class Config:
     source: str = _option(
         "data",
         "",
-        "where the photographs are: elpv, folder:DIR, tfds:NAME, imagenet2012:DIR or synthetic",
+        "where the photographs are: elpv, folder:DIR, tfds:NAME, imagenet2012:DIR, ilsvrc2010:DIR or synthetic",
         "paper 2: ILSVRC-2010 and 2012",
+        may_change=True,
+    )
+    data_dir: str = _option(
+        "data",
+        "",
+        "a data set that tools/prepare.py made, in place of a source",
+        "ours",
         may_change=True,
     )
     validation_fraction: float = _option(
@@ -102,7 +113,7 @@ class Config:
     cache: str = _option(
         "data",
         "auto",
-        "keep decoded images in memory (196,608 bytes each): auto if all fit half of what is free",
+        "keep decoded images in memory (196,608 bytes each): auto if all fit half of what is free and are not raw",
         "ours",
         choices=("auto", "memory", "none"),
         may_change=True,
@@ -129,6 +140,23 @@ class Config:
         "paper 4.1",
         low=0,
         high=10,
+    )
+    color_noise_epochs: float = _option(
+        "augmentation",
+        0.0,
+        "epochs after which the colour noise is turned off; 0 for never",
+        "original #145: 67",
+        low=0,
+        high=100000,
+    )
+    images_per_draw: int | None = _option(
+        "augmentation",
+        None,
+        "images in a row that share one draw of crop and mirroring",
+        "paper 4.1: 1; original #145: 32",
+        kind=int,
+        low=1,
+        high=65536,
     )
     mean_crop: str | None = _option(
         "augmentation",
@@ -159,6 +187,13 @@ class Config:
     batch_size: int = _option("learning", 128, "examples a step", "paper 5", low=1, high=65536)
     epochs: float = _option(
         "learning", 90.0, "passes over the training set", "paper 5", low=0, high=100000, may_change=True
+    )
+    reshuffle: bool | None = _option(
+        "learning",
+        None,
+        "a new order of the images in every epoch",
+        "paper: not said; original #145: no",
+        kind=bool,
     )
     learning_rate: float = _option("learning", 0.01, "of the weights, at the start", "paper 5", low=0, high=10)
     bias_learning_rate_factor: float | None = _option(

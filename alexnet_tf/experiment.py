@@ -2,17 +2,15 @@
 
 import functools
 import os
-from typing import NamedTuple
 
 import numpy as np
-import rich.progress
 import tensorflow as tf
 
+from alexnet_tf import dataset
 from alexnet_tf import files
 from alexnet_tf import model as network
 from alexnet_tf.data import augmentation
 from alexnet_tf.data import pipeline
-from alexnet_tf.data import sources
 from alexnet_tf.data import statistics
 from alexnet_tf.evaluation import errors
 from alexnet_tf.training import account as step_account
@@ -22,15 +20,6 @@ from alexnet_tf.training import trainer as training
 
 # Examples a step of evaluation; ten views make ten times as many crops.
 EVALUATION_BATCH = 64
-MOST_SKIPPED_NAMED = 10
-
-
-class Data(NamedTuple):
-    """A data set, read and ready."""
-
-    source: sources.Source
-    examples: dict  # of pipeline.Examples, by split
-    statistics: statistics.Statistics
 
 
 def build_model(config, num_classes, **changes):
@@ -115,57 +104,11 @@ def build_checkpoints(config, model, optimizer, schedule, source, workdir):
     )
 
 
-def open_data(config):
-    """The configuration's source, with a validation set held out of the training set where it has none.
-
-    Raises:
-      ValueError, FileNotFoundError, ModuleNotFoundError: as `sources.open_source`.
-    """
-    source = sources.open_source(config.source)
-    if "validation" in source.splits:
-        return source
-    first, second = sources.stratified_split(source.splits["train"], config.validation_fraction, config.split_seed)
-    return source._replace(splits={**source.splits, "train": first, "validation": second})
-
-
-def load_data(config, source, splits, facts, console):
-    """Reads splits of a source, once from end to end.
-
-    Args:
-      config: of the run.
-      source: from `open_data`.
-      splits: names of the splits to read.
-      facts: the training set's `statistics.Statistics`; None takes them, and "train" must be among the splits.
-      console: a ``rich.console.Console`` that is told about photographs that cannot be read.
-
-    Returns:
-      `Data`.
-    """
-    examples = {}
-    for split in splits:
-        count = len(source.splits[split].labels)
-        with rich.progress.Progress(console=console, transient=True) as bar:
-            task = bar.add_task(f"reading {count} {split} images", total=count)
-            examples[split], skipped, found = pipeline.load(
-                source.splits[split],
-                cache=config.cache,
-                collect_statistics=split == "train" and facts is None,
-                progress=lambda done, bar=bar, task=task: bar.update(task, completed=done),
-            )
-        console.print(f"{split}: {len(examples[split])} images of {len(source.class_names)} classes", markup=False)
-        if skipped:
-            console.print(f"warning: {len(skipped)} {split} files could not be read and are left out", markup=False)
-            for example in skipped[:MOST_SKIPPED_NAMED]:
-                console.print(f"  {example.name}: {example.reason}", markup=False)
-        facts = found or facts
-    return Data(source, examples, facts)
-
-
 def evaluate_split(probabilities, data, split, ways, console=None):
     """`errors.evaluate` over a split of the data, with a progress bar if there is a console."""
     examples = data.examples[split]
     batches = pipeline.evaluation_batches(examples, batch_size=EVALUATION_BATCH)
-    with rich.progress.Progress(console=console, transient=True, disable=console is None) as bar:
+    with dataset.progress_bar(console) as bar:
         task = bar.add_task(f"evaluating {len(examples)} {split} images", total=len(examples))
         return errors.evaluate(
             probabilities,

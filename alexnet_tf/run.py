@@ -7,6 +7,7 @@ import numpy as np
 import rich.console
 
 from alexnet_tf import config as configuration
+from alexnet_tf import dataset
 from alexnet_tf import experiment
 from alexnet_tf import files
 from alexnet_tf import placement
@@ -41,8 +42,9 @@ def train(config, workdir):
     _check_configuration(config, workdir)
     if config.devices:
         placement.check_devices(config.devices)
-    source = experiment.open_data(config)
-    data = experiment.load_data(config, source, ["train", "validation"], _read_statistics(workdir), console)
+    source, facts = dataset.open_data(config)
+    facts = _read_statistics(workdir) or facts
+    data = dataset.load_data(config, source, ["train", "validation"], facts, console)
     steps_per_epoch = pipeline.batches_per_epoch(len(data.examples["train"]), config.batch_size)
     steps = max(1, round(config.epochs * steps_per_epoch))
     model = experiment.build_model(config, len(source.class_names))
@@ -63,6 +65,9 @@ def train(config, workdir):
             steps=steps,
             crops=config.crops,
             flips=config.flips,
+            images_per_draw=config.images_per_draw,
+            reshuffle=config.reshuffle,
+            noise_epochs=config.color_noise_epochs or None,
         )
         with actions.Terminal(steps, first_step, steps_per_epoch) as terminal:
             training.train(
@@ -79,13 +84,13 @@ def train(config, workdir):
     return _finish(config, workdir, data, model, checkpoints.latest, steps, console)
 
 
-def evaluate(workdir, split="validation", source=None):
+def evaluate(workdir, split="validation", *, source=None, data_dir=None):
     """Evaluates a run's newest checkpoint, by the central crop and by ten views.
 
     Args:
       workdir: a directory in which `train` ran.
       split: "validation", "test" or "train".
-      source: another specification of the data set, where it has moved; None takes the run's.
+      source, data_dir: another place of the data set, where it has moved; None for both takes the run's.
 
     Returns:
       The figures that it writes to ``evaluation.json`` in the work directory.
@@ -98,9 +103,9 @@ def evaluate(workdir, split="validation", source=None):
     if not os.path.isfile(path):
         raise FileNotFoundError(f"Expected a run with its config.flags in {workdir}. Received: none")
     config = configuration.read_flagfile(path).resolved()
-    if source:
-        config = dataclasses.replace(config, source=source)
-    data_source = experiment.open_data(config)
+    if source or data_dir:
+        config = dataclasses.replace(config, source=source or "", data_dir=data_dir or "")
+    data_source, _ = dataset.open_data(config)
     if split not in data_source.splits:
         raise ValueError(f"Expected split to be one of {', '.join(data_source.splits)}. Received: {split}")
     model = experiment.build_model(config, len(data_source.class_names), devices=None)
@@ -111,7 +116,7 @@ def evaluate(workdir, split="validation", source=None):
         raise FileNotFoundError(f"Expected a checkpoint in {workdir}/checkpoints. Received: none")
     step = checkpoints.restore()
     facts = statistics.load(os.path.join(workdir, "statistics.npz"))
-    data = experiment.load_data(config, data_source, [split], facts, console)
+    data = dataset.load_data(config, data_source, [split], facts, console)
     figures_of_split = _evaluate_split(_ten_views(config, model, data), data, split, console)
     written = {"step": step, "checkpoint": checkpoints.latest, "evaluation": {split: figures_of_split}}
     files.write_json(os.path.join(workdir, "evaluation.json"), written)
@@ -220,7 +225,7 @@ def _evaluate_split(ten_views, data, split, console):
 def _finish(config, workdir, data, model, checkpoint, steps, console):
     """Ten views of all that was held out, the kernels, figures for machines, and the last lines."""
     if "test" in data.source.splits:
-        test = experiment.load_data(config, data.source, ["test"], data.statistics, console)
+        test = dataset.load_data(config, data.source, ["test"], data.statistics, console)
         data = data._replace(examples={**data.examples, **test.examples})
     ten_views = _ten_views(config, model, data)
     held_out = [split for split in ("validation", "test") if split in data.examples]

@@ -5,6 +5,7 @@ import json
 import math
 import pathlib
 import re
+import time
 
 import full_disk
 import numpy as np
@@ -356,6 +357,8 @@ def test_scalars_of_a_resumed_run_come_after_those_of_the_killed_one(tmp_path):
     killed = actions.Summaries(str(tmp_path))
     for step in (10, 20, 30):
         killed.scalars(step, train_loss=1.0)
+    # Event files are read in the order of their names, which begin with the second they were made in.
+    time.sleep(1.1)
     resumed = actions.Summaries(str(tmp_path))
     resumed.scalars(30, train_loss=2.0)
     # In this order TensorBoard takes the second value of step 30 for the one that counts.

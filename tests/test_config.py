@@ -101,13 +101,17 @@ def test_defaults_are_the_papers():
     "recipe, expected",
     [
         # The text: one rate and one decay for all, "aligned" as the mean is that of each pixel, nothing divided.
-        ("paper", (1.0, 0.0005, 3, "aligned", 1.0)),
-        # The code as run: biases at twice the rate, without decay, dropped once; central mean; divided by 1.1.
-        ("original", (2.0, 0.0, 1, "central", 1.1)),
+        ("paper", (1.0, 0.0005, 3, "aligned", 1.0, 1, True)),
+        # The code as run: biases at twice the rate, without decay, dropped once; central mean; divided by 1.1; one crop
+        # for 32 images, always the same order.
+        ("original", (2.0, 0.0, 1, "central", 1.1, 32, False)),
     ],
 )
 def test_recipe_fills_what_was_left_to_it(recipe, expected):
-    names = ("bias_learning_rate_factor", "bias_weight_decay", "most_bias_drops", "mean_crop", "input_divisor")
+    names = (
+        *("bias_learning_rate_factor", "bias_weight_decay", "most_bias_drops", "mean_crop", "input_divisor"),
+        *("images_per_draw", "reshuffle"),
+    )
     resolved = config.Config(recipe=recipe).resolved()
     assert tuple(getattr(resolved, name) for name in names) == expected
     assert not [name for name in NAMES if getattr(resolved, name) is None]
@@ -261,6 +265,7 @@ def test_differences_are_those_that_may_not_change_within_a_run(field):
     may_change = {
         "devices",
         "source",
+        "data_dir",
         "cache",
         "epochs",
         "report_steps",
@@ -272,7 +277,7 @@ def test_differences_are_those_that_may_not_change_within_a_run(field):
 
 
 def test_all_differences_are_named():
-    assert len(config.Config().differences(EVERYTHING_ELSE)) == len(FIELDS) - 8
+    assert len(config.Config().differences(EVERYTHING_ELSE)) == len(FIELDS) - 9
 
 
 def test_help_is_a_table_of_at_most_110_columns():

@@ -19,9 +19,14 @@ MAY_IMPORT = {
     "alexnet_tf.layers": [],
     "alexnet_tf.placement": [],
     "alexnet_tf.model": ["alexnet_tf.layers", "alexnet_tf.placement"],
-    "alexnet_tf.data": ["alexnet_tf.config", "alexnet_tf.files", "alexnet_tf.data"],
+    "alexnet_tf.data": ["alexnet_tf.config", "alexnet_tf.files", "alexnet_tf.messages", "alexnet_tf.data"],
     "alexnet_tf.data.augmentation": [],
-    "alexnet_tf.training": ["alexnet_tf.config", "alexnet_tf.files", "alexnet_tf.training"],
+    "alexnet_tf.training": [
+        "alexnet_tf.config",
+        "alexnet_tf.files",
+        "alexnet_tf.messages",
+        "alexnet_tf.training",
+    ],
     "alexnet_tf.training.trainer": [],
     "alexnet_tf.evaluation": ["alexnet_tf.config", "alexnet_tf.files", "alexnet_tf.data", "alexnet_tf.evaluation"],
     "alexnet_tf.serving": [
@@ -32,9 +37,12 @@ MAY_IMPORT = {
         "alexnet_tf.serving",
     ],
     "alexnet_tf.files": [],
-    # The parts of a run from its configuration, and the run.
+    "alexnet_tf.messages": [],
+    # The data set and the other parts of a run from its configuration, and the run.
+    "alexnet_tf.dataset": ["alexnet_tf.config", "alexnet_tf.data"],
     "alexnet_tf.experiment": ["alexnet_tf"],
     "alexnet_tf.run": ["alexnet_tf"],
+    "alexnet_tf.benchmarks": ["alexnet_tf"],
 }
 
 # Library: the files that may import it (a folder with its slash), and what the others do.

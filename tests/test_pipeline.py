@@ -8,8 +8,8 @@ import psutil
 import pytest
 import tensorflow as tf
 
+from alexnet_tf.data import photograph
 from alexnet_tf.data import pipeline
-from alexnet_tf.data import prepare
 from alexnet_tf.data import sources
 from alexnet_tf.data import statistics
 
@@ -24,13 +24,18 @@ def telling(index):
 
 
 def telling_examples(count):
-    return pipeline.Examples(np.arange(count) * 3, telling)
+    """`telling` images, decoded one by one."""
+
+    def decode(index, offset, size):
+        return tf.slice(telling(index), tf.concat([offset, [0]], axis=0), [size, size, 3])
+
+    return pipeline.Examples(np.arange(count) * 3, lambda indices, offsets, size: indices, tf.int64, decode)
 
 
 def blank_examples(count):
     """For what does not concern the pixels."""
-    image = tf.zeros([256, 256, 3], tf.uint8)
-    return pipeline.Examples(np.arange(count), lambda index: image)
+    fetch = lambda indices, offsets, size: np.broadcast_to(np.uint8(0), [len(indices), size, size, 3])
+    return pipeline.Examples(np.arange(count), fetch, tf.uint8)
 
 
 def batches(examples, first_step=0, steps=1, batch_size=4, seed=7, **options):
@@ -68,7 +73,8 @@ def photographs(folder):
 
 
 def read_all(examples):
-    return [examples.read(tf.constant(index, tf.int64)).numpy() for index in range(len(examples))]
+    dataset = pipeline.evaluation_batches(examples, batch_size=4)
+    return np.concatenate([images for images, _ in dataset.as_numpy_iterator()])
 
 
 @pytest.mark.parametrize("cache", ["memory", "none", "auto"])
@@ -78,7 +84,7 @@ def test_photographs_that_cannot_be_read_are_skipped_and_named(tmp_path, cache):
     assert facts is None
     assert len(examples) == 5
     np.testing.assert_array_equal(examples.labels, [0, 2, 0, 2, 1])
-    expected = [prepare.prepare_image(split.read(index)) for index in (0, 2, 3, 5, 7)]
+    expected = [photograph.prepare_image(split.read(index)) for index in (0, 2, 3, 5, 7)]
     np.testing.assert_array_equal(read_all(examples), expected)
 
     reasons = dict(skipped)
@@ -95,7 +101,7 @@ def test_photographs_that_cannot_be_read_are_skipped_and_named(tmp_path, cache):
 def test_statistics_are_those_of_the_photographs_that_can_be_read(tmp_path):
     examples, _, found = pipeline.load(photographs(tmp_path), collect_statistics=True)
     accumulator = statistics.Accumulator()
-    accumulator.add(np.stack(read_all(examples)))
+    accumulator.add(read_all(examples))
     for one, other in zip(found, accumulator.result(), strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -127,7 +133,7 @@ def test_images_are_kept_if_they_fit(tmp_path, monkeypatch, cache, kept):
         np.testing.assert_array_equal(read_all(examples), before)
     else:
         with pytest.raises(tf.errors.NotFoundError):
-            examples.read(tf.constant(0, tf.int64))
+            read_all(examples)
 
 
 def test_images_are_kept_once():
@@ -140,7 +146,7 @@ def test_images_are_kept_once():
     found = batches(examples, steps=2)
     assert len(found) == 2
     assert psutil.Process().memory_info().rss - before < 1.5 * count * pipeline.IMAGE_BYTES
-    np.testing.assert_array_equal(examples.read(599), telling(599))
+    np.testing.assert_array_equal(examples.fetch(np.array([599]), np.zeros([1, 2], int), 256)[0], telling(599))
 
 
 def test_what_a_training_batch_is():
@@ -260,7 +266,53 @@ def test_central_crops_stay_in_the_centre():
         np.testing.assert_array_equal(batch["crops"][0, :, :, 0], (16 + ROWS)[:224, :224])
 
 
+def test_images_in_a_row_may_share_their_crop_and_mirroring():
+    """The original's habit: one draw for 32 images, whatever the size of the batch."""
+    found = batches(blank_examples(100), batch_size=50, steps=2, images_per_draw=32, flips="both")
+    geometry = np.column_stack([gathered(found, "offsets"), gathered(found, "flips")])
+    for first in (0, 32, 64, 96):
+        assert (geometry[first : first + 32] == geometry[first]).all()
+    assert len({tuple(row) for row in geometry.tolist()}) == 4
+    assert len({tuple(row) for row in gathered(found, "noise").tolist()}) == 100
+
+
+def test_without_reshuffling_the_first_order_comes_again_and_again():
+    """The original's habit. Nobody is left out for good: each epoch begins where the one before ended."""
+    found = gathered(batches(blank_examples(10), steps=10, reshuffle=False), "labels")
+    np.testing.assert_array_equal(found, np.resize(found[:10], 40))
+    assert sorted(found[:10]) == list(range(10))
+
+
+def test_the_noise_goes_off_when_it_is_told():
+    found = batches(blank_examples(10), steps=8, noise_epochs=2.5)
+    silent = [not batch["noise"].any() for batch in found]
+    assert silent == [False] * 5 + [True] * 3
+    np.testing.assert_array_equal(gathered(found, "offsets"), gathered(batches(blank_examples(10), steps=8), "offsets"))
+
+
+@pytest.mark.parametrize("options", [{}, {"images_per_draw": 3}, {"reshuffle": False}])
+def test_workers_share_the_batches_of_one(options):
+    whole = batches(telling_examples(26), batch_size=12, steps=5, **options)
+    parts = [batches(telling_examples(26), batch_size=12, steps=5, worker=(part, 3), **options) for part in range(3)]
+    for expected, *shares in zip(whole, *parts, strict=True):
+        for name, values in expected.items():
+            np.testing.assert_array_equal(np.concatenate([share[name] for share in shares]), values)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 5])
+def test_workers_together_evaluate_every_example_once(workers):
+    seen = []
+    for part in range(workers):
+        dataset = pipeline.evaluation_batches(telling_examples(10), batch_size=3, worker=(part, workers))
+        for images, labels in dataset.as_numpy_iterator():
+            np.testing.assert_array_equal(3 * images[:, 0, 0, 2].astype(int), labels)
+            seen += labels.tolist()
+    assert sorted(seen) == [3 * number for number in range(10)]
+
+
 def test_wrong_arguments_are_value_errors(tmp_path):
+    with pytest.raises(ValueError, match="Expected batch_size to be a multiple of the 3 workers. Received: 4"):
+        batches(telling_examples(10), worker=(0, 3))
     with pytest.raises(ValueError, match="Expected batch_size to be at most the 10 training images. Received: 11"):
         batches(telling_examples(10), batch_size=11)
     with pytest.raises(ValueError, match="Expected crops to be one of random, center. Received: crops='centre'"):

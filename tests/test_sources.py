@@ -13,7 +13,7 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
-from alexnet_tf.data import prepare
+from alexnet_tf.data import photograph
 from alexnet_tf.data import sources
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -153,7 +153,7 @@ def test_elpv_has_the_packages_images_and_labels():
     assert collections.Counter(train.labels.tolist()) == {0: 1803, 1: 821}
     assert names(train) == [str(data / name) for name in table[:, 0]]
     for index in (0, 1000, 2623):
-        image = prepare.decode(train.read(tf.constant(index, tf.int64))).numpy()
+        image = photograph.decode(train.read(tf.constant(index, tf.int64))).numpy()
         stored = np.asarray(PIL.Image.open(data / table[index, 0]))
         np.testing.assert_array_equal(image, np.repeat(stored[:, :, None], 3, axis=-1))
 
@@ -282,7 +282,7 @@ def test_tfds_data_sets_are_read_whatever_their_file_format(data_dir, file_forma
     for split, expected in (("train", range(7)), ("test", range(7, 10))):
         numbers = []
         for image, label in zip(contents(source.splits[split]), source.splits[split].labels, strict=True):
-            pixels = prepare.decode(tf.constant(image)).numpy()
+            pixels = photograph.decode(tf.constant(image)).numpy()
             np.testing.assert_array_equal(pixels, np.asarray(picture(pixels[0, 0, 0])))
             assert pixels[0, 0, 0] % 2 == label
             numbers.append(int(pixels[0, 0, 0]))
@@ -364,14 +364,14 @@ def test_imagenet_is_read_from_its_archives(tmp_path, no_network):
     assert collections.Counter(synsets) == {"n02105855": 3, "n01739381": 1, "n01440764": 1}
     # A sea snake, an alp and a sheepdog are the first three of the validation set.
     found = {
-        int(prepare.decode(tf.constant(image))[0, 0, 0]) // 50: source.class_names[label]
+        int(photograph.decode(tf.constant(image))[0, 0, 0]) // 50: source.class_names[label]
         for image, label in zip(contents(source.splits["validation"]), source.splits["validation"].labels, strict=True)
     }
     assert found == {1: "n01751748", 2: "n09193705", 3: "n02105855"}
     # All are RGB by now.
     for image in contents(source.splits["train"]):
         assert image[:2] == b"\xff\xd8"
-        assert prepare.decode(tf.constant(image)).shape == [12, 16, 3]
+        assert photograph.decode(tf.constant(image)).shape == [12, 16, 3]
     # Prepared once, it no longer needs the 150 GB.
     for archive in tmp_path.glob("*.tar"):
         archive.unlink()

@@ -25,7 +25,7 @@ def run(name, *arguments, **options):
     return subprocess.run(program(name, *arguments), capture_output=True, text=True, cwd=ROOT, timeout=300, **options)
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "placement"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "prepare", "placement"])
 def test_help_is_a_table_of_the_hyperparameters(name):
     done = run(name, "--help")
     assert done.returncode == 0 and not done.stderr
@@ -45,6 +45,8 @@ def test_help_is_a_table_of_the_hyperparameters(name):
         (["--batch_size=0"], 1, "Expected batch_size to be 1 to 65536. Received: 0"),
         (["--recipe=caffe"], 1, "Expected recipe to be paper | original. Received: 'caffe'"),
         (["--workdir=runs/none", "--source=folder:/nowhere"], 1, "DIR/train/CLASS/IMAGE"),
+        (["--workdir=runs/none", "--data_dir=/nowhere"], 1, "Expected a data set that tools/prepare.py made"),
+        (["--workdir=runs/none", "--data_dir=a", "--source=elpv"], 1, "Expected source or data_dir. Received: both"),
     ],
 )
 def test_bad_input_gets_one_line(arguments, status, message):
@@ -152,6 +154,35 @@ def test_a_loss_that_is_no_number_ends_the_run_in_one_line(photographs, tmp_path
     last = said.strip().splitlines()[-1]
     assert last.startswith("train.py: Expected a finite loss. Received: ") and "at step " in last
     assert "Traceback" not in said
+
+
+def test_prepared_data_train_and_a_flipped_bit_is_named(photographs, tmp_path):
+    (photographs / "train" / "one" / "text.jpg").write_text("no photograph")
+    data_dir = tmp_path / "prepared"
+    done = run("prepare", f"--source=folder:{photographs}", f"--data_dir={data_dir}", "--shard_examples=12")
+    assert done.returncode == 0, done.stderr
+    assert "train: 20 images in 2 shards" in done.stdout and "validation: 4 images in 1 shards" in done.stdout
+    assert "1 train files could not be read" in done.stdout and "text.jpg: Unknown image file format" in done.stdout
+    done = run("prepare", "--verify", f"--data_dir={data_dir}")
+    assert done.returncode == 0 and "24 images are as they were written" in done.stdout
+
+    options = [f"--data_dir={data_dir}", "--batch_size=4", "--learning_rate=0.001", "--cache=none"]
+    done = run("train", f"--workdir={tmp_path / 'run'}", "--epochs=1", *options)
+    assert done.returncode == 0, done.stderr
+    assert "train: 20 images of 2 classes" in done.stdout
+    done = run("evaluate", f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 0 and "validation: 4 images, each seen once" in done.stdout
+
+    shard = data_dir / "prepared-train.tfrecord-00001-of-00002"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 4
+    shard.write_bytes(content)
+    verified = run("prepare", "--verify", f"--data_dir={data_dir}")
+    trained = run("train", f"--workdir={tmp_path / 'run'}", "--epochs=2", *options)
+    for done in (verified, trained):
+        assert done.returncode == 1
+        (line,) = done.stderr.strip().splitlines()
+        assert str(shard) in line and "wrong checksum at train/" in line
 
 
 def test_placement_prints_the_account(tmp_path):

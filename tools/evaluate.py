@@ -14,7 +14,7 @@ def main(config):
     from alexnet_tf import run
 
     # The run's own configuration counts; of the flags only where the data are, if that is given.
-    run.evaluate(program.require("workdir"), flags.FLAGS.split, config.source or None)
+    run.evaluate(program.require("workdir"), flags.FLAGS.split, source=config.source, data_dir=config.data_dir)
 
 
 if __name__ == "__main__":

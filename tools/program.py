@@ -12,6 +12,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from absl import flags  # noqa: E402
 
 from alexnet_tf import config as configuration  # noqa: E402
+from alexnet_tf import messages  # noqa: E402
 
 USAGE_ERROR = 2
 
@@ -89,8 +90,9 @@ def _expected_errors():
 
 
 def _fail(error, status):
-    text = " ".join(str(error).split())
-    print(f"{os.path.basename(sys.argv[0])}: {text}", file=sys.stderr)
+    # What came through a graph brings a traceback along; the first line is what was expected and received.
+    text = messages.first_line(error) if type(error).__module__.startswith("tensorflow") else str(error)
+    print(f"{os.path.basename(sys.argv[0])}: {' '.join(text.split())}", file=sys.stderr)
     sys.exit(status)
 
 

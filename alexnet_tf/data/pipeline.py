@@ -1,6 +1,7 @@
 """From a split of photographs to batches: every draw follows from seed, epoch and position alone.
 
-So a run that is resumed at step n gets batch n + 1 at once, without replaying what was before.
+So a run that is resumed at step n gets batch n + 1 at once, without replaying what was before. Work is done a batch
+at a time where it is only copying; what has to be decoded is decoded image by image on all cores.
 """
 
 import dataclasses
@@ -11,27 +12,40 @@ import numpy as np
 import psutil
 import tensorflow as tf
 
+from alexnet_tf import messages
 from alexnet_tf.data import augmentation
-from alexnet_tf.data import prepare
+from alexnet_tf.data import draws
+from alexnet_tf.data import photograph
 from alexnet_tf.data import statistics
 
 CROP_SIZE = augmentation.CROP_SIZE
-IMAGE_SIZE = prepare.IMAGE_SIZE
+IMAGE_SIZE = photograph.IMAGE_SIZE
 IMAGE_BYTES = IMAGE_SIZE * IMAGE_SIZE * 3
 
 # `cache="auto"` keeps decoded images in memory while all of them take no more than this share of what is free.
 CACHE_SHARE = 0.5
 
-# Streams of random numbers that must not meet.
-_ORDER, _DRAWS = 1, 2
+# Pixels beyond a crop's sides that its colours depend on.
+_COLOR_REACH = 2
+
+# Batches that are fetched at a time: enough to keep a disk busy while another batch is copied.
+_FETCHED_AT_A_TIME = 4
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Examples:
-    """Prepared images that are read by index."""
+    """Images that are read by index, in two steps.
+
+    `fetch(indices, offsets, size)` takes int64 ``[images]`` and int32 ``[images, 2]`` and returns an array with an
+    entry of `fetched_dtype` for each image; `decode(entry, offset, size)` makes of one of them, in TensorFlow
+    operations, the square of an image, uint8 ``[size, size, 3]``, whose first pixel is at the offset. Where `decode` is
+    None, `fetch` returns the squares themselves.
+    """
 
     labels: np.ndarray  # int64 [examples]
-    read: Callable  # maps a scalar int64 tensor to uint8 [256, 256, 3]
+    fetch: Callable
+    fetched_dtype: tf.DType
+    decode: Callable | None = None
 
     def __len__(self):
         return len(self.labels)
@@ -45,7 +59,10 @@ class Skipped(NamedTuple):
 
 
 def load(split, *, cache="auto", collect_statistics=False, progress=None):
-    """Reads a split once from end to end: finds what cannot be read, and keeps the rest in memory if it fits.
+    """Makes a split ready to be read by index.
+
+    Photographs as they come are read once from end to end, to find those that cannot be read. Prepared images are read
+    only if they are to be kept.
 
     Args:
       split: a `sources.Split`.
@@ -61,25 +78,33 @@ def load(split, *, cache="auto", collect_statistics=False, progress=None):
     """
     count = len(split.labels)
     _expect("cache", cache, ("auto", "memory", "none"))
-    keep = cache == "memory" or (cache == "auto" and fits_in_memory(count))
-    table = _table(count) if keep else None
+    # What is stored as pixels is as quickly read from the disk's cache.
+    keep = cache == "memory" or (cache == "auto" and not split.is_raw and fits_in_memory(count))
+    if split.records is not None and not keep and not collect_statistics:
+        return prepared_examples(split), [], None
+    table = np.empty([count, IMAGE_SIZE, IMAGE_SIZE, 3], np.uint8) if keep else None
     accumulator = statistics.Accumulator() if collect_statistics else None
     good = []
-    for indices, batch in _readable(split, progress):
+    for indices, batch in _prepared(split) if split.records is not None else _readable(split):
         if keep:
-            places = np.arange(len(good), len(good) + len(indices))
-            table.scatter_update(tf.IndexedSlices(batch, places))
+            table[len(good) : len(good) + len(indices)] = batch
         if accumulator:
             accumulator.add(batch)
         good += indices.tolist()
+        if progress:
+            progress(int(indices[-1]) + 1)
     if progress:
         progress(count)
-    skipped = [_why_skipped(split, index) for index in np.setdiff1d(np.arange(count), good)]
+    skipped = [why_skipped(split, index) for index in np.setdiff1d(np.arange(count), good)]
     if not good:
         first = f"{skipped[0].name} ({skipped[0].reason})"
         raise ValueError(f"Expected photographs. Received: {count} unreadable files, the first {first}")
-    labels = split.labels[good]
-    examples = _cached(labels, table) if keep else _uncached(labels, split, good)
+    if keep:
+        examples = cached_examples(split.labels[good], table[: len(good)])
+    elif split.records is not None:
+        examples = prepared_examples(split)
+    else:
+        examples = _direct_examples(split, np.array(good))
     return examples, skipped, accumulator.result() if accumulator else None
 
 
@@ -88,28 +113,32 @@ def fits_in_memory(count):
     return count * IMAGE_BYTES <= CACHE_SHARE * psutil.virtual_memory().available
 
 
-def _readable(split, progress):
+def _readable(split):
     """Yields (indices, uint8 images) of those photographs that can be read, in order."""
 
     def read(index):
-        return index, prepare.prepare_image(split.read(index))
+        return index, photograph.prepare_image(split.read(index))
 
     dataset = tf.data.Dataset.range(len(split.labels))
     dataset = dataset.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    for indices, images in dataset.ignore_errors().batch(32).prefetch(2).as_numpy_iterator():
-        yield indices, images
-        if progress:
-            progress(int(indices[-1]) + 1)
+    return dataset.ignore_errors().batch(32).prefetch(2).as_numpy_iterator()
 
 
-def _why_skipped(split, index):
+def _prepared(split):
+    """Yields (indices, uint8 images) of prepared images, all of which can be read or it raises."""
+    first = 0
+    for images, labels in evaluation_batches(prepared_examples(split), batch_size=32).as_numpy_iterator():
+        yield np.arange(first, first + len(labels)), images
+        first += len(labels)
+
+
+def why_skipped(split, index):
+    """The name of a photograph that could not be read and the reason, found by reading it again."""
     try:
-        prepare.prepare_image(split.read(tf.constant(index, tf.int64)))
+        photograph.prepare_image(split.read(tf.constant(index, tf.int64)))
         reason = "unreadable"
     except (tf.errors.OpError, ValueError) as error:
-        reason = (str(getattr(error, "message", error)).splitlines() or [type(error).__name__])[0]
-        # TensorFlow's messages begin with {{function_node ...}} and end with the operation's name.
-        reason = reason.split("}} ")[-1].split(" [Op:")[0]
+        reason = messages.first_line(error)
     return Skipped(split.name_of(int(index)), reason)
 
 
@@ -118,40 +147,94 @@ def _expect(name, value, allowed):
         raise ValueError(f"Expected {name} to be one of {', '.join(allowed)}. Received: {name}={value!r}")
 
 
-def _table(count):
-    """Room for images in main memory, to be filled in place.
+def cached_examples(labels, table):
+    """`Examples` of decoded images in memory.
 
-    A variable, because a constant of that size would be held three times while it is made from an array, and twice
-    from the moment that a data set reads it.
+    Args:
+      labels: int64 ``[examples]``.
+      table: uint8 ``[examples, 256, 256, 3]``.
     """
-    with tf.device("/CPU:0"):
-        return tf.Variable(tf.zeros([count, IMAGE_SIZE, IMAGE_SIZE, 3], tf.uint8), trainable=False)
+
+    def fetch(indices, offsets, size):
+        squares = np.empty([len(indices), size, size, 3], np.uint8)
+        for square, index, (top, left) in zip(squares, indices.tolist(), offsets.tolist()):
+            square[:] = table[index, top : top + size, left : left + size]
+        return squares
+
+    return Examples(labels, fetch, tf.uint8)
 
 
-def _cached(labels, table):
-    return Examples(labels, lambda index: tf.gather(table, index))
+def prepared_examples(split):
+    """`Examples` of images that were prepared, read from the disk as they are needed.
+
+    Args:
+      split: a `sources.Split` with records, as `prepared.open_data_dir` gives.
+    """
+    records = split.records
+
+    def fetch_encoded(indices, offsets, size):
+        del offsets, size
+        return np.array([bytes(records.image(index)) for index in indices.tolist()], object)
+
+    def fetch_raw(indices, offsets, size):
+        squares = np.empty([len(indices), size, size, 3], np.uint8)
+        for square, index, (top, left) in zip(squares, indices.tolist(), offsets.tolist()):
+            image = np.frombuffer(records.image(index), np.uint8).reshape(IMAGE_SIZE, IMAGE_SIZE, 3)
+            square[:] = image[top : top + size, left : left + size]
+        return squares
+
+    def decode(encoded, offset, size):
+        # Decodes no more than the blocks that the crop touches, and the colours' next ones: between blocks, colours of
+        # half the resolution are interpolated, and pixels at the crop's sides would not be those of the whole image.
+        first = tf.maximum(offset[1] - _COLOR_REACH, 0)
+        last = tf.minimum(offset[1] + size + _COLOR_REACH, IMAGE_SIZE)
+        wide = tf.io.decode_and_crop_jpeg(encoded, [offset[0], first, size, last - first], channels=3)
+        return wide[:, offset[1] - first : offset[1] - first + size]
+
+    if split.is_raw:
+        return Examples(split.labels, fetch_raw, tf.uint8)
+    return Examples(split.labels, fetch_encoded, tf.string, decode)
 
 
-def _uncached(labels, split, good):
-    table = tf.constant(good, tf.int64)
+def _direct_examples(split, good):
+    """`Examples` of photographs as they come, of which those at `good` can be read."""
 
-    def read(index):
-        return prepare.prepare_image(split.read(tf.gather(table, index)))
+    def decode(index, offset, size):
+        image = photograph.prepare_image(split.read(index))
+        return tf.slice(image, tf.concat([offset, [0]], axis=0), [size, size, 3])
 
-    return Examples(labels, read)
+    return Examples(split.labels[good], lambda indices, offsets, size: good[indices], tf.int64, decode)
 
 
-def training_batches(examples, *, batch_size, seed, first_step, steps, crops="random", flips="horizontal"):
-    """Batches for training, each image once an epoch in a new order; the last, partial batch of an epoch is left out.
+def training_batches(
+    examples,
+    *,
+    batch_size,
+    seed,
+    first_step,
+    steps,
+    crops="random",
+    flips="horizontal",
+    images_per_draw=1,
+    reshuffle=True,
+    noise_epochs=None,
+    worker=(0, 1),
+):
+    """Batches for training, each image once an epoch; the last, partial batch of an epoch is left out.
 
     Args:
       examples: `Examples`.
-      batch_size: int, at most the number of examples.
+      batch_size: int, over all workers; at most the number of examples.
       seed: int. Order and draws follow from it, the epoch and the position in it.
       first_step: int, steps already taken: the first batch is that of step `first_step` + 1.
       steps: int, the last step.
       crops: "random", any of 33 x 33 positions, or "center".
       flips: "none", "horizontal" or "both" (upside down as well), each with probability one half.
+      images_per_draw: int; so many images in a row share one crop and mirroring (original #145: 32).
+      reshuffle: a new order every epoch; else always that of the first (original #145), each epoch going on where the
+        one before ended, so that those which were left out come next.
+      noise_epochs: float; from this epoch on the colour noise is 0; None never turns it off.
+      worker: (index, count): which of `count` equal parts of each batch to read, in the order of the whole.
 
     Returns:
       A ``tf.data.Dataset`` of dicts: ``crops`` uint8 ``[batch, 224, 224, 3]``, ``offsets`` int32 ``[batch, 2]`` (row
@@ -159,33 +242,69 @@ def training_batches(examples, *, batch_size, seed, first_step, steps, crops="ra
       ``[batch]``, ``noise`` float32 ``[batch, 3]``, standard normal draws for the colour noise.
 
     Raises:
-      ValueError: if a batch needs more examples than there are, or for other `crops` or `flips`.
+      ValueError: if a batch needs more examples than there are or cannot be shared equally, or for other `crops` or
+        `flips`.
     """
     _expect("crops", crops, ("random", "center"))
-    _expect("flips", flips, ("none", "horizontal", "both"))
+    _expect("flips", flips, tuple(draws.FLIPS))
     count = len(examples)
     steps_per_epoch = batches_per_epoch(count, batch_size)
-    labels = tf.constant(examples.labels)
-    in_epoch = steps_per_epoch * batch_size
+    part, parts = worker
+    if batch_size % parts:
+        raise ValueError(f"Expected batch_size to be a multiple of the {parts} workers. Received: {batch_size}")
+    share = batch_size // parts
 
-    def read(number):
-        epoch, position = number // in_epoch, number % in_epoch
-        order = tf.random.fold_in([seed, _ORDER], epoch)
-        index = tf.random.experimental.index_shuffle(position, order, tf.constant(count - 1, tf.int64))
-        seeds = tf.random.fold_in(tf.random.fold_in([seed, _DRAWS], epoch), position)
-        offset, flip, noise = _draw(seeds, crops, flips)
-        image = examples.read(index)
-        return {
-            "crops": tf.slice(image, [offset[0], offset[1], 0], [CROP_SIZE, CROP_SIZE, 3]),
-            "offsets": offset,
-            "flips": flip,
-            "labels": tf.gather(labels, index),
-            "noise": noise,
-        }
+    def batch_of(step):
+        epoch, place = divmod(int(step), steps_per_epoch)
+        first = place * batch_size + part * share
+        positions = range(first, first + share)
+        if reshuffle:
+            indices = draws.order(count, seed, epoch)[first : first + share]
+        else:
+            indices = draws.order(count, seed, 0)[(epoch * steps_per_epoch * batch_size + np.array(positions)) % count]
+        drawn = draws.draw(
+            seed,
+            epoch,
+            positions,
+            margin=IMAGE_SIZE - CROP_SIZE,
+            crops=crops,
+            flips=flips,
+            images_per_draw=images_per_draw,
+        )
+        noise = drawn.noise
+        if noise_epochs is not None and step / steps_per_epoch >= noise_epochs:
+            noise = np.zeros_like(noise)
+        fetched = examples.fetch(indices, drawn.offsets, CROP_SIZE)
+        return fetched, drawn.offsets, drawn.flips, examples.labels[indices], noise
 
-    dataset = tf.data.Dataset.range(first_step * batch_size, steps * batch_size)
-    dataset = dataset.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return dataset.batch(batch_size, drop_remainder=True).prefetch(2)
+    dtypes = {
+        "crops": examples.fetched_dtype,
+        "offsets": tf.int32,
+        "flips": tf.bool,
+        "labels": tf.int64,
+        "noise": tf.float32,
+    }
+    shapes = {"crops": _fetched_shape(examples, CROP_SIZE), "offsets": [2], "flips": [2], "labels": [], "noise": [3]}
+
+    def read(step):
+        values = tf.numpy_function(batch_of, [step], list(dtypes.values()), stateful=False)
+        return {name: tf.ensure_shape(value, [share, *shapes[name]]) for name, value in zip(dtypes, values)}
+
+    dataset = tf.data.Dataset.range(first_step, steps)
+    dataset = dataset.map(read, num_parallel_calls=_FETCHED_AT_A_TIME, deterministic=True)
+    if examples.decode:
+
+        def decode(example):
+            crop = examples.decode(example["crops"], example["offsets"], CROP_SIZE)
+            return {**example, "crops": tf.ensure_shape(crop, [CROP_SIZE, CROP_SIZE, 3])}
+
+        dataset = dataset.unbatch().map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        dataset = dataset.batch(share, drop_remainder=True)
+    return dataset.prefetch(2)
+
+
+def _fetched_shape(examples, size):
+    return [] if examples.decode else [size, size, 3]
 
 
 def batches_per_epoch(count, batch_size):
@@ -199,34 +318,37 @@ def batches_per_epoch(count, batch_size):
     return count // batch_size
 
 
-def _draw(seeds, crops, flips):
-    """An offset, int32 [2], a flip, bool [2], and noise, float32 [3]."""
-    margin = IMAGE_SIZE - CROP_SIZE
-    if crops == "random":
-        offset = tf.random.stateless_uniform([2], seeds, maxval=margin + 1, dtype=tf.int32)
-    else:
-        offset = tf.constant([margin // 2, margin // 2])
-    wanted = {"none": [False, False], "horizontal": [False, True], "both": [True, True]}[flips]
-    heads = tf.random.stateless_uniform([2], tf.random.fold_in(seeds, 1)) < 0.5
-    noise = tf.random.stateless_normal([3], tf.random.fold_in(seeds, 2))
-    return offset, heads & tf.constant(wanted), noise
-
-
-def evaluation_batches(examples, *, batch_size):
+def evaluation_batches(examples, *, batch_size, worker=(0, 1)):
     """Every example once, in order; the last batch may be smaller.
 
     Args:
       examples: `Examples`.
       batch_size: int.
+      worker: (index, count): which of `count` workers reads; the batches are dealt out in turn.
 
     Returns:
       A ``tf.data.Dataset`` of (uint8 ``[batch, 256, 256, 3]``, int64 ``[batch]``).
     """
-    labels = tf.constant(examples.labels)
+    count = len(examples)
 
-    def read(index):
-        return examples.read(index), tf.gather(labels, index)
+    def batch_of(number):
+        indices = np.arange(number * batch_size, min((number + 1) * batch_size, count))
+        images = examples.fetch(indices, np.zeros([len(indices), 2], np.int32), IMAGE_SIZE)
+        return images, examples.labels[indices]
 
-    dataset = tf.data.Dataset.range(len(examples))
-    dataset = dataset.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return dataset.batch(batch_size).prefetch(2)
+    def read(number):
+        images, labels = tf.numpy_function(batch_of, [number], [examples.fetched_dtype, tf.int64], stateful=False)
+        shape = [None, *_fetched_shape(examples, IMAGE_SIZE)]
+        return tf.ensure_shape(images, shape), tf.ensure_shape(labels, [None])
+
+    dataset = tf.data.Dataset.range(-(-count // batch_size)).shard(worker[1], worker[0])
+    dataset = dataset.map(read, num_parallel_calls=_FETCHED_AT_A_TIME, deterministic=True)
+    if examples.decode:
+
+        def decode(fetched, label):
+            image = examples.decode(fetched, tf.zeros([2], tf.int32), IMAGE_SIZE)
+            return tf.ensure_shape(image, [IMAGE_SIZE, IMAGE_SIZE, 3]), label
+
+        dataset = dataset.unbatch().map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        dataset = dataset.batch(batch_size)
+    return dataset.prefetch(2)

@@ -1,144 +1,348 @@
-"""One photograph, in whatever form it comes, as 256 x 256 RGB pixels.
+"""Photographs as they come -> 256 x 256 images in shards, written once: a TFDS data set with statistics beside.
 
-All of it is TensorFlow operations, so that training, evaluation and a served model do literally the same.
+A shard gets its name when it is whole; what is known of it (labels, places, sums for the statistics) follows in a file
+below ``.progress``, so a preparation that was killed goes on behind its last finished shard. `prepared` reads the
+result.
 """
 
+import contextlib
+import fcntl
+import json
+import pathlib
+import shutil
+from typing import NamedTuple
+
+import numpy as np
 import tensorflow as tf
 
-IMAGE_SIZE = 256
+from alexnet_tf import files
+from alexnet_tf.data import draws
+from alexnet_tf.data import photograph
+from alexnet_tf.data import pipeline
+from alexnet_tf.data import prepared
+from alexnet_tf.data import records
+from alexnet_tf.data import sources
+from alexnet_tf.data import statistics
 
-# How far into a file the EXIF orientation is looked for: the segment comes first or second.
-_EXIF_BYTES = 4096
-
-
-def exif_orientation(encoded):
-    """The EXIF orientation of a JPEG, 1 to 8.
-
-    Args:
-      encoded: scalar string tensor, the file.
-
-    Returns:
-      Scalar int32: 1 (upright) for a file that says nothing, or that is no JPEG with an EXIF segment.
-    """
-    head = tf.strings.substr(encoded, 0, _EXIF_BYTES)
-    # Few photographs have the segment, and the search for its tag takes several times as long as this glance.
-    has_segment = tf.strings.regex_full_match(head, r"\C*?Exif\x00\x00(?:MM|II)\C*")
-    return tf.cond(has_segment, lambda: _orientation_tag(head), lambda: tf.constant(1))
+STORAGES = ("jpeg", "raw")
+# Images that pass from the decoding threads to the writer at a time.
+_BATCH = 32
+_LOCK = ".lock"
 
 
-def _orientation_tag(head):
-    """The value of the orientation tag in the first bytes of a JPEG with an EXIF segment, 1 if there is none."""
-    data = tf.cast(tf.io.decode_raw(head, tf.uint8), tf.int32)
-    is_jpeg = tf.reduce_all(tf.equal(data[:2], [0xFF, 0xD8]))
-    _, segment = _find(data, b"Exif\x00\x00")
-    data = data[segment:]
-    # The tag 0x0112, type 3 (short), count 1, value, in the byte order that the segment declares.
-    big, big_place = _find(data, b"\x01\x12\x00\x03\x00\x00\x00\x01\x00")
-    little, little_place = _find(data, b"\x12\x01\x03\x00\x01\x00\x00\x00")
-    is_little = tf.equal(data[0], ord("I"))
-    found, place = tf.where(is_little, little, big), tf.where(is_little, little_place, big_place)
-    value = tf.reduce_sum(data[place : place + 1])
-    return tf.where(is_jpeg & found & (value >= 1) & (value <= 8), value, 1)
+class Options(NamedTuple):
+    """How a data set is written."""
+
+    storage: str = "jpeg"  # or "raw", the pixels: 196,608 bytes an image in place of some 40,000
+    jpeg_quality: int = 95  # 1 to 100
+    shard_examples: int = 4096  # photographs a shard, at least 1
+    seed: int = 0  # of the order on the disk
 
 
-def _find(data, pattern):
-    """Whether `pattern` stands in `data`, and the place just behind its first occurrence (else 0)."""
-    count = tf.maximum(tf.size(data) - len(pattern) + 1, 0)
-    hits = tf.ones([count], tf.bool)
-    for shift, value in enumerate(pattern):
-        hits &= tf.equal(data[shift : shift + count], value)
-    found = tf.reduce_any(hits)
-    first = tf.reduce_min(tf.where(hits, tf.range(count), tf.int32.max))
-    return found, tf.where(found, first, -len(pattern)) + len(pattern)
+class _Job(NamedTuple):
+    """The writing of one split."""
+
+    split: str
+    part: sources.Split
+    root: str  # what the names in the source begin with, left out of those in the data set
+    order: np.ndarray  # int64 [photographs]: index into the split of each position on the disk
+    directory: pathlib.Path
+    options: Options
+
+    @property
+    def shards(self):
+        return -(-len(self.order) // self.options.shard_examples)
+
+    def path(self, number):
+        return self.directory / prepared.shard_name(self.split, number, self.shards)
+
+    def facts_path(self, number):
+        """Where is kept what is known of a finished shard, until all are."""
+        return self.directory / prepared.PROGRESS / f"{self.split}-{number:05d}.npz"
+
+    def positions(self, number):
+        """The positions of a shard's photographs."""
+        size = self.options.shard_examples
+        return range(number * size, min((number + 1) * size, len(self.order)))
 
 
-def apply_orientation(image, orientation):
-    """Turns and mirrors an image as its EXIF orientation asks.
+class _Piece(NamedTuple):
+    """Images of one shard that were prepared together."""
 
-    Args:
-      image: ``[height, width, channels]``.
-      orientation: scalar int32, 1 to 8.
-
-    Returns:
-      The upright image; height and width are exchanged for 5 to 8.
-    """
-
-    def turned():
-        upright = tf.cond(orientation >= 5, lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
-        # After that transposition 5 to 8 are upright, quarter turns and their mirror images.
-        mirrored = tf.reduce_any(tf.equal(orientation, [2, 3, 6, 7]))
-        upended = tf.reduce_any(tf.equal(orientation, [3, 4, 7, 8]))
-        upright = tf.cond(mirrored, lambda: tf.reverse(upright, [1]), lambda: upright)
-        return tf.cond(upended, lambda: tf.reverse(upright, [0]), lambda: upright)
-
-    return tf.cond(tf.equal(orientation, 1), lambda: image, turned)
+    positions: np.ndarray  # int64 [images], in the order on the disk
+    images: np.ndarray  # uint8 [images, 256, 256, 3]
+    stored: list  # of bytes, what is written of each
 
 
-def decode(encoded):
-    """The pixels of an encoded photograph, upright.
+def prepare(source, directory, options, *, settings=None, progress=None):
+    """Writes a data set, or what is missing of it.
 
     Args:
-      encoded: scalar string tensor: JPEG (also grey and CMYK), PNG (also grey, palette and 16 bits; transparency is
-        dropped), GIF (the first picture), BMP (8, 24 or 32 bits) or WebP.
+      source: a `sources.Source` with a training set.
+      directory: where to; made if it is not there.
+      options: `Options`.
+      settings: dict of what else the result depends on, such as how the validation set was drawn; kept in the manifest.
+      progress: called with the number of photographs behind, of all splits together.
 
     Returns:
-      uint8 ``[height, width, 3]``, RGB in [0, 255].
+      The manifest, a dict.
 
     Raises:
-      tf.errors.InvalidArgumentError: for anything else, and for a truncated or corrupt file.
+      ValueError: for an option outside its range, another preparation begun in the directory, or if no photograph of a
+        split can be read.
+      BlockingIOError: if another process is at work in the directory.
+      OSError: for a disk that takes no more; the shards that are finished stay.
     """
-    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-    image = tf.ensure_shape(image, [None, None, 3])
-    # TensorFlow takes the colour numbers of a BMP of 8 bits for grey levels.
-    has_palette = tf.strings.regex_full_match(tf.strings.substr(encoded, 0, 30), r"BM\C{26}\x08\x00")
-    image = tf.cond(has_palette, lambda: _look_up(image[..., 0], encoded), lambda: image)
-    return apply_orientation(image, exif_orientation(encoded))
+    if options.storage not in STORAGES:
+        raise ValueError(f"Expected storage to be one of {', '.join(STORAGES)}. Received: {options.storage!r}")
+    if not 1 <= options.jpeg_quality <= 100:
+        raise ValueError(f"Expected jpeg_quality to be 1 to 100. Received: {options.jpeg_quality}")
+    if options.shard_examples < 1:
+        raise ValueError(f"Expected shard_examples to be at least 1. Received: {options.shard_examples}")
+    directory = pathlib.Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    request = {
+        "source": source.name,
+        **options._asdict(),
+        "settings": settings or {},
+        "photographs": {split: len(source.splits[split].labels) for split in source.splits},
+        "classes": len(source.class_names),
+    }
+    with _lock(directory):
+        if (directory / prepared.MANIFEST).exists():
+            manifest = prepared.read_manifest(directory)
+            _check_request(request, manifest["request"], directory)
+            # What is left of it if the program was killed just after the manifest.
+            shutil.rmtree(directory / prepared.PROGRESS, ignore_errors=True)
+            return manifest
+        _begin(directory, request)
+        jobs = []
+        behind = 0
+        for split, part in source.splits.items():
+            order = draws.order_on_disk(len(part.labels), options.seed)
+            jobs.append(_Job(split, part, source.root, order, directory, options))
+            _write_split(jobs[-1], lambda done, behind=behind: progress and progress(behind + done))
+            behind += len(order)
+        return _finish(source, jobs, request)
 
 
-def _look_up(numbers, encoded):
-    """The colours, uint8 ``[height, width, 3]``, of the colour numbers of a BMP, uint8 ``[height, width]``."""
-    # In the file: where the pixels begin, and the size of the second header, which begins at byte 14.
-    pixels, header = tf.unstack(tf.io.decode_raw(tf.strings.substr(encoded, 10, 8), tf.int32), num=2)
-    palette = tf.io.decode_raw(tf.strings.substr(encoded, 14 + header, pixels - header - 14), tf.uint8)
-    # Each colour is blue, green, red and a zero.
-    return tf.gather(tf.reshape(palette, [-1, 4])[:, 2::-1], tf.cast(numbers, tf.int32))
+@contextlib.contextmanager
+def _lock(directory):
+    """Keeps other preparations out of the directory, also while this process is killed and another begins."""
+    with open(directory / _LOCK, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError(
+                f"Expected {directory} for this program alone. Received: another one at work"
+            ) from None
+        yield
 
 
-def to_square(image, size=IMAGE_SIZE):
-    """The central square, scaled so that the shorter side becomes `size` (paper section 2).
+def _check_request(request, before, directory):
+    differing = [name for name in request if request[name] != before.get(name)]
+    if differing:
+        raise ValueError(
+            f"Expected in {directory} the preparation that was begun there: "
+            + ", ".join(f"{name}={before.get(name)}" for name in differing)
+            + ". Received: "
+            + ", ".join(f"{name}={request[name]}" for name in differing)
+            + "; take another --data_dir, or these values"
+        )
 
-    Args:
-      image: uint8 ``[height, width, 3]``.
-      size: int, the result's side.
 
-    Returns:
-      uint8 ``[size, size, 3]``: averaged over areas where it shrinks, bicubic where it grows. Never warped.
-    """
-    height, width = tf.shape(image)[0], tf.shape(image)[1]
-    side = tf.minimum(height, width)
-    # Cutting first and scaling then gives the same square and never holds a scaled 8000 x 50 strip.
-    square = tf.image.crop_to_bounding_box(image, (height - side) // 2, (width - side) // 2, side, side)
+def _begin(directory, request):
+    """Claims the directory for a request, or checks that it is this request's."""
+    path = directory / prepared.PROGRESS / "request.json"
+    if path.exists():
+        _check_request(request, json.loads(path.read_text(encoding="utf-8")), directory)
+        return
+    others = [entry.name for entry in directory.iterdir() if entry.name not in (_LOCK, prepared.PROGRESS)]
+    if others:
+        raise ValueError(f"Expected {directory} to be empty. Received: {', '.join(sorted(others)[:3])}")
+    path.parent.mkdir(exist_ok=True)
+    files.write_json(path, request)
 
-    def scaled(method):
-        pixels = tf.image.resize(square, [size, size], method=method)
-        return tf.cast(tf.clip_by_value(tf.round(pixels), 0, 255), tf.uint8)
 
-    result = tf.case(
-        [(side > size, lambda: scaled("area")), (side < size, lambda: scaled("bicubic"))],
-        default=lambda: square,
-        exclusive=True,
+def _write_split(job, progress):
+    """Writes the shards of a split that are not there yet."""
+    todo = [number for number in range(job.shards) if not job.facts_path(number).exists()]
+    finished = len(job.order) - sum(len(job.positions(number)) for number in todo)
+    progress(finished)
+    pieces = _pieces(job, todo)
+    pending = next(pieces, None)
+
+    def of_shard(number):
+        nonlocal pending, finished
+        while pending is not None and pending.positions[0] in job.positions(number):
+            yield pending
+            progress(finished + int(pending.positions[-1]) + 1 - job.positions(number).start)
+            pending = next(pieces, None)
+        finished += len(job.positions(number))
+
+    for number in todo:
+        _write_shard(job, number, of_shard(number))
+    progress(len(job.order))
+
+
+def _pieces(job, numbers):
+    """Yields a `_Piece` of each batch and shard of those photographs that can be read, in order."""
+    raw = job.options.storage == "raw"
+    table = tf.constant(job.order)
+
+    def read(position):
+        image = photograph.prepare_image(job.part.read(tf.gather(table, position)))
+        return position, image, "" if raw else tf.io.encode_jpeg(image, quality=job.options.jpeg_quality)
+
+    ranges = [np.arange(job.positions(number).start, job.positions(number).stop) for number in numbers]
+    dataset = tf.data.Dataset.from_tensor_slices(np.concatenate([np.empty([0], np.int64), *ranges]))
+    dataset = dataset.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    for positions, images, encoded in dataset.ignore_errors().batch(_BATCH).prefetch(2).as_numpy_iterator():
+        shards = positions // job.options.shard_examples
+        for shard in np.unique(shards):
+            mine = np.flatnonzero(shards == shard)
+            yield _Piece(positions[mine], images[mine], [images[i].tobytes() if raw else encoded[i] for i in mine])
+
+
+def _write_shard(job, number, pieces):
+    """Writes a shard, then what is known of it."""
+    accumulator = statistics.Accumulator()
+    columns = {name: [] for name in ("positions", "lengths", "image_places", "image_lengths", "names")}
+
+    def payloads():
+        for piece in pieces:
+            if job.split == "train":
+                accumulator.add(piece.images)
+            for position, image in zip(piece.positions.tolist(), piece.stored):
+                index = int(job.order[position])
+                name = job.part.name_of(index).removeprefix(f"{job.root}/").encode()
+                payload = _example(image, int(job.part.labels[index]), name)
+                # The image is by far the longest part, so its place is the only one where it can stand.
+                row = (position, len(payload), payload.index(image), len(image), name)
+                for column, value in zip(columns.values(), row):
+                    column.append(value)
+                yield payload
+
+    places, digest = records.write(job.path(number), payloads())
+    skipped = np.setdiff1d(job.positions(number), columns["positions"])
+    reasons = [pipeline.why_skipped(job.part, int(job.order[position])) for position in skipped]
+    facts = {name: np.array(values, "S" if name == "names" else np.int64) for name, values in columns.items()}
+    facts |= {"places": places, "sha256": digest, "skipped": json.dumps(reasons)}
+    if accumulator.sums:
+        facts |= {f"sums.{field}": value for field, value in accumulator.sums._asdict().items()}
+    with files.whole(job.facts_path(number), "wb") as file:
+        np.savez(file, **facts)
+
+
+def _example(image, label, name):
+    """A serialised ``tf.train.Example``, as TFDS reads it."""
+    feature = {
+        "image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[image])),
+        "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
+        "file_name": tf.train.Feature(bytes_list=tf.train.BytesList(value=[name])),
+    }
+    # Else the order of the features is another one in each process.
+    return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString(deterministic=True)
+
+
+def _finish(source, jobs, request):
+    """Puts together what is known of the shards and writes it beside them, the manifest last."""
+    directory = jobs[0].directory
+    accumulator = statistics.Accumulator()
+    index, splits = {}, {}
+    for job in jobs:
+        entries, facts = _gather(job, accumulator)
+        if not facts["examples"]:
+            first = facts["skipped"][0]
+            raise ValueError(
+                f"Expected photographs. Received: {len(job.order)} unreadable files for {job.split}, the first "
+                f"{first['name']} ({first['reason']})"
+            )
+        index |= {f"{job.split}.{field}": column for field, column in entries._asdict().items()}
+        facts["per_class"] = np.bincount(entries.labels, minlength=len(source.class_names)).tolist()
+        splits[job.split] = facts
+    with files.whole(directory / prepared.INDEX, "wb") as file:
+        np.savez(file, **index)
+    statistics.save(accumulator.result(), directory / prepared.STATISTICS)
+    class_facts = source.class_facts or [{}] * len(source.class_names)
+    classes = [{**facts, "name": name} for name, facts in zip(source.class_names, class_facts)]
+    files.write_json(directory / prepared.CLASSES, classes)
+    _write_tfds_metadata(source, directory, splits, request)
+    manifest = {
+        "version": 1,
+        "source": source.name,
+        "license": source.license,
+        "storage": request["storage"],
+        "request": request,
+        "files": {
+            name: prepared.checksum(directory / name)
+            for name in (prepared.INDEX, prepared.STATISTICS, prepared.CLASSES)
+        },
+        "splits": splits,
+    }
+    files.write_json(directory / prepared.MANIFEST, manifest)
+    shutil.rmtree(directory / prepared.PROGRESS)
+    return manifest
+
+
+def _gather(job, accumulator):
+    """The `prepared.Index` of a split and its part of the manifest; adds its sums to the accumulator."""
+    columns = {field: [] for field in prepared.Index._fields}
+    skipped, shards = [], []
+    for number in range(job.shards):
+        with open(job.facts_path(number), "rb") as file, np.load(file, allow_pickle=False) as facts:
+            positions = facts["positions"]
+            columns["labels"].append(job.part.labels[job.order[positions]].astype(np.int64))
+            columns["shards"].append(np.full(len(positions), number, np.int32))
+            for field in ("places", "lengths", "names"):
+                columns[field].append(facts[field])
+            for field in ("image_places", "image_lengths"):
+                columns[field].append(facts[field].astype(np.int32))
+            skipped += [{"name": name, "reason": reason} for name, reason in json.loads(str(facts["skipped"]))]
+            shards.append(
+                {
+                    "file": job.path(number).name,
+                    "examples": len(positions),
+                    "bytes": job.path(number).stat().st_size,
+                    "sha256": str(facts["sha256"]),
+                }
+            )
+            if "sums.image" in facts:
+                sums = [facts[f"sums.{field}"] for field in statistics.Sums._fields]
+                accumulator.add_sums(statistics.Sums(*sums))
+    index = prepared.Index(**{field: np.concatenate(parts) for field, parts in columns.items()})
+    return index, {"examples": len(index.labels), "skipped": skipped, "shards": shards}
+
+
+def _write_tfds_metadata(source, directory, splits, request):
+    """Makes the directory a TFDS data set, named "prepared"."""
+    import tensorflow_datasets as tfds
+
+    side = photograph.IMAGE_SIZE
+    if request["storage"] == "raw":
+        image = tfds.features.Tensor(shape=(side, side, 3), dtype=np.uint8, encoding="bytes")
+    else:
+        image = tfds.features.Image(shape=(side, side, 3), encoding_format="jpeg")
+    features = tfds.features.FeaturesDict(
+        {
+            "image": image,
+            "label": tfds.features.ClassLabel(names=list(source.class_names)),
+            "file_name": tfds.features.Text(),
+        }
     )
-    return tf.ensure_shape(result, [size, size, 3])
-
-
-def prepare_image(photograph):
-    """An encoded (string) or decoded (uint8 ``[height, width, 1 or 3]``) photograph as uint8 ``[256, 256, 3]``.
-
-    Raises:
-      tf.errors.InvalidArgumentError: if it cannot be decoded.
-    """
-    if photograph.dtype == tf.string:
-        return to_square(decode(photograph))
-    if photograph.shape[-1] == 1:
-        photograph = tf.image.grayscale_to_rgb(photograph)
-    return to_square(photograph)
+    tfds.folder_dataset.write_metadata(
+        data_dir=str(directory),
+        features=features,
+        split_infos=[
+            tfds.core.SplitInfo(
+                name=split,
+                shard_lengths=[shard["examples"] for shard in facts["shards"]],
+                num_bytes=sum(shard["bytes"] for shard in facts["shards"]),
+            )
+            for split, facts in splits.items()
+        ],
+        check_data=False,
+        description=f"{source.name}, shorter side scaled to {side}, centre {side} x {side}",
+        supervised_keys=("image", "label"),
+        license=source.license or None,
+    )

@@ -10,6 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from alexnet_tf import messages
+from alexnet_tf.data import archives
+
 FOLDER_LAYOUT = (
     "DIR/train/CLASS/IMAGE, and if there are any DIR/val/CLASS/IMAGE and DIR/test/CLASS/IMAGE, "
     "with the same class folders in each"
@@ -29,6 +32,9 @@ class Split(NamedTuple):
     read: Callable
     # What an example is called in messages.
     name_of: Callable
+    # Of prepared data, `prepared.ImageRecords`: 256 x 256 images, encoded or, if `is_raw`, as pixels.
+    records: object = None
+    is_raw: bool = False
 
 
 class Source(NamedTuple):
@@ -38,14 +44,18 @@ class Source(NamedTuple):
     class_names: tuple
     splits: dict  # of Split: "train", and where they exist "validation" and "test"
     license: str = ""
+    # For each class a dict of what else is known of it, such as its WordNet identifier; or nothing.
+    class_facts: tuple = ()
+    # The folder that the names of all examples begin with, if there is one.
+    root: str = ""
 
 
 def open_source(specification):
     """Opens a data set.
 
     Args:
-      specification: ``elpv``, ``folder:DIR``, ``tfds:NAME``, ``imagenet2012:DIR`` (the folder of the two tar files)
-        or ``synthetic``.
+      specification: ``elpv``, ``folder:DIR``, ``tfds:NAME``, ``imagenet2012:DIR`` (the folder of the two tar files),
+        ``ilsvrc2010:DIR`` (that of `archives.ilsvrc2010`) or ``synthetic``.
 
     Returns:
       A `Source`.
@@ -66,9 +76,11 @@ def open_source(specification):
         source = tfds_by_name(argument)
     elif kind == "imagenet2012" and argument:
         source = imagenet2012(argument)
+    elif kind == "ilsvrc2010" and argument:
+        source = ilsvrc2010(argument)
     else:
         raise ValueError(
-            "Expected source to be elpv, folder:DIR, tfds:NAME, imagenet2012:DIR or synthetic. "
+            "Expected source to be elpv, folder:DIR, tfds:NAME, imagenet2012:DIR, ilsvrc2010:DIR or synthetic. "
             f"Received: {specification!r}"
         )
     if len(source.class_names) < 2:
@@ -147,7 +159,7 @@ def folder(directory):
                 f"Expected in {root / name} the class folders of {root / 'train'}. Received: {', '.join(unknown)}"
             )
         splits[split] = _folder_split(root / name, class_names, every_class=split == "train")
-    return Source(f"folder:{directory}", class_names, splits)
+    return Source(f"folder:{directory}", class_names, splits, root=str(root))
 
 
 def _subfolders(directory):
@@ -190,7 +202,7 @@ def elpv():
         "ELPV, a benchmark of solar cells by electroluminescence (Buerhop-Lutz, Deitsch et al. 2018), "
         "CC BY-NC-SA 4.0: not for commercial use"
     )
-    return Source("elpv", ("sound", "defective"), {"train": _files(paths, labels)}, license)
+    return Source("elpv", ("sound", "defective"), {"train": _files(paths, labels)}, license, root=str(root))
 
 
 def synthetic(num_classes=10, examples=(1000, 200)):
@@ -245,6 +257,14 @@ def imagenet2012(directory):
     return _tfds_source("imagenet2012", config, data_dir=str(root / "tfds"))
 
 
+def ilsvrc2010(directory):
+    """ILSVRC-2010 from the archives that image-net.org gives out; see `archives.ilsvrc2010`."""
+    found = archives.ilsvrc2010(directory)
+    splits = {name: Split(*split) for name, split in found.splits.items()}
+    class_names = tuple(facts["wnid"] for facts in found.classes)
+    return Source(f"ilsvrc2010:{directory}", class_names, splits, class_facts=found.classes)
+
+
 def tfds_by_name(name):
     """Any image classification data set of TFDS, prepared at first use where TFDS keeps its data sets."""
     return _tfds_source(name, None, data_dir=None)
@@ -260,7 +280,9 @@ def _tfds_source(name, download_config, data_dir):
             builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
     # An AssertionError is what TFDS raises for a version that it has not, and below for files that it cannot fetch.
     except (tfds.core.registered.DatasetNotFoundError, ValueError, AttributeError, AssertionError) as error:
-        raise ValueError(f"Expected the name of a TFDS data set. Received: {name!r} ({_first_line(error)})") from None
+        raise ValueError(
+            f"Expected the name of a TFDS data set. Received: {name!r} ({messages.first_line(error)})"
+        ) from None
     features = builder.info.features
     if not {"image", "label"} <= set(features) or not isinstance(features["label"], tfds.features.ClassLabel):
         raise ValueError(
@@ -269,7 +291,7 @@ def _tfds_source(name, download_config, data_dir):
     try:
         builder.download_and_prepare(download_config=download_config)
     except (AssertionError, tarfile.TarError) as error:
-        raise ValueError(f"Expected TFDS to prepare {name}. Received: {_first_line(error)}") from None
+        raise ValueError(f"Expected TFDS to prepare {name}. Received: {messages.first_line(error)}") from None
     splits = {
         split: _tfds_split(tfds, builder, split)
         for split in ("train", "validation", "test")
@@ -278,10 +300,6 @@ def _tfds_source(name, download_config, data_dir):
     if "train" not in splits:
         raise ValueError(f"Expected a split named train. Received: {', '.join(builder.info.splits)}")
     return Source(f"tfds:{name}", tuple(features["label"].names), splits)
-
-
-def _first_line(error):
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _is_labelled(name, split):

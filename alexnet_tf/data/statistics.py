@@ -19,9 +19,22 @@ class Statistics(NamedTuple):
     num_examples: int
 
     @property
+    def mean_color(self):
+        """float32 ``[3]``: the mean image's mean over its pixels."""
+        return self.mean_image.mean(axis=(0, 1))
+
+    @property
     def components(self):
         """float32 ``[3, 3]``: each direction times its standard deviation."""
         return self.directions * self.standard_deviations[:, None]
+
+
+class Sums(NamedTuple):
+    """What an `Accumulator` has counted so far; all are whole numbers, and exact."""
+
+    image: np.ndarray  # float64 [height, width, 3], sum over the images
+    products: np.ndarray  # float64 [3, 3], sum over all pixels of the products of two channels
+    num_examples: int
 
 
 class Accumulator:
@@ -36,16 +49,34 @@ class Accumulator:
         """Counts in a batch.
 
         Args:
-          images: uint8 ``[batch, height, width, 3]``.
+          images: uint8 ``[batch, height, width, 3]``, at most 256 pixels wide.
         """
-        if self._sum_image is None:
-            self._sum_image = np.zeros(images.shape[1:])
-        self._sum_image += images.sum(axis=0, dtype=np.float64)
+        self._add_sum_image(images.sum(axis=0, dtype=np.uint32))
         for image in images:
-            # Exact: 65,536 products of at most 255 ** 2 stay below 2 ** 53.
-            pixels = image.reshape(-1, 3).astype(np.float64)
-            self._products += pixels.T @ pixels
+            # A row at a time: 256 products of at most 255 ** 2 stay below 2 ** 24, so float32 is exact.
+            planes = np.moveaxis(image, -1, 0).astype(np.float32, order="C")
+            for i in range(3):
+                for j in range(i + 1):
+                    rows = np.einsum("yx,yx->y", planes[i], planes[j])
+                    self._products[i, j] += rows.sum(dtype=np.float64)
+                    self._products[j, i] = self._products[i, j]
         self._examples += len(images)
+
+    def _add_sum_image(self, image):
+        if self._sum_image is None:
+            self._sum_image = np.zeros(image.shape)
+        self._sum_image += image
+
+    @property
+    def sums(self):
+        """The `Sums` so far, or None before the first image."""
+        return Sums(self._sum_image, self._products, self._examples) if self._examples else None
+
+    def add_sums(self, sums):
+        """Counts in what another accumulator has counted."""
+        self._add_sum_image(sums.image)
+        self._products += sums.products
+        self._examples += int(sums.num_examples)
 
     def result(self):
         """The `Statistics` of all images so far.
@@ -73,7 +104,7 @@ class Accumulator:
 def save(statistics, path):
     """Writes a `Statistics` to an ``.npz`` file, aside first, so that `path` is whole or not there."""
     with files.whole(path, "wb") as file:
-        np.savez(file, **statistics._asdict())
+        np.savez(file, **statistics._asdict(), mean_color=statistics.mean_color)
 
 
 def load(path):
@@ -89,6 +120,6 @@ def load(path):
     except FileNotFoundError:
         raise
     # A TypeError is what an .npy file ends in, which is one array and no archive.
-    except (KeyError, OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+    except (KeyError, OSError, ValueError, EOFError, TypeError, RuntimeError, zipfile.BadZipFile) as error:
         raise ValueError(f"Expected statistics of a training set in {path}. Received: {error}") from None
     return Statistics(**{**fields, "num_examples": int(fields["num_examples"])})

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import re
 import shutil
 import sys
 
@@ -12,6 +11,7 @@ import rich.progress
 import tensorflow as tf
 
 from alexnet_tf import files
+from alexnet_tf import messages
 
 # A loss this near to ln(classes) is that of a network that knows nothing.
 _FLAT_MARGIN = 0.01
@@ -76,7 +76,9 @@ class Checkpoints:
             # An evaluation takes the weights alone.
             self._checkpoint.restore(self.latest).assert_existing_objects_matched().expect_partial()
         except (*_READING_ERRORS, AssertionError) as error:
-            raise ValueError(f"Expected a whole checkpoint. Received: {self.latest} ({_reason(error)})") from None
+            raise ValueError(
+                f"Expected a whole checkpoint. Received: {self.latest} ({messages.first_line(error)})"
+            ) from None
         self._schedule.restore(self._schedule_state.numpy().decode())
         self._saved_at = int(self._step)
         return self._saved_at
@@ -96,7 +98,7 @@ class Checkpoints:
         except (tf.errors.OpError, OSError) as error:
             self._remove_half_written(step)
             raise OSError(
-                f"Expected room for a checkpoint in {self._directory}. Received: {_reason(error)}; "
+                f"Expected room for a checkpoint in {self._directory}. Received: {messages.first_line(error)}; "
                 f"the newest whole one is {self.latest or 'none'}"
             ) from None
         self._saved_at = step
@@ -116,11 +118,6 @@ class Checkpoints:
             self.save(progress.step)
 
 
-def _reason(error):
-    """The first line of an error, without what TensorFlow puts before it."""
-    return re.sub(r"^(\{\{.*?\}\} )+", "", (str(error) or type(error).__name__).splitlines()[0])
-
-
 def check_checkpoint(path, variables, facts=None):
     """Checks that a checkpoint is one of this network and whole, reading all that `variables` will take from it.
 
@@ -137,7 +134,7 @@ def check_checkpoint(path, variables, facts=None):
         shapes = reader.get_variable_to_shape_map()
         saved_facts = reader.get_tensor("facts/.ATTRIBUTES/VARIABLE_VALUE").decode()
     except _READING_ERRORS as error:
-        raise ValueError(f"Expected a checkpoint of a run. Received: {path} ({_reason(error)})") from None
+        raise ValueError(f"Expected a checkpoint of a run. Received: {path} ({messages.first_line(error)})") from None
     if facts is not None and saved_facts != facts:
         ours, theirs = json.loads(facts), json.loads(saved_facts)
         differing = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
@@ -158,7 +155,7 @@ def check_checkpoint(path, variables, facts=None):
         try:
             reader.get_tensor(key)
         except _READING_ERRORS as error:
-            raise ValueError(f"Expected a whole checkpoint. Received: {path} ({_reason(error)})") from None
+            raise ValueError(f"Expected a whole checkpoint. Received: {path} ({messages.first_line(error)})") from None
 
 
 def _short(value):

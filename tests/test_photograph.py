@@ -8,7 +8,7 @@ import PIL.ImageOps
 import pytest
 import tensorflow as tf
 
-from alexnet_tf.data import prepare
+from alexnet_tf.data import photograph
 
 ORIENTATION = 0x0112
 
@@ -70,38 +70,38 @@ def test_shrinking_averages_the_central_square_over_areas(shape):
     pixels = noise(*shape)
     expected = averaged_over_areas(central_square(pixels), 256)
     # Half a level of rounding, and 1e-3 for sums in float32.
-    assert difference(prepare.to_square(pixels), expected) <= 0.501
+    assert difference(photograph.to_square(pixels), expected) <= 0.501
 
 
 @pytest.mark.parametrize("shape", [(512, 700), (1100, 768)])
 def test_shrinking_by_whole_numbers_agrees_with_pillow(shape):
     pixels = noise(*shape)
     # Pillow rounds after the rows and after the columns, so that a rounded half may fall to the other side.
-    assert difference(prepare.to_square(pixels), resized(pixels, PIL.Image.Resampling.BOX)) <= 1
+    assert difference(photograph.to_square(pixels), resized(pixels, PIL.Image.Resampling.BOX)) <= 1
 
 
 @pytest.mark.parametrize("shape", [(300, 400), (500, 375), (333, 1000)])
 def test_shrinking_a_smooth_picture_agrees_with_pillow(shape):
     pixels = waves(*shape)
     # Pillow's box takes whole pixels: it is off by up to half a pixel in each direction, at 4 levels a pixel.
-    assert difference(prepare.to_square(pixels), resized(pixels, PIL.Image.Resampling.BOX)) <= 4
+    assert difference(photograph.to_square(pixels), resized(pixels, PIL.Image.Resampling.BOX)) <= 4
 
 
 @pytest.mark.parametrize("shape", [(100, 60), (200, 255), (50, 8000), (8000, 50), (3, 2)])
 def test_growing_agrees_with_pillow(shape):
     pixels = waves(*shape)
     # One level, as Pillow rounds after the rows and after the columns.
-    assert difference(prepare.to_square(pixels), resized(pixels, PIL.Image.Resampling.BICUBIC)) <= 1
+    assert difference(photograph.to_square(pixels), resized(pixels, PIL.Image.Resampling.BICUBIC)) <= 1
 
 
 @pytest.mark.parametrize("shape", [(256, 256), (256, 300), (1000, 256)])
 def test_a_shorter_side_of_256_is_only_cut(shape):
     pixels = noise(*shape)
-    np.testing.assert_array_equal(prepare.to_square(pixels), central_square(pixels))
+    np.testing.assert_array_equal(photograph.to_square(pixels), central_square(pixels))
 
 
 def test_one_pixel_fills_the_square():
-    result = prepare.to_square(np.array([[[3, 200, 77]]], np.uint8))
+    result = photograph.to_square(np.array([[[3, 200, 77]]], np.uint8))
     np.testing.assert_array_equal(result, np.broadcast_to(np.uint8([3, 200, 77]), [256, 256, 3]))
 
 
@@ -110,7 +110,7 @@ def test_a_photograph_is_never_warped():
     y, x = np.mgrid[:400, :800]
     disc = ((y - 199.5) ** 2 + (x - 399.5) ** 2 < 150**2) * np.uint8(255)
     for picture in (disc, disc.T):
-        inside = prepare.to_square(np.stack([picture] * 3, axis=-1)).numpy()[:, :, 0] > 127
+        inside = photograph.to_square(np.stack([picture] * 3, axis=-1)).numpy()[:, :, 0] > 127
         assert inside.any(axis=0).sum() == inside.any(axis=1).sum() == 192
 
 
@@ -136,25 +136,25 @@ def formats():
 
 @pytest.mark.parametrize("encoded", [pytest.param(file, id=name) for name, file in formats().items()])
 def test_formats_without_loss_give_pillows_pixels(encoded):
-    np.testing.assert_array_equal(prepare.decode(encoded), pillow(encoded))
+    np.testing.assert_array_equal(photograph.decode(encoded), pillow(encoded))
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 def test_jpegs_give_pillows_pixels(mode):
     encoded = encode(PIL.Image.fromarray(waves(40, 60)).convert(mode), "JPEG", quality=95)
     # TensorFlow's fast inverse cosine transform and its own way from CMYK.
-    assert difference(prepare.decode(encoded), pillow(encoded)) <= 3
+    assert difference(photograph.decode(encoded), pillow(encoded)) <= 3
 
 
 def test_transparency_is_dropped():
     pixels, alpha = noise(40, 60), noise(40, 60, seed=1)[:, :, :1]
     encoded = encode(np.concatenate([pixels, alpha], axis=-1), "PNG")
-    np.testing.assert_array_equal(prepare.decode(encoded), pixels)
+    np.testing.assert_array_equal(photograph.decode(encoded), pixels)
 
 
 def test_sixteen_bits_become_eight():
     levels = np.random.default_rng(0).integers(0, 2**16, [40, 60]).astype(np.uint16)
-    decoded = prepare.decode(encode(levels, "PNG")).numpy()
+    decoded = photograph.decode(encode(levels, "PNG")).numpy()
     # The upper eight bits, or the nearest of 255 steps: less than one level apart.
     assert difference(decoded, levels[:, :, None] / 257) < 1
     assert (decoded == decoded[:, :, :1]).all()
@@ -171,10 +171,10 @@ def test_orientation_is_applied_as_pillow_does(orientation, endian):
     exif[0x0132] = "2012:12:03 12:00:00"
     encoded = encode(noise(24, 40), "JPEG", exif=exif)
     assert PIL.Image.open(io.BytesIO(encoded)).getexif()[ORIENTATION] == orientation
-    assert prepare.exif_orientation(encoded) == orientation
+    assert photograph.exif_orientation(encoded) == orientation
     stored = PIL.Image.fromarray(tf.io.decode_jpeg(encoded).numpy())
     stored.getexif()[ORIENTATION] = orientation
-    np.testing.assert_array_equal(prepare.decode(encoded), PIL.ImageOps.exif_transpose(stored))
+    np.testing.assert_array_equal(photograph.decode(encoded), PIL.ImageOps.exif_transpose(stored))
 
 
 def with_orientation(value, endian="<", maker=""):
@@ -188,7 +188,7 @@ def with_orientation(value, endian="<", maker=""):
 
 def test_bytes_in_the_other_order_are_no_orientation():
     decoy = "\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06"
-    assert prepare.exif_orientation(encode(noise(8, 8), "JPEG", exif=with_orientation(3, "<", decoy))) == 3
+    assert photograph.exif_orientation(encode(noise(8, 8), "JPEG", exif=with_orientation(3, "<", decoy))) == 3
 
 
 @pytest.mark.parametrize(
@@ -208,13 +208,13 @@ def test_bytes_in_the_other_order_are_no_orientation():
     ids=["none", "0", "9", "cut", "png", "png with exif", "no jpeg", "two bytes", "one byte", "empty"],
 )
 def test_a_file_that_tells_no_orientation_is_upright(encoded):
-    assert prepare.exif_orientation(encoded) == 1
+    assert photograph.exif_orientation(encoded) == 1
 
 
 def test_orientation_comes_before_the_square():
     encoded = encode(waves(300, 700), "JPEG", quality=95, exif=with_orientation(6))
     upright = np.rot90(tf.io.decode_jpeg(encoded).numpy(), -1)
-    np.testing.assert_array_equal(prepare.prepare_image(tf.constant(encoded)), prepare.to_square(upright))
+    np.testing.assert_array_equal(photograph.prepare_image(tf.constant(encoded)), photograph.to_square(upright))
 
 
 def broken():
@@ -233,9 +233,9 @@ def broken():
 
 
 def test_what_is_no_photograph_is_an_invalid_argument():
-    compiled = tf.function(prepare.prepare_image, input_signature=[tf.TensorSpec([], tf.string)])
+    compiled = tf.function(photograph.prepare_image, input_signature=[tf.TensorSpec([], tf.string)])
     for name, encoded in broken().items():
-        for prepare_image in (prepare.prepare_image, compiled):
+        for prepare_image in (photograph.prepare_image, compiled):
             try:
                 prepare_image(tf.constant(encoded))
             except tf.errors.InvalidArgumentError:
@@ -246,14 +246,14 @@ def test_what_is_no_photograph_is_an_invalid_argument():
 def test_tf_data_gives_the_same():
     exif = with_orientation(8)
     files = [*formats().values(), encode(noise(300, 400), "JPEG", exif=exif), encode(noise(8, 900), "JPEG")]
-    inside = tf.data.Dataset.from_tensor_slices(files).map(prepare.prepare_image)
+    inside = tf.data.Dataset.from_tensor_slices(files).map(photograph.prepare_image)
     assert inside.element_spec == tf.TensorSpec([256, 256, 3], tf.uint8)
     for file, image in zip(files, inside, strict=True):
-        np.testing.assert_array_equal(image, prepare.prepare_image(tf.constant(file)))
+        np.testing.assert_array_equal(image, photograph.prepare_image(tf.constant(file)))
 
 
 def test_decoded_pixels_are_taken_as_they_are():
     pixels = waves(300, 400)
-    np.testing.assert_array_equal(prepare.prepare_image(tf.constant(pixels)), prepare.to_square(pixels))
-    grey = prepare.prepare_image(tf.constant(pixels[:, :, :1]))
-    np.testing.assert_array_equal(grey, prepare.to_square(np.repeat(pixels[:, :, :1], 3, axis=-1)))
+    np.testing.assert_array_equal(photograph.prepare_image(tf.constant(pixels)), photograph.to_square(pixels))
+    grey = photograph.prepare_image(tf.constant(pixels[:, :, :1]))
+    np.testing.assert_array_equal(grey, photograph.to_square(np.repeat(pixels[:, :, :1], 3, axis=-1)))

@@ -1,0 +1,362 @@
+"""How fast images reach the network, against textbook pipelines and against no pipeline at all (rows P9 and P10).
+
+Sides take turns, round by round, so that what else happens on the machine happens to all of them. A side begins each of
+its turns anew and is closed behind it, so that nothing is read ahead in another's time; the first batches of a turn
+and the whole first round are not counted.
+"""
+
+import contextlib
+import dataclasses
+import importlib.util
+import pathlib
+import statistics
+import tempfile
+import time
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from alexnet_tf import config as configuration
+from alexnet_tf import dataset
+from alexnet_tf import experiment
+from alexnet_tf.benchmarks import peers
+from alexnet_tf.data import pipeline
+from alexnet_tf.data import prepared
+
+# Images that are measured on; more would only fill the disk and the memory.
+MOST_IMAGES = 2000
+# Batches at the start of a turn that are not counted: more than any side keeps ready.
+WARM_UP_BATCHES = 8
+WARM_UP_STEPS = 2
+CROP_SHAPE = (pipeline.CROP_SIZE, pipeline.CROP_SIZE, 3)
+
+JPEG, RAW, CACHED = "JPEG records", "raw records", "cached"
+TF_DATA, KERAS, TORCH = "tf.data textbook", "Keras", "torch"
+DECODE, CROP, COPY = "decode_jpeg alone", "decode_and_crop_jpeg alone", "copy alone"
+
+
+class NotRunError(Exception):
+    """A row that cannot be measured here; the message is the reason."""
+
+
+class Request(NamedTuple):
+    """What is to be measured, and how thoroughly."""
+
+    config: configuration.Config
+    data_dirs: tuple = ()  # of prepared data sets, at most one of JPEG records and one of raw ones
+    rounds: int = 7  # that are counted, after one that is not
+    seconds: float = 2.0  # a side's turn, at least; a whole number of batches
+
+
+class Ratio(NamedTuple):
+    """One side against another."""
+
+    above: str
+    below: str
+    reach: float | None = None  # what the design wants; None where nothing is claimed
+
+
+class Result(NamedTuple):
+    """What a row found."""
+
+    what: str
+    unit: str
+    rates: dict  # by side: a list of floats, one a round
+    ratios: list  # of `Ratio`
+    notes: list = []  # of str: sides that are missing and why
+
+
+def as_dict(result):
+    """A `Result` for machines: each side's rates and median, each ratio's median, least and most over the rounds."""
+    ratios = []
+    for ratio in result.ratios:
+        values = [a / b for a, b in zip(result.rates[ratio.above], result.rates[ratio.below])]
+        found = {"median": statistics.median(values), "least": min(values), "most": max(values)}
+        ratios.append({**ratio._asdict(), **found})
+    return {
+        "what": result.what,
+        "unit": result.unit,
+        "medians": {side: statistics.median(rates) for side, rates in result.rates.items()},
+        "rates": result.rates,
+        "ratios": ratios,
+        "notes": list(result.notes),
+    }
+
+
+def interleave(sides, *, rounds, seconds, warm_up):
+    """Measures sides in turns.
+
+    Args:
+      sides: dict of functions by name; each returns a generator that does one piece of work a time and yields how
+        many images that were.
+      rounds: int, that are counted; one more goes before.
+      seconds: float, the least length of a turn.
+      warm_up: int, pieces of work at the start of a turn that are not counted.
+
+    Returns:
+      A dict by name of images a second, a list with a float a round.
+    """
+    rates = {name: [] for name in sides}
+    for number in range(rounds + 1):
+        for name, start in sides.items():
+            with contextlib.closing(start()) as work:
+                rate = _rate(work, seconds, warm_up)
+            if number:
+                rates[name].append(rate)
+    return rates
+
+
+def _rate(work, seconds, warm_up):
+    for _ in range(warm_up):
+        next(work)
+    images = 0
+    began = time.perf_counter()
+    while not images or time.perf_counter() - began < seconds:
+        images += next(work)
+    return images / (time.perf_counter() - began)
+
+
+def ready_batches(request):
+    """P9: float batches a second on the core that this process has, from prepared data and by others' pipelines.
+
+    Every side that decodes, decodes the same JPEG bytes. Ours go through the compiled function that begins a training
+    step. Files are read from the system's cache.
+
+    Args:
+      request: `Request`.
+
+    Returns:
+      `Result`.
+
+    Raises:
+      NotRunError: without JPEG records.
+      ValueError, OSError: as `prepared.open_data_dir`.
+    """
+    found = _open_all(request.data_dirs)
+    if False not in found:
+        raise NotRunError("needs --data_dir, a prepared data set of JPEG records")
+    _, facts = found[False]
+    splits = {is_raw: _first_images(source.splits["train"]) for is_raw, (source, _) in found.items()}
+    config = request.config.resolved()
+    _check_batch_size(config, splits[False])
+    notes = [f"at most {MOST_IMAGES} images" if len(splits[False].labels) == MOST_IMAGES else "all training images"]
+    with tempfile.TemporaryDirectory(prefix="alexnet_benchmark_") as folder:
+        encoded = write_folder(splits[False], folder)
+        ours = our_batches(config, splits, facts)
+        theirs, missing = peer_batches(folder, config, facts)
+        if RAW not in ours:
+            notes.append(f"{RAW}: not run: needs --data_dir=JPEG,RAW")
+        sides = {
+            **{name: _counting(batches) for name, batches in ours.items()},
+            **{name: _counting(batches) for name, batches in theirs.items()},
+            DECODE: _decoding(encoded, None),
+            CROP: _decoding(encoded, np.random.default_rng(0).integers(0, 33, [len(encoded), 2]).astype(np.int32)),
+            COPY: _copying(config.batch_size),
+        }
+        rates = interleave(sides, rounds=request.rounds, seconds=request.seconds, warm_up=WARM_UP_BATCHES)
+    reach = {JPEG: 1.35, RAW: 5.0, CACHED: 5.0}
+    ratios = [Ratio(our, TF_DATA, reach[our]) for our in ours]
+    ratios += [Ratio(our, their) for their in theirs if their != TF_DATA for our in ours]
+    ratios += [Ratio(JPEG, CROP), Ratio(CROP, DECODE), Ratio(CACHED, COPY)]
+    what = f"images ready for the network, batches of {config.batch_size}, one core"
+    return Result(what, "images/s", rates, ratios, notes + missing)
+
+
+def our_batches(config, splits, facts):
+    """The ways from prepared data to what the network takes.
+
+    Args:
+      config: a resolved `config.Config`.
+      splits: dict of `sources.Split` by whether they are raw.
+      facts: `statistics.Statistics` of the training set.
+
+    Returns:
+      A dict by name of functions that begin an endless iterator of (float32 ``[batch, 224, 224, 3]``, labels).
+    """
+    examples = {JPEG: pipeline.prepared_examples(splits[False])}
+    if True in splits:
+        examples[RAW] = pipeline.prepared_examples(splits[True])
+    examples[CACHED], _, _ = pipeline.load(splits[False], cache="memory")
+    prepare = experiment.build_preparation(config, facts)
+    batches = {name: _training_batches(config, each) for name, each in examples.items()}
+    return {name: lambda each=each: map(prepare, each) for name, each in batches.items()}
+
+
+def _training_batches(config, examples, first_step=0):
+    """The batches of a training run that never ends."""
+    return pipeline.training_batches(
+        examples,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        first_step=first_step,
+        steps=1 << 40,
+        crops=config.crops,
+        flips=config.flips,
+        images_per_draw=config.images_per_draw,
+        reshuffle=config.reshuffle,
+        noise_epochs=config.color_noise_epochs or None,
+    )
+
+
+def peer_batches(folder, config, facts):
+    """Others' pipelines over a folder of class folders.
+
+    Returns:
+      A dict as `our_batches` gives, and a list of sides that are missing and why.
+    """
+    options = {
+        "batch_size": config.batch_size,
+        "mean_color": np.asarray(facts.mean_image, np.float32).mean(axis=(0, 1)),
+        "components": np.asarray(facts.components, np.float32),
+        "color_noise": config.color_noise,
+    }
+    batches = {TF_DATA: peers.tf_data(folder, **options), KERAS: peers.keras_layers(folder, **options)}
+    sides = {name: lambda each=each: iter(each) for name, each in batches.items()}
+    if not _installed("torch"):
+        return sides, [f"{TORCH}: not installed"]
+    if not _installed("PIL"):
+        return sides, [f"{TORCH}: Pillow is not installed"]
+    return {**sides, TORCH: lambda: peers.torch_loader(folder, **options)}, []
+
+
+def _installed(name):
+    return importlib.util.find_spec(name) is not None
+
+
+def write_folder(split, folder):
+    """Writes the images of a split of JPEG records as files in class folders.
+
+    Returns:
+      The files' contents, a list of bytes.
+    """
+    encoded = [bytes(split.records.image(index)) for index in range(len(split.labels))]
+    for index, (content, label) in enumerate(zip(encoded, split.labels)):
+        path = pathlib.Path(folder) / f"{label:05d}" / f"{index:06d}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+    return encoded
+
+
+def _counting(start):
+    def work():
+        for _, labels in start():
+            yield len(labels)
+
+    return work
+
+
+def _decoding(encoded, offsets):
+    """Only the decoding, whole or cut at offsets, int32 ``[images, 2]``: one pixel of each image leaves tf.data."""
+
+    def decode(content, offset=None):
+        if offset is None:
+            return tf.io.decode_jpeg(content, channels=3)[0, 0]
+        return tf.io.decode_and_crop_jpeg(content, tf.concat([offset, CROP_SHAPE[:2]], axis=0), channels=3)[0, 0]
+
+    inputs = (encoded,) if offsets is None else (encoded, offsets)
+    decoded = tf.data.Dataset.from_tensor_slices(inputs).repeat().map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+    decoded = decoded.batch(128).prefetch(tf.data.AUTOTUNE)
+
+    def work():
+        for pixels in decoded:
+            yield len(pixels)
+
+    return work
+
+
+def _copying(batch_size):
+    """Only the copying of the pixels of a batch of crops, from more of them than a processor's cache holds."""
+    crops = np.zeros([8 * batch_size, *CROP_SHAPE], np.uint8)
+    # Memory that was never written to is one page for all.
+    crops += 1
+
+    def work():
+        batch = np.empty([batch_size, *CROP_SHAPE], np.uint8)
+        while True:
+            for first in range(0, len(crops), batch_size):
+                for place in range(batch_size):
+                    batch[place] = crops[first + place]
+                yield batch_size
+
+    return work
+
+
+def training(request):
+    """P10: training steps of the full network on prepared data, and on one batch of noise again and again.
+
+    Args:
+      request: `Request`; the first data set is trained on.
+
+    Returns:
+      `Result`.
+
+    Raises:
+      NotRunError: without a data set.
+      ValueError, OSError: as `prepared.open_data_dir`.
+    """
+    if not request.data_dirs:
+        raise NotRunError("needs --data_dir, a prepared data set")
+    config = dataclasses.replace(request.config, data_dir=str(request.data_dirs[0]), source="").resolved()
+    source, facts = dataset.open_data(config)
+    _check_batch_size(config, source.splits["train"])
+    examples, _, _ = pipeline.load(source.splits["train"], cache=config.cache)
+    model = experiment.build_model(config, len(source.class_names))
+    trainer = experiment.build_trainer(config, model, facts)
+    rates = tf.constant(experiment.learning_rates(config, experiment.build_schedule(config), 0.0), tf.float32)
+    batches = _training_batches(config, examples)
+    noise = synthetic_batch(config.batch_size, len(source.class_names), config.seed)
+
+    def fed_from(start):
+        def work():
+            for batch in start():
+                # The loss is waited for, or a device's queue would be measured.
+                trainer.step(batch, rates).loss.numpy()
+                yield config.batch_size
+
+        return work
+
+    def same_again():
+        while True:
+            yield noise
+
+    kind = "raw records" if source.splits["train"].is_raw else "JPEG records"
+    cached = ", cached" if examples.decode is None and kind == "JPEG records" else ""
+    sides = {f"training from {kind}{cached}": fed_from(lambda: iter(batches)), "on one batch": fed_from(same_again)}
+    # A step of the whole network takes a second or so of a small machine.
+    rates_found = interleave(sides, rounds=request.rounds, seconds=4 * request.seconds, warm_up=WARM_UP_STEPS)
+    what = f"training steps of the whole network, batches of {config.batch_size}"
+    return Result(what, "images/s", rates_found, [Ratio(*sides, 0.95)])
+
+
+def synthetic_batch(batch_size, num_classes, seed):
+    """A batch like those of `pipeline.training_batches`, of noise; tensors."""
+    generator = np.random.default_rng(seed)
+    return {
+        "crops": tf.constant(generator.integers(0, 256, [batch_size, *CROP_SHAPE], dtype=np.uint8)),
+        "offsets": tf.constant(generator.integers(0, 33, [batch_size, 2]).astype(np.int32)),
+        "flips": tf.constant(np.column_stack([np.zeros(batch_size, bool), generator.random(batch_size) < 0.5])),
+        "labels": tf.constant(generator.integers(0, num_classes, batch_size).astype(np.int64)),
+        "noise": tf.constant(generator.standard_normal([batch_size, 3]).astype(np.float32)),
+    }
+
+
+def _open_all(data_dirs):
+    """(source, statistics) of data sets, by whether they are raw."""
+    found = {}
+    for directory in data_dirs:
+        source, facts = prepared.open_data_dir(directory)
+        is_raw = source.splits["train"].is_raw
+        if is_raw in found:
+            kind = "raw" if is_raw else "JPEG"
+            raise ValueError(f"Expected data sets of JPEG and of raw records. Received: two of {kind}, {data_dirs}")
+        found[is_raw] = source, facts
+    return found
+
+
+def _first_images(split):
+    return split._replace(labels=split.labels[:MOST_IMAGES])
+
+
+def _check_batch_size(config, split):
+    pipeline.batches_per_epoch(len(split.labels), config.batch_size)

@@ -1,0 +1,269 @@
+"""The benchmarks measure the same work on every side, and say what they could not measure. No timing is asserted."""
+
+import importlib.util
+import itertools
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import PIL.Image
+import pytest
+import tensorflow as tf
+
+from alexnet_tf import config as configuration
+from alexnet_tf.benchmarks import feeding
+from alexnet_tf.benchmarks import peers
+from alexnet_tf.data import pipeline
+from alexnet_tf.data import prepare
+from alexnet_tf.data import prepared
+from alexnet_tf.data import sources
+from alexnet_tf.data import statistics
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+IMAGES = 6
+BATCH = 4
+CONFIG = configuration.Config(batch_size=BATCH, cache="none")
+MEAN = np.array([120, 110, 100], np.float32)
+# Colours that are far enough apart to be told from rounding.
+STATISTICS = statistics.Statistics(
+    np.broadcast_to(MEAN, [256, 256, 3]).copy(), np.eye(3, dtype=np.float32), np.full(3, 50, np.float32), IMAGES
+)
+TORCH = pytest.param(
+    feeding.TORCH, marks=pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="torch is not installed")
+)
+
+
+@pytest.fixture(scope="module")
+def data_dirs(tmp_path_factory):
+    """The same photographs as JPEG and as raw records."""
+    root = tmp_path_factory.mktemp("benchmarks")
+    generator = np.random.default_rng(0)
+    for number in range(IMAGES):
+        path = root / "photographs" / "train" / f"class{number % 2}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        coarse = generator.integers(0, 256, [32, 32, 3], dtype=np.uint8)
+        PIL.Image.fromarray(coarse).resize([256, 256], PIL.Image.Resampling.BICUBIC).save(path)
+    source = sources.open_source(f"folder:{root / 'photographs'}")
+    for storage in prepare.STORAGES:
+        prepare.prepare(source, root / storage, prepare.Options(storage))
+    return tuple(str(root / storage) for storage in prepare.STORAGES)
+
+
+@pytest.fixture(scope="module")
+def splits(data_dirs):
+    opened = [prepared.open_data_dir(directory)[0].splits["train"] for directory in data_dirs]
+    return {split.is_raw: split for split in opened}
+
+
+def originals(split):
+    """All images of a split, float32 ``[images, 256, 256, 3]``."""
+    batches = pipeline.evaluation_batches(pipeline.prepared_examples(split), batch_size=IMAGES)
+    return next(batches.as_numpy_iterator())[0].astype(np.float32)
+
+
+def find(image, originals):
+    """Which part of which original an image is, apart from one shift of its colour.
+
+    Returns:
+      (index, top, left, mirrored), float32 ``[3]``, the shift, and the mean absolute difference that remains, in grey
+      levels.
+    """
+    # Every crop there is, one pixel in 32 both ways: [originals, rows, columns, 3, 7, 7].
+    crops = np.lib.stride_tricks.sliding_window_view(originals, [224, 224], axis=[1, 2])[..., ::32, ::32]
+    found = []
+    for mirrored in (False, True):
+        upright = image[:, ::-1] if mirrored else image
+        apart = upright[::32, ::32].transpose(2, 0, 1) - crops
+        apart = np.abs(apart - apart.mean(axis=(4, 5), keepdims=True)).mean(axis=(3, 4, 5))
+        index, top, left = np.unravel_index(np.argmin(apart), apart.shape)
+        difference = upright - originals[index, top : top + 224, left : left + 224]
+        shift = difference.mean(axis=(0, 1))
+        found.append(((index, top, left, mirrored), shift, np.abs(difference - shift).mean()))
+    return min(found, key=lambda each: each[2])
+
+
+def start(side, config, splits, folder):
+    """A side's first batch: float32 ``[batch, 224, 224, 3]`` and labels."""
+    if side in (feeding.JPEG, feeding.RAW, feeding.CACHED):
+        sides = feeding.our_batches(config.resolved(), splits, STATISTICS)
+    else:
+        feeding.write_folder(splits[False], folder)
+        sides, _ = feeding.peer_batches(folder, config.resolved(), STATISTICS)
+    images, labels = (np.asarray(value) for value in next(iter(sides[side]())))
+    return (images.transpose(0, 2, 3, 1) if side == feeding.TORCH else images), labels
+
+
+SIDES = [feeding.JPEG, feeding.RAW, feeding.CACHED, feeding.TF_DATA, feeding.KERAS, TORCH]
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("color_noise", [0.0, 0.1])
+def test_every_side_does_the_same_work(side, color_noise, splits, tmp_path):
+    """Each image is a crop of one of the photographs, mirrored or not, less the mean, its colour shifted as a whole."""
+    config = configuration.Config(batch_size=BATCH, color_noise=color_noise)
+    images, labels = start(side, config, splits, tmp_path)
+    assert images.shape == (BATCH, 224, 224, 3) and images.dtype == np.float32
+    assert labels.shape == (BATCH,) and set(labels.tolist()) <= {0, 1}
+    photographs = originals(splits[side == feeding.RAW])
+    places, shifts, remains = zip(*[find(image + MEAN, photographs) for image in images])
+    # Pillow decodes more exactly than TensorFlow does by default, which is 1.3 grey levels off in red and blue.
+    inexact = 2 if side == feeding.TORCH else 1
+    assert max(remains) < inexact
+    assert len({place[0] for place in places}) == BATCH, "an image twice in an epoch"
+    np.testing.assert_array_equal([splits[False].labels[place[0]] for place in places], labels)
+    if color_noise:
+        # Three colours of four images, each with a standard deviation of 5.
+        assert 1 < np.std(shifts) < 15
+        assert len(np.unique(np.round(shifts, 3))) == 3 * BATCH
+    else:
+        assert np.abs(shifts).max() < inexact
+
+
+@pytest.mark.parametrize("side", [feeding.TF_DATA, feeding.KERAS, TORCH])
+def test_peers_draw_crops_and_mirror_images(side, splits, tmp_path):
+    config = configuration.Config(batch_size=1, color_noise=0.0)
+    feeding.write_folder(splits[False], tmp_path)
+    sides, _ = feeding.peer_batches(tmp_path, config.resolved(), STATISTICS)
+    images = [np.asarray(images)[0] for images, _ in itertools.islice(sides[side](), 12)]
+    if side == feeding.TORCH:
+        images = [image.transpose(1, 2, 0) for image in images]
+    photographs = originals(splits[False])
+    places = [find(image + MEAN, photographs)[0] for image in images]
+    assert len({place[1:3] for place in places}) > 6
+    # 1 in 2,048 that twelve draws are alike.
+    assert {place[3] for place in places} == {False, True}
+
+
+def test_torch_that_is_not_there_is_said(monkeypatch, splits, tmp_path):
+    monkeypatch.setattr(feeding, "_installed", lambda name: False)
+    feeding.write_folder(splits[False], tmp_path)
+    sides, missing = feeding.peer_batches(tmp_path, CONFIG.resolved(), STATISTICS)
+    assert missing == ["torch: not installed"]
+    assert list(sides) == [feeding.TF_DATA, feeding.KERAS]
+
+
+def test_labels_of_a_folder_are_its_classes_in_order(splits, tmp_path):
+    feeding.write_folder(splits[False], tmp_path)
+    paths, labels = peers.files_and_labels(tmp_path)
+    assert len(paths) == IMAGES
+    assert labels.tolist() == sorted(splits[False].labels.tolist())
+
+
+def test_sides_take_turns_and_only_what_counts_is_counted():
+    said = []
+
+    def side(name, images):
+        def work():
+            said.append(f"{name} begins")
+            try:
+                while True:
+                    yield images
+            finally:
+                said.append(f"{name} ends")
+
+        return work
+
+    rates = feeding.interleave({"a": side("a", 1), "b": side("b", 2)}, rounds=2, seconds=0.0, warm_up=3)
+    assert said == ["a begins", "a ends", "b begins", "b ends"] * 3
+    assert {name: len(values) for name, values in rates.items()} == {"a": 2, "b": 2}
+
+
+def test_ratios_are_of_the_same_round():
+    """So what slows a whole round down does not count."""
+    result = feeding.Result(
+        "speed", "images/s", {"a": [2.0, 20.0, 6.0], "b": [1.0, 10.0, 2.0]}, [feeding.Ratio("a", "b")]
+    )
+    found = feeding.as_dict(result)
+    assert found["medians"] == {"a": 6.0, "b": 2.0}
+    assert found["ratios"] == [{"above": "a", "below": "b", "reach": None, "median": 2.0, "least": 2.0, "most": 3.0}]
+
+
+def test_ready_batches_are_measured_on_all_sides(data_dirs, monkeypatch):
+    monkeypatch.setattr(feeding, "WARM_UP_BATCHES", 1)
+    found = feeding.as_dict(feeding.ready_batches(feeding.Request(CONFIG, data_dirs, rounds=1, seconds=0.0)))
+    assert {feeding.JPEG, feeding.RAW, feeding.CACHED, feeding.TF_DATA, feeding.KERAS} <= set(found["medians"])
+    assert all(rate > 0 for rates in found["rates"].values() for rate in rates)
+    reach = {(ratio["above"], ratio["below"]): ratio["reach"] for ratio in found["ratios"]}
+    assert reach[feeding.CACHED, feeding.TF_DATA] == 5 and reach[feeding.JPEG, feeding.TF_DATA] == 1.35
+
+
+def test_raw_records_that_are_not_there_are_said(data_dirs, monkeypatch):
+    monkeypatch.setattr(feeding, "WARM_UP_BATCHES", 1)
+    found = feeding.ready_batches(feeding.Request(CONFIG, data_dirs[:1], rounds=1, seconds=0.0))
+    assert feeding.RAW not in found.rates
+    assert f"{feeding.RAW}: not run: needs --data_dir=JPEG,RAW" in found.notes
+
+
+@pytest.mark.parametrize("measure", [feeding.ready_batches, feeding.training])
+def test_without_data_a_row_is_not_run(measure):
+    with pytest.raises(feeding.NotRunError, match="needs --data_dir"):
+        measure(feeding.Request(CONFIG))
+
+
+def test_raw_records_alone_are_not_enough(data_dirs):
+    with pytest.raises(feeding.NotRunError, match="JPEG records"):
+        feeding.ready_batches(feeding.Request(CONFIG, data_dirs[1:]))
+
+
+def test_two_data_sets_of_a_kind_are_refused(data_dirs):
+    with pytest.raises(ValueError, match="Received: two of JPEG"):
+        feeding.ready_batches(feeding.Request(CONFIG, [data_dirs[0]] * 2))
+
+
+def test_training_is_measured(data_dirs, monkeypatch):
+    monkeypatch.setattr(feeding, "WARM_UP_STEPS", 0)
+    found = feeding.as_dict(feeding.training(feeding.Request(CONFIG, data_dirs, rounds=1, seconds=0.0)))
+    assert list(found["medians"]) == ["training from JPEG records", "on one batch"]
+    assert found["ratios"][0]["reach"] == 0.95
+
+
+def test_synthetic_batch_is_like_a_real_one(splits):
+    examples = pipeline.prepared_examples(splits[True])
+    real = pipeline.training_batches(examples, batch_size=BATCH, seed=0, first_step=0, steps=1)
+    noise = feeding.synthetic_batch(BATCH, 2, 0)
+    assert {name: (value.shape, value.dtype) for name, value in noise.items()} == {
+        name: (spec.shape, spec.dtype) for name, spec in real.element_spec.items()
+    }
+    assert tf.reduce_min(noise["offsets"]) >= 0 and tf.reduce_max(noise["offsets"]) <= 32
+
+
+def benchmark(*arguments):
+    command = [sys.executable, str(ROOT / "tools" / "benchmark.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+
+
+def test_program_writes_the_figures(data_dirs, tmp_path):
+    """P9 in a process of its own, on one core."""
+    path = tmp_path / "figures.json"
+    done = benchmark("--rows=P9", f"--data_dir={','.join(data_dirs)}", "--quick", "--batch_size=4", f"--json={path}")
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert "P9: cached / tf.data textbook: " in done.stdout and ", reach 5" in done.stdout
+    row = json.loads(path.read_text())["rows"]["P9"]
+    assert row["cores"] == 1
+    assert row["medians"][feeding.CACHED] > 0 and len(row["rates"][feeding.CACHED]) == 2
+
+
+def test_program_says_what_it_could_not_run(tmp_path):
+    path = tmp_path / "figures.json"
+    done = benchmark(f"--json={path}")
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert "P9: not run: needs --data_dir" in done.stdout and "P10: not run: needs --data_dir" in done.stdout
+    assert "needs --data_dir" in json.loads(path.read_text())["rows"]["P10"]["not_run"]
+
+
+@pytest.mark.parametrize(
+    "arguments, status, message",
+    [
+        (["--rows=P9", "--data_dir=/nowhere", "--json=figures.json"], 1, "Expected a data set that tools/prepare.py"),
+        (["--rows=P99", "--json=figures.json"], 1, "Expected rows among P9, P10. Received: P99"),
+        (["--json=/nowhere/figures.json"], 1, "Expected --json in a directory that is there"),
+        (["--rows=P10"], 2, "Expected --json"),
+    ],
+)
+def test_bad_input_gets_one_line(arguments, status, message):
+    done = benchmark(*arguments)
+    assert done.returncode == status
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr

@@ -1,0 +1,139 @@
+"""Draws against the generator's definition in plain Python, and against themselves, wherever they start."""
+
+import math
+
+import numpy as np
+import pytest
+
+from alexnet_tf.data import draws
+
+MASK = 2**64 - 1
+
+
+def philox(counter, key):
+    """Philox4x64-10 as Salmon et al. (2011) define it: four numbers for a counter of four words and a key of two."""
+    counter, key = list(counter), list(key)
+    for _ in range(10):
+        first, second = 0xD2E7470EE14C6C93 * counter[0], 0xCA5A826395121157 * counter[2]
+        counter = [
+            (second >> 64) ^ counter[1] ^ key[0],
+            second & MASK,
+            (first >> 64) ^ counter[3] ^ key[1],
+            first & MASK,
+        ]
+        key = [(key[0] + 0x9E3779B97F4A7C15) & MASK, (key[1] + 0xBB67AE8584CAA73B) & MASK]
+    return counter
+
+
+def numbers(seed, stream, epoch, position):
+    # NumPy counts before it draws.
+    return philox([position + 1, 0, epoch, 0], [seed, stream])
+
+
+def sorted_by_numbers(count, seed, stream, epoch):
+    drawn = [number for block in range(-(-count // 4)) for number in numbers(seed, stream, epoch, block)]
+    return sorted(range(count), key=lambda index: drawn[index])
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 64, 1001])
+def test_an_order_has_each_index_once(count):
+    for seed, epoch in [(0, 0), (0, 1), (3, 0), (2**40, 10**6)]:
+        np.testing.assert_array_equal(np.sort(draws.order(count, seed, epoch)), np.arange(count))
+    np.testing.assert_array_equal(np.sort(draws.order_on_disk(count, 3)), np.arange(count))
+
+
+def test_orders_of_other_seeds_and_epochs_are_others():
+    orders = [draws.order(50, seed, epoch) for seed in range(4) for epoch in range(4)]
+    orders += [draws.order_on_disk(50, seed) for seed in range(4)]
+    assert len({order.tobytes() for order in orders}) == len(orders)
+    # Not the same shuffle begun elsewhere: two orders agree in about one place, in more than ten hardly ever.
+    for i, one in enumerate(orders):
+        assert all((one == other).sum() <= 10 for other in orders[:i])
+
+
+@pytest.mark.parametrize("count, seed, epoch", [(1, 0, 0), (7, 0, 0), (64, 11, 3), (101, 2**63, 90)])
+def test_an_order_sorts_the_numbers_of_the_generators_definition(count, seed, epoch):
+    """So no version of NumPy changes what an old run's seed means."""
+    np.testing.assert_array_equal(draws.order(count, seed, epoch), sorted_by_numbers(count, seed, 0, epoch))
+    np.testing.assert_array_equal(draws.order_on_disk(count, seed), sorted_by_numbers(count, seed, 3, 0))
+
+
+def test_an_order_that_is_kept_cannot_be_changed():
+    kept = draws.order(10, 0, 0)
+    with pytest.raises(ValueError, match="read-only"):
+        kept[0] = 5
+    kept_on_disk = draws.order_on_disk(10, 0)
+    kept_on_disk[:] = 0
+    assert len(set(draws.order_on_disk(10, 0).tolist())) == 10
+
+
+@pytest.mark.parametrize("images_per_draw", [1, 3])
+def test_draws_follow_from_the_generators_definition(images_per_draw):
+    seed, epoch, margin = 5, 7, 32
+    found = draws.draw(seed, epoch, range(11, 31), margin=margin, flips="both", images_per_draw=images_per_draw)
+    for position, offsets, flips, noise in zip(range(11, 31), *found, strict=True):
+        row, column, upended, mirrored = numbers(seed, 1, epoch, position // images_per_draw)
+        assert offsets.tolist() == [(word >> 32) * (margin + 1) >> 32 for word in (row, column)]
+        assert flips.tolist() == [word >= 2**63 for word in (upended, mirrored)]
+        uniform = [((word >> 11) + 0.5) / 2**53 for word in numbers(seed, 2, epoch, position)]
+        radii = [math.sqrt(-2 * math.log(each)) for each in uniform[:2]]
+        angles = [2 * math.pi * each for each in uniform[2:]]
+        normal = [
+            radii[0] * math.cos(angles[0]),
+            radii[1] * math.cos(angles[1]),
+            radii[0] * math.sin(angles[0]),
+        ]
+        np.testing.assert_allclose(noise, normal, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("images_per_draw", [1, 32])
+@pytest.mark.parametrize("crops, flips", [("random", "both"), ("random", "horizontal"), ("center", "none")])
+def test_draws_of_a_range_are_those_of_the_whole_epoch(images_per_draw, crops, flips):
+    options = {"margin": 32, "crops": crops, "flips": flips, "images_per_draw": images_per_draw}
+    whole = draws.draw(9, 2, range(130), **options)
+    for first, stop in [(0, 1), (0, 130), (1, 130), (31, 33), (32, 64), (33, 63), (30, 97), (64, 65), (129, 130)]:
+        part = draws.draw(9, 2, range(first, stop), **options)
+        for name, values in part._asdict().items():
+            expected = getattr(whole, name)[first:stop]
+            assert values.dtype == expected.dtype
+            np.testing.assert_array_equal(values, expected, err_msg=f"{name} of [{first}, {stop})")
+
+
+def test_thirty_two_images_in_a_row_share_all_but_the_noise():
+    drawn = draws.draw(1, 0, range(20, 148), margin=32, flips="both", images_per_draw=32)
+    geometry = np.column_stack([drawn.offsets, drawn.flips])
+    # Positions 20 to 31 belong to the first row of 32.
+    groups = np.arange(20, 148) // 32
+    for group in np.unique(groups):
+        assert len(np.unique(geometry[groups == group], axis=0)) == 1
+    assert len(np.unique(geometry, axis=0)) == len(np.unique(groups)) == 5
+    assert len(np.unique(drawn.noise, axis=0)) == 128
+    each_alone = draws.draw(1, 0, range(20, 148), margin=32, flips="both")
+    np.testing.assert_array_equal(drawn.noise, each_alone.noise)
+
+
+def test_draws_of_other_seeds_and_epochs_are_others():
+    found = [draws.draw(seed, epoch, range(40), margin=32, flips="both") for seed in range(3) for epoch in range(3)]
+    for name in draws.Draws._fields:
+        assert len({getattr(each, name).tobytes() for each in found}) == 9
+
+
+@pytest.mark.parametrize("margin", [0, 1, 31, 32])
+def test_crops_are_within_the_margin(margin):
+    offsets = draws.draw(0, 0, range(500), margin=margin).offsets
+    assert offsets.min() == 0
+    assert offsets.max() == margin
+    centered = draws.draw(0, 0, range(3), margin=margin, crops="center").offsets
+    np.testing.assert_array_equal(centered, np.full([3, 2], margin // 2))
+
+
+def test_kinds_of_flips_differ_only_in_what_is_left_out():
+    both, horizontal, none = (
+        draws.draw(4, 1, range(60), margin=32, flips=flips) for flips in ("both", "horizontal", "none")
+    )
+    assert both.flips.any(axis=0).all()
+    np.testing.assert_array_equal(horizontal.flips, both.flips & [False, True])
+    assert not none.flips.any()
+    for other in (horizontal, none):
+        np.testing.assert_array_equal(other.offsets, both.offsets)
+        np.testing.assert_array_equal(other.noise, both.noise)
