@@ -72,6 +72,7 @@ def build_preparation(config, facts):
         mean_crop=config.mean_crop,
         divisor=config.input_divisor,
         scale=config.input_scale,
+        upside_down=config.flips == "both",
     )
 
     @tf.function(jit_compile=True)

@@ -346,6 +346,21 @@ def test_what_is_no_file_of_the_kind_is_passed_over(tmp_path):
     assert archives.members(tmp_path / "images.tar", suffix=".jpeg").names == ["one.JPEG"]
 
 
+def test_little_is_kept_of_what_was_looked_through(tmp_path, monkeypatch):
+    kept = []
+    following = tarfile.TarFile.next
+
+    def spy(archive):
+        member = following(archive)
+        kept.append(len(archive.members))
+        return member
+
+    monkeypatch.setattr(tarfile.TarFile, "next", spy)
+    (tmp_path / "images.tar").write_bytes(images(numbered("val", 30)))
+    assert len(archives.members(tmp_path / "images.tar", suffix=".jpeg").names) == 30
+    assert max(kept) == 1
+
+
 def test_classes_that_lie_far_behind(tmp_path):
     far = tarfile.TarInfo("notes.txt")
     far.size = 5 * 2**30
@@ -439,9 +454,15 @@ def test_a_damaged_header_is_not_taken_for_the_end(tmp_path, value):
     assert message.endswith(" bytes, cut or damaged after b.JPEG")
 
 
-@pytest.mark.parametrize("size", [-(2**40), -1, 2**40, 2**80])
-def test_an_impossible_size_ends_the_search(tmp_path, size):
+@pytest.mark.parametrize(
+    "kind, size",
+    [(tarfile.REGTYPE, size) for size in (-(2**40), -1, 2**40, 2**80)]
+    # Of a header that goes on.
+    + [(tarfile.XHDTYPE, size) for size in (-(2**40), 2**80)],
+)
+def test_an_impossible_size_ends_the_search(tmp_path, kind, size):
     info = tarfile.TarInfo("a.JPEG")
+    info.type = kind
     header = bytearray(info.tobuf())
     # Numbers that eight octal digits cannot hold are in base 256.
     header[124:136] = size.to_bytes(12, "big", signed=True)
@@ -606,9 +627,10 @@ def test_a_devkit_that_is_damaged_or_another(tmp_path):
     assert complaint(tmp_path, {DEVKIT: devkit({})}) == f"{expected}an archive without it"
     noise = np.random.default_rng(0).bytes(5000)
     cut = devkit({"devkit-1.0/features": noise, META: meta()})[:4000]
-    other_end = bytearray(devkit({"devkit-1.0/features": noise}))
-    other_end[-8:] = bytes(8)
-    for content in (b"", b"no archive", parts()[VALIDATION], cut, bytes(other_end)):
+    wrong_checksum = gzip.compress(pack([("devkit-1.0/features", noise)])[:3000])[:-8] + bytes(8)
+    middle = devkit({META: noise.hex().encode()})
+    middle = middle[:2500] + b"\xff" * 50 + middle[2550:]
+    for content in (b"", b"no archive", parts()[VALIDATION], cut, wrong_checksum, middle):
         assert complaint(tmp_path, {DEVKIT: content}).startswith(expected)
     # Another program wrote the same names so.
     kit = devkit({f"./{META}": meta(), f"./{VALIDATION_TRUTH}": b"1\n" * 5})

@@ -60,11 +60,9 @@ def test_central_crop(height, width, size):
     np.testing.assert_array_equal(augmentation.central_crop(images[0], size), expected[0])
 
 
-def test_crops_at():
-    image = mean_image()
-    offsets = np.int32([[0, 0], [32, 32], [0, 32], [7, 20]])
-    expected = [square(image, *offset, 224) for offset in offsets]
-    np.testing.assert_array_equal(augmentation.crops_at(image, offsets), expected)
+def test_positions():
+    found = augmentation.positions(np.int32([3, 3, 0]), np.array([False, True, True]), size=4)
+    np.testing.assert_array_equal(found, [[3, 4, 5, 6], [6, 5, 4, 3], [3, 2, 1, 0]])
 
 
 def test_mirror():
@@ -72,6 +70,8 @@ def test_mirror():
     flips = np.array([[False, False], [False, True], [True, False], [True, True]])
     expected = [mirrored(image, *flip) for image, flip in zip(images, flips, strict=True)]
     np.testing.assert_array_equal(augmentation.mirror(images, flips), expected)
+    sideways = augmentation.mirror(images[:2], flips[:2], upside_down=False)
+    np.testing.assert_array_equal(sideways, expected[:2])
 
 
 def test_color_shift():

@@ -24,35 +24,38 @@ def central_crop(images, size=CROP_SIZE):
     return images[..., top : top + size, left : left + size, :]
 
 
-def crops_at(image, offsets, size=CROP_SIZE):
-    """One square of an image for each offset.
+def positions(offsets, flips, size=CROP_SIZE):
+    """Where the pixels of crops that may be mirrored come from.
 
     Args:
-      image: ``[height, width, channels]``.
-      offsets: int32 ``[batch, 2]``, row and column of each square's first pixel.
-      size: int, the side.
+      offsets: int32 ``[batch]``, the first row or column of each crop.
+      flips: bool ``[batch]``, whether its rows or columns are in reverse order.
+      size: int, the crop's side.
 
     Returns:
-      ``[batch, size, size, channels]``.
+      int32 ``[batch, size]``.
     """
-    rows = offsets[:, :1] + tf.range(size)
-    columns = offsets[:, 1:] + tf.range(size)
-    return tf.gather(tf.gather(image, rows), columns, axis=2, batch_dims=1)
+    forward = tf.range(size)
+    return offsets[:, None] + tf.where(flips[:, None], size - 1 - forward, forward)
 
 
-def mirror(images, flips):
+def mirror(images, flips, *, upside_down=True):
     """Mirrors some of the images.
 
+    Pixels are taken by their places, which costs half of choosing between each image and its mirror image.
+
     Args:
-      images: ``[batch, height, width, channels]``.
+      images: ``[batch, side, side, channels]``.
       flips: bool ``[batch, 2]``: upside down, and left to right.
+      upside_down: bool; False if it is known that none is to be upside down, which saves a pass.
 
     Returns:
       Images like `images`.
     """
-    upended, mirrored = flips[:, 0], flips[:, 1]
-    images = tf.where(upended[:, None, None, None], tf.reverse(images, [1]), images)
-    return tf.where(mirrored[:, None, None, None], tf.reverse(images, [2]), images)
+    start = tf.zeros_like(flips[:, 0], tf.int32)
+    if upside_down:
+        images = tf.gather(images, positions(start, flips[:, 0], images.shape[1]), axis=1, batch_dims=1)
+    return tf.gather(images, positions(start, flips[:, 1], images.shape[2]), axis=2, batch_dims=1)
 
 
 def color_shift(draws, components):
@@ -72,7 +75,9 @@ def color_shift(draws, components):
     return tf.reduce_sum(draws[:, :, None] * components, axis=1)[:, None, None, :]
 
 
-def training_images(crops, offsets, flips, draws, *, mean_image, components, mean_crop, divisor, scale=1.0):
+def training_images(
+    crops, offsets, flips, draws, *, mean_image, components, mean_crop, divisor, scale=1.0, upside_down=True
+):
     """A batch of crops as the network sees it in training.
 
     Args:
@@ -86,12 +91,16 @@ def training_images(crops, offsets, flips, draws, *, mean_image, components, mea
         central one (original #145).
       divisor: float, of the result (original #145: 1.1).
       scale: float, of the result; that of the views in evaluation is the same.
+      upside_down: bool, as in `mirror`.
 
     Returns:
       float32 ``[batch, 224, 224, 3]``, within about [-255, 255].
     """
-    mean = central_crop(mean_image) if mean_crop == "central" else crops_at(mean_image, offsets)
-    images = mirror(tf.cast(crops, tf.float32) - mean, flips)
+    if mean_crop == "central":
+        offsets = tf.zeros_like(offsets) + (mean_image.shape[0] - CROP_SIZE) // 2
+    rows, columns = (positions(offsets[:, axis], flips[:, axis]) for axis in (0, 1))
+    mean = tf.gather(tf.gather(mean_image, rows), columns, axis=2, batch_dims=1)
+    images = tf.cast(mirror(crops, flips, upside_down=upside_down), tf.float32) - mean
     return (images + color_shift(draws, components)) * (scale / divisor)
 
 
