@@ -5,6 +5,7 @@ import io
 import os
 import sys
 import tarfile
+import zlib
 
 import numpy as np
 import pytest
@@ -628,9 +629,10 @@ def test_a_devkit_that_is_damaged_or_another(tmp_path):
     noise = np.random.default_rng(0).bytes(5000)
     cut = devkit({"devkit-1.0/features": noise, META: meta()})[:4000]
     wrong_checksum = gzip.compress(pack([("devkit-1.0/features", noise)])[:3000])[:-8] + bytes(8)
-    middle = devkit({META: noise.hex().encode()})
-    middle = middle[:2500] + b"\xff" * 50 + middle[2550:]
-    for content in (b"", b"no archive", parts()[VALIDATION], cut, wrong_checksum, middle):
+    # Halfway through the file there follows a block of a kind that does not exist.
+    stream = zlib.compressobj(wbits=zlib.MAX_WBITS | 16)
+    halfway = stream.compress(pack([(META, noise * 8)])[:20000]) + stream.flush(zlib.Z_FULL_FLUSH)
+    for content in (b"", b"no archive", parts()[VALIDATION], cut, wrong_checksum, halfway + b"\xff" * 1000):
         assert complaint(tmp_path, {DEVKIT: content}).startswith(expected)
     # Another program wrote the same names so.
     kit = devkit({f"./{META}": meta(), f"./{VALIDATION_TRUTH}": b"1\n" * 5})
