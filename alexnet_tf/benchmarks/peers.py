@@ -124,7 +124,7 @@ def torch_loader(folder, *, batch_size, workers=0, **options):
     Args:
       folder: of class folders.
       batch_size: int.
-      workers: int, processes beside this one. On one core 0 is the faster.
+      workers: int, processes beside this one.
       **options: the others of `TorchPhotographs`.
 
     Returns:

@@ -166,13 +166,19 @@ def _subfolders(directory):
     return sorted(entry.name for entry in os.scandir(directory) if entry.is_dir() and entry.name[0] != ".")
 
 
+def _entries(directory):
+    """What is in a folder; nothing if it is not there."""
+    return os.scandir(directory) if directory.is_dir() else ()
+
+
 def _folder_split(directory, class_names, *, every_class):
     paths, labels = [], []
     for label, class_name in enumerate(class_names):
+        # Plain strings: a million of them are to be held.
         found = sorted(
-            path
-            for path in (directory / class_name).glob("*")
-            if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "." and path.is_file()
+            entry.path
+            for entry in _entries(directory / class_name)
+            if entry.name.lower().endswith(IMAGE_SUFFIXES) and entry.name[0] != "." and entry.is_file()
         )
         if not found and every_class:
             raise ValueError(
