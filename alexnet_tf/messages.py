@@ -1,4 +1,4 @@
-"""What an error says, in one line."""
+"""What errors say, in one line."""
 
 import re
 
@@ -21,3 +21,19 @@ def first_line(error):
     text = str(getattr(error, "message", error) or "")
     line = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
     return _BEHIND.sub("", _PYTHON_CLASS.sub("", _BEFORE.sub("", line.strip())))
+
+
+def other_values(what, names, expected, received, flag):
+    """The message that something was begun with other values.
+
+    Args:
+      what: what was begun.
+      names: of the values that differ.
+      expected, received: dicts from names to values.
+      flag: the flag that names another place to begin in.
+
+    Returns:
+      A string of one line.
+    """
+    first, second = (", ".join(f"{name}={values.get(name)}" for name in names) for values in (expected, received))
+    return f"Expected {what}: {first}. Received: {second}; take another --{flag}, or these values"

@@ -10,6 +10,7 @@ from alexnet_tf import config as configuration
 from alexnet_tf import dataset
 from alexnet_tf import experiment
 from alexnet_tf import files
+from alexnet_tf import messages
 from alexnet_tf import placement
 from alexnet_tf.data import augmentation
 from alexnet_tf.data import pipeline
@@ -131,13 +132,8 @@ def _check_configuration(config, workdir):
     before = configuration.read_flagfile(path).resolved()
     fields = config.differences(before)
     if fields:
-        raise ValueError(
-            f"Expected the configuration of {path}: "
-            + ", ".join(f"{field}={getattr(before, field)}" for field in fields)
-            + ". Received: "
-            + ", ".join(f"{field}={getattr(config, field)}" for field in fields)
-            + "; take another --workdir, or these values"
-        )
+        values = dataclasses.asdict(before), dataclasses.asdict(config)
+        raise ValueError(messages.other_values(f"the configuration of {path}", fields, *values, "workdir"))
 
 
 def _read_statistics(workdir):

@@ -42,10 +42,10 @@ def positions(offsets, flips, size=CROP_SIZE):
 def mirror(images, flips, *, upside_down=True):
     """Mirrors some of the images.
 
-    Pixels are taken by their places, which costs half of choosing between each image and its mirror image.
+    Pixels are taken by their places, which costs less than choosing between each image and its mirror image.
 
     Args:
-      images: ``[batch, side, side, channels]``.
+      images: ``[batch, height, width, channels]``.
       flips: bool ``[batch, 2]``: upside down, and left to right.
       upside_down: bool; False if it is known that none is to be upside down, which saves a pass.
 

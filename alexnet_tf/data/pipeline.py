@@ -5,6 +5,7 @@ at a time where it is only copying; what has to be decoded is decoded image by i
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -155,13 +156,15 @@ def cached_examples(labels, table):
       table: uint8 ``[examples, 256, 256, 3]``.
     """
 
-    def fetch(indices, offsets, size):
-        squares = np.empty([len(indices), size, size, 3], np.uint8)
-        for square, index, (top, left) in zip(squares, indices.tolist(), offsets.tolist()):
-            square[:] = table[index, top : top + size, left : left + size]
-        return squares
+    return Examples(labels, functools.partial(_squares, table.__getitem__), tf.uint8)
 
-    return Examples(labels, fetch, tf.uint8)
+
+def _squares(image_at, indices, offsets, size):
+    """`Examples.fetch` by a function from an index to uint8 ``[256, 256, 3]``."""
+    squares = np.empty([len(indices), size, size, 3], np.uint8)
+    for square, index, (top, left) in zip(squares, indices.tolist(), offsets.tolist()):
+        square[:] = image_at(index)[top : top + size, left : left + size]
+    return squares
 
 
 def prepared_examples(split):
@@ -176,12 +179,8 @@ def prepared_examples(split):
         del offsets, size
         return np.array([bytes(records.image(index)) for index in indices.tolist()], object)
 
-    def fetch_raw(indices, offsets, size):
-        squares = np.empty([len(indices), size, size, 3], np.uint8)
-        for square, index, (top, left) in zip(squares, indices.tolist(), offsets.tolist()):
-            image = np.frombuffer(records.image(index), np.uint8).reshape(IMAGE_SIZE, IMAGE_SIZE, 3)
-            square[:] = image[top : top + size, left : left + size]
-        return squares
+    def pixels(index):
+        return np.frombuffer(records.image(index), np.uint8).reshape(IMAGE_SIZE, IMAGE_SIZE, 3)
 
     def decode(encoded, offset, size):
         # Decodes no more than the blocks that the crop touches, and the colours' next ones: between blocks, colours of
@@ -192,7 +191,7 @@ def prepared_examples(split):
         return wide[:, offset[1] - first : offset[1] - first + size]
 
     if split.is_raw:
-        return Examples(split.labels, fetch_raw, tf.uint8)
+        return Examples(split.labels, functools.partial(_squares, pixels), tf.uint8)
     return Examples(split.labels, fetch_encoded, tf.string, decode)
 
 
@@ -277,34 +276,50 @@ def training_batches(
         fetched = examples.fetch(indices, drawn.offsets, CROP_SIZE)
         return fetched, drawn.offsets, drawn.flips, examples.labels[indices], noise
 
-    dtypes = {
-        "crops": examples.fetched_dtype,
-        "offsets": tf.int32,
-        "flips": tf.bool,
-        "labels": tf.int64,
-        "noise": tf.float32,
+    columns = {
+        "offsets": tf.TensorSpec([2], tf.int32),
+        "flips": tf.TensorSpec([2], tf.bool),
+        "labels": tf.TensorSpec([], tf.int64),
+        "noise": tf.TensorSpec([3], tf.float32),
     }
-    shapes = {"crops": _fetched_shape(examples, CROP_SIZE), "offsets": [2], "flips": [2], "labels": [], "noise": [3]}
+    numbers = tf.data.Dataset.range(first_step, steps)
+    return _read(numbers, batch_of, examples, CROP_SIZE, columns, batch_size=share, whole=True)
 
-    def read(step):
-        values = tf.numpy_function(batch_of, [step], list(dtypes.values()), stateful=False)
-        return {name: tf.ensure_shape(value, [share, *shapes[name]]) for name, value in zip(dtypes, values)}
 
-    dataset = tf.data.Dataset.range(first_step, steps)
-    dataset = dataset.map(read, num_parallel_calls=_FETCHED_AT_A_TIME, deterministic=True)
+def _read(numbers, batch_of, examples, size, columns, *, batch_size, whole):
+    """Batches in two steps: what `batch_of` fetches for a number, and where that is encoded, each image decoded.
+
+    Args:
+      numbers: a ``tf.data.Dataset`` of int64.
+      batch_of: maps a number to a tuple of arrays: what `examples` fetched, and the columns.
+      examples: `Examples`.
+      size: int, the side of the squares.
+      columns: dict of the ``tf.TensorSpec`` of one example; "offsets" among them.
+      batch_size: int.
+      whole: whether every batch has that size; else some may be smaller.
+
+    Returns:
+      A ``tf.data.Dataset`` of dicts of "crops" and the columns.
+    """
+    fetched = tf.TensorSpec([] if examples.decode else [size, size, 3], examples.fetched_dtype)
+    columns = {"crops": fetched, **columns}
+
+    def fetch(number):
+        values = tf.numpy_function(batch_of, [number], [each.dtype for each in columns.values()], stateful=False)
+        length = batch_size if whole else None
+        return {
+            name: tf.ensure_shape(value, [length, *each.shape]) for (name, each), value in zip(columns.items(), values)
+        }
+
+    def decode(example):
+        crop = examples.decode(example["crops"], example["offsets"], size)
+        return {**example, "crops": tf.ensure_shape(crop, [size, size, 3])}
+
+    dataset = numbers.map(fetch, num_parallel_calls=_FETCHED_AT_A_TIME, deterministic=True)
     if examples.decode:
-
-        def decode(example):
-            crop = examples.decode(example["crops"], example["offsets"], CROP_SIZE)
-            return {**example, "crops": tf.ensure_shape(crop, [CROP_SIZE, CROP_SIZE, 3])}
-
         dataset = dataset.unbatch().map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        dataset = dataset.batch(share, drop_remainder=True)
+        dataset = dataset.batch(batch_size, drop_remainder=whole)
     return dataset.prefetch(2)
-
-
-def _fetched_shape(examples, size):
-    return [] if examples.decode else [size, size, 3]
 
 
 def batches_per_epoch(count, batch_size):
@@ -333,22 +348,10 @@ def evaluation_batches(examples, *, batch_size, worker=(0, 1)):
 
     def batch_of(number):
         indices = np.arange(number * batch_size, min((number + 1) * batch_size, count))
-        images = examples.fetch(indices, np.zeros([len(indices), 2], np.int32), IMAGE_SIZE)
-        return images, examples.labels[indices]
+        offsets = np.zeros([len(indices), 2], np.int32)
+        return examples.fetch(indices, offsets, IMAGE_SIZE), offsets, examples.labels[indices]
 
-    def read(number):
-        images, labels = tf.numpy_function(batch_of, [number], [examples.fetched_dtype, tf.int64], stateful=False)
-        shape = [None, *_fetched_shape(examples, IMAGE_SIZE)]
-        return tf.ensure_shape(images, shape), tf.ensure_shape(labels, [None])
-
-    dataset = tf.data.Dataset.range(-(-count // batch_size)).shard(worker[1], worker[0])
-    dataset = dataset.map(read, num_parallel_calls=_FETCHED_AT_A_TIME, deterministic=True)
-    if examples.decode:
-
-        def decode(fetched, label):
-            image = examples.decode(fetched, tf.zeros([2], tf.int32), IMAGE_SIZE)
-            return tf.ensure_shape(image, [IMAGE_SIZE, IMAGE_SIZE, 3]), label
-
-        dataset = dataset.unbatch().map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        dataset = dataset.batch(batch_size)
-    return dataset.prefetch(2)
+    columns = {"offsets": tf.TensorSpec([2], tf.int32), "labels": tf.TensorSpec([], tf.int64)}
+    numbers = tf.data.Dataset.range(-(-count // batch_size)).shard(worker[1], worker[0])
+    dataset = _read(numbers, batch_of, examples, IMAGE_SIZE, columns, batch_size=batch_size, whole=False)
+    return dataset.map(lambda batch: (batch["crops"], batch["labels"]))

@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from alexnet_tf import files
+from alexnet_tf import messages
 from alexnet_tf.data import draws
 from alexnet_tf.data import photograph
 from alexnet_tf.data import pipeline
@@ -142,13 +143,8 @@ def _lock(directory):
 def _check_request(request, before, directory):
     differing = [name for name in request if request[name] != before.get(name)]
     if differing:
-        raise ValueError(
-            f"Expected in {directory} the preparation that was begun there: "
-            + ", ".join(f"{name}={before.get(name)}" for name in differing)
-            + ". Received: "
-            + ", ".join(f"{name}={request[name]}" for name in differing)
-            + "; take another --data_dir, or these values"
-        )
+        what = f"in {directory} the preparation that was begun there"
+        raise ValueError(messages.other_values(what, differing, before, request, "data_dir"))
 
 
 def _begin(directory, request):
