@@ -65,8 +65,8 @@ class Config:
     )
     devices: tuple = _option(
         "network",
-        (),
-        "homes of the two towers, such as /GPU:0,/GPU:1; empty for one device",
+        ("auto",),
+        "homes of the two towers, such as /GPU:0,/GPU:1; empty for one device; auto: two GPUs if there are two",
         "paper 3.2: two GPUs",
         kind=tuple,
         may_change=True,
@@ -85,6 +85,14 @@ class Config:
         "initial weights: the recipe's, or N(0, 2 / inputs) with biases 0",
         "paper 5; he: He et al. 2015",
         choices=("recipe", "he"),
+    )
+
+    precision: str = _option(
+        "network",
+        "float32",
+        "of convolutions and products; weights, LRN's sums, softmax and loss are float32 either way",
+        "paper: float32",
+        choices=("float32", "bfloat16"),
     )
 
     source: str = _option(
@@ -279,14 +287,39 @@ class Config:
         "ours",
         may_change=True,
     )
+    intra_op_threads: int = _option(
+        "run",
+        0,
+        "CPU threads within an operation; 0 chooses: 1 where two cores can take a tower each",
+        "ours",
+        low=0,
+        high=1024,
+        may_change=True,
+    )
+    inter_op_threads: int = _option(
+        "run",
+        0,
+        "CPU operations at the same time; 0 chooses: one for each core",
+        "ours",
+        low=0,
+        high=1024,
+        may_change=True,
+    )
+    tf32: bool = _option(
+        "run",
+        True,
+        "on GPUs that have it, multiply float32 with 10 bits of mantissa",
+        "ours; paper's GPUs: float32",
+        may_change=True,
+    )
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
             _check(field, getattr(self, field.name))
         if self.schedule == "epochs" and list(self.drop_epochs) != sorted(self.drop_epochs):
             raise ValueError(f"Expected drop_epochs to rise. Received: {self.drop_epochs}")
-        if self.devices and len(self.devices) != 2:
-            raise ValueError(f"Expected devices to be empty or two. Received: {','.join(self.devices)}")
+        if self.devices not in ((), ("auto",)) and len(self.devices) != 2:
+            raise ValueError(f"Expected devices to be auto, empty or two. Received: {','.join(self.devices)}")
         if self.schedule == "linear" and not self.epochs:
             raise ValueError("Expected epochs above 0 for schedule=linear. Received: 0")
 

@@ -9,6 +9,7 @@ import tensorflow as tf
 from alexnet_tf import dataset
 from alexnet_tf import files
 from alexnet_tf import model as network
+from alexnet_tf import placement
 from alexnet_tf.data import augmentation
 from alexnet_tf.data import pipeline
 from alexnet_tf.data import statistics
@@ -20,13 +21,16 @@ from alexnet_tf.training import trainer as training
 
 # Examples a step of evaluation; ten views make ten times as many crops.
 EVALUATION_BATCH = 64
+# Keras's names of the ways to calculate.
+PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 
 def build_model(config, num_classes, **changes):
     """The network of a configuration; `changes` are other arguments of `AlexNet`."""
     arguments = {
         "recipe": config.recipe,
-        "devices": config.devices or None,
+        "devices": placement.choose_devices(config.devices),
+        "dtype": PRECISIONS[config.precision],
         "dropout": config.dropout,
         "initialization": config.initialization,
         "seed": config.seed,

@@ -61,8 +61,18 @@ def channel_window_sum(x, radius):
     """Sum over the channels at most `radius` away, clipped at the first and the last channel."""
     channels = x.shape[-1]
     padding = [[0, 0]] * (x.shape.rank - 1) + [[radius, radius]]
-    padded = tf.pad(x, padding)
-    return tf.add_n([padded[..., shift : shift + channels] for shift in range(2 * radius + 1)])
+    # Sums over 1, 2, 4, ... channels, each made of two of the one before, whose lengths add up to the window's: the
+    # additions grow with the logarithm of the window.
+    sums = tf.pad(x, padding)
+    length, start, parts = 1, 0, []
+    while start < 2 * radius + 1:
+        if (2 * radius + 1) & length:
+            parts.append(sums[..., start : start + channels])
+            start += length
+        if start < 2 * radius + 1:
+            sums = sums[..., :-length] + sums[..., length:]
+            length *= 2
+    return tf.add_n(parts)
 
 
 def spatial_window_sum(x, size):

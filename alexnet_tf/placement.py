@@ -24,6 +24,37 @@ def device_scope(device):
     return contextlib.nullcontext() if device is None else tf.device(device)
 
 
+def choose_devices(devices):
+    """The homes of the two towers.
+
+    Args:
+      devices: as a configuration has them: ``("auto",)``, two names, or nothing.
+
+    Returns:
+      The two names; or None for one device, which "auto" gives where this process has fewer than two GPUs.
+
+    Raises:
+      ValueError: as `check_devices`.
+    """
+    if tuple(devices) != ("auto",):
+        return check_devices(devices) if devices else None
+    return ("/GPU:0", "/GPU:1") if len(tf.config.list_logical_devices("GPU")) >= 2 else None
+
+
+def input_device(devices):
+    """Where batches are to be copied ahead of their step.
+
+    Args:
+      devices: of `choose_devices`.
+
+    Returns:
+      The device of the first tower, or the first GPU for one device; None for a CPU, where they are.
+    """
+    if devices:
+        return devices[0] if "GPU" in devices[0] else None
+    return "/GPU:0" if tf.config.list_logical_devices("GPU") else None
+
+
 def check_devices(devices):
     """Checks that two devices are named and there.
 

@@ -41,8 +41,8 @@ def train(config, workdir):
     config = config.resolved()
     console = rich.console.Console(soft_wrap=True, highlight=False)
     _check_configuration(config, workdir)
-    if config.devices:
-        placement.check_devices(config.devices)
+    # Before the data are read.
+    devices = placement.choose_devices(config.devices)
     source, facts = dataset.open_data(config)
     facts = _read_statistics(workdir) or facts
     data = dataset.load_data(config, source, ["train", "validation"], facts, console)
@@ -73,7 +73,7 @@ def train(config, workdir):
         with actions.Terminal(steps, first_step, steps_per_epoch) as terminal:
             training.train(
                 trainer,
-                batches,
+                pipeline.prefetch_to_device(batches, placement.input_device(devices)),
                 steps=steps,
                 steps_per_epoch=steps_per_epoch,
                 learning_rates=lambda progress: experiment.learning_rates(config, schedule, progress),

@@ -215,6 +215,17 @@ def test_steps_without_end_cost_nothing_at_the_start():
     assert late["labels"].max() > 1_000_000
 
 
+@pytest.mark.parametrize("device", [None, "/CPU:1"])
+def test_batches_copied_ahead_are_the_same(device):
+    dataset = pipeline.training_batches(telling_examples(9), batch_size=4, seed=7, first_step=0, steps=3)
+    ahead = list(pipeline.prefetch_to_device(dataset, device))
+    for batch, expected in zip(ahead, dataset.as_numpy_iterator(), strict=True):
+        assert batch["crops"].device.endswith((device or "/CPU:0")[1:])
+        assert batch.keys() == expected.keys()
+        for name, values in expected.items():
+            np.testing.assert_array_equal(batch[name], values)
+
+
 def test_offsets_are_uniform_over_all_positions(draws):
     counts = np.zeros([33, 33])
     np.add.at(counts, tuple(draws["offsets"].T), 1)

@@ -385,6 +385,35 @@ def test_devices_that_are_there(devices):
     assert placement.check_devices(devices) == tuple(devices)
 
 
+@pytest.mark.parametrize("gpus, expected", [(0, None), (1, None), (2, ("/GPU:0", "/GPU:1")), (4, ("/GPU:0", "/GPU:1"))])
+def test_auto_is_the_paper_s_split_where_there_are_two_gpus(gpus, expected, monkeypatch):
+    monkeypatch.setattr(
+        tf.config, "list_logical_devices", lambda kind: ["a GPU"] * gpus if kind == "GPU" else ["a CPU"]
+    )
+    assert placement.choose_devices(("auto",)) == expected
+
+
+@pytest.mark.parametrize(
+    "devices, gpus, expected",
+    [
+        (None, 0, None),
+        (None, 1, "/GPU:0"),
+        (("/GPU:1", "/GPU:0"), 2, "/GPU:1"),
+        (("/CPU:0", "/CPU:1"), 1, None),
+    ],
+)
+def test_batches_go_ahead_to_the_first_gpu_in_use(devices, gpus, expected, monkeypatch):
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: ["a GPU"] * gpus)
+    assert placement.input_device(devices) == expected
+
+
+def test_devices_that_were_chosen_are_checked():
+    assert placement.choose_devices(()) is None
+    assert placement.choose_devices(("/CPU:0", "/CPU:1")) == ("/CPU:0", "/CPU:1")
+    with pytest.raises(ValueError, match="present: .* Received: /CPU:2"):
+        placement.choose_devices(("/CPU:0", "/CPU:2"))
+
+
 @pytest.mark.parametrize(
     "devices, message",
     [

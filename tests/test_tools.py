@@ -57,6 +57,27 @@ def test_bad_input_gets_one_line(arguments, status, message):
     assert not (ROOT / "runs" / "none").exists()
 
 
+@pytest.mark.parametrize(
+    "cores, gpus, flags, expected",
+    [
+        (2, 0, {}, (1, 2)),
+        (2, 0, {"intra_op_threads": 2}, (2, 2)),
+        (2, 0, {"intra_op_threads": 3, "inter_op_threads": 1}, (3, 1)),
+        (2, 1, {}, (0, 0)),
+        (1, 0, {}, (0, 0)),
+        (16, 0, {}, (0, 0)),
+        (16, 0, {"inter_op_threads": 4}, (0, 4)),
+    ],
+)
+def test_threads_are_chosen_by_cores_and_flags(cores, gpus, flags, expected, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import program as programs
+
+    monkeypatch.setattr(programs, "cores", lambda: cores)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"] * gpus)
+    assert programs.threads(configuration.Config(**flags)) == expected
+
+
 @pytest.mark.parametrize("path", FLAGFILES, ids=lambda path: path.stem)
 def test_flagfiles_are_whole(path, monkeypatch):
     """Each parses, and begins with what it claims, how to run it and what it should reach."""

@@ -112,8 +112,30 @@ def _set_up_process(config):
             tf.config.list_physical_devices("CPU")[0],
             [tf.config.LogicalDeviceConfiguration() for _ in range(min(max(wanted), 7) + 1)],
         )
+    intra, inter = threads(config)
+    tf.config.threading.set_intra_op_parallelism_threads(intra)
+    tf.config.threading.set_inter_op_parallelism_threads(inter)
+    tf.config.experimental.enable_tensor_float_32_execution(config.tf32)
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
+
+
+def cores():
+    """The CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def threads(config):
+    """Threads within and between operations; 0 leaves them to TensorFlow.
+
+    On two cores a core for each tower is faster than both cores for one tower after the other (BUILD_NOTES.md). With
+    more cores, or a GPU, TensorFlow's own choice stands: nothing else was measured there.
+    """
+    import tensorflow as tf
+
+    own = (1, 2) if cores() == 2 and not tf.config.list_physical_devices("GPU") else (0, 0)
+    given = (config.intra_op_threads, config.inter_op_threads)
+    return tuple(chosen or default for chosen, default in zip(given, own))
 
 
 def _is_cpu(name):

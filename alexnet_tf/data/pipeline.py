@@ -286,6 +286,19 @@ def training_batches(
     return _read(numbers, batch_of, examples, CROP_SIZE, columns, batch_size=share, whole=True)
 
 
+def prefetch_to_device(batches, device):
+    """Copies batches to a device while the one before is worked on.
+
+    Args:
+      batches: a ``tf.data.Dataset``; nothing may be done to what is returned but iterating.
+      device: a TensorFlow device name such as ``"/GPU:0"``; None leaves the batches where they are.
+
+    Returns:
+      A ``tf.data.Dataset``.
+    """
+    return batches.apply(tf.data.experimental.prefetch_to_device(device, 2)) if device else batches
+
+
 def _read(numbers, batch_of, examples, size, columns, *, batch_size, whole):
     """Batches in two steps: what `batch_of` fetches for a number, and where that is encoded, each image decoded.
 
