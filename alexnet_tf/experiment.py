@@ -87,6 +87,12 @@ def build_preparation(config, facts):
     return lambda batch: (compiled(batch), batch["labels"])
 
 
+def blank_statistics():
+    """Statistics for made-up images: no mean, components of length one."""
+    mean_image = np.zeros([pipeline.IMAGE_SIZE, pipeline.IMAGE_SIZE, 3], np.float32)
+    return statistics.Statistics(mean_image, np.eye(3, dtype=np.float32), np.ones(3, np.float32), 0)
+
+
 def build_trainer(config, model, facts):
     """The training step of a configuration."""
     return training.Trainer(model, build_optimizer(config, model), build_preparation(config, facts))
@@ -140,13 +146,7 @@ def placement_account(config, num_classes, json_path=""):
       ValueError: for a bad configuration or a device that is not there.
     """
     config = config.resolved()
-    blank = statistics.Statistics(
-        np.zeros([pipeline.IMAGE_SIZE, pipeline.IMAGE_SIZE, 3], np.float32),
-        np.eye(3, dtype=np.float32),
-        np.ones(3, np.float32),
-        0,
-    )
-    trainer = build_trainer(config, build_model(config, num_classes), blank)
+    trainer = build_trainer(config, build_model(config, num_classes), blank_statistics())
     size = config.batch_size
     batch = {
         "crops": tf.zeros([size, pipeline.CROP_SIZE, pipeline.CROP_SIZE, 3], tf.uint8),

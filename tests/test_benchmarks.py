@@ -1,5 +1,7 @@
 """The benchmarks measure the same work on every side, and say what they could not measure. No timing is asserted."""
 
+import contextlib
+import dataclasses
 import importlib.util
 import itertools
 import json
@@ -10,11 +12,17 @@ import sys
 import numpy as np
 import PIL.Image
 import pytest
+import reference_network
 import tensorflow as tf
 
+import alexnet_tf
 from alexnet_tf import config as configuration
 from alexnet_tf.benchmarks import feeding
+from alexnet_tf.benchmarks import measuring
+from alexnet_tf.benchmarks import network_peers
 from alexnet_tf.benchmarks import peers
+from alexnet_tf.benchmarks import report
+from alexnet_tf.benchmarks import steps
 from alexnet_tf.data import pipeline
 from alexnet_tf.data import prepare
 from alexnet_tf.data import prepared
@@ -165,24 +173,251 @@ def test_sides_take_turns_and_only_what_counts_is_counted():
 
         return work
 
-    rates = feeding.interleave({"a": side("a", 1), "b": side("b", 2)}, rounds=2, seconds=0.0, warm_up=3)
+    rates = measuring.interleave({"a": side("a", 1), "b": side("b", 2)}, rounds=2, seconds=0.0, warm_up=3)
     assert said == ["a begins", "a ends", "b begins", "b ends"] * 3
     assert {name: len(values) for name, values in rates.items()} == {"a": 2, "b": 2}
 
 
 def test_ratios_are_of_the_same_round():
     """So what slows a whole round down does not count."""
-    result = feeding.Result(
-        "speed", "images/s", {"a": [2.0, 20.0, 6.0], "b": [1.0, 10.0, 2.0]}, [feeding.Ratio("a", "b")]
+    result = measuring.Result(
+        "speed", "images/s", {"a": [2.0, 20.0, 6.0], "b": [1.0, 10.0, 2.0]}, [measuring.Ratio("a", "b")]
     )
-    found = feeding.as_dict(result)
+    found = measuring.as_dict(result)
     assert found["medians"] == {"a": 6.0, "b": 2.0}
-    assert found["ratios"] == [{"above": "a", "below": "b", "reach": None, "median": 2.0, "least": 2.0, "most": 3.0}]
+    assert found["ratios"] == [
+        {
+            "above": "a",
+            "below": "b",
+            "reach": None,
+            "bound": "at least",
+            "median": 2.0,
+            "least": 2.0,
+            "most": 3.0,
+            "reached": None,
+        }
+    ]
+
+
+def test_what_is_reached_depends_on_the_bound():
+    assert measuring.is_reached(4.0, 4.0, measuring.AT_LEAST) and not measuring.is_reached(3.9, 4.0, measuring.AT_LEAST)
+    assert measuring.is_reached(1.1, 1.1, measuring.AT_MOST) and not measuring.is_reached(1.2, 1.1, measuring.AT_MOST)
+    assert measuring.is_reached(1, 1.0, measuring.EXACTLY) and not measuring.is_reached(2, 1.0, measuring.EXACTLY)
+    assert measuring.is_reached(4.0, None, measuring.AT_LEAST) is None
+
+
+def test_a_side_works_in_a_process_of_its_own():
+    with measuring.elsewhere(steps.matrix_product) as sides:
+        assert list(sides) == ["tf.matmul"]
+        rates = measuring.interleave(sides, rounds=1, seconds=0.0, warm_up=0)
+        assert rates["tf.matmul"][0] > 0
+
+
+def test_what_goes_wrong_in_another_process_is_said():
+    with pytest.raises(ChildProcessError, match="Expected tensorflow_normalization to work in its process. Received: "):
+        with measuring.elsewhere(steps.tensorflow_normalization, "many"):
+            pass
+
+
+def join_towers(weights):
+    """Our weights as Keras's grouped network takes them: a list of kernels and biases."""
+
+    def both(number):
+        kernels, biases = zip(*[weights[f"{number}_{tower}"] for tower in "ab"])
+        return np.concatenate(kernels, axis=-1), np.concatenate(biases)
+
+    found = [*both("conv1"), *both("conv2"), *both("conv3"), *both("conv4"), *both("conv5")]
+    kernel, bias = both("fc6")
+    # Ours are flattened tower by tower, theirs position by position.
+    kernel = kernel.reshape([2, 36, 128, 4096]).transpose(1, 0, 2, 3).reshape([9216, 4096])
+    found += [kernel, bias]
+    # Ours halves what fc6 and fc7 give in use, theirs doubles it in training.
+    for kernel, bias in (both("fc7"), weights["fc8"]):
+        found += [kernel / 2, bias]
+    return found
+
+
+@pytest.fixture(scope="module")
+def keras_peer():
+    return network_peers.keras_alexnet()
+
+
+def test_keras_peer_is_the_same_network(keras_peer):
+    assert keras_peer.count_params() == 60_965_224
+    ours = alexnet_tf.AlexNet(seed=0)
+    weights = {
+        layer.name: [value.numpy() for value in layer.weights] for layer in ours.layers if "kernel" in dir(layer)
+    }
+    keras_peer.set_weights(join_towers(weights))
+    # Small ones: at the groups' border their normalisation sees maps that ours does not, which must not count.
+    images = reference_network.random_images(2, seed=1) / 60
+    expected = ours(images, training=False).numpy()
+    np.testing.assert_allclose(
+        keras_peer(images, training=False), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max()
+    )
+
+
+def test_arithmetic_of_a_step_is_counted_right(keras_peer):
+    """Each weight meets each position forward, and twice backward but for the images' gradient, which nobody needs."""
+    layers = [layer for layer in keras_peer.layers if hasattr(layer, "kernel")]
+    flops = [2 * np.prod(layer.output.shape[1:-1], initial=1) * np.prod(layer.kernel.shape) for layer in layers]
+    assert (3 * sum(flops) - flops[0]) / 1e9 == pytest.approx(steps.GFLOP_AN_IMAGE, abs=5e-5)
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="torch is not installed")
+def test_torch_peer_is_the_network_of_the_keras_peer(keras_peer):
+    import torch
+
+    model = network_peers.torch_alexnet().eval()
+    parameters = list(model.parameters())
+    assert sum(parameter.numel() for parameter in parameters) == 60_965_224
+    shapes = {str(index): kernel.shape for index, kernel in enumerate(keras_peer.get_weights()[::2])}
+    # Activities at which the normalisations count.
+    weights = reference_network.large_weights(shapes, seed=2)
+    keras_peer.set_weights([value for pair in weights.values() for value in pair])
+    for index, (kernel, bias) in enumerate(weights.values()):
+        if index == 5:
+            kernel = kernel.reshape([6, 6, 256, 4096]).transpose(2, 0, 1, 3).reshape([9216, 4096])
+        kernel = kernel.transpose(3, 2, 0, 1) if kernel.ndim == 4 else kernel.T
+        for parameter, value in zip(parameters[2 * index :], (kernel, bias)):
+            parameter.data.copy_(torch.from_numpy(value.copy()))
+    images = reference_network.random_images(1, seed=3)
+    with torch.inference_mode():
+        found = model(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
+    expected = keras_peer(images, training=False).numpy()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Everything once, on two images, in this process."""
+
+    @contextlib.contextmanager
+    def here(build, *arguments):
+        yield build(*arguments)
+
+    monkeypatch.setattr(measuring, "elsewhere", here)
+    monkeypatch.setattr(steps, "WARM_UP", 0)
+    monkeypatch.setattr(steps, "MATRIX_SIDE", 64)
+    monkeypatch.setattr(steps, "COPIED_BYTES", 1 << 16)
+    return measuring.Request(configuration.Config(batch_size=2), rounds=1, seconds=0.0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def release_trainer():
+    yield
+    steps._our_trainer.cache_clear()
+
+
+torch_if_there = [steps.TORCH] if importlib.util.find_spec("torch") else []
+LRN_SIDES = ["ours 2x55x55x96", "ours 2x27x27x256", "TensorFlow 2x55x55x96", "TensorFlow 2x27x27x256"]
+ROWS = {
+    "P1": ([steps.OURS, steps.KERAS, *torch_if_there], [4.0, 3.0][: 1 + len(torch_if_there)], 0),
+    "P3": (["without LRN", steps.OURS], [1.15], 0),
+    "P4": (LRN_SIDES, [4.0, 4.0], 0),
+    "P6": ([steps.OURS, "tf.matmul"], [1.2], None),
+    "P7": (["bfloat16", "float32"], [1.4], 0),
+    "P11": ([steps.OURS, steps.KERAS], [1.5], 0),
+    "forward": (
+        [f"{side}, {size}" for side in (steps.OURS, steps.KERAS, *torch_if_there) for size in (1, 2)],
+        [None] * (2 + 2 * len(torch_if_there)),
+        0,
+    ),
+    "growth": (["batch 2"], [], 2),
+    "machine": ([], [], 2),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_each_row_is_measured_on_all_its_sides(name, small, monkeypatch):
+    monkeypatch.setattr(steps, "processor_flags", lambda path="": ({"avx512_bf16"}, ""))
+    sides, reach, figures = ROWS[name]
+    found = report.measure_here(name, small)
+    assert sorted(found["rates"]) == sorted(sides)
+    assert all(len(rates) == 1 and rates[0] > 0 for rates in found["rates"].values())
+    assert [ratio["reach"] for ratio in found["ratios"]] == reach
+    assert figures in (None, len(found["figures"]))
+    assert all(figure["value"] > 0 for figure in found["figures"])
+    assert report.lines(name, found)
+
+
+def test_network_without_normalization_is_ours_without_it():
+    ours = alexnet_tf.AlexNet(seed=0)
+    bare = steps.without_normalization(ours)
+    assert [value.path for value in bare.variables] == [value.path for value in ours.variables]
+    assert not [layer for layer in bare.layers if isinstance(layer, alexnet_tf.LocalResponseNormalization)]
+    assert [layer.name for layer in bare.layers] == [layer.name for layer in ours.layers]
+
+
+def test_bfloat16_needs_a_processor_that_has_it(small, monkeypatch):
+    monkeypatch.setattr(steps, "processor_flags", lambda: ({"avx2"}, ""))
+    assert "bfloat16" in report.measure_here("P7", small)["not_run"]
+
+
+def test_step_is_traced_once(small):
+    (figure,) = report.measure_here("P13", small)["figures"]
+    assert figure["value"] == 1 and figure["reached"]
+
+
+def test_two_devices_share_the_work(small):
+    two = dataclasses.replace(small.config, devices=("/CPU:0", "/CPU:1"))
+    found = report.measure_here("P8", small._replace(config=two))
+    assert list(found["rates"]) == ["one device", "two devices"]
+    assert len(found["figures"]) == 4 and all(figure["reached"] for figure in found["figures"])
+    assert found["ratios"][0]["bound"] == measuring.AT_MOST
+
+
+def test_two_devices_are_not_measured_on_one(small):
+    assert "needs two devices" in report.measure_here("P8", small)["not_run"]
+
+
+def test_nominal_peak_is_of_what_the_system_says(tmp_path):
+    path = tmp_path / "cpuinfo"
+    path.write_text("model name\t: A\ncpu MHz\t\t: 2000.000\nflags\t\t: fpu fma avx512f\n")
+    peak, assumed = steps.nominal_peak(path)
+    assert peak == report.cores() * 2.0 * 64 and "2.00 GHz" in assumed
+    assert steps.nominal_peak(tmp_path / "nothing")[0] is None
+
+
+def figures(batch):
+    result = measuring.Result(
+        "steps",
+        "images/s",
+        {f"a{batch}": [2.0, 4.0], f"b{batch}": [1.0, 1.0]},
+        [measuring.Ratio(f"a{batch}", f"b{batch}", 2.5)],
+        ["a note"],
+        [measuring.Figure(f"memory {batch}", 1234.0, "MB", 1000.0, measuring.AT_MOST)],
+    )
+    return measuring.as_dict(result)
+
+
+def test_table_is_written_for_machines_and_for_readers(tmp_path):
+    rows = {"P1": report.merge([figures(1), figures(2)]), "P8": {"not_run": "needs two devices"}}
+    report.write(rows, tmp_path / "found.json", tmp_path / "found.md")
+    read = json.loads((tmp_path / "found.json").read_text())
+    assert read["rows"] == rows and read["machine"]["cores"] == report.cores()
+    assert [ratio["reached"] for ratio in read["rows"]["P1"]["ratios"]] == [True, True]
+    text = (tmp_path / "found.md").read_text()
+    assert "| P1 | a1 / b1 | 3.00 (2.00 to 4.00) | 2.5 | steps: a1 3, b1 1, a2 3, b2 1 images/s; a note |" in text
+    assert "| P1 | memory 2 | 1234 MB | at most 1000 |  |" in text
+    assert "| P8 | not run: needs two devices | | | |" in text
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert {line.count("|") for line in table} == {6}
+
+
+def test_speed_of_the_machine_is_among_its_facts():
+    row = measuring.as_dict(measuring.Result("", "", {}, [], figures=[measuring.Figure("copy", 7.0, "GB/s")]))
+    assert report.machine_facts({"machine": row})["copy in GB/s"] == 7.0
+
+
+def test_rows_are_chosen_by_name():
+    assert report.choose(["P9", "P2"]) == ["P1", "P9"]
+    assert report.choose([]) == list(report.rows())
 
 
 def test_ready_batches_are_measured_on_all_sides(data_dirs, monkeypatch):
     monkeypatch.setattr(feeding, "WARM_UP_BATCHES", 1)
-    found = feeding.as_dict(feeding.ready_batches(feeding.Request(CONFIG, data_dirs, rounds=1, seconds=0.0)))
+    found = measuring.as_dict(feeding.ready_batches(measuring.Request(CONFIG, data_dirs, rounds=1, seconds=0.0)))
     assert {feeding.JPEG, feeding.RAW, feeding.CACHED, feeding.TF_DATA, feeding.KERAS} <= set(found["medians"])
     assert all(rate > 0 for rates in found["rates"].values() for rate in rates)
     reach = {(ratio["above"], ratio["below"]): ratio["reach"] for ratio in found["ratios"]}
@@ -191,30 +426,30 @@ def test_ready_batches_are_measured_on_all_sides(data_dirs, monkeypatch):
 
 def test_raw_records_that_are_not_there_are_said(data_dirs, monkeypatch):
     monkeypatch.setattr(feeding, "WARM_UP_BATCHES", 1)
-    found = feeding.ready_batches(feeding.Request(CONFIG, data_dirs[:1], rounds=1, seconds=0.0))
+    found = feeding.ready_batches(measuring.Request(CONFIG, data_dirs[:1], rounds=1, seconds=0.0))
     assert feeding.RAW not in found.rates
     assert f"{feeding.RAW}: not run: needs --data_dir=JPEG,RAW" in found.notes
 
 
 @pytest.mark.parametrize("measure", [feeding.ready_batches, feeding.training])
 def test_without_data_a_row_is_not_run(measure):
-    with pytest.raises(feeding.NotRunError, match="needs --data_dir"):
-        measure(feeding.Request(CONFIG))
+    with pytest.raises(measuring.NotRunError, match="needs --data_dir"):
+        measure(measuring.Request(CONFIG))
 
 
 def test_raw_records_alone_are_not_enough(data_dirs):
-    with pytest.raises(feeding.NotRunError, match="JPEG records"):
-        feeding.ready_batches(feeding.Request(CONFIG, data_dirs[1:]))
+    with pytest.raises(measuring.NotRunError, match="JPEG records"):
+        feeding.ready_batches(measuring.Request(CONFIG, data_dirs[1:]))
 
 
 def test_two_data_sets_of_a_kind_are_refused(data_dirs):
     with pytest.raises(ValueError, match="Received: two of JPEG"):
-        feeding.ready_batches(feeding.Request(CONFIG, [data_dirs[0]] * 2))
+        feeding.ready_batches(measuring.Request(CONFIG, [data_dirs[0]] * 2))
 
 
 def test_training_is_measured(data_dirs, monkeypatch):
     monkeypatch.setattr(feeding, "WARM_UP_STEPS", 0)
-    found = feeding.as_dict(feeding.training(feeding.Request(CONFIG, data_dirs, rounds=1, seconds=0.0)))
+    found = measuring.as_dict(feeding.training(measuring.Request(CONFIG, data_dirs, rounds=1, seconds=0.0)))
     assert list(found["medians"]) == ["training from JPEG records", "on one batch"]
     assert found["ratios"][0]["reach"] == 0.95
 
@@ -247,7 +482,7 @@ def test_program_writes_the_figures(data_dirs, tmp_path):
 
 def test_program_says_what_it_could_not_run(tmp_path):
     path = tmp_path / "figures.json"
-    done = benchmark(f"--json={path}")
+    done = benchmark("--rows=P9,P10", f"--json={path}")
     assert done.returncode == 0 and not done.stderr, done.stderr
     assert "P9: not run: needs --data_dir" in done.stdout and "P10: not run: needs --data_dir" in done.stdout
     assert "needs --data_dir" in json.loads(path.read_text())["rows"]["P10"]["not_run"]
@@ -257,8 +492,8 @@ def test_program_says_what_it_could_not_run(tmp_path):
     "arguments, status, message",
     [
         (["--rows=P9", "--data_dir=/nowhere", "--json=figures.json"], 1, "Expected a data set that tools/prepare.py"),
-        (["--rows=P99", "--json=figures.json"], 1, "Expected rows among P9, P10. Received: P99"),
-        (["--json=/nowhere/figures.json"], 1, "Expected --json in a directory that is there"),
+        (["--rows=P99", "--json=figures.json"], 1, "Expected rows among machine, P1, P3"),
+        (["--json=/nowhere/figures.json"], 1, "Expected --json and --markdown in a directory that is there"),
         (["--rows=P10"], 2, "Expected --json"),
     ],
 )

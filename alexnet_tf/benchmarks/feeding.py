@@ -1,25 +1,16 @@
-"""How fast images reach the network, against textbook pipelines and against no pipeline at all (rows P9 and P10).
+"""How fast images reach the network, against textbook pipelines and against no pipeline at all (rows P9 and P10)."""
 
-Sides take turns, round by round, so that what else happens on the machine happens to all of them. A side begins each of
-its turns anew and is closed behind it, so that nothing is read ahead in another's time; the first batches of a turn
-and the whole first round are not counted.
-"""
-
-import contextlib
 import dataclasses
 import importlib.util
 import pathlib
-import statistics
 import tempfile
-import time
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from alexnet_tf import config as configuration
 from alexnet_tf import dataset
 from alexnet_tf import experiment
+from alexnet_tf.benchmarks import measuring
 from alexnet_tf.benchmarks import peers
 from alexnet_tf.data import pipeline
 from alexnet_tf.data import prepared
@@ -36,87 +27,6 @@ TF_DATA, KERAS, TORCH = "tf.data textbook", "Keras", "torch"
 DECODE, CROP, COPY = "decode_jpeg alone", "decode_and_crop_jpeg alone", "copy alone"
 
 
-class NotRunError(Exception):
-    """A row that cannot be measured here; the message is the reason."""
-
-
-class Request(NamedTuple):
-    """What is to be measured, and how thoroughly."""
-
-    config: configuration.Config
-    data_dirs: tuple = ()  # of prepared data sets, at most one of JPEG records and one of raw ones
-    rounds: int = 7  # that are counted, after one that is not
-    seconds: float = 2.0  # a side's turn, at least; a whole number of batches
-
-
-class Ratio(NamedTuple):
-    """One side against another."""
-
-    above: str
-    below: str
-    reach: float | None = None  # what the design wants; None where nothing is claimed
-
-
-class Result(NamedTuple):
-    """What a row found."""
-
-    what: str
-    unit: str
-    rates: dict  # by side: a list of floats, one a round
-    ratios: list  # of `Ratio`
-    notes: list = []  # of str: sides that are missing and why
-
-
-def as_dict(result):
-    """A `Result` for machines: each side's rates and median, each ratio's median, least and most over the rounds."""
-    ratios = []
-    for ratio in result.ratios:
-        values = [a / b for a, b in zip(result.rates[ratio.above], result.rates[ratio.below])]
-        found = {"median": statistics.median(values), "least": min(values), "most": max(values)}
-        ratios.append({**ratio._asdict(), **found})
-    return {
-        "what": result.what,
-        "unit": result.unit,
-        "medians": {side: statistics.median(rates) for side, rates in result.rates.items()},
-        "rates": result.rates,
-        "ratios": ratios,
-        "notes": list(result.notes),
-    }
-
-
-def interleave(sides, *, rounds, seconds, warm_up):
-    """Measures sides in turns.
-
-    Args:
-      sides: dict of functions by name; each returns a generator that does one piece of work a time and yields how
-        many images that were.
-      rounds: int, that are counted; one more goes before.
-      seconds: float, the least length of a turn.
-      warm_up: int, pieces of work at the start of a turn that are not counted.
-
-    Returns:
-      A dict by name of images a second, a list with a float a round.
-    """
-    rates = {name: [] for name in sides}
-    for number in range(rounds + 1):
-        for name, start in sides.items():
-            with contextlib.closing(start()) as work:
-                rate = _rate(work, seconds, warm_up)
-            if number:
-                rates[name].append(rate)
-    return rates
-
-
-def _rate(work, seconds, warm_up):
-    for _ in range(warm_up):
-        next(work)
-    images = 0
-    began = time.perf_counter()
-    while not images or time.perf_counter() - began < seconds:
-        images += next(work)
-    return images / (time.perf_counter() - began)
-
-
 def ready_batches(request):
     """P9: float batches a second on the core that this process has, from prepared data and by others' pipelines.
 
@@ -124,18 +34,18 @@ def ready_batches(request):
     step. Files are read from the system's cache.
 
     Args:
-      request: `Request`.
+      request: `measuring.Request`.
 
     Returns:
-      `Result`.
+      `measuring.Result`.
 
     Raises:
-      NotRunError: without JPEG records.
+      measuring.NotRunError: without JPEG records.
       ValueError, OSError: as `prepared.open_data_dir`.
     """
     found = _open_all(request.data_dirs)
     if False not in found:
-        raise NotRunError("needs --data_dir, a prepared data set of JPEG records")
+        raise measuring.NotRunError("needs --data_dir, a prepared data set of JPEG records")
     _, facts = found[False]
     splits = {is_raw: _first_images(source.splits["train"]) for is_raw, (source, _) in found.items()}
     config = request.config.resolved()
@@ -154,13 +64,13 @@ def ready_batches(request):
             CROP: _decoding(encoded, np.random.default_rng(0).integers(0, 33, [len(encoded), 2]).astype(np.int32)),
             COPY: _copying(config.batch_size),
         }
-        rates = interleave(sides, rounds=request.rounds, seconds=request.seconds, warm_up=WARM_UP_BATCHES)
+        rates = measuring.interleave(sides, rounds=request.rounds, seconds=request.seconds, warm_up=WARM_UP_BATCHES)
     reach = {JPEG: 1.35, RAW: 5.0, CACHED: 5.0}
-    ratios = [Ratio(our, TF_DATA, reach[our]) for our in ours]
-    ratios += [Ratio(our, their) for their in theirs if their != TF_DATA for our in ours]
-    ratios += [Ratio(JPEG, CROP), Ratio(CROP, DECODE), Ratio(CACHED, COPY)]
+    ratios = [measuring.Ratio(our, TF_DATA, reach[our]) for our in ours]
+    ratios += [measuring.Ratio(our, their) for their in theirs if their != TF_DATA for our in ours]
+    ratios += [measuring.Ratio(JPEG, CROP), measuring.Ratio(CROP, DECODE), measuring.Ratio(CACHED, COPY)]
     what = f"images ready for the network, batches of {config.batch_size}, one core"
-    return Result(what, "images/s", rates, ratios, notes + missing)
+    return measuring.Result(what, "images/s", rates, ratios, notes + missing)
 
 
 def our_batches(config, splits, facts):
@@ -286,17 +196,17 @@ def training(request):
     """P10: training steps of the full network on prepared data, and on one batch of noise again and again.
 
     Args:
-      request: `Request`; the first data set is trained on.
+      request: `measuring.Request`; the first data set is trained on.
 
     Returns:
-      `Result`.
+      `measuring.Result`.
 
     Raises:
-      NotRunError: without a data set.
+      measuring.NotRunError: without a data set.
       ValueError, OSError: as `prepared.open_data_dir`.
     """
     if not request.data_dirs:
-        raise NotRunError("needs --data_dir, a prepared data set")
+        raise measuring.NotRunError("needs --data_dir, a prepared data set")
     config = dataclasses.replace(request.config, data_dir=str(request.data_dirs[0]), source="").resolved()
     source, facts = dataset.open_data(config)
     _check_batch_size(config, source.splits["train"])
@@ -324,9 +234,9 @@ def training(request):
     cached = ", cached" if examples.decode is None and kind == "JPEG records" else ""
     sides = {f"training from {kind}{cached}": fed_from(lambda: iter(batches)), "on one batch": fed_from(same_again)}
     # A step of the whole network takes a second or so of a small machine.
-    rates_found = interleave(sides, rounds=request.rounds, seconds=4 * request.seconds, warm_up=WARM_UP_STEPS)
+    rates_found = measuring.interleave(sides, rounds=request.rounds, seconds=4 * request.seconds, warm_up=WARM_UP_STEPS)
     what = f"training steps of the whole network, batches of {config.batch_size}"
-    return Result(what, "images/s", rates_found, [Ratio(*sides, 0.95)])
+    return measuring.Result(what, "images/s", rates_found, [measuring.Ratio(*sides, 0.95)])
 
 
 def synthetic_batch(batch_size, num_classes, seed):
