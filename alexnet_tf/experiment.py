@@ -67,6 +67,11 @@ def learning_rates(config, schedule, progress):
     return [weights, biases * config.bias_learning_rate_factor]
 
 
+def initial_rates(config):
+    """The rates of weights and biases at the start, as a step takes them: float32 ``[2]``."""
+    return tf.constant(learning_rates(config, build_schedule(config), 0.0), tf.float32)
+
+
 def build_preparation(config, facts):
     """The function from a batch of `pipeline.training_batches` to (images, labels), compiled for the device."""
     prepare = functools.partial(
@@ -155,7 +160,7 @@ def placement_account(config, num_classes, json_path=""):
         "labels": tf.zeros([size], tf.int64),
         "noise": tf.zeros([size, 3], tf.float32),
     }
-    rates = tf.constant(learning_rates(config, build_schedule(config), 0.0), tf.float32)
+    rates = initial_rates(config)
     found = step_account.account(trainer.step, batch, rates)
     if json_path:
         files.write_json(json_path, step_account.as_dict(found))

@@ -120,11 +120,6 @@ def _set_up_process(config):
         tf.config.experimental.enable_op_determinism()
 
 
-def cores():
-    """The CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
 def threads(config):
     """Threads within and between operations; 0 leaves them to TensorFlow.
 
@@ -133,7 +128,9 @@ def threads(config):
     """
     import tensorflow as tf
 
-    own = (1, 2) if cores() == 2 and not tf.config.list_physical_devices("GPU") else (0, 0)
+    from alexnet_tf import placement
+
+    own = (1, 2) if placement.available_cores() == 2 and not tf.config.list_physical_devices("GPU") else (0, 0)
     given = (config.intra_op_threads, config.inter_op_threads)
     return tuple(chosen or default for chosen, default in zip(given, own))
 

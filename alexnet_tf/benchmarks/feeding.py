@@ -213,7 +213,7 @@ def training(request):
     examples, _, _ = pipeline.load(source.splits["train"], cache=config.cache)
     model = experiment.build_model(config, len(source.class_names))
     trainer = experiment.build_trainer(config, model, facts)
-    rates = tf.constant(experiment.learning_rates(config, experiment.build_schedule(config), 0.0), tf.float32)
+    rates = experiment.initial_rates(config)
     batches = _training_batches(config, examples)
     noise = synthetic_batch(config.batch_size, len(source.class_names), config.seed)
 

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from alexnet_tf import files
+from alexnet_tf import placement
 from alexnet_tf.benchmarks import feeding
 from alexnet_tf.benchmarks import measuring
 from alexnet_tf.benchmarks import steps
@@ -28,11 +29,6 @@ class Row(NamedTuple):
     measure: object  # from a `measuring.Request` to a `measuring.Result`
     flags: tuple = ()  # of its process
     one_core: bool = False
-
-
-def cores():
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def rows():
@@ -76,7 +72,7 @@ def _two_devices():
 def measure_here(name, request):
     """A row's figures, or why there are none: a dict for machines."""
     try:
-        return {**measuring.as_dict(rows()[name].measure(request)), "cores": cores()}
+        return {**measuring.as_dict(rows()[name].measure(request)), "cores": placement.available_cores()}
     except measuring.NotRunError as error:
         return {"not_run": str(error)}
 
@@ -222,7 +218,7 @@ def machine_facts(found):
     measured = found.get("machine", {}).get("figures", ())
     return {
         "processor": _processor(),
-        "cores": cores(),
+        "cores": placement.available_cores(),
         "load": os.getloadavg()[0],
         "python": platform.python_version(),
         "tensorflow": tf.__version__,

@@ -62,7 +62,7 @@ def training_side(config, trainer, amount=None):
       amount: what a step yields; its images by default.
     """
     batch = feeding.synthetic_batch(config.batch_size, NUM_CLASSES, config.seed)
-    rates = tf.constant(experiment.learning_rates(config, experiment.build_schedule(config), 0.0), tf.float32)
+    rates = experiment.initial_rates(config)
 
     def work():
         while True:
@@ -260,10 +260,10 @@ def utilization(request):
     return measuring.Result(what, "GFLOP/s", rates, [measuring.Ratio(OURS, "tf.matmul", 1.2)], notes)
 
 
-def processor_flags(path="/proc/cpuinfo"):
+def processor_flags():
     """The instructions that the processor has, a set of str, and the system's whole description; both may be empty."""
     try:
-        text = pathlib.Path(path).read_text(encoding="utf-8")
+        text = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         return set(), ""
     found = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
@@ -313,7 +313,7 @@ def two_devices(request):
         raise measuring.NotRunError("needs two devices, such as --devices=/CPU:0,/CPU:1")
     trainer = build_trainer(config)
     batch = feeding.synthetic_batch(config.batch_size, NUM_CLASSES, config.seed)
-    rates = tf.constant(experiment.learning_rates(config, experiment.build_schedule(config), 0.0), tf.float32)
+    rates = experiment.initial_rates(config)
     # Before any other step is taken: only a first run can be observed.
     account = step_account.account(trainer.step, batch, rates)
     alone = dataclasses.replace(config, devices=())
@@ -375,7 +375,7 @@ def update(request):
     """
     config = request.config.resolved()
     optimizer = _our_trainer(config).optimizer
-    rates = tf.constant(experiment.learning_rates(config, experiment.build_schedule(config), 0.0), tf.float32)
+    rates = experiment.initial_rates(config)
 
     @tf.function
     def our_update(rates, *gradients):
