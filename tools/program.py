@@ -30,18 +30,18 @@ def run(main, purpose, own_flags=()):
     configuration.define_flags(FLAGS)
     flags.DEFINE_boolean("traceback", False, "show where an error came from")
     if {"--help", "-h", "--helpshort", "--helpfull"} & set(sys.argv):
-        print(_help(purpose, own_flags))
+        print(help_text(purpose, own_flags))
         return
     try:
         rest = FLAGS(sys.argv)
         if len(rest) > 1:
             raise flags.Error(f"Expected flags only. Received: {' '.join(rest[1:])}")
     except (flags.Error, OSError) as error:
-        _fail(error, USAGE_ERROR)
+        fail(error, USAGE_ERROR)
     try:
         config = configuration.from_flags(FLAGS)
     except ValueError as error:
-        _fail(error, 1)
+        fail(error, 1)
     try:
         _load_tensorflow_quietly()
         _set_up_process(config)
@@ -51,7 +51,7 @@ def run(main, purpose, own_flags=()):
     except Exception as error:
         if FLAGS.traceback or not isinstance(error, _expected_errors()):
             raise
-        _fail(error, 1)
+        fail(error, 1)
 
 
 def require(name):
@@ -62,7 +62,7 @@ def require(name):
     """
     value = getattr(FLAGS, name)
     if not value:
-        _fail(ValueError(f"Expected --{name}. Received: none"), USAGE_ERROR)
+        fail(ValueError(f"Expected --{name}. Received: none"), USAGE_ERROR)
     return value
 
 
@@ -89,7 +89,7 @@ def _expected_errors():
     return (ValueError, OSError, ModuleNotFoundError, tf.errors.OpError)
 
 
-def _fail(error, status):
+def fail(error, status):
     # What came through a graph brings a traceback along; the first line is what was expected and received.
     text = messages.first_line(error) if type(error).__module__.startswith("tensorflow") else str(error)
     print(f"{os.path.basename(sys.argv[0])}: {' '.join(text.split())}", file=sys.stderr)
@@ -130,7 +130,12 @@ def threads(config):
 
     from alexnet_tf import placement
 
-    own = (1, 2) if placement.available_cores() == 2 and not tf.config.list_physical_devices("GPU") else (0, 0)
+    is_split = config.network == "alexnet" and config.towers == "two"
+    own = (
+        (1, 2)
+        if is_split and placement.available_cores() == 2 and not tf.config.list_physical_devices("GPU")
+        else (0, 0)
+    )
     given = (config.intra_op_threads, config.inter_op_threads)
     return tuple(chosen or default for chosen, default in zip(given, own))
 
@@ -139,7 +144,7 @@ def _is_cpu(name):
     return name.upper().startswith("/CPU:") and name.rsplit(":", 1)[1].isdigit()
 
 
-def _help(purpose, own_flags):
+def help_text(purpose, own_flags):
     shared = {"flagfile": "a file of flags, one a line", "traceback": FLAGS["traceback"].help}
     own = {name: FLAGS[name].help for name in own_flags}
     lines = [purpose.strip(), "", "PROGRAM"]

@@ -1,0 +1,94 @@
+"""Runs experiments with several seeds, keeps what is worth comparing, and makes the table of all.
+
+python tools/experiments.py --flagfiles=flags/cifar10_26.flags,flags/cifar10_18.flags --seeds=0,1,2 \\
+    --workdir=runs --results=results --source=folder:DIR
+
+The same command goes on where it was stopped, and does no finished run again. Flags of the configuration that are given
+override the flagfiles', and the result says so; --source and --data_dir are for flagfiles that name no data.
+"""
+
+import dataclasses
+import glob
+import os
+import sys
+
+import program
+from absl import flags
+
+from alexnet_tf import config as configuration
+from alexnet_tf import files
+from alexnet_tf import suite
+
+flags.DEFINE_list("flagfiles", [], "experiments, with commas between; * stands for any characters")
+flags.DEFINE_list("seeds", ["0"], "of each experiment, with commas between")
+flags.DEFINE_string("workdir", "", "where each run has its directory, NAME-SEED")
+flags.DEFINE_string("results", "", "where each run's result is kept, NAME-SEED.json")
+flags.DEFINE_integer("index", 0, "with several machines: which this is, from 0", lower_bound=0)
+flags.DEFINE_integer("count", 1, "of machines among which the runs are spread", lower_bound=1)
+flags.DEFINE_string("table", "", "also a file for the table, in Markdown")
+flags.DEFINE_boolean("harvest", False, "run nothing: keep what has finished, and make the table")
+flags.DEFINE_boolean("list", False, "run and keep nothing: say where each run stands")
+
+OWN_FLAGS = ["flagfiles", "seeds", "workdir", "results", "index", "count", "table", "harvest", "list"]
+
+FLAGS = flags.FLAGS
+
+
+def main(given):
+    """Runs, harvests or lists; `given` has each flag of the configuration that was given, as on a command line."""
+    patterns = program.require("flagfiles")
+    places = suite.Places(program.require("workdir"), program.require("results"))
+    paths = [path for pattern in patterns for path in sorted(glob.glob(pattern)) or [pattern]]
+    if "seed" in given:
+        raise ValueError(f"Expected --seeds. Received: {given['seed']}")
+    data = {name: getattr(FLAGS, name) for name in ("source", "data_dir")}
+    overrides = [flag for name, flag in given.items() if name not in data]
+    runs = suite.plan(paths, FLAGS.seeds, overrides)
+    own = suite.share(runs, FLAGS.index, FLAGS.count)
+    if FLAGS.list:
+        for run in own:
+            print(f"{run.experiment.name} seed {run.seed}: {suite.look(run, places).status}")
+        return
+    suite.check_places(places, FLAGS.table)
+    if FLAGS.harvest:
+        done = suite.harvest_all(own, places)
+    else:
+        train = [sys.executable, os.path.join(os.path.dirname(os.path.abspath(__file__)), "train.py")]
+        done = suite.run_all(own, places, train, tell=lambda line: print(line, flush=True), **data)
+    standings = {run.name: suite.look(run, places) for run in runs} | {each.run.name: each for each in done}
+    text = suite.table(standings.values(), places)
+    print(f"\n{text}", end="")
+    if FLAGS.table:
+        with files.whole(FLAGS.table) as file:
+            file.write(text)
+    print(f"\nresults {places.results}" + (f"\ntable   {FLAGS.table}" if FLAGS.table else ""))
+    if failed := [each for each in done if each.status == "failed"]:
+        raise ValueError(f"Expected all {len(done)} runs to end well. Received: {len(failed)} failed")
+
+
+def start():
+    """Parses flags and calls `main`. `program.run` would load TensorFlow, and take what is given for a whole run."""
+    configuration.define_flags(FLAGS)
+    flags.DEFINE_boolean("traceback", False, "show where an error came from")
+    if {"--help", "-h", "--helpshort", "--helpfull"} & set(sys.argv):
+        print(program.help_text(__doc__, OWN_FLAGS))
+        return
+    try:
+        rest = FLAGS(sys.argv)
+        if len(rest) > 1:
+            raise flags.Error(f"Expected flags only. Received: {' '.join(rest[1:])}")
+    except (flags.Error, OSError) as error:
+        program.fail(error, program.USAGE_ERROR)
+    names = [field.name for field in dataclasses.fields(configuration.Config)]
+    try:
+        main({name: FLAGS[name].serialize() for name in names if FLAGS[name].present})
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (ValueError, OSError) as error:
+        if FLAGS.traceback:
+            raise
+        program.fail(error, 1)
+
+
+if __name__ == "__main__":
+    start()
