@@ -1,4 +1,4 @@
-"""A run in its work directory: training from where it stands, and evaluating what is there."""
+"""A run in its work directory: training from where it stands."""
 
 import dataclasses
 import os
@@ -6,6 +6,7 @@ import os
 import numpy as np
 import rich.console
 
+from alexnet_tf import assessment
 from alexnet_tf import config as configuration
 from alexnet_tf import dataset
 from alexnet_tf import experiment
@@ -19,9 +20,6 @@ from alexnet_tf.evaluation import errors
 from alexnet_tf.evaluation import figures
 from alexnet_tf.training import actions
 from alexnet_tf.training import trainer as training
-
-# Indices into `augmentation.ten_views`; the fifth is the central crop.
-WAYS = {"centre crop": [4], "ten views": list(range(10))}
 
 
 def train(config, workdir):
@@ -45,7 +43,8 @@ def train(config, workdir):
     devices = placement.choose_devices(config.devices)
     source, facts = dataset.open_data(config)
     facts = _read_statistics(workdir) or facts
-    data = dataset.load_data(config, source, ["train", "validation"], facts, console)
+    watched = dataset.watched_split(source)
+    data = dataset.load_data(config, source, ["train", watched], facts, console)
     steps_per_epoch = pipeline.batches_per_epoch(len(data.examples["train"]), config.batch_size)
     steps = max(1, round(config.epochs * steps_per_epoch))
     model = experiment.build_model(config, len(source.class_names))
@@ -53,6 +52,14 @@ def train(config, workdir):
     schedule = experiment.build_schedule(config)
     checkpoints = experiment.build_checkpoints(config, model, trainer.optimizer, schedule, source, workdir)
     first_step = checkpoints.restore()
+    if first_step > steps:
+        raise ValueError(
+            f"Expected epochs to be at least {first_step / steps_per_epoch:g}, the {first_step} steps that {workdir} "
+            f"has taken. Received: {config.epochs:g}"
+        )
+    if config.initialize_from and not first_step:
+        path = experiment.initialize_weights(config, model)
+        console.print(f"starts from {path}, but for {', '.join(config.new_layers) or 'nothing'}", markup=False)
     # All is well: from here on the work directory is this configuration's.
     _claim(config, workdir, data.statistics)
     if first_step:
@@ -64,6 +71,7 @@ def train(config, workdir):
             seed=config.seed,
             first_step=first_step,
             steps=steps,
+            crop_size=config.crop_size,
             crops=config.crops,
             flips=config.flips,
             images_per_draw=config.images_per_draw,
@@ -77,51 +85,12 @@ def train(config, workdir):
                 steps=steps,
                 steps_per_epoch=steps_per_epoch,
                 learning_rates=lambda progress: experiment.learning_rates(config, schedule, progress),
-                actions=[*_actions(config, workdir, data, model, schedule, terminal, first_step), checkpoints],
+                actions=[*_actions(config, workdir, data, watched, model, schedule, terminal, first_step), checkpoints],
                 first_step=first_step,
                 report_every=config.report_steps,
             )
             checkpoints.save(steps)
     return _finish(config, workdir, data, model, checkpoints.latest, steps, console)
-
-
-def evaluate(workdir, split="validation", *, source=None, data_dir=None):
-    """Evaluates a run's newest checkpoint, by the central crop and by ten views.
-
-    Args:
-      workdir: a directory in which `train` ran.
-      split: "validation", "test" or "train".
-      source, data_dir: another place of the data set, where it has moved; None for both takes the run's.
-
-    Returns:
-      The figures that it writes to ``evaluation.json`` in the work directory.
-
-    Raises:
-      ValueError, OSError: for what is not there or not of this run.
-    """
-    console = rich.console.Console(soft_wrap=True, highlight=False)
-    path = os.path.join(workdir, "config.flags")
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"Expected a run with its config.flags in {workdir}. Received: none")
-    config = configuration.read_flagfile(path).resolved()
-    if source or data_dir:
-        config = dataclasses.replace(config, source=source or "", data_dir=data_dir or "")
-    data_source, _ = dataset.open_data(config)
-    if split not in data_source.splits:
-        raise ValueError(f"Expected split to be one of {', '.join(data_source.splits)}. Received: {split}")
-    model = experiment.build_model(config, len(data_source.class_names), devices=None)
-    checkpoints = experiment.build_checkpoints(
-        config, model, None, experiment.build_schedule(config), data_source, workdir
-    )
-    if not checkpoints.latest:
-        raise FileNotFoundError(f"Expected a checkpoint in {workdir}/checkpoints. Received: none")
-    step = checkpoints.restore()
-    facts = statistics.load(os.path.join(workdir, "statistics.npz"))
-    data = dataset.load_data(config, data_source, [split], facts, console)
-    figures_of_split = _evaluate_split(_ten_views(config, model, data), data, split, console)
-    written = {"step": step, "checkpoint": checkpoints.latest, "evaluation": {split: figures_of_split}}
-    files.write_json(os.path.join(workdir, "evaluation.json"), written)
-    return written
 
 
 def _check_configuration(config, workdir):
@@ -149,23 +118,28 @@ def _claim(config, workdir, facts):
         file.write(config.to_flagfile())
 
 
-def _actions(config, workdir, data, model, schedule, terminal, first_step):
+def _actions(config, workdir, data, watched, model, schedule, terminal, first_step):
     metrics = actions.Metrics(os.path.join(workdir, "metrics.jsonl"), first_step)
     summaries = actions.Summaries(os.path.join(workdir, "tensorboard"))
     flat = actions.FlatLoss(len(data.source.class_names), lambda text: terminal.print(f"warning: {text}"))
     center = errors.probability_function(
         model,
-        lambda images: [augmentation.central_view(images, data.statistics.mean_image, scale=config.input_scale)],
+        lambda images: [
+            augmentation.central_view(
+                images, data.statistics.mean_image, size=config.crop_size, scale=config.input_scale
+            )
+        ],
     )
-    validate = lambda: experiment.evaluate_split(center, data, "validation", {"centre crop": [0]})["centre crop"]
-    return [terminal, metrics, summaries, flat, _EpochEnd(validate, schedule, terminal, metrics, summaries)]
+    validate = lambda: experiment.evaluate_split(center, data, watched, {"centre crop": [0]})["centre crop"]
+    return [terminal, metrics, summaries, flat, _EpochEnd(validate, watched, schedule, terminal, metrics, summaries)]
 
 
 class _EpochEnd:
     """Validates at each epoch's end, tells the schedule, and prints the epoch's line."""
 
-    def __init__(self, validate, schedule, terminal, metrics, summaries):
+    def __init__(self, validate, watched, schedule, terminal, metrics, summaries):
         self._validate = validate
+        self._watched = watched
         self._schedule = schedule
         self._terminal = terminal
         self._metrics = metrics
@@ -187,51 +161,27 @@ class _EpochEnd:
         self._summaries.scalars(progress.step, validation_loss=result.loss, validation_top1_error=result.top1_error)
         top5 = "" if result.top5_error is None else f" top-5 {100 * result.top5_error:.2f} %"
         self._terminal.print(
-            f"epoch {round(progress.epoch)}: train loss {train_loss:.4f} error {100 * train_error:.2f} %, validation "
-            f"loss {result.loss:.4f} error {100 * result.top1_error:.2f} %{top5}, rate {progress.learning_rate:.3g}, "
+            f"epoch {round(progress.epoch)}: train loss {train_loss:.4f} error {100 * train_error:.2f} %, "
+            f"{self._watched} loss {result.loss:.4f} error {100 * result.top1_error:.2f} %{top5}, "
+            f"rate {progress.learning_rate:.3g}, "
             f"{speed:.1f} images/s" + ("; the rate drops" if dropped else "")
         )
 
 
-def _ten_views(config, model, data):
-    return errors.probability_function(
-        model,
-        lambda images: augmentation.ten_views(
-            images, data.statistics.mean_image, mean_crop=config.mean_crop, scale=config.input_scale
-        ),
-    )
-
-
-def _evaluate_split(ten_views, data, split, console):
-    """Evaluates and prints a split's errors; returns them for JSON."""
-    results = experiment.evaluate_split(ten_views, data, split, WAYS, console)
-    majority = errors.majority_error(data.examples[split].labels)
-    console.print(f"{split}: {len(data.examples[split])} images, each seen once", markup=False)
-    console.print(errors.table(results, majority), markup=False)
-    worst = errors.worst_confusions(results["ten views"].confusion, data.source.class_names)
-    for right, answered, times, share in worst:
-        console.print(f"  {right} taken for {answered}: {times} times, {100 * share:.1f} % of its images", markup=False)
-    return {
-        "majority_error": majority,
-        **{name.replace(" ", "_"): result.to_dict() for name, result in results.items()},
-        "confusions": [list(row) for row in worst],
-    }
-
-
 def _finish(config, workdir, data, model, checkpoint, steps, console):
     """Ten views of all that was held out, the kernels, figures for machines, and the last lines."""
-    if "test" in data.source.splits:
+    if "test" in data.source.splits and "test" not in data.examples:
         test = dataset.load_data(config, data.source, ["test"], data.statistics, console)
         data = data._replace(examples={**data.examples, **test.examples})
-    ten_views = _ten_views(config, model, data)
+    ten_views = assessment.ten_views(config, model, data)
     held_out = [split for split in ("validation", "test") if split in data.examples]
     written = {
         "step": steps,
         "checkpoint": checkpoint,
-        "evaluation": {split: _evaluate_split(ten_views, data, split, console) for split in held_out},
+        "evaluation": {split: assessment.evaluate_split(ten_views, data, split, console) for split in held_out},
     }
     picture = os.path.join(workdir, "kernels.png")
-    kernels = [model.get_layer(f"conv1_{tower}").kernel.numpy() for tower in "ab"]
+    kernels = [layer.kernel.numpy() for layer in model.layers if layer.name in ("conv1", "conv1_a", "conv1_b")]
     figures.save_png(figures.kernels(kernels), picture)
     files.write_json(os.path.join(workdir, "train.json"), written)
     console.print(

@@ -171,6 +171,50 @@ def test_evaluation_of_more_or_fewer_examples_than_there_are_is_an_error(expecte
         )
 
 
+def test_what_is_collected_is_what_is_evaluated():
+    generator = np.random.default_rng(6)
+    logits = generator.normal(0, 2, [23, 4, 7]).astype(np.float32)
+    labels = generator.integers(0, 7, 23)
+    probabilities = errors.probability_function(identity, views_of_logits)
+    options = {"ways": {"second": [1], "all": [0, 1, 2, 3]}, "num_classes": 7, "num_examples": 23}
+    kept, kept_labels = errors.collect(probabilities, as_batches(logits, labels, 5), **options)
+    np.testing.assert_array_equal(kept_labels, labels)
+    softmax = np.exp(logits.astype(np.float64))
+    softmax /= softmax.sum(axis=-1, keepdims=True)
+    for name, views in options["ways"].items():
+        assert kept[name].dtype == np.float32
+        np.testing.assert_allclose(kept[name], softmax[:, views].mean(axis=1), rtol=1e-5)
+    evaluated = errors.evaluate(probabilities, as_batches(logits, labels, 5), **options)
+    for name, result in evaluated.items():
+        found = errors.of_probabilities(kept[name], labels)
+        assert found.to_dict() == pytest.approx(result.to_dict(), rel=1e-12)
+        np.testing.assert_array_equal(found.confusion, result.confusion)
+
+
+@pytest.mark.parametrize("expected", [7, 8, 9, 11, 20])
+def test_collecting_more_or_fewer_examples_than_there_are_is_an_error(expected):
+    with pytest.raises(ValueError, match=rf"Expected to evaluate {expected} examples\. Received: 10"):
+        errors.collect(
+            errors.probability_function(identity, views_of_logits),
+            as_batches(np.zeros([10, 1, 3], np.float32), [0] * 10, 4),
+            ways={"only": [0]},
+            num_classes=3,
+            num_examples=expected,
+        )
+
+
+@pytest.mark.parametrize("elements", [1, 21, 40, 1000])
+def test_errors_of_an_array_are_counted_by_hand_whatever_the_parts(monkeypatch, elements):
+    # 1, 3, 5 and all 17 examples at a time.
+    monkeypatch.setattr(errors, "_ELEMENTS", elements)
+    probabilities, labels = next(random_batches([17], 7, levels=4))
+    result = errors.of_probabilities(probabilities, labels)
+    examples, loss, top1_error, top5_error, confusion = count_by_hand([(probabilities, labels)], 7)
+    assert (result.num_examples, result.top1_error, result.top5_error) == (examples, top1_error, top5_error)
+    assert result.loss == pytest.approx(loss, rel=1e-12)
+    assert result.confusion.tolist() == confusion
+
+
 def test_ten_views_at_once_are_ten_single_calls():
     generator = np.random.default_rng(5)
     weights = tf.constant(generator.normal(0, 0.05, [4 * 4 * 3, 6]), tf.float32)

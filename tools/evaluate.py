@@ -1,21 +1,31 @@
-"""Evaluates a run: top-1 and top-5 error of the central crop and of ten views.
+"""Evaluates a run, or several as an ensemble: top-1 and top-5 error of the central crop and of ten views.
 
 python tools/evaluate.py --workdir=runs/quickstart
+python tools/evaluate.py --workdir=runs/first,runs/second,runs/third
 """
 
 import program
 from absl import flags
 
-flags.DEFINE_string("workdir", "", "a directory in which tools/train.py ran")
+flags.DEFINE_list("workdir", [], "directories in which tools/train.py ran; of several, the ensemble's errors too")
 flags.DEFINE_string("split", "validation", "validation, test or train")
+flags.DEFINE_float("search_fraction", 0.5, "share of each class that an ensemble's weights are searched on")
+flags.DEFINE_integer("search_seed", 0, "seed of that draw", lower_bound=0)
 
 
 def main(config):
-    from alexnet_tf import run
+    from alexnet_tf import assessment
 
-    # The run's own configuration counts; of the flags only where the data are, if that is given.
-    run.evaluate(program.require("workdir"), flags.FLAGS.split, source=config.source, data_dir=config.data_dir)
+    # The runs' own configurations count; of the flags only where the data are, if that is given.
+    assessment.evaluate(
+        program.require("workdir"),
+        flags.FLAGS.split,
+        source=config.source,
+        data_dir=config.data_dir,
+        search_fraction=flags.FLAGS.search_fraction,
+        search_seed=flags.FLAGS.search_seed,
+    )
 
 
 if __name__ == "__main__":
-    program.run(main, __doc__, ["workdir", "split"])
+    program.run(main, __doc__, ["workdir", "split", "search_fraction", "search_seed"])

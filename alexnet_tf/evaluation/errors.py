@@ -7,6 +7,8 @@ import tensorflow as tf
 
 # Keeps the logarithm of a probability that float32 rounded to zero finite.
 _SMALLEST = 1e-12
+# Elements of an array of probabilities that are counted at a time: 32 MiB in float64.
+_ELEMENTS = 2**22
 
 
 class Errors(NamedTuple):
@@ -26,6 +28,18 @@ class Errors(NamedTuple):
             "top1_error": self.top1_error,
             "top5_error": self.top5_error,
         }
+
+
+def losses(right):
+    """The loss of each example, in nats.
+
+    Args:
+      right: float, of any shape: the right class's probabilities.
+
+    Returns:
+      Float of the same shape.
+    """
+    return -np.log(np.maximum(right, _SMALLEST))
 
 
 class Count:
@@ -59,7 +73,7 @@ class Count:
         ahead += ((probabilities == right[:, None]) & (np.arange(probabilities.shape[1]) < labels[:, None])).sum(axis=1)
         np.add.at(self._confusion, (labels, probabilities.argmax(axis=1)), 1)
         self._outside_five += int((ahead >= 5).sum())
-        self._loss -= float(np.log(np.maximum(right, _SMALLEST)).sum())
+        self._loss += float(losses(right).sum())
 
     def result(self):
         """The `Errors` so far.
@@ -118,17 +132,78 @@ def evaluate(probabilities, batches, *, ways, num_classes, num_examples, progres
       ValueError: if the batches do not hold just `num_examples`.
     """
     counts = {name: Count(num_classes) for name in ways}
+    for outputs, labels in _averaged(probabilities, batches, ways, num_examples, progress):
+        for name in ways:
+            counts[name].add(outputs[name], labels)
+    return {name: count.result() for name, count in counts.items()}
+
+
+def collect(probabilities, batches, *, ways, num_classes, num_examples, progress=None):
+    """Looks at every example once and keeps the probabilities.
+
+    Args:
+      probabilities, batches, ways, num_classes, num_examples, progress: as in `evaluate`.
+
+    Returns:
+      A dict from the names of `ways` to float32 ``[num_examples, num_classes]``, and the labels, int64
+      ``[num_examples]``, both in the order of the batches.
+
+    Raises:
+      ValueError: if the batches do not hold just `num_examples`.
+    """
+    kept = {name: np.empty([num_examples, num_classes], np.float32) for name in ways}
+    kept_labels = np.empty([num_examples], np.int64)
+    first = 0
+    for outputs, labels in _averaged(probabilities, batches, ways, num_examples, progress):
+        # Cut where there are too many; that is an error at the end.
+        places = slice(first, first + len(labels))
+        room = max(0, num_examples - first)
+        kept_labels[places] = labels[:room]
+        for name in ways:
+            kept[name][places] = outputs[name][:room]
+        first += len(labels)
+    return kept, kept_labels
+
+
+def _averaged(probabilities, batches, ways, num_examples, progress):
+    """Yields for each batch a dict of float32 ``[batch, classes]``, averaged over a way's views, and the labels."""
     seen = 0
     for images, labels in batches:
         outputs = probabilities(images).numpy()
-        for name, indices in ways.items():
-            counts[name].add(outputs[list(indices)].mean(axis=0), labels.numpy())
+        yield {name: outputs[list(views)].mean(axis=0) for name, views in ways.items()}, labels.numpy()
         seen += len(labels)
         if progress:
             progress(seen)
     if seen != num_examples:
         raise ValueError(f"Expected to evaluate {num_examples} examples. Received: {seen}")
-    return {name: count.result() for name, count in counts.items()}
+
+
+def of_probabilities(probabilities, labels):
+    """The `Errors` of probabilities that are there.
+
+    Args:
+      probabilities: float ``[examples, classes]``.
+      labels: int ``[examples]``.
+
+    Raises:
+      ValueError: as `Count`.
+    """
+    count = Count(probabilities.shape[1])
+    for part in parts(*probabilities.shape):
+        count.add(probabilities[part], labels[part])
+    return count.result()
+
+
+def parts(num_examples, elements):
+    """Yields slices of the examples, so that a part of them is no more than some 32 MiB in float64.
+
+    Args:
+      num_examples: int.
+      elements: int, how many there are for one example.
+    """
+    size = max(1, _ELEMENTS // elements)
+    for first in range(0, num_examples, size):
+        yield slice(first, first + size)
 
 
 def majority_error(labels):
@@ -166,6 +241,11 @@ def worst_confusions(confusion, class_names, most=5):
     return rows
 
 
+def percent(share):
+    """A share in [0, 1] as text; None, where there is none, as a dash."""
+    return "-" if share is None else f"{100 * share:.2f} %"
+
+
 def table(results, majority):
     """The errors of several ways of looking side by side, as text.
 
@@ -178,7 +258,7 @@ def table(results, majority):
     """
     lines = [f"  {'':<24}{'top-1 error':>12}{'top-5 error':>13}{'loss':>9}"]
     for name, errors in results.items():
-        top5 = "-" if errors.top5_error is None else f"{100 * errors.top5_error:.2f} %"
-        lines.append(f"  {name:<24}{100 * errors.top1_error:>10.2f} %{top5:>13}{errors.loss:>9.4f}")
-    lines.append(f"  {'always the largest class':<24}{100 * majority:>10.2f} %")
+        top1, top5 = percent(errors.top1_error), percent(errors.top5_error)
+        lines.append(f"  {name:<24}{top1:>12}{top5:>13}{errors.loss:>9.4f}")
+    lines.append(f"  {'always the largest class':<24}{percent(majority):>12}")
     return "\n".join(lines)

@@ -1,0 +1,275 @@
+"""Evaluates runs that are there: one, or several and what they say together."""
+
+import dataclasses
+import gc
+import itertools
+import json
+import os
+
+import numpy as np
+import rich.console
+import tensorflow as tf
+
+from alexnet_tf import config as configuration
+from alexnet_tf import dataset
+from alexnet_tf import experiment
+from alexnet_tf import files
+from alexnet_tf.data import augmentation
+from alexnet_tf.data import pipeline
+from alexnet_tf.data import statistics
+from alexnet_tf.evaluation import ensembles
+from alexnet_tf.evaluation import errors
+from alexnet_tf.training import actions
+
+# Indices into `augmentation.ten_views`; the fifth is the central crop.
+WAYS = {"centre crop": [4], "ten views": list(range(10))}
+
+
+def evaluate(workdirs, split="validation", *, source=None, data_dir=None, search_fraction=0.5, search_seed=0):
+    """Evaluates the newest checkpoint of a run, or of several and their ensemble, by central crop and by ten views.
+
+    An ensemble averages its members' probabilities, once plainly and once with weights that are searched on one part
+    of the split and judged on the other. Each member has its own configuration, mean image and precision; all see the
+    data of the first, and none may have been trained on what another holds out.
+
+    Args:
+      workdirs: a directory in which `train` ran, or a list of them.
+      split: "validation", "test" or "train".
+      source, data_dir: another place of the data set, where it has moved; None for both takes the first run's.
+      search_fraction: float in (0, 1), the share of each class that weights are searched on.
+      search_seed: int, of that draw.
+
+    Returns:
+      The figures that it writes: to ``evaluation.json`` in the work directory, or of several to ``ensemble.json`` in
+      the first.
+
+    Raises:
+      ValueError, OSError: for what is not there, not of this run, or not fit for an ensemble.
+    """
+    console = rich.console.Console(soft_wrap=True, highlight=False)
+    workdirs = [workdirs] if isinstance(workdirs, (str, os.PathLike)) else list(workdirs)
+    _check_directories(workdirs)
+    configs = [_read_config(workdir, source, data_dir) for workdir in workdirs]
+    data_source, _ = dataset.open_data(configs[0])
+    if split not in data_source.splits:
+        raise ValueError(f"Expected split to be one of {', '.join(data_source.splits)}. Received: {split}")
+    if len(workdirs) > 1:
+        search = {"fraction": search_fraction, "seed": search_seed}
+        return _evaluate_ensemble(workdirs, configs, data_source, split, search, console)
+    (workdir,), (config,) = workdirs, configs
+    model, step, checkpoint = _restore(config, data_source, workdir)
+    facts = statistics.load(os.path.join(workdir, "statistics.npz"))
+    data = dataset.load_data(config, data_source, [split], facts, console)
+    figures_of_split = evaluate_split(ten_views(config, model, data), data, split, console)
+    written = {"step": step, "checkpoint": checkpoint, "evaluation": {split: figures_of_split}}
+    files.write_json(os.path.join(workdir, "evaluation.json"), written)
+    return written
+
+
+def _check_directories(workdirs):
+    """Raises without a work directory, for one without a name, or one that stands twice."""
+    if not workdirs:
+        raise ValueError("Expected at least one work directory. Received: none")
+    seen = {}
+    for workdir in workdirs:
+        if not os.fspath(workdir):
+            raise ValueError(f"Expected work directories with commas between. Received: an empty one in {workdirs}")
+        path = os.path.realpath(workdir)
+        if path in seen:
+            raise ValueError(f"Expected different work directories. Received: {seen[path]} and {workdir}, the same")
+        seen[path] = workdir
+
+
+def _read_config(workdir, source, data_dir):
+    """The configuration of a run, with the place of the data set where it has moved."""
+    path = os.path.join(workdir, "config.flags")
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"Expected a run with its config.flags in {workdir}. Received: none")
+    config = configuration.read_flagfile(path).resolved()
+    if source or data_dir:
+        config = dataclasses.replace(config, source=source or "", data_dir=data_dir or "")
+    return config
+
+
+def _restore(config, data_source, workdir):
+    """The network of a run with the newest weights on one device, their step, and the checkpoint's path."""
+    model = experiment.build_model(config, len(data_source.class_names), devices=None)
+    checkpoints = experiment.build_checkpoints(
+        config, model, None, experiment.build_schedule(config), data_source, workdir
+    )
+    if not checkpoints.latest:
+        raise FileNotFoundError(f"Expected a checkpoint in {workdir}/checkpoints. Received: none")
+    return model, checkpoints.restore(), checkpoints.latest
+
+
+def _evaluate_ensemble(workdirs, configs, data_source, split, search, console):
+    """Evaluates several runs, one after another, and what they say together; writes and returns the figures."""
+    _check_classes(workdirs, data_source.class_names)
+    _check_same_examples(workdirs, configs, data_source, split)
+    all_facts = [statistics.load(os.path.join(workdir, "statistics.npz")) for workdir in workdirs]
+    data, size, stacks, members, rows = None, None, {}, [], []
+    for place, (workdir, config, facts) in enumerate(zip(workdirs, configs, all_facts)):
+        if config.image_size != size:
+            # Read as needed, so that there is room for the probabilities.
+            size, uncached = config.image_size, dataclasses.replace(config, cache="none")
+            data = dataset.load_data(uncached, data_source, [split], facts, console)
+            labels = data.examples[split].labels
+            # Before the hours that an evaluation may take.
+            searched, judged = ensembles.divide(labels, **search)
+        _check_image_size(workdir, facts, data.examples[split])
+        kept, step, checkpoint = _collect(config, data._replace(statistics=facts), split, workdir, console)
+        # The network is gone before the next one is built.
+        gc.collect()
+        results = {}
+        for way in WAYS:
+            stack = stacks.setdefault(way, np.empty([len(workdirs), *kept[way].shape], np.float32))
+            stack[place] = kept.pop(way)
+            try:
+                results[way] = errors.of_probabilities(stack[place], labels)
+            except ValueError as error:
+                raise ValueError(f"{workdir}: {error}") from None
+        members.append({"workdir": str(workdir), "step": step, "checkpoint": checkpoint, **_figures(results)})
+        rows.append((str(workdir), results))
+    found = {way: ensembles.evaluate(stack, labels, searched, judged) for way, stack in stacks.items()}
+    mean, mean_judged, weighted_judged = (
+        {way: getattr(each, name) for way, each in found.items()} for name in ("mean", "mean_judged", "weighted_judged")
+    )
+    majority = errors.majority_error(labels)
+    console.print(f"{split}: {len(labels)} images, each seen once by each member", markup=False)
+    console.print(ensembles.table([*rows, ("mean", mean)], majority=majority), markup=False)
+    console.print(
+        f"weights searched on {len(searched)} of the images (a share of {search['fraction']:g} of each class, seed "
+        f"{search['seed']}), errors on the other {len(judged)}:",
+        markup=False,
+    )
+    shares = [
+        (f"weight of {name}", {way: each.weights[place] for way, each in found.items()})
+        for place, (name, _) in enumerate(rows)
+    ]
+    console.print(ensembles.table([("mean", mean_judged), ("weighted", weighted_judged)], weights=shares), markup=False)
+    written = {
+        "split": split,
+        "majority_error": majority,
+        "members": members,
+        "mean": _figures(mean),
+        "search": {
+            **search,
+            "num_searched": len(searched),
+            "num_judged": len(judged),
+            "weights": {way.replace(" ", "_"): each.weights.tolist() for way, each in found.items()},
+            "mean": _figures(mean_judged),
+            "weighted": _figures(weighted_judged),
+        },
+    }
+    path = os.path.join(workdirs[0], "ensemble.json")
+    files.write_json(path, written)
+    console.print(f"figures {path}", markup=False)
+    return written
+
+
+def _check_classes(workdirs, class_names):
+    """Raises if a run's newest checkpoint is of other classes than the data, naming it and the first that differs."""
+    for workdir in workdirs:
+        checkpoint = tf.train.latest_checkpoint(os.path.join(workdir, "checkpoints"))
+        if not checkpoint:
+            raise FileNotFoundError(f"Expected a checkpoint in {workdir}/checkpoints. Received: none")
+        actions.check_checkpoint(checkpoint, {})
+        reader = tf.train.load_checkpoint(checkpoint)
+        found = json.loads(reader.get_tensor("facts/.ATTRIBUTES/VARIABLE_VALUE"))["classes"]
+        if list(found) != list(class_names):
+            pairs = enumerate(itertools.zip_longest(class_names, found, fillvalue="none"))
+            place, (expected, received) = next((place, pair) for place, pair in pairs if pair[0] != pair[1])
+            raise ValueError(
+                f"Expected {workdir} to be of the data's {len(class_names)} classes, number {place} {expected!r}. "
+                f"Received: {len(found)} classes, number {place} {received!r}"
+            )
+
+
+def _check_same_examples(workdirs, configs, data_source, split):
+    """Raises if a run's own data set has other images in a split than the data: it may have been trained on those."""
+    fields = ("source", "data_dir", "validation_fraction", "split_seed")
+    expected = None
+    for workdir, config in zip(workdirs[1:], configs[1:]):
+        differing = [name for name in fields if getattr(config, name) != getattr(configs[0], name)]
+        if not differing:
+            continue
+        expected = _names(data_source, split) if expected is None else expected
+        own_source, _ = dataset.open_data(config)
+        found = _names(own_source, split)
+        if found != expected:
+            first, second = (
+                ", ".join(f"{name}={getattr(each, name)}" for name in differing) for each in (configs[0], config)
+            )
+            raise ValueError(
+                f"Expected {workdir} to have the {split} images of {workdirs[0]}, {len(expected)} of {first}. "
+                f"Received: {len(found)} of {second}, {len(expected.keys() & found.keys())} of them the same"
+            )
+
+
+def _names(source, split):
+    """The label of each of a split's photographs by its name, as preparation names it; empty without the split."""
+    if split not in source.splits:
+        return {}
+    part = source.splits[split]
+    labels = part.labels.tolist()
+    return {part.name_of(index).removeprefix(f"{source.root}/"): label for index, label in enumerate(labels)}
+
+
+def _check_image_size(workdir, facts, examples):
+    size = facts.mean_image.shape[0]
+    if size != examples.image_size:
+        raise ValueError(
+            f"Expected images of {size} x {size}, as {workdir} was trained on. Received: {examples.image_size} x "
+            f"{examples.image_size}"
+        )
+
+
+def _collect(config, data, split, workdir, console):
+    """A run's probabilities of a split, as `errors.collect` keeps them, its step and its checkpoint's path."""
+    model, step, checkpoint = _restore(config, data.source, workdir)
+    examples = data.examples[split]
+    with dataset.progress_bar(console) as bar:
+        task = bar.add_task(f"evaluating {len(examples)} {split} images by {workdir}", total=len(examples))
+        kept, _ = errors.collect(
+            ten_views(config, model, data),
+            pipeline.evaluation_batches(examples, batch_size=experiment.EVALUATION_BATCH),
+            ways=WAYS,
+            num_classes=len(data.source.class_names),
+            num_examples=len(examples),
+            progress=lambda done: bar.update(task, completed=done),
+        )
+    return kept, step, checkpoint
+
+
+def _figures(results):
+    """The errors of several ways of looking, for JSON."""
+    return {way.replace(" ", "_"): result.to_dict() for way, result in results.items()}
+
+
+def ten_views(config, model, data):
+    return errors.probability_function(
+        model,
+        lambda images: augmentation.ten_views(
+            images,
+            data.statistics.mean_image,
+            mean_crop=config.mean_crop,
+            size=config.crop_size,
+            scale=config.input_scale,
+        ),
+    )
+
+
+def evaluate_split(ten_views, data, split, console):
+    """Evaluates and prints a split's errors; returns them for JSON."""
+    results = experiment.evaluate_split(ten_views, data, split, WAYS, console)
+    majority = errors.majority_error(data.examples[split].labels)
+    console.print(f"{split}: {len(data.examples[split])} images, each seen once", markup=False)
+    console.print(errors.table(results, majority), markup=False)
+    worst = errors.worst_confusions(results["ten views"].confusion, data.source.class_names)
+    for right, answered, times, share in worst:
+        console.print(f"  {right} taken for {answered}: {times} times, {100 * share:.1f} % of its images", markup=False)
+    return {
+        "majority_error": majority,
+        **{name.replace(" ", "_"): result.to_dict() for name, result in results.items()},
+        "confusions": [list(row) for row in worst],
+    }
