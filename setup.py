@@ -29,6 +29,6 @@ setuptools.setup(
         "ilsvrc2010": ["scipy>=1.11"],
         "figures": ["matplotlib>=3.8"],
         "profile": ["tensorboard-plugin-profile>=2.18"],
-        "test": ["elpv-dataset>=1.0", "pillow>=10", "pytest>=8", "ruff==0.17.6", "scipy>=1.11"],
+        "test": ["elpv-dataset>=1.0", "matplotlib>=3.8", "pillow>=10", "pytest>=8", "ruff==0.17.6", "scipy>=1.11"],
     },
 )

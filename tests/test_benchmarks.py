@@ -208,7 +208,7 @@ def test_what_is_reached_depends_on_the_bound():
 
 
 def test_a_side_works_in_a_process_of_its_own():
-    with measuring.elsewhere(steps.matrix_product) as sides:
+    with measuring.elsewhere((steps.matrix_product,)) as sides:
         assert list(sides) == ["tf.matmul"]
         rates = measuring.interleave(sides, rounds=1, seconds=0.0, warm_up=0)
         assert rates["tf.matmul"][0] > 0
@@ -216,7 +216,7 @@ def test_a_side_works_in_a_process_of_its_own():
 
 def test_what_goes_wrong_in_another_process_is_said():
     with pytest.raises(ChildProcessError, match="Expected tensorflow_normalization to work in its process. Received: "):
-        with measuring.elsewhere(steps.tensorflow_normalization, "many"):
+        with measuring.elsewhere((steps.tensorflow_normalization, "many")):
             pass
 
 
@@ -294,8 +294,8 @@ def small(monkeypatch):
     """Everything once, on two images, in this process."""
 
     @contextlib.contextmanager
-    def here(build, *arguments):
-        yield build(*arguments)
+    def here(*builds):
+        yield {name: side for build, *arguments in builds for name, side in build(*arguments).items()}
 
     monkeypatch.setattr(measuring, "elsewhere", here)
     monkeypatch.setattr(steps, "WARM_UP", 0)
@@ -398,6 +398,40 @@ def test_table_is_written_for_machines_and_for_readers(tmp_path):
     assert {line.count("|") for line in table} == {6}
 
 
+def grown(size):
+    """The row "growth" at one batch size, as its process writes it."""
+    sides = {f"batch {size}": [4.0, 5.0, 6.0]}
+    found = [
+        measuring.Figure(f"step, batch {size}", size / 5.0, "s"),
+        measuring.Figure(f"peak memory, batch {size}", 1500.0 + size, "MB"),
+    ]
+    return measuring.as_dict(measuring.Result("steps", "images/s", sides, [], figures=found))
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("matplotlib"), reason="matplotlib is not installed")
+def test_growth_is_drawn_as_it_was_measured(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(report.figures, "save_figure", lambda figure, path: drawn.append((figure, path)))
+    report.plot(report.merge([grown(1), grown(8), grown(64)]), tmp_path / "growth.png")
+    ((figure, path),) = drawn
+    assert path == tmp_path / "growth.png"
+    values = [axes.lines[0].get_xydata().T.tolist() for axes in figure.axes]
+    times, memory, speeds = values
+    assert times == [[1, 8, 64], [200.0, 1600.0, 12800.0]]
+    assert memory == [[1, 8, 64], [1.501, 1.508, 1.564]]
+    assert speeds == [[1, 8, 64], [5.0, 5.0, 5.0]]
+
+
+def test_plot_is_refused_before_anything_is_measured(monkeypatch):
+    with pytest.raises(ValueError, match=r"^Expected growth among --rows, for --plot\. Received: P1,P9$"):
+        report.check_plot("growth.png", ["P1", "P9"])
+    with pytest.raises(ValueError, match=r"^Expected --plot=FILE\.png\. Received: growth\.svg$"):
+        report.check_plot("growth.svg", ["growth"])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"^Expected matplotlib for --plot: pip install -e '\.\[figures\]'$"):
+        report.check_plot("growth.png", ["growth"])
+
+
 def test_speed_of_the_machine_is_among_its_facts():
     row = measuring.as_dict(measuring.Result("", "", {}, [], figures=[measuring.Figure("copy", 7.0, "GB/s")]))
     assert report.machine_facts({"machine": row})["copy in GB/s"] == 7.0
@@ -470,7 +504,7 @@ def test_program_writes_the_figures(data_dirs, tmp_path):
     assert "P9: cached / tf.data textbook: " in done.stdout and ", reach 5" in done.stdout
     row = json.loads(path.read_text())["rows"]["P9"]
     assert row["cores"] == 1
-    assert row["medians"][feeding.CACHED] > 0 and len(row["rates"][feeding.CACHED]) == 2
+    assert row["medians"][feeding.CACHED] > 0 and len(row["rates"][feeding.CACHED]) == 1
 
 
 def test_program_says_what_it_could_not_run(tmp_path):
@@ -486,8 +520,9 @@ def test_program_says_what_it_could_not_run(tmp_path):
     [
         (["--rows=P9", "--data_dir=/nowhere", "--json=figures.json"], 1, "Expected a data set that tools/prepare.py"),
         (["--rows=P99", "--json=figures.json"], 1, "Expected rows among machine, P1, P3"),
-        (["--json=/nowhere/figures.json"], 1, "Expected --json and --markdown in a directory that is there"),
+        (["--json=/nowhere/figures.json"], 1, "Expected --json, --markdown and --plot in a directory that is there"),
         (["--rows=P10"], 2, "Expected --json"),
+        (["--rows=P10", "--json=figures.json", "--plot=growth.png"], 1, "Expected growth among --rows, for --plot."),
     ],
 )
 def test_bad_input_gets_one_line(arguments, status, message):

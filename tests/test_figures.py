@@ -1,4 +1,6 @@
-"""The picture of the kernels, pixel by pixel, and its way to the disk."""
+"""The picture of the kernels, pixel by pixel, the diagram of the batch, value by value, and their way to the disk."""
+
+import importlib.util
 
 import full_disk
 import numpy as np
@@ -91,3 +93,62 @@ def test_half_written_picture_never_has_the_final_name(tmp_path):
     with full_disk.full_disk(1000), pytest.raises(OSError):
         figures.save_png(255 - noise, path)
     assert path.read_bytes() == before
+
+
+SIZES, SECONDS, PEAKS = [1, 8, 512], [0.0731, 0.158, 5.94], [1.54e9, 1.61e9, 7.08e9]
+needs_matplotlib = pytest.mark.skipif(
+    not importlib.util.find_spec("matplotlib"), reason="needs matplotlib: pip install -e '.[figures]'"
+)
+
+
+@needs_matplotlib
+def test_growth_shows_the_values_that_it_is_given():
+    times, memory, speeds = figures.growth(SIZES, SECONDS, PEAKS).axes
+    for axes, label, values in (
+        (times, "step, ms", [73.1, 158.0, 5940.0]),
+        (speeds, "images/s", [1 / 0.0731, 8 / 0.158, 512 / 5.94]),
+        (memory, "peak memory, GB", [1.54, 1.61, 7.08]),
+    ):
+        (line,) = axes.lines
+        assert axes.get_ylabel() == label
+        np.testing.assert_array_equal(line.get_xdata(), SIZES)
+        np.testing.assert_allclose(line.get_ydata(), values, rtol=1e-12)
+    assert times.get_yscale() == "log" and memory.get_xscale() == "log"
+    assert [label.get_text() for label in memory.get_xticklabels()] == ["1", "8", "512"]
+
+
+@needs_matplotlib
+def test_diagram_comes_back_from_its_file_and_is_whole_or_not_there(tmp_path):
+    figure = figures.growth(SIZES, SECONDS, PEAKS)
+    path = tmp_path / "growth.png"
+    with full_disk.full_disk(1000), pytest.raises(OSError):
+        figures.save_figure(figure, path)
+    assert not list(tmp_path.iterdir())
+    figures.save_figure(figure, path)
+    assert tf.io.decode_png(path.read_bytes()).shape == [720, 840, 4]
+
+
+@needs_matplotlib
+def test_training_curves_show_means_and_ranges_of_seeds():
+    seeds = [
+        {"epoch": [1.0, 2.0, 3.0], "train_error": [0.6, 0.4, 0.2]},
+        {"epoch": [1.0, 2.0], "train_error": [0.5, 0.1]},
+    ]
+    one = [{"epoch": [1.0, 2.0, 3.0], "train_error": [0.9, 0.8, 0.7]}]
+    (axes,) = figures.training_curves({"ReLU": seeds, "tanh": one}, threshold=0.25).axes
+    relu, tanh, level = axes.lines
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["ReLU", "tanh"]
+    np.testing.assert_allclose(relu.get_xydata(), [[1, 0.55], [2, 0.25]], rtol=1e-12)
+    np.testing.assert_allclose(tanh.get_xydata(), [[1, 0.9], [2, 0.8], [3, 0.7]], rtol=1e-12)
+    assert relu.get_linestyle() != tanh.get_linestyle()
+    np.testing.assert_array_equal(level.get_ydata(), [0.25, 0.25])
+    (band,) = axes.collections
+    corners = {tuple(corner) for corner in band.get_paths()[0].vertices.tolist()}
+    assert {(1.0, 0.5), (1.0, 0.6), (2.0, 0.1), (2.0, 0.4)} <= corners
+
+
+def test_without_matplotlib_one_line_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    expected = r"^Expected matplotlib for a diagram: pip install -e '\.\[figures\]'$"
+    with pytest.raises(ModuleNotFoundError, match=expected):
+        figures.growth(SIZES, SECONDS, PEAKS)

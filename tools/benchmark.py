@@ -18,11 +18,12 @@ flags.DEFINE_list("rows", [], "what to measure, such as P1,P9; empty for everyth
 flags.DEFINE_string("photographs", "", "a folder train/CLASS/* that is prepared first, where no data_dir is given")
 flags.DEFINE_string("json", "", "a file for every figure")
 flags.DEFINE_string("markdown", "", "also a file for the table")
+flags.DEFINE_string("plot", "", "also a file for a diagram of the row growth, as PNG; needs matplotlib")
 flags.DEFINE_integer("rounds", 7, "in which sides take turns, and of which medians are taken", lower_bound=1)
-flags.DEFINE_boolean("quick", False, "fewer and shorter rounds, batches of 16: to see that it works")
+flags.DEFINE_boolean("quick", False, "one short round, batches of 8: to see that it works")
 flags.DEFINE_boolean("here", False, "measure in this process, whatever its settings")
 
-OWN_FLAGS = ["rows", "photographs", "json", "markdown", "rounds", "quick", "here"]
+OWN_FLAGS = ["rows", "photographs", "json", "markdown", "plot", "rounds", "quick", "here"]
 
 
 def main(config):
@@ -31,11 +32,14 @@ def main(config):
 
     own = flags.FLAGS
     wanted = report.choose(own.rows)
-    paths = [pathlib.Path(path) for path in (program.require("json"), own.markdown) if path]
+    paths = [pathlib.Path(path) for path in (program.require("json"), own.markdown, own.plot) if path]
+    if own.plot:
+        report.check_plot(own.plot, wanted)
     for path in paths:
         if not path.absolute().parent.is_dir():
             # Before minutes of measuring.
-            raise FileNotFoundError(f"Expected --json and --markdown in a directory that is there. Received: {path}")
+            expected = "Expected --json, --markdown and --plot in a directory that is there"
+            raise FileNotFoundError(f"{expected}. Received: {path}")
     data_dirs = tuple(part.strip() for part in config.data_dir.split(",") if part.strip())
     with tempfile.TemporaryDirectory(prefix="alexnet_benchmark_") as scratch:
         if not data_dirs and own.photographs:
@@ -43,17 +47,19 @@ def main(config):
         if own.here:
             request = measuring.Request(config, data_dirs, own.rounds)
             if own.quick:
-                request = request._replace(rounds=2, seconds=0.3)
+                request = request._replace(rounds=1, seconds=0.1)
             figures = ((name, report.measure_here(name, request)) for name in wanted)
         else:
             options = [f"--data_dir={','.join(data_dirs)}", "--photographs="]
-            options += ["--batch_size=16"] if own.quick and config.batch_size == 128 else []
+            options += ["--batch_size=8"] if own.quick and config.batch_size == 128 else []
             figures = report.measure_apart(wanted, scratch, options, own.quick)
         found = {}
         for name, row in figures:
             found[name] = row
             print(*report.lines(name, row), sep="\n", flush=True)
     report.write(found, own.json, own.markdown)
+    if own.plot:
+        report.plot(found["growth"], own.plot)
     print(f"figures in {' and '.join(map(str, paths))}")
 
 

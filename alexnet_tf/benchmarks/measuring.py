@@ -104,7 +104,7 @@ def interleave(sides, *, rounds, seconds, warm_up):
         much that was, such as how many images.
       rounds: int, that are counted; one more goes before.
       seconds: float, the least length of a turn.
-      warm_up: int, pieces of work at the start of a turn that are not counted.
+      warm_up: int, pieces of work at the start of a turn that are not counted; none in the round that is not.
 
     Returns:
       A dict by name of work a second, a list with a float a round.
@@ -113,7 +113,7 @@ def interleave(sides, *, rounds, seconds, warm_up):
     for number in range(rounds + 1):
         for name, start in sides.items():
             with contextlib.closing(start()) as work:
-                rate = _rate(work, seconds, warm_up)
+                rate = _rate(work, seconds, warm_up if number else 0)
             if number:
                 rates[name].append(rate)
     return rates
@@ -130,22 +130,30 @@ def _rate(work, seconds, warm_up):
 
 
 @contextlib.contextmanager
-def elsewhere(build, *arguments):
-    """Sides in a process of their own, with the threads and settings that their library has by default.
+def elsewhere(*builds):
+    """Sides in processes of their own, with the threads and settings that their library has by default.
 
     The programs give TensorFlow's threads and operations settings that suit our network, and a process has but one
     set. A piece of work begun there waits for nothing but a message, tens of microseconds.
 
     Args:
-      build: a function of a module; returns a dict of sides, as `interleave` takes them.
-      *arguments: of it, that can be pickled.
+      *builds: a tuple for each process, all of which start at once: a function of a module that returns a dict of
+        sides, as `interleave` takes them, and its arguments, that can be pickled.
 
     Yields:
-      A dict of sides that do their work there; until the end of the context.
+      A dict of the sides of all, in the order of the builds, that do their work there; until the end of the context.
 
     Raises:
       ChildProcessError: with what went wrong there.
     """
+    with contextlib.ExitStack() as context:
+        started = [context.enter_context(_process(*build)) for build in builds]
+        yield {name: work for sides in started for name, work in sides().items()}
+
+
+@contextlib.contextmanager
+def _process(build, *arguments):
+    """One process of `elsewhere`; yields a function that waits for it and returns its sides."""
     context = multiprocessing.get_context("spawn")
     connection, other_end = context.Pipe()
     # By name, or the module would be imported before the process is silent.
@@ -176,7 +184,7 @@ def elsewhere(build, *arguments):
         return work
 
     try:
-        yield {name: side(name) for name in ask()}
+        yield lambda: {name: side(name) for name in ask()}
     finally:
         connection.close()
         process.join(timeout=10)

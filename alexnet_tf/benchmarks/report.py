@@ -17,10 +17,11 @@ from alexnet_tf import placement
 from alexnet_tf.benchmarks import feeding
 from alexnet_tf.benchmarks import measuring
 from alexnet_tf.benchmarks import steps
+from alexnet_tf.evaluation import figures
 
 # Batch sizes at which a step's time and memory are measured.
 GROWTH = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-QUICK_GROWTH = (1, 8, 32)
+QUICK_GROWTH = (1, 16)
 
 
 class Row(NamedTuple):
@@ -112,7 +113,8 @@ def _run(names, own, one_core, scratch):
         return {name: {"not_run": "this system cannot hold a process to one core"} for name in names}
     path = pathlib.Path(scratch) / "rows.json"
     # Of a flag that is given twice, the last counts.
-    command = [sys.executable, *sys.argv, f"--rows={','.join(names)}", f"--json={path}", "--markdown=", "--here", *own]
+    command = [sys.executable, *sys.argv, f"--rows={','.join(names)}", f"--json={path}", "--markdown=", "--plot="]
+    command += ["--here", *own]
     allowed = os.sched_getaffinity(0) if one_core else None
     if one_core:
         os.sched_setaffinity(0, {max(allowed)})
@@ -142,6 +144,32 @@ def merge(found):
         for key in ("ratios", "figures", "notes"):
             whole[key] = [*whole[key], *(each for each in row[key] if each not in whole[key])]
     return whole
+
+
+def check_plot(path, names):
+    """Says before minutes of measuring that "growth" could not be drawn.
+
+    Args:
+      path: str, where the diagram is to be.
+      names: of the rows that are to be measured.
+
+    Raises:
+      ValueError: if "growth" is not among the rows, or the path is no PNG's.
+      ModuleNotFoundError: without matplotlib.
+    """
+    if "growth" not in names:
+        raise ValueError(f"Expected growth among --rows, for --plot. Received: {','.join(names)}")
+    if not path.endswith(".png"):
+        raise ValueError(f"Expected --plot=FILE.png. Received: {path}")
+    figures.require_matplotlib("--plot")
+
+
+def plot(row, path):
+    """Draws the dict of row "growth" as PNG."""
+    values = {each["what"]: each["value"] for each in row["figures"]}
+    seconds, megabytes = ([values[f"{what}, {side}"] for side in row["medians"]] for what in ("step", "peak memory"))
+    sizes = [int(side.removeprefix("batch ")) for side in row["medians"]]
+    figures.save_figure(figures.growth(sizes, seconds, [1e6 * each for each in megabytes]), path)
 
 
 def lines(name, row):

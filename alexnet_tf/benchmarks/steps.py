@@ -4,7 +4,6 @@ Our sides run in this process, with its settings of threads and devices; other l
 with theirs (`measuring.elsewhere`). A step of ours begins with grey levels, as in training.
 """
 
-import contextlib
 import dataclasses
 import functools
 import importlib.util
@@ -111,13 +110,12 @@ def torch_training(batch_size):
     return {TORCH: _repeating(batch_size, step, images, torch.from_numpy(labels))}
 
 
-def _with_torch(context, sides, notes, build, *arguments):
-    """Adds torch's sides, or a note that there are none; whether they are there."""
+def _torch_builds(notes, build, *arguments):
+    """What `measuring.elsewhere` is given for torch's sides: nothing, and a note, where it is not installed."""
     if importlib.util.find_spec("torch") is None:
         notes.append(f"{TORCH}: not installed")
-        return False
-    sides |= context.enter_context(measuring.elsewhere(build, *arguments))
-    return True
+        return []
+    return [(build, *arguments)]
 
 
 def textbooks(request):
@@ -133,11 +131,11 @@ def textbooks(request):
     sides = {OURS: training_side(config, _our_trainer(config))}
     ratios = [measuring.Ratio(OURS, KERAS, 4.0)]
     notes = ["ours prepares images from grey levels in the step; the others get them ready"]
-    with contextlib.ExitStack() as context:
-        sides |= context.enter_context(measuring.elsewhere(keras_training, config.batch_size))
-        if _with_torch(context, sides, notes, torch_training, config.batch_size):
-            ratios.append(measuring.Ratio(OURS, TORCH, 3.0))
-        rates = _interleave(request, sides)
+    torch_builds = _torch_builds(notes, torch_training, config.batch_size)
+    if torch_builds:
+        ratios.append(measuring.Ratio(OURS, TORCH, 3.0))
+    with measuring.elsewhere((keras_training, config.batch_size), *torch_builds) as theirs:
+        rates = _interleave(request, sides | theirs)
     what = f"training steps of the whole network, batches of {config.batch_size}, {config.precision}"
     return measuring.Result(what, "images/s", rates, ratios, notes)
 
@@ -223,12 +221,11 @@ def normalization(request):
       `measuring.Result`.
     """
     batch_size = min(LRN_BATCH, request.config.batch_size)
-    with (
-        measuring.elsewhere(our_normalization, batch_size) as ours,
-        measuring.elsewhere(tensorflow_normalization, batch_size) as theirs,
-    ):
-        rates = _interleave(request, ours | theirs)
-    ratios = [measuring.Ratio(our, their, 4.0) for our, their in zip(ours, theirs)]
+    with measuring.elsewhere((our_normalization, batch_size), (tensorflow_normalization, batch_size)) as sides:
+        rates = _interleave(request, sides)
+    names = list(sides)
+    count = len(LRN_SHAPES)
+    ratios = [measuring.Ratio(our, their, 4.0) for our, their in zip(names[:count], names[count:])]
     return measuring.Result("LRN, forward and backward, float32", "images/s", rates, ratios)
 
 
@@ -250,7 +247,7 @@ def utilization(request):
     """
     config = request.config.resolved()
     sides = {OURS: training_side(config, _our_trainer(config), GFLOP_AN_IMAGE * config.batch_size)}
-    with measuring.elsewhere(matrix_product) as theirs:
+    with measuring.elsewhere((matrix_product,)) as theirs:
         rates = _interleave(request, sides | theirs)
     notes = [
         f"{GFLOP_AN_IMAGE} GFLOP an image; tf.matmul of {_times(MATRIX_SIDE, MATRIX_SIDE)}, float32",
@@ -382,7 +379,7 @@ def update(request):
         optimizer.apply(gradients, rates)
 
     sides = {OURS: _repeating(1, our_update, rates, *_gradients(optimizer.variables))}
-    with measuring.elsewhere(keras_update) as theirs:
+    with measuring.elsewhere((keras_update,)) as theirs:
         rates_found = _interleave(request, sides | theirs)
     ratios = [measuring.Ratio(OURS, KERAS, 1.5)]
     return measuring.Result("updates of all parameters, float32", "updates/s", rates_found, ratios)
@@ -455,11 +452,11 @@ def forward(request):
     sides = {f"{OURS}, {size}": _repeating(size, answer, tf.constant(_images_and_labels(size)[0])) for size in sizes}
     ratios = [measuring.Ratio(f"{OURS}, {size}", f"{KERAS}, {size}") for size in sizes]
     notes = []
-    with contextlib.ExitStack() as context:
-        sides |= context.enter_context(measuring.elsewhere(keras_inference, sizes))
-        if _with_torch(context, sides, notes, torch_inference, sizes):
-            ratios += [measuring.Ratio(f"{OURS}, {size}", f"{TORCH}, {size}") for size in sizes]
-        rates = _interleave(request, sides)
+    torch_builds = _torch_builds(notes, torch_inference, sizes)
+    if torch_builds:
+        ratios += [measuring.Ratio(f"{OURS}, {size}", f"{TORCH}, {size}") for size in sizes]
+    with measuring.elsewhere((keras_inference, sizes), *torch_builds) as theirs:
+        rates = _interleave(request, sides | theirs)
     return measuring.Result("the network in use, by batch size", "images/s", rates, ratios, notes)
 
 
@@ -506,7 +503,7 @@ def machine(request):
     """
     source = np.ones(COPIED_BYTES // 4, np.float32)
     copy = _repeating(1e-9 * COPIED_BYTES, np.copyto, np.zeros_like(source), source)
-    with measuring.elsewhere(matrix_product) as sides:
+    with measuring.elsewhere((matrix_product,)) as sides:
         rates = _interleave(request, sides | {"copy": copy})
     products, copies = (float(np.median(rates[name])) for name in rates)
     figures = [

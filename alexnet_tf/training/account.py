@@ -98,6 +98,10 @@ def account(function, *arguments):
     """
     pieces, trace = _executed_graphs(function, arguments)
     graph = _Graph(pieces, trace)
+    # First of all, or what reads the tensors of a loop would be refused for their unknown shapes.
+    for node in graph.nodes.values():
+        if not _PRODUCT.fullmatch(node.op):
+            _check_no_product(graph, node, node.name)
     phases = _phases(graph)
     operations = []
     for (device, name), node in graph.nodes.items():
@@ -306,7 +310,6 @@ def _flops(graph, device, node):
     """FLOPs of a convolution or matrix product, 2 x multiply-adds; 0 for an operation that is none."""
     product = _PRODUCT.fullmatch(node.op)
     if product is None:
-        _check_no_product(graph, node, node.name)
         return 0
     makers = graph.makers(device, node)
     if product[1] == "MatMul":
