@@ -30,6 +30,9 @@ RECIPE_DEFAULTS = {
     },
 }
 
+# What the nets for CIFAR-10 do not have.
+ALEXNET_ONLY = ("towers", "communication", "left_out", "sixth_convolution", "bottleneck")
+
 
 def _option(section, default, text, source, *, kind=None, choices=None, low=None, high=None, may_change=False):
     """A field of `Config`: `kind` is its type where the default does not tell; `low` and `high` are inclusive."""
@@ -56,6 +59,13 @@ class Config:
       ValueError: for a value of another type or outside its range, naming field and range.
     """
 
+    network: str = _option(
+        "network",
+        "alexnet",
+        "the paper's, or one of its authors' smaller nets for CIFAR-10, named by its test error in percent",
+        "paper; original: example-layers",
+        choices=("alexnet", "cifar10_26", "cifar10_19", "cifar10_18"),
+    )
     recipe: str = _option(
         "network",
         "paper",
@@ -70,6 +80,62 @@ class Config:
         "paper 3.2: two GPUs",
         kind=tuple,
         may_change=True,
+    )
+    towers: str = _option(
+        "network",
+        "two",
+        "two; one of the width of both; half: one tower alone, its conv5 and fully connected layers as wide as both",
+        "paper 3.5; original #145, #145-half",
+        choices=("two", "one", "half"),
+    )
+    communication: str = _option(
+        "network",
+        "paper",
+        "where two towers meet: before conv3, fc6, fc7 and fc8, or before fc8 alone",
+        "paper 3.5; original #150: fc8",
+        choices=("paper", "fc8"),
+    )
+    activation: str = _option(
+        "network",
+        "relu",
+        "of every layer but the last",
+        "paper 3.1",
+        choices=("relu", "tanh"),
+    )
+    normalization: str = _option(
+        "network",
+        "response",
+        "response; first: after layer 1 alone; none; or in its places what came later",
+        "paper 3.3; original #167: first, #148: none",
+        choices=("response", "first", "none", "batch", "group", "layer"),
+    )
+    pooling: str = _option(
+        "network",
+        "overlapping",
+        "windows of 3 x 3, or of 2 x 2, either 2 apart",
+        "paper 3.4; original #147: 2 x 2",
+        choices=("overlapping", "nonoverlapping"),
+    )
+    left_out: str = _option(
+        "network",
+        "none",
+        "a convolutional layer that is not there; the one behind it reads both towers where it would have",
+        "paper 7",
+        choices=("none", "conv3", "conv4", "conv5"),
+    )
+    sixth_convolution: bool = _option(
+        "network",
+        False,
+        "one more convolutional layer of 2 x 128 kernels of 3 x 3 over both towers, behind the last pooling",
+        "paper 6; original #146",
+    )
+    bottleneck: int = _option(
+        "network",
+        0,
+        "units of a linear layer before the last, half in each tower; 0 for none",
+        "original #146 for 21,843 classes: 2048",
+        low=0,
+        high=65536,
     )
     dropout: float = _option(
         "network",
@@ -86,7 +152,19 @@ class Config:
         "paper 5; he: He et al. 2015",
         choices=("recipe", "he"),
     )
-
+    initialize_from: str = _option(
+        "network",
+        "",
+        "work directory of a run from whose weights to start, but for new_layers",
+        "paper 6; original #146",
+    )
+    new_layers: tuple = _option(
+        "network",
+        ("fc8",),
+        "with initialize_from: layers that start anew, such as fc6,fc7,fc8",
+        "original #146",
+        kind=tuple,
+    )
     precision: str = _option(
         "network",
         "float32",
@@ -112,25 +190,41 @@ class Config:
     validation_fraction: float = _option(
         "data",
         0.1,
-        "share of each class held out where the data have no validation set",
+        "share of each class held out where the data have no validation set; 0: none, the test set is watched",
         "ours",
-        low=0.001,
+        low=0,
         high=0.9,
     )
     split_seed: int = _option("data", 0, "seed of that draw", "ours", low=0)
+    image_size: int = _option(
+        "data",
+        256,
+        "side of the squares that photographs are scaled to",
+        "paper 2",
+        low=8,
+        high=256,
+    )
     cache: str = _option(
         "data",
         "auto",
-        "keep decoded images in memory (196,608 bytes each): auto if all fit half of what is free and are not raw",
+        "keep decoded images in memory (196,608 bytes for 256 x 256): auto if all fit half of what is free, not raw",
         "ours",
         choices=("auto", "memory", "none"),
         may_change=True,
     )
 
+    crop_size: int = _option(
+        "augmentation",
+        224,
+        "side of the part of an image that the network sees; AlexNet's is 224, or 32 for the same layers in small",
+        "paper 4.1",
+        low=8,
+        high=256,
+    )
     crops: str = _option(
         "augmentation",
         "random",
-        "224 x 224 of 256 x 256: any of 33 x 33 positions, or the central one",
+        "any position, 33 x 33 for 224 x 224 of 256 x 256, or the central one",
         "paper 4.1; original #145",
         choices=("random", "center"),
     )
@@ -224,12 +318,53 @@ class Config:
         low=0,
         high=1,
     )
+    dense_weight_decay: float | None = _option(
+        "learning",
+        None,
+        "of the weights of fully connected layers, where it is another",
+        "original: example-layers, 0.03 to 3",
+        kind=float,
+        low=0,
+        high=100,
+    )
+    conv1_slow_epoch: float = _option(
+        "learning",
+        0.0,
+        "epochs after which conv1's weights learn at a tenth of the others' rate; 0 for never",
+        "original #145: 67",
+        low=0,
+        high=100000,
+    )
+    conv1_frozen_epoch: float = _option(
+        "learning",
+        0.0,
+        "epochs after which conv1 learns no more; 0 for never",
+        "original #145: 72",
+        low=0,
+        high=100000,
+    )
+    new_layers_rate_factor: float = _option(
+        "learning",
+        1.0,
+        "with initialize_from: the new layers' rate over the others', of weights",
+        "original #146: 10",
+        low=0,
+        high=1000,
+    )
+    new_layers_rate_epochs: float = _option(
+        "learning",
+        0.0,
+        "epochs after which the new layers learn at the others' rate; 0 for never",
+        "original #146: 6",
+        low=0,
+        high=100000,
+    )
     schedule: str = _option(
         "learning",
         "plateau",
-        "drop the rate when the validation error stops falling, at drop_epochs, or linearly to 0",
-        "paper 5: plateau; as run: epochs",
-        choices=("plateau", "epochs", "linear"),
+        "drop the rate when the validation error stops falling, at drop_epochs, in equal steps, or linearly to 0",
+        "paper 5: plateau; #145: epochs; #170: exponential_steps",
+        choices=("plateau", "epochs", "exponential_steps", "linear"),
     )
     drop_factor: float = _option(
         "learning", 0.1, "what a drop multiplies the rate by", "paper 5", low=0.0001, high=0.9999
@@ -248,6 +383,26 @@ class Config:
         "ours; paper 5: by hand",
         low=1,
         high=1000,
+    )
+    rate_steps: int = _option(
+        "learning",
+        4,
+        "for schedule=exponential_steps: rates in equal parts of the run, each the same factor below the one before",
+        "original #170",
+        low=2,
+        high=1000,
+    )
+    rate_span: float = _option(
+        "learning",
+        250.0,
+        "for schedule=exponential_steps: the first rate over the last",
+        "original #170",
+        low=1,
+        high=1000000,
+    )
+    bias_rate_steps: int = _option("learning", 2, "as rate_steps, of the biases", "original #170", low=2, high=1000)
+    bias_rate_span: float = _option(
+        "learning", 10.0, "as rate_span, of the biases", "original #170", low=1, high=1000000
     )
     most_drops: int = _option(
         "learning", 3, "for schedule=plateau: how often the rate drops", "paper 5", low=0, high=100
@@ -320,8 +475,40 @@ class Config:
             raise ValueError(f"Expected drop_epochs to rise. Received: {self.drop_epochs}")
         if self.devices not in ((), ("auto",)) and len(self.devices) != 2:
             raise ValueError(f"Expected devices to be auto, empty or two. Received: {','.join(self.devices)}")
-        if self.schedule == "linear" and not self.epochs:
-            raise ValueError("Expected epochs above 0 for schedule=linear. Received: 0")
+        if self.towers != "two" and self.devices not in ((), ("auto",)):
+            raise ValueError(f"Expected towers=two for two devices. Received: towers={self.towers}")
+        if self.towers != "two" and self.communication != "paper":
+            raise ValueError(f"Expected towers=two for communication=fc8. Received: towers={self.towers}")
+        if self.bottleneck % 2:
+            raise ValueError(f"Expected bottleneck to be even. Received: {self.bottleneck}")
+        if self.schedule in ("linear", "exponential_steps") and not self.epochs:
+            raise ValueError(f"Expected epochs above 0 for schedule={self.schedule}. Received: 0")
+        if self.crop_size > self.image_size:
+            raise ValueError(
+                f"Expected crop_size to be at most image_size, {self.image_size}. Received: {self.crop_size}"
+            )
+        if self.network != "alexnet":
+            self._check_small_net()
+        elif self.crop_size not in (224, 32):
+            raise ValueError(f"Expected crop_size to be 224 or 32 for network=alexnet. Received: {self.crop_size}")
+        if self.schedule == "plateau" and not self.validation_fraction:
+            raise ValueError(
+                "Expected a schedule that does not look at errors, such as epochs, where validation_fraction is 0. "
+                "Received: schedule=plateau"
+            )
+
+    def _check_small_net(self):
+        """Raises where a net for CIFAR-10 is asked for what only AlexNet has."""
+        if self.crop_size % 8:
+            raise ValueError(
+                f"Expected crop_size to be a multiple of 8 for network={self.network}. Received: {self.crop_size}"
+            )
+        for field in dataclasses.fields(self):
+            if field.name in ALEXNET_ONLY and getattr(self, field.name) != field.default:
+                raise ValueError(
+                    f"Expected network=alexnet for {field.name}={getattr(self, field.name)}. "
+                    f"Received: network={self.network}"
+                )
 
     def resolved(self):
         """This configuration with every None replaced by what the recipe says."""
@@ -462,7 +649,9 @@ def help_table():
         if facts["section"] != section:
             section = facts["section"]
             lines += ["", section.upper(), f"  {'flag':<29}{'default':<11}{'range':<19}meaning [source]"]
-        default = "by recipe" if field.default is None else _format(field.default) or "(none)"
+        by_recipe = any(field.name in defaults for defaults in RECIPE_DEFAULTS.values())
+        default = "by recipe" if by_recipe else "" if field.default is None else _format(field.default)
+        default = default or "(none)"
         meaning = textwrap.wrap(f"{facts['help']} [{facts['source']}]", 49)
         allowed = describe_range(field).split(" | ") if facts["choices"] else [describe_range(field)]
         for row in range(max(len(meaning), len(allowed))):

@@ -25,6 +25,8 @@ class Data(NamedTuple):
 def open_data(config):
     """The configuration's data set, with a validation set held out of the training set where it has none.
 
+    With a ``validation_fraction`` of 0 nothing is held out, and the test set is what is watched (`watched_split`).
+
     Returns:
       A `sources.Source`, and the training set's `statistics.Statistics` where the data come with them, else None.
 
@@ -36,10 +38,22 @@ def open_data(config):
             raise ValueError(f"Expected source or data_dir. Received: both, {config.source} and {config.data_dir}")
         return prepared.open_data_dir(config.data_dir)
     source = sources.open_source(config.source)
-    if "validation" in source.splits:
+    if "validation" in source.splits or not config.validation_fraction:
         return source, None
     first, second = sources.stratified_split(source.splits["train"], config.validation_fraction, config.split_seed)
     return source._replace(splits={**source.splits, "train": first, "validation": second}), None
+
+
+def watched_split(source):
+    """The split whose error is taken at every epoch's end: the validation set, or without one the test set.
+
+    Raises:
+      ValueError: if there is neither.
+    """
+    for split in ("validation", "test"):
+        if split in source.splits:
+            return split
+    raise ValueError(f"Expected validation_fraction above 0, as {source.name} has no test set. Received: 0")
 
 
 def prepare(config, options, console):
@@ -130,6 +144,7 @@ def load_data(config, source, splits, facts, console):
             task = bar.add_task(f"reading {count} {split} images", total=count)
             examples[split], skipped, found = pipeline.load(
                 source.splits[split],
+                image_size=config.image_size,
                 cache=config.cache,
                 collect_statistics=split == "train" and facts is None,
                 progress=lambda done, bar=bar, task=task: bar.update(task, completed=done),

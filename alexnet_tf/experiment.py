@@ -6,6 +6,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
+from alexnet_tf import cifar10
 from alexnet_tf import dataset
 from alexnet_tf import files
 from alexnet_tf import model as network
@@ -26,49 +27,132 @@ PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 
 def build_model(config, num_classes, **changes):
-    """The network of a configuration; `changes` are other arguments of `AlexNet`."""
+    """The network of a configuration; `changes` are other arguments of it."""
     arguments = {
-        "recipe": config.recipe,
-        "devices": placement.choose_devices(config.devices),
         "dtype": PRECISIONS[config.precision],
-        "dropout": config.dropout,
         "initialization": config.initialization,
         "seed": config.seed,
-        **changes,
+        "activation": config.activation,
+        "normalization": config.normalization,
+        "pooling": config.pooling,
     }
-    return network.AlexNet(num_classes, **arguments)
+    if config.network != "alexnet":
+        arguments["image_size"] = config.crop_size
+        return cifar10.Cifar10Net(config.network, num_classes, **arguments | changes)
+    arguments |= {
+        "recipe": config.recipe,
+        # One tower alone lives on one device, whatever is there.
+        "devices": placement.choose_devices(config.devices) if config.towers == "two" else None,
+        "dropout": config.dropout,
+        "towers": config.towers,
+        "communication": config.communication,
+        "left_out": config.left_out,
+        "sixth_convolution": config.sixth_convolution,
+        "bottleneck": config.bottleneck,
+        "image_size": config.crop_size,
+    }
+    return network.AlexNet(num_classes, **arguments | changes)
+
+
+# Indices into the vector of learning rates: those of weights and, one further, of biases, by the kind of layer.
+_CONV1, _NEW = 2, 4
+
+
+def _is_new(config, variable):
+    """Whether a variable is of a layer that starts anew, in a run that starts from another's weights."""
+    return bool(config.initialize_from) and _stage(variable.path.split("/")[0]) in config.new_layers
+
+
+def _stage(layer_name):
+    """The name of a layer in the paper, without its tower."""
+    return layer_name.removesuffix("_a").removesuffix("_b")
+
+
+def initialize_weights(config, model):
+    """Takes up the weights of the run that the configuration names, but for those of its new layers.
+
+    Args:
+      config: a `config.Config` with ``initialize_from``.
+      model: the network; also of another number of classes than that run's, where its last layer is new.
+
+    Returns:
+      The checkpoint's path.
+
+    Raises:
+      FileNotFoundError: if that run has no checkpoint.
+      ValueError: for a new layer that the network does not have, or another one that is not in the checkpoint or of
+        another shape there.
+    """
+    names = {_stage(layer.name) for layer in model.layers if layer.trainable_weights}
+    for new in config.new_layers:
+        if new not in names:
+            raise ValueError(f"Expected new_layers among {', '.join(sorted(names))}. Received: {new}")
+    # What dropout has drawn so far is no weight.
+    kept = {
+        variable.path: variable.value
+        for variable in model.variables
+        if not _is_new(config, variable) and not variable.path.startswith("dropout")
+    }
+    try:
+        return actions.load_weights(os.path.join(config.initialize_from, "checkpoints"), kept)
+    except ValueError as error:
+        raise ValueError(f"{error}. Layers that shall start anew are named by new_layers") from None
+
+
+def _rule(config, variable):
+    """How a variable learns."""
+    layer = variable.path.split("/")[0]
+    is_new = _is_new(config, variable)
+    first = _NEW if is_new else _CONV1 if _stage(layer) == "conv1" else 0
+    if not variable.path.endswith("kernel"):
+        # Biases, and what normalisations learn.
+        return optimization.Rule(first + 1, config.bias_weight_decay)
+    is_dense = len(variable.shape) == 2 and config.dense_weight_decay is not None
+    return optimization.Rule(first, config.dense_weight_decay if is_dense else config.weight_decay)
 
 
 def build_optimizer(config, model):
-    """The update rule for a model's variables: learning rate 0 is the weights', 1 the biases'."""
-    rules = [
-        optimization.Rule(1, config.bias_weight_decay)
-        if variable.path.endswith("bias")
-        else optimization.Rule(0, config.weight_decay)
-        for variable in model.trainable_variables
-    ]
+    """The update rule for a model's variables, whose learning rates are those of `learning_rates`."""
+    rules = [_rule(config, variable) for variable in model.trainable_variables]
     variables = [variable.value for variable in model.trainable_variables]
     return optimization.MomentumSGD(variables, rules, momentum=config.momentum)
 
 
 def build_schedule(config):
-    """The schedule of the learning rate."""
+    """The schedule of the weights' learning rate."""
     if config.schedule == "plateau":
         return optimization.Plateau(factor=config.drop_factor, patience=config.patience, most_drops=config.most_drops)
     if config.schedule == "epochs":
         return optimization.Epochs(config.drop_epochs, factor=config.drop_factor)
+    if config.schedule == "exponential_steps":
+        return optimization.ExponentialSteps(config.epochs, steps=config.rate_steps, span=config.rate_span)
     return optimization.Linear(config.epochs)
 
 
 def learning_rates(config, schedule, progress):
-    """The rates of weights and biases after `progress` epochs."""
+    """The rates after `progress` epochs: of weights and biases, of conv1's weights and biases, and of new layers'."""
     weights = config.learning_rate * schedule.multiplier(progress)
-    biases = config.learning_rate * schedule.multiplier(progress, config.most_bias_drops)
-    return [weights, biases * config.bias_learning_rate_factor]
+    if config.schedule == "exponential_steps":
+        own = optimization.ExponentialSteps(config.epochs, steps=config.bias_rate_steps, span=config.bias_rate_span)
+        biases = own.multiplier(progress)
+    else:
+        biases = schedule.multiplier(progress, config.most_bias_drops)
+    rates = np.array([weights, biases * config.learning_rate * config.bias_learning_rate_factor])
+    # Slower are conv1's weights alone, as in the original; frozen are its biases too.
+    conv1 = rates * [0.1 if _is_past(config.conv1_slow_epoch, progress) else 1.0, 1.0]
+    if _is_past(config.conv1_frozen_epoch, progress):
+        conv1 *= 0.0
+    new = rates * [1.0 if _is_past(config.new_layers_rate_epochs, progress) else config.new_layers_rate_factor, 1.0]
+    return [*rates.tolist(), *conv1.tolist(), *new.tolist()]
+
+
+def _is_past(epoch, progress):
+    """Whether an epoch lies behind; 0 never does."""
+    return 0 < epoch <= progress
 
 
 def initial_rates(config):
-    """The rates of weights and biases at the start, as a step takes them: float32 ``[2]``."""
+    """The rates at the start, as a step takes them: float32 ``[6]``."""
     return tf.constant(learning_rates(config, build_schedule(config), 0.0), tf.float32)
 
 
@@ -92,9 +176,10 @@ def build_preparation(config, facts):
     return lambda batch: (compiled(batch), batch["labels"])
 
 
-def blank_statistics():
+def blank_statistics(config=None):
     """Statistics for made-up images: no mean, components of length one."""
-    mean_image = np.zeros([pipeline.IMAGE_SIZE, pipeline.IMAGE_SIZE, 3], np.float32)
+    size = config.image_size if config else pipeline.IMAGE_SIZE
+    mean_image = np.zeros([size, size, 3], np.float32)
     return statistics.Statistics(mean_image, np.eye(3, dtype=np.float32), np.ones(3, np.float32), 0)
 
 
@@ -109,7 +194,7 @@ def build_checkpoints(config, model, optimizer, schedule, source, workdir):
     if optimizer:
         names = [variable.path for variable in model.trainable_variables]
         variables |= {f"{name}/velocity": value for name, value in zip(names, optimizer.velocities)}
-    facts = {"network": "alexnet", "recipe": config.recipe, "classes": source.class_names}
+    facts = {"network": config.network, "recipe": config.recipe, "classes": source.class_names}
     return actions.Checkpoints(
         os.path.join(workdir, "checkpoints"),
         variables,
@@ -151,10 +236,10 @@ def placement_account(config, num_classes, json_path=""):
       ValueError: for a bad configuration or a device that is not there.
     """
     config = config.resolved()
-    trainer = build_trainer(config, build_model(config, num_classes), blank_statistics())
+    trainer = build_trainer(config, build_model(config, num_classes), blank_statistics(config))
     size = config.batch_size
     batch = {
-        "crops": tf.zeros([size, pipeline.CROP_SIZE, pipeline.CROP_SIZE, 3], tf.uint8),
+        "crops": tf.zeros([size, config.crop_size, config.crop_size, 3], tf.uint8),
         "offsets": tf.zeros([size, 2], tf.int32),
         "flips": tf.zeros([size, 2], tf.bool),
         "labels": tf.zeros([size], tf.int64),

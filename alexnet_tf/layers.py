@@ -1,24 +1,70 @@
-"""The layers of AlexNet that Keras lacks: two response normalisations and the paper's dropout."""
+"""The layers of AlexNet that Keras lacks: two response normalisations, the paper's dropout, and group normalisation."""
 
 import functools
 
 import keras
 import tensorflow as tf
 
+# What may be chosen in a network: activities, what follows a pooling, and the side of a pooling's windows, 2 apart.
+ACTIVATIONS = ("relu", "tanh")
+NORMALIZATIONS = ("response", "first", "none", "batch", "group", "layer")
+POOLINGS = {"overlapping": 3, "nonoverlapping": 2}
+# Channels a group of group normalisation (Wu and He 2018); 48, 96 and 256 are multiples of it.
+GROUP_CHANNELS = 16
 
-def _power(base, exponent):
-    """base ** -exponent; by two square roots, several times as fast as a power, where exponent is 0.75."""
+
+def later_normalization(kind, **kwargs):
+    """A normalisation that came after the paper, in place of one of its own.
+
+    Args:
+      kind: "batch" (Ioffe and Szegedy 2015), "group" of `GROUP_CHANNELS` channels (Wu and He 2018), or "layer": one
+        group of all.
+      **kwargs: of ``keras.layers.Layer``.
+    """
+    if kind == "batch":
+        return keras.layers.BatchNormalization(**kwargs)
+    return GroupNormalization(GROUP_CHANNELS if kind == "group" else None, **kwargs)
+
+
+@keras.saving.register_keras_serializable(package="alexnet_tf")
+class GroupNormalization(keras.layers.GroupNormalization):
+    """Keras's group normalisation, by the size of a group in place of their number.
+
+    Args:
+      group_channels: int, a divisor of the channels; None for all of them.
+      **kwargs: of ``keras.layers.GroupNormalization``.
+    """
+
+    def __init__(self, group_channels=None, **kwargs):
+        kwargs.pop("groups", None)
+        super().__init__(groups=1, **kwargs)
+        self.group_channels = group_channels
+
+    def build(self, input_shape):
+        channels = input_shape[-1]
+        self.groups, rest = divmod(channels, self.group_channels or channels)
+        if rest:
+            raise ValueError(
+                f"Expected the channels to be a multiple of group_channels={self.group_channels}. Received: {channels}"
+            )
+        super().build(input_shape)
+
+    def get_config(self):
+        return {**super().get_config(), "group_channels": self.group_channels}
+
+
+def _powers(base, exponent):
+    """base ** -exponent and 1 / base; where exponent is 0.75, by square roots, several times as fast as a power."""
     if exponent == 0.75:
         root = tf.math.rsqrt(base)
-        return root * tf.sqrt(root)
-    return tf.pow(base, -exponent)
+        return root * tf.sqrt(root), root * root
+    return tf.pow(base, -exponent), 1.0 / base
 
 
 def _bracket(x, window_sum, bias, alpha, beta):
-    """The activity in the precision of its sums, the formula's bracket s, and s ** -beta."""
+    """The activity in the precision of its sums, and of the formula's bracket s: s ** -beta and 1 / s."""
     x = tf.cast(x, tf.float32 if x.dtype.size < 4 else x.dtype)
-    scale = bias + alpha * window_sum(tf.square(x))
-    return x, scale, _power(scale, beta)
+    return x, *_powers(bias + alpha * window_sum(tf.square(x)), beta)
 
 
 def response_normalization(x, window_sum, *, bias, alpha, beta):
@@ -32,7 +78,7 @@ def response_normalization(x, window_sum, *, bias, alpha, beta):
     Returns:
       A tensor with the shape and dtype of `x`.
     """
-    wide, _, power = _bracket(x, window_sum, bias, alpha, beta)
+    wide, power, _ = _bracket(x, window_sum, bias, alpha, beta)
     return tf.cast(wide * power, x.dtype)
 
 
@@ -51,9 +97,9 @@ def response_normalization_gradient(x, upstream, window_sum, *, bias, alpha, bet
     Returns:
       A tensor like `x`.
     """
-    wide, scale, power = _bracket(x, window_sum, bias, alpha, beta)
+    wide, power, inverse = _bracket(x, window_sum, bias, alpha, beta)
     upstream = tf.cast(upstream, wide.dtype)
-    share = window_sum(upstream * wide * power / scale)
+    share = window_sum(upstream * wide * (power * inverse))
     return tf.cast(upstream * power - (2.0 * alpha * beta) * wide * share, x.dtype)
 
 

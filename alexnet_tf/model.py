@@ -33,9 +33,63 @@ RECIPES = {
 }
 
 
+class Variant(NamedTuple):
+    """What may be otherwise than in the paper, for its experiments: the arguments of `AlexNet` of these names."""
+
+    towers: str = "two"
+    communication: str = "paper"
+    activation: str = "relu"
+    normalization: str = "response"
+    pooling: str = "overlapping"
+    left_out: str = "none"
+    sixth_convolution: bool = False
+    bottleneck: int = 0
+    dropout: float = 0.5
+    image_size: int = 224
+
+
+# What `AlexNet` takes for each.
+CHOICES = {
+    "towers": ("two", "one", "half"),
+    "communication": ("paper", "fc8"),
+    "activation": layers.ACTIVATIONS,
+    "normalization": layers.NORMALIZATIONS,
+    "pooling": tuple(layers.POOLINGS),
+    "left_out": ("none", "conv3", "conv4", "conv5"),
+    "image_size": (224, 32),
+}
+
+
+class Widths(NamedTuple):
+    """Kernels of each convolutional layer of a tower, and neurons of each of its fully connected ones."""
+
+    conv1: int
+    conv2: int
+    conv3: int
+    conv4: int
+    conv5: int
+    conv6: int
+    fc: int
+
+
+# Of a tower, by the images' side: one of the paper's two; one as wide as both; or one of the two with last layers as
+# wide as both's. Those for 32 x 32 are ours.
+WIDTHS = {
+    224: {
+        "two": Widths(48, 128, 192, 192, 128, 128, 2048),
+        "one": Widths(96, 256, 384, 384, 256, 256, 4096),
+        "half": Widths(48, 128, 192, 192, 256, 256, 4096),
+    },
+    32: {
+        "two": Widths(16, 32, 48, 48, 32, 32, 256),
+        "one": Widths(32, 64, 96, 96, 64, 64, 512),
+        "half": Widths(16, 32, 48, 48, 64, 64, 512),
+    },
+}
+
 Conv2D = placement.on_device(keras.layers.Conv2D)
 Dense = placement.on_device(keras.layers.Dense)
-ReLU = placement.on_device(keras.layers.ReLU)
+Activation = placement.on_device(keras.layers.Activation)
 MaxPooling2D = placement.on_device(keras.layers.MaxPooling2D)
 ZeroPadding2D = placement.on_device(keras.layers.ZeroPadding2D)
 Flatten = placement.on_device(keras.layers.Flatten)
@@ -43,22 +97,31 @@ Concatenate = placement.on_device(keras.layers.Concatenate)
 FanOut = placement.on_device(placement.FanOut)
 LocalResponseNormalization = placement.on_device(layers.LocalResponseNormalization)
 SameMapNormalization = placement.on_device(layers.SameMapNormalization)
+BatchNormalization = placement.on_device(keras.layers.BatchNormalization)
+GroupNormalization = placement.on_device(layers.GroupNormalization)
 Dropout = placement.on_device(layers.Dropout)
 
 
 class _Tower(NamedTuple):
-    """One of the two halves of the network: where it lives and how its layers begin."""
+    """One of the two halves of the network, or all of it: where it lives, how its layers begin, what they are."""
 
-    name: str
+    name: str  # "a" or "b"; empty for the only one
     device: str | None
     dtype: object
     seed: int | None
     jit_compile: bool
     initialization: str
+    recipe: Recipe
+    variant: Variant
+
+    @property
+    def widths(self):
+        return WIDTHS[self.variant.image_size][self.variant.towers]
 
     def layer(self, layer_class, *args, name, **kwargs):
         """A layer of this tower, named as in the paper with the tower's letter."""
-        return layer_class(*args, name=f"{name}_{self.name}", device=self.device, dtype=self.dtype, **kwargs)
+        name = f"{name}_{self.name}" if self.name else name
+        return layer_class(*args, name=name, device=self.device, dtype=self.dtype, **kwargs)
 
     def seed_of(self, number):
         """A seed of its own for draw `number` of this tower."""
@@ -74,91 +137,174 @@ class _Tower(NamedTuple):
             "bias_initializer": keras.initializers.Constant(bias),
         }
 
-    def convolution(self, number, kernels, size, *, strides=1, padding="same", stddev=0.01, bias):
-        return self.layer(
-            Conv2D,
-            kernels,
-            size,
-            strides=strides,
-            padding=padding,
-            name=f"conv{number}",
-            **self.weights(number, stddev, bias),
-        )
+    def convolution(self, number, size, *, strides=1, padding="same", stddev=0.01, bias, draw=None):
+        name = f"conv{number}"
+        weights = self.weights(draw or number, stddev, bias)
+        kernels = getattr(self.widths, name)
+        return self.layer(Conv2D, kernels, size, strides=strides, padding=padding, name=name, **weights)
 
-    def rectifier(self, number):
-        return self.layer(ReLU, name=f"relu{number}")
+    def activation(self, number):
+        kind = self.variant.activation
+        return self.layer(Activation, kind, name=f"{kind}{number}")
 
-    def normalization(self, number, alpha):
-        return self.layer(LocalResponseNormalization, alpha=alpha, jit_compile=self.jit_compile, name=f"norm{number}")
+    def normalize(self, number, x):
+        """What follows convolutional layer 1 or 2 (paper section 3.3), or what is there in its place."""
+        kind, name = self.variant.normalization, f"norm{number}"
+        if kind == "none" or (kind == "first" and number > 1):
+            return x
+        if kind == "batch":
+            return self.layer(BatchNormalization, name=name)(x)
+        if kind in ("group", "layer"):
+            return self.layer(GroupNormalization, layers.GROUP_CHANNELS if kind == "group" else None, name=name)(x)
+        alpha, jit_compile = self.recipe.alpha, self.jit_compile
+        x = self.layer(LocalResponseNormalization, alpha=alpha, jit_compile=jit_compile, name=name)(x)
+        if number == 2 and self.recipe.same_map_normalization:
+            x = self.layer(SameMapNormalization, jit_compile=jit_compile, name="samemap2")(x)
+        return x
 
     def pooling(self, number):
-        """Overlapping max pooling (paper section 3.4)."""
-        return self.layer(MaxPooling2D, pool_size=3, strides=2, name=f"pool{number}")
+        """Max pooling whose windows overlap (paper section 3.4), or do not (original #147)."""
+        size = layers.POOLINGS[self.variant.pooling]
+        # Windows of 2 x 2 hang over the edge where the side is odd; those of 3 x 3 never do here.
+        padding = "same" if size == 2 else "valid"
+        return self.layer(MaxPooling2D, pool_size=size, strides=2, padding=padding, name=f"pool{number}")
 
 
-def _first(tower, images, recipe):
-    """Layer 1 of a tower: 48 kernels of 11 x 11 x 3, stride 4, over the whole image."""
-    # 55 positions a side from 224 pixels: the last one hangs 3 pixels over the right and bottom edges and reads
-    # zeros there, which is the mean (original #145; the paper gives the sizes only).
-    x = tower.layer(ZeroPadding2D, ((0, 3), (0, 3)), name="edge1")(images)  # 227
-    x = tower.convolution(1, 48, 11, strides=4, padding="valid", bias=0)(x)  # 55
-    if recipe.activation == "before":
-        x = tower.rectifier(1)(x)
-    x = tower.normalization(1, recipe.alpha)(x)
+def _first(tower, images):
+    """Layer 1 of a tower: 48 kernels of 11 x 11 x 3, stride 4, over the whole image; of a small one 5 x 5, stride 1."""
+    if tower.variant.image_size == 32:
+        x = tower.convolution(1, 5, bias=0)(images)
+    else:
+        # 55 positions a side from 224 pixels: the last one hangs 3 pixels over the right and bottom edges and reads
+        # zeros there, which is the mean (original #145; the paper gives the sizes only).
+        x = tower.layer(ZeroPadding2D, ((0, 3), (0, 3)), name="edge1")(images)  # 227
+        x = tower.convolution(1, 11, strides=4, padding="valid", bias=0)(x)  # 55
+    if tower.recipe.activation == "before":
+        x = tower.activation(1)(x)
+    x = tower.normalize(1, x)
     x = tower.pooling(1)(x)  # 27
-    if recipe.activation == "after":
-        x = tower.rectifier(1)(x)
+    if tower.recipe.activation == "after":
+        x = tower.activation(1)(x)
     return x
 
 
-def _second(tower, x, recipe):
+def _second(tower, x):
     """Layer 2 of a tower: 128 kernels of 5 x 5 x 48 over the tower's own maps."""
-    x = tower.convolution(2, 128, 5, bias=1)(x)  # 27
-    x = tower.rectifier(2)(x)
-    x = tower.normalization(2, recipe.alpha)(x)
-    if recipe.same_map_normalization:
-        x = tower.layer(SameMapNormalization, jit_compile=tower.jit_compile, name="samemap2")(x)
+    if tower.variant.pooling == "nonoverlapping":
+        # From 28 positions to 26, so that the pooling makes 13 of them (original #147).
+        x = tower.layer(ZeroPadding2D, 1, name="edge2")(x)
+        x = tower.convolution(2, 5, padding="valid", bias=1)(x)
+    else:
+        x = tower.convolution(2, 5, bias=1)(x)  # 27
+    x = tower.activation(2)(x)
+    x = tower.normalize(2, x)
     return tower.pooling(2)(x)  # 13
 
 
-def _third(tower, x, recipe):
+def _third(tower, x):
     """Layer 3 of a tower: 192 kernels of 3 x 3 x 256 over the maps of both towers."""
-    x = tower.convolution(3, 192, 3, stddev=recipe.middle_stddev, bias=0)(x)  # 13
-    return tower.rectifier(3)(x)
+    if tower.variant.left_out == "conv3":
+        return x
+    x = tower.convolution(3, 3, stddev=tower.recipe.middle_stddev, bias=0)(x)  # 13
+    return tower.activation(3)(x)
 
 
-def _fourth(tower, x, recipe):
+def _fourth(tower, x):
     """Layer 4 of a tower: 192 kernels of 3 x 3 x 192 over the tower's own maps."""
-    x = tower.convolution(4, 192, 3, stddev=recipe.middle_stddev, bias=1)(x)  # 13
-    return tower.rectifier(4)(x)
+    if tower.variant.left_out == "conv4":
+        return x
+    x = tower.convolution(4, 3, stddev=tower.recipe.middle_stddev, bias=1)(x)  # 13
+    return tower.activation(4)(x)
 
 
-def _fifth(tower, x, recipe):
+def _fifth(tower, x):
     """Layer 5 of a tower: 128 kernels of 3 x 3 x 192 over the tower's own maps."""
-    x = tower.convolution(5, 128, 3, stddev=recipe.middle_stddev, bias=1)(x)  # 13
-    if recipe.activation == "before":
-        x = tower.rectifier(5)(x)
+    if tower.variant.left_out == "conv5":
+        return tower.pooling(5)(x)
+    # From 13 positions to 11, so that a pooling without overlap makes 6 of them (original #147).
+    padding = "valid" if tower.variant.pooling == "nonoverlapping" else "same"
+    x = tower.convolution(5, 3, padding=padding, stddev=tower.recipe.middle_stddev, bias=1)(x)  # 13
+    if tower.recipe.activation == "before":
+        x = tower.activation(5)(x)
     x = tower.pooling(5)(x)  # 6
-    if recipe.activation == "after":
-        x = tower.rectifier(5)(x)
-    return tower.layer(Flatten, name="flatten5")(x)
+    if tower.recipe.activation == "after":
+        x = tower.activation(5)(x)
+    return x
 
 
-def _fully_connected(tower, number, x, dropout):
+def _sixth(tower, x):
+    """One more convolutional layer of a tower, over the pooled maps of both (original #146)."""
+    # Draw 6 is fc6's.
+    x = tower.convolution(6, 3, stddev=tower.recipe.middle_stddev, bias=1, draw=9)(x)  # 6
+    return tower.layer(Activation, tower.variant.activation, name=f"{tower.variant.activation}_conv6")(x)
+
+
+def _fully_connected(tower, number, x):
     """Layer 6 or 7 of a tower: 2048 neurons over all of both towers, with dropout (paper section 4.2)."""
-    x = tower.layer(Dense, 2048, name=f"fc{number}", **tower.weights(number, 0.01, 1))(x)
-    x = tower.rectifier(number)(x)
-    return tower.layer(Dropout, dropout, seed=tower.seed_of(10 + number), name=f"dropout{number}")(x)
+    x = tower.layer(Dense, tower.widths.fc, name=f"fc{number}", **tower.weights(number, 0.01, 1))(x)
+    x = tower.activation(number)(x)
+    return tower.layer(Dropout, tower.variant.dropout, seed=tower.seed_of(10 + number), name=f"dropout{number}")(x)
 
 
-def _meet(towers, outputs, number):
-    """Gives each tower the outputs of both, joined along the last axis: the crossing after stage `number`.
+def _meet(towers, outputs, name):
+    """Gives each tower the outputs of both, joined along the last axis: the crossing after stage `name`.
 
     Each tower joins for itself on one device too, where once would do: Keras numbers layers in checkpoints, and
     these shall fit either way. TensorFlow merges the equal joins.
     """
-    copies = [tower.layer(FanOut, len(towers), name=f"fanout{number}")(x) for tower, x in zip(towers, outputs)]
-    return [tower.layer(Concatenate, name=f"join{number}")(parts) for tower, *parts in zip(towers, *copies)]
+    if len(towers) == 1 or towers[0].variant.communication == "fc8":
+        return outputs
+    copies = [tower.layer(FanOut, len(towers), name=f"fanout{name}")(x) for tower, x in zip(towers, outputs)]
+    return [tower.layer(Concatenate, name=f"join{name}")(parts) for tower, *parts in zip(towers, *copies)]
+
+
+def _join(towers, outputs, name):
+    """The outputs of all towers side by side, on the first one's device."""
+    if len(towers) == 1:
+        return outputs[0]
+    return Concatenate(name=f"join{name}", device=towers[0].device, dtype=towers[0].dtype)(outputs)
+
+
+def _layers_one_to_seven(towers, images):
+    """The network up to what its last layer reads."""
+    x = [_first(tower, images) for tower in towers]  # 27 x 27 x 48
+    x = [_second(tower, own) for tower, own in zip(towers, x)]  # 13 x 13 x 128
+    x = _meet(towers, x, 2)  # 13 x 13 x 256
+    x = [_third(tower, both) for tower, both in zip(towers, x)]  # 13 x 13 x 192
+    x = [_fourth(tower, own) for tower, own in zip(towers, x)]  # 13 x 13 x 192
+    x = [_fifth(tower, own) for tower, own in zip(towers, x)]  # 6 x 6 x 128
+    if towers[0].variant.sixth_convolution:
+        x = _meet(towers, x, "_conv6")  # 6 x 6 x 256
+        x = [_sixth(tower, both) for tower, both in zip(towers, x)]  # 6 x 6 x 128
+    x = [tower.layer(Flatten, name="flatten5")(own) for tower, own in zip(towers, x)]
+    x = _meet(towers, x, 5)  # 9216
+    x = [_fully_connected(tower, 6, both) for tower, both in zip(towers, x)]  # 2048
+    x = _meet(towers, x, 6)  # 4096
+    x = [_fully_connected(tower, 7, both) for tower, both in zip(towers, x)]  # 2048
+    if units := towers[0].variant.bottleneck:
+        # Linear, without dropout (original #146 of 2009 and 2011).
+        x = _meet(towers, x, 7)
+        x = [
+            tower.layer(Dense, units // len(towers), name="bottleneck", **tower.weights(20, 0.01, 0))(both)
+            for tower, both in zip(towers, x)
+        ]
+        return _join(towers, x, "_bottleneck")
+    return _join(towers, x, 7)  # 4096
+
+
+def _check(variant, devices):
+    for name, allowed in CHOICES.items():
+        value = getattr(variant, name)
+        if value not in allowed:
+            raise ValueError(f"Expected {name} to be one of {', '.join(map(str, allowed))}. Received: {name}={value!r}")
+    if not isinstance(variant.sixth_convolution, bool):
+        raise ValueError(f"Expected sixth_convolution to be a bool. Received: {variant.sixth_convolution!r}")
+    if not (isinstance(variant.bottleneck, int) and variant.bottleneck >= 0 and variant.bottleneck % 2 == 0):
+        raise ValueError(f"Expected bottleneck to be an even int of at least 0. Received: {variant.bottleneck!r}")
+    if variant.towers != "two" and devices:
+        raise ValueError(f"Expected devices=None for towers={variant.towers!r}. Received: {devices=}")
+    if variant.towers != "two" and variant.communication != "paper":
+        raise ValueError(f"Expected towers='two' for communication='fc8'. Received: towers={variant.towers!r}")
 
 
 @keras.saving.register_keras_serializable(package="alexnet_tf")
@@ -183,6 +329,22 @@ class AlexNet(keras.Model):
       devices: None for one device, whichever is current; or two TensorFlow device names, the homes of the towers:
         variables, forward and backward operations of each are placed there by explicit ``tf.device`` scopes.
       dropout: float in [0, 1), the rate in layers 6 and 7.
+      towers: "two"; "one" of the width of both, whose layers are ``conv1`` to ``fc8`` (62,378,344 parameters); or
+        "half", one tower alone whose conv5, fc6 and fc7 are as wide as both (original #145-half, 59,798,312).
+      communication: "paper" for towers that meet before layers 3, 6, 7 and 8; "fc8" for there alone (original #150).
+      activation: "relu", or "tanh" (paper section 3.1).
+      normalization: "response"; "first" for layer 1 alone (original #167); "none" (#148); or "batch", "group" or
+        "layer" in its places.
+      pooling: "overlapping" for windows of 3 x 3 (paper section 3.4); "nonoverlapping" for 2 x 2, with convolutions 2
+        and 5 over less of a border, so that the sizes behind come out the same (original #147).
+      left_out: "none", or "conv3", "conv4" or "conv5" for a network without it (paper section 7). What stands behind
+        reads what it would have read; without conv5, fc6 has 6 x 6 x 384 inputs.
+      sixth_convolution: bool, a layer of 128 kernels of 3 x 3 a tower over the pooled maps of both, before fc6
+        (original #146).
+      bottleneck: int, units of a linear layer before fc8, half in each tower, for very many classes (original #146:
+        2048); 0 for none.
+      image_size: int, 224; or 32 for the same layers in small, to try on small pictures what the paper claims (ours):
+        16, 32, 48, 48 and 32 kernels and 256 neurons a tower, the first 5 x 5 at every position.
       initialization: "recipe" starts as the recipe does; "he", for few classes and few images, with weights
         N(0, 2 / inputs) and biases 0 (He et al., "Delving Deep into Rectifiers", 2015).
       seed: int, of initial weights and dropout; None draws anew.
@@ -190,8 +352,8 @@ class AlexNet(keras.Model):
       dtype: a Keras dtype or dtype policy, such as "mixed_bfloat16", for the layers.
       name: of the model.
 
-    Input: float32 ``[batch, 224, 224, 3]``, RGB in [0, 255] with the training set's mean subtracted, so within
-    [-255, 255]. Output: logits float32 ``[batch, num_classes]``.
+    Input: float32 ``[batch, image_size, image_size, 3]``, RGB in [0, 255] with the training set's mean subtracted, so
+    within [-255, 255]. Output: logits float32 ``[batch, num_classes]``.
 
     Raises:
       ValueError: for an argument outside its range, or a device that is not there (listing those that are).
@@ -206,6 +368,15 @@ class AlexNet(keras.Model):
         devices=None,
         *,
         dropout=0.5,
+        towers="two",
+        communication="paper",
+        activation="relu",
+        normalization="response",
+        pooling="overlapping",
+        left_out="none",
+        sixth_convolution=False,
+        bottleneck=0,
+        image_size=IMAGE_SIZE,
         initialization="recipe",
         seed=None,
         jit_compile=True,
@@ -219,33 +390,35 @@ class AlexNet(keras.Model):
             raise ValueError(f"Expected recipe to be one of {sorted(RECIPES)}. Received: {recipe=}")
         if initialization not in ("recipe", "he"):
             raise ValueError(f"Expected initialization to be recipe or he. Received: {initialization=}")
+        variant = Variant(
+            towers,
+            communication,
+            activation,
+            normalization,
+            pooling,
+            left_out,
+            sixth_convolution,
+            bottleneck,
+            dropout,
+            image_size,
+        )
+        _check(variant, devices)
         device_a, device_b = placement.check_devices(devices) if devices else (None, None)
-
-        facts = RECIPES[recipe]
-        towers = [
-            _Tower("a", device_a, dtype, seed, jit_compile, initialization),
-            _Tower("b", device_b, dtype, seed, jit_compile, initialization),
-        ]
-        images = keras.Input([IMAGE_SIZE, IMAGE_SIZE, 3], dtype="float32", name="images")
-        x = [_first(tower, images, facts) for tower in towers]  # 27 x 27 x 48
-        x = [_second(tower, own, facts) for tower, own in zip(towers, x)]  # 13 x 13 x 128
-        x = _meet(towers, x, 2)  # 13 x 13 x 256
-        x = [_third(tower, both, facts) for tower, both in zip(towers, x)]  # 13 x 13 x 192
-        x = [_fourth(tower, own, facts) for tower, own in zip(towers, x)]  # 13 x 13 x 192
-        x = [_fifth(tower, own, facts) for tower, own in zip(towers, x)]  # 6 x 6 x 128
-        x = _meet(towers, x, 5)  # 9216
-        x = [_fully_connected(tower, 6, both, dropout) for tower, both in zip(towers, x)]  # 2048
-        x = _meet(towers, x, 6)  # 4096
-        x = [_fully_connected(tower, 7, both, dropout) for tower, both in zip(towers, x)]  # 2048
-        x = Concatenate(name="join7", device=device_a, dtype=dtype)(x)  # 4096
-        logits = Dense(num_classes, name="fc8", device=device_a, dtype=dtype, **towers[0].weights(8, 0.01, 0))(x)
+        shared = (dtype, seed, jit_compile, initialization, RECIPES[recipe], variant)
+        if towers == "two":
+            parts = [_Tower("a", device_a, *shared), _Tower("b", device_b, *shared)]
+        else:
+            parts = [_Tower("", None, *shared)]
+        images = keras.Input([image_size, image_size, 3], dtype="float32", name="images")
+        x = _layers_one_to_seven(parts, images)
+        logits = Dense(num_classes, name="fc8", device=device_a, dtype=dtype, **parts[0].weights(8, 0.01, 0))(x)
         logits = keras.layers.Activation("linear", dtype="float32", name="logits")(logits)
         super().__init__(inputs=images, outputs=logits, name=name, **kwargs)
         self._arguments = {
             "num_classes": num_classes,
             "recipe": recipe,
             "devices": [device_a, device_b] if devices else None,
-            "dropout": dropout,
+            **variant._asdict(),
             "initialization": initialization,
             "seed": seed,
             "jit_compile": jit_compile,

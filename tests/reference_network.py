@@ -1,7 +1,8 @@
 """AlexNet's forward pass, a second time: float64 NumPy, from the published description and nothing else.
 
 Slow and plain on purpose; it shares no code with the package. Weights are a dictionary of layer name to
-``(kernel, bias)``, kernels ``[height, width, in, out]`` or ``[in, out]``, layer names as in the package.
+``(kernel, bias)``, kernels ``[height, width, in, out]`` or ``[in, out]``, layer names as in the package; of a
+normalisation that learns, of its name to ``(scale, shift)``, with batch normalisation's mean and variance behind.
 """
 
 import numpy as np
@@ -10,28 +11,50 @@ import numpy as np
 ALPHA = {"paper": 1e-4, "original": 2e-5}
 
 
-def large_weights(shapes, seed):
+def large_weights(shapes, seed, activation="relu"):
     """Random weights under which every nonlinearity counts: activities near 100, half of them negative.
 
-    With the initial ones (deviation 0.01) the normalisations do next to nothing and bias 1 opens most ReLUs.
+    With the initial ones (deviation 0.01) the normalisations do next to nothing and bias 1 opens most ReLUs. Of tanh
+    the activities are near 1, or it would be a sign.
 
     Args:
       shapes: dictionary of layer name to the shape of its kernel.
       seed: int.
+      activation: "relu" or "tanh".
     """
     generator = np.random.default_rng(seed)
     weights = {}
     for name, shape in shapes.items():
         deviation = 1.2 * np.sqrt(2 / np.prod(shape[:-1]))
+        # The first layer reads images, whose spread is 60.
+        if activation == "tanh" and name.startswith("conv1"):
+            deviation /= 60
         kernel = generator.standard_normal(shape, np.float32) * np.float32(deviation)
-        weights[name] = kernel, (5 * generator.standard_normal(shape[-1])).astype(np.float32)
+        bias = (5 if activation == "relu" else 0.3) * generator.standard_normal(shape[-1])
+        weights[name] = kernel, bias.astype(np.float32)
     return weights
 
 
-def random_images(batch, seed):
-    """float32 ``[batch, 224, 224, 3]``, of the spread of photographs with their mean subtracted."""
+def large_normalization(channels, count, seed, activation="relu"):
+    """What a normalisation has learned, with activities as in `large_weights`.
+
+    Args:
+      channels: int.
+      count: int, 2 for scale and shift, 4 with a mean and a variance of the size of conv1's and conv2's outputs.
+      seed: int.
+      activation: "relu" or "tanh".
+    """
     generator = np.random.default_rng(seed)
-    return (60 * generator.standard_normal([batch, 224, 224, 3])).astype(np.float32)
+    size = 50 if activation == "relu" else 1
+    scale, shift = size * generator.uniform(0.5, 1.5, channels), 0.5 * size * generator.standard_normal(channels)
+    mean, variance = 0.5 * size * generator.standard_normal(channels), size**2 * generator.uniform(0.5, 4, channels)
+    return [value.astype(np.float32) for value in (scale, shift, mean, variance)[:count]]
+
+
+def random_images(batch, seed, size=224):
+    """float32 ``[batch, size, size, 3]``, of the spread of photographs with their mean subtracted."""
+    generator = np.random.default_rng(seed)
+    return (60 * generator.standard_normal([batch, size, size, 3])).astype(np.float32)
 
 
 def pad(x, before, after):
@@ -46,9 +69,11 @@ def convolution(x, kernel, bias, stride=1):
     return np.tensordot(windows, kernel.astype(np.float64), axes=([4, 5, 3], [0, 1, 2])) + bias
 
 
-def max_pooling(x):
-    """Windows of 3 x 3, 2 apart."""
-    windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(1, 2))
+def max_pooling(x, size):
+    """Windows 2 apart: of 3 x 3 inside, of 2 x 2 also over the edge where the side is odd."""
+    if size == 2 and x.shape[1] % 2:
+        x = np.pad(x, [(0, 0), (0, 1), (0, 1), (0, 0)], constant_values=-np.inf)
+    windows = np.lib.stride_tricks.sliding_window_view(x, (size, size), axis=(1, 2))
     return windows[:, ::2, ::2].max(axis=(4, 5))
 
 
@@ -65,59 +90,127 @@ def same_map_normalization(x):
     return x / (1 + 4e-5 * sums) ** 0.75
 
 
+def batch_normalization(x, scale, shift, mean, variance):
+    """In use: by the averages of training; epsilon is Keras's."""
+    return scale * (x - mean) / np.sqrt(variance.astype(np.float64) + 1e-3) + shift
+
+
+def group_normalization(x, channels, scale, shift):
+    """By mean and variance of an image's `channels` adjacent maps together; epsilon is Keras's."""
+    groups = []
+    for first in range(0, x.shape[-1], channels):
+        group = x[..., first : first + channels]
+        mean, variance = (moment(group, axis=(1, 2, 3), keepdims=True) for moment in (np.mean, np.var))
+        groups.append((group - mean) / np.sqrt(variance + 1e-3))
+    return scale * np.concatenate(groups, axis=-1) + shift
+
+
 def relu(x):
     return np.maximum(x, 0)
 
 
-def forward(weights, images, recipe):
+def forward(
+    weights,
+    images,
+    recipe,
+    *,
+    towers="two",
+    communication="paper",
+    activation="relu",
+    normalization="response",
+    pooling="overlapping",
+    left_out="none",
+    sixth_convolution=False,
+    bottleneck=0,
+):
     """The network in use (dropout halves the outputs).
+
+    Args:
+      weights, images: as `large_weights` and `random_images` make them, or images of 32 x 32, which the package's
+        small network reads at every position.
+      recipe, towers, ...: the package's arguments of these names. Widths are those of the weights.
 
     Returns:
       Dictionary of stage to its output, the stages named as the package's layers; the logits are ``"fc8"``.
     """
     stages = {}
     images = images.astype(np.float64)
+    names = ["_a", "_b"] if towers == "two" else [""]
+    activate = {"relu": relu, "tanh": np.tanh}[activation]
+    window = {"overlapping": 3, "nonoverlapping": 2}[pooling]
 
     def keep(name, value):
         stages[name] = value
         return value
 
-    for tower in "ab":
-        x = keep(f"conv1_{tower}", convolution(pad(images, 0, 3), *weights[f"conv1_{tower}"], stride=4))
+    def convolve(number, tower, x, padding, stride=1):
+        name = f"conv{number}{tower}"
+        return keep(name, convolution(pad(x, padding, padding), *weights[name], stride=stride))
+
+    def multiply(name, x):
+        kernel, bias = weights[name]
+        return keep(name, x @ kernel.astype(np.float64) + bias)
+
+    def normalize(number, tower, x):
+        name = f"norm{number}{tower}"
+        if normalization == "none" or (normalization == "first" and number == 2):
+            return x
+        if normalization == "batch":
+            return keep(name, batch_normalization(x, *weights[name]))
+        if normalization == "group":
+            return keep(name, group_normalization(x, 16, *weights[name]))
+        if normalization == "layer":
+            return keep(name, group_normalization(x, x.shape[-1], *weights[name]))
+        x = keep(name, local_response_normalization(x, ALPHA[recipe]))
+        if recipe == "original" and number == 2:
+            x = keep(f"samemap2{tower}", same_map_normalization(x))
+        return x
+
+    def meet(outputs):
+        """What each tower reads: the outputs of both, or its own."""
+        if communication == "fc8":
+            return outputs
+        return [np.concatenate(outputs, axis=-1)] * len(outputs)
+
+    outputs = []
+    for tower in names:
+        if images.shape[1] == 32:
+            x = convolve(1, tower, images, 2)
+        else:
+            x = convolve(1, tower, pad(images, 0, 3), 0, stride=4)
         if recipe == "paper":
-            x = keep(f"relu1_{tower}", relu(x))
-        x = keep(f"norm1_{tower}", local_response_normalization(x, ALPHA[recipe]))
-        x = keep(f"pool1_{tower}", max_pooling(x))
+            x = keep(f"{activation}1{tower}", activate(x))
+        x = normalize(1, tower, x)
+        x = keep(f"pool1{tower}", max_pooling(x, window))
         if recipe == "original":
-            x = keep(f"relu1_{tower}", relu(x))
+            x = keep(f"{activation}1{tower}", activate(x))
+        x = convolve(2, tower, x, 2 if pooling == "overlapping" else 1)
+        x = keep(f"{activation}2{tower}", activate(x))
+        x = normalize(2, tower, x)
+        outputs.append(keep(f"pool2{tower}", max_pooling(x, window)))
 
-        x = keep(f"conv2_{tower}", convolution(pad(x, 2, 2), *weights[f"conv2_{tower}"]))
-        x = keep(f"relu2_{tower}", relu(x))
-        x = keep(f"norm2_{tower}", local_response_normalization(x, ALPHA[recipe]))
-        if recipe == "original":
-            x = keep(f"samemap2_{tower}", same_map_normalization(x))
-        keep(f"pool2_{tower}", max_pooling(x))
+    inputs, outputs = meet(outputs), []
+    for tower, x in zip(names, inputs):
+        if left_out != "conv3":
+            x = keep(f"{activation}3{tower}", activate(convolve(3, tower, x, 1)))
+        if left_out != "conv4":
+            x = keep(f"{activation}4{tower}", activate(convolve(4, tower, x, 1)))
+        if left_out != "conv5":
+            # The same values in either order of activation and pooling: the stage after both is the one to compare.
+            x = activate(convolve(5, tower, x, 1 if pooling == "overlapping" else 0))
+        outputs.append(max_pooling(x, window))
 
-    both = np.concatenate([stages["pool2_a"], stages["pool2_b"]], axis=-1)
-    for tower in "ab":
-        x = keep(f"conv3_{tower}", convolution(pad(both, 1, 1), *weights[f"conv3_{tower}"]))
-        x = keep(f"relu3_{tower}", relu(x))
-        x = keep(f"conv4_{tower}", convolution(pad(x, 1, 1), *weights[f"conv4_{tower}"]))
-        x = keep(f"relu4_{tower}", relu(x))
-        x = keep(f"conv5_{tower}", convolution(pad(x, 1, 1), *weights[f"conv5_{tower}"]))
-        x = relu(x)
-        # The same values in either order of ReLU and pooling: the stage after both is the one to compare.
-        keep(f"flatten5_{tower}", max_pooling(x).reshape(len(images), -1))
+    if sixth_convolution:
+        outputs = [activate(convolve(6, tower, x, 1)) for tower, x in zip(names, meet(outputs))]
 
     # The order of the inputs of a fully connected layer is a convention: tower a's, then tower b's.
-    both = np.concatenate([stages["flatten5_a"], stages["flatten5_b"]], axis=-1)
+    outputs = [keep(f"flatten5{tower}", x.reshape(len(images), -1)) for tower, x in zip(names, outputs)]
     for number in (6, 7):
-        halves = []
-        for tower in "ab":
-            kernel, bias = weights[f"fc{number}_{tower}"]
-            x = keep(f"fc{number}_{tower}", both @ kernel.astype(np.float64) + bias)
-            halves.append(keep(f"dropout{number}_{tower}", 0.5 * relu(x)))
-        both = np.concatenate(halves, axis=-1)
-    kernel, bias = weights["fc8"]
-    keep("fc8", both @ kernel.astype(np.float64) + bias)
+        inputs, outputs = meet(outputs), []
+        for tower, x in zip(names, inputs):
+            x = multiply(f"fc{number}{tower}", x)
+            outputs.append(keep(f"dropout{number}{tower}", 0.5 * activate(x)))
+    if bottleneck:
+        outputs = [multiply(f"bottleneck{tower}", x) for tower, x in zip(names, meet(outputs))]
+    multiply("fc8", np.concatenate(outputs, axis=-1))
     return stages

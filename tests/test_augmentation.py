@@ -14,12 +14,12 @@ TOLERANCE = 255e-6
 COMPONENTS = np.float32([[70, 68, 66], [-26, -1, 25], [8, -16, 8]])
 
 
-def photographs(count=3, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, [count, 256, 256, 3], dtype=np.uint8)
+def photographs(count=3, seed=0, side=256):
+    return np.random.default_rng(seed).integers(0, 256, [count, side, side, 3], dtype=np.uint8)
 
 
-def mean_image(seed=1):
-    return np.random.default_rng(seed).uniform(60, 190, [256, 256, 3]).astype(np.float32)
+def mean_image(seed=1, side=256):
+    return np.random.default_rng(seed).uniform(60, 190, [side, side, 3]).astype(np.float32)
 
 
 def square(image, top, left, size):
@@ -157,6 +157,67 @@ def test_ten_views_are_corners_and_centre_then_the_five_mirrored(mean_crop, comp
             expected = square(image, top, left, 224) - part
             np.testing.assert_allclose(view, expected, atol=TOLERANCE)
             np.testing.assert_array_equal(other, mirrored(view, False, True))
+
+
+# Crop and image of CIFAR-10, the whole of it, and margins that have no middle.
+each_size = pytest.mark.parametrize("size, side", [(24, 32), (32, 32), (24, 31)])
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("mean_crop", ["aligned", "central"])
+@each_size
+def test_training_images_of_other_sizes(size, side, mean_crop, compiled):
+    margin = side - size
+    offsets = np.int32([[0, 0], [margin, margin // 2], [margin // 2, margin], [margin, 0]])
+    images = photographs(4, side=side)
+    inputs = batch() | {
+        "offsets": offsets,
+        "crops": np.stack([square(image, *offset, size) for image, offset in zip(images, offsets, strict=True)]),
+    }
+    function = functools.partial(
+        augmentation.training_images,
+        mean_image=tf.constant(mean_image(side=side)),
+        components=tf.constant(COMPONENTS),
+        mean_crop=mean_crop,
+        divisor=1.1,
+    )
+    function = tf.function(function, jit_compile=True) if compiled else function
+    result = function(**{name: tf.constant(value) for name, value in inputs.items()})
+    assert result.shape == [4, size, size, 3]
+    for image, crop, offset, flip, draw in zip(result.numpy(), *inputs.values(), strict=True):
+        mean = square(mean_image(side=side), *(offset if mean_crop == "aligned" else [margin // 2] * 2), size)
+        expected = (mirrored(crop - mean.astype(np.float64), *flip) + shift_of(draw, COMPONENTS)) / 1.1
+        np.testing.assert_allclose(image, expected, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@each_size
+def test_central_view_of_other_sizes(size, side, compiled):
+    function = functools.partial(augmentation.central_view, size=size, scale=0.25)
+    function = tf.function(function, jit_compile=True) if compiled else function
+    images, mean = photographs(side=side), mean_image(side=side)
+    first = (side - size) // 2
+    expected = [square(image, first, first, size) - square(mean, first, first, size) for image in images]
+    np.testing.assert_allclose(
+        function(tf.constant(images), tf.constant(mean)), 0.25 * np.array(expected), atol=TOLERANCE
+    )
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("mean_crop", ["aligned", "central"])
+@each_size
+def test_ten_views_of_other_sizes(size, side, mean_crop, compiled):
+    function = functools.partial(augmentation.ten_views, mean_crop=mean_crop, size=size, scale=0.25)
+    function = tf.function(function, jit_compile=True) if compiled else function
+    images, mean = photographs(2, side=side), mean_image(side=side)
+    views = function(tf.constant(images), tf.constant(mean))
+    last, middle = side - size, (side - size) // 2
+    expected = []
+    for top, left in [(0, 0), (0, last), (last, 0), (last, last), (middle, middle)]:
+        part = square(mean, *((top, left) if mean_crop == "aligned" else (middle, middle)), size).astype(np.float64)
+        expected.append([0.25 * (square(image, top, left, size) - part) for image in images])
+    expected += [[mirrored(image, False, True) for image in view] for view in expected]
+    np.testing.assert_allclose(views, expected, atol=TOLERANCE)
 
 
 def test_views_are_scaled_like_training_images():

@@ -19,6 +19,10 @@ AWKWARD_TEXT = 'folder:/photographs, "all" #1 //2'
 def another(field):
     """A valid value that is not the default, derived from what the field says about itself."""
     facts = field.metadata
+    if field.name == "bottleneck":
+        return 18
+    if field.name == "crop_size":
+        return 32
     if facts["choices"]:
         return next(choice for choice in facts["choices"] if choice != field.default)
     if facts["kind"] is float:
@@ -29,7 +33,30 @@ def another(field):
     return values[facts["kind"]]
 
 
-EVERYTHING_ELSE = config.Config(**{field.name: another(field) for field in FIELDS})
+# What a value that is not the default asks of other fields.
+ASKS = {
+    "image_size": {"network": "cifar10_18", "crop_size": 8},
+    "crop_size": {"network": "cifar10_18"},
+    "validation_fraction": {"schedule": "epochs"},
+}
+
+
+def default_but(field, value):
+    """The defaults but for one field and what it asks of others; with that field at its default, and at the value."""
+    asked = ASKS.get(field.name, {})
+    return config.Config(**asked), config.Config(**asked, **{field.name: value})
+
+
+# No configuration has one tower, two devices and communication between towers, nor a net for CIFAR-10 any of these.
+EVERYTHING_ELSE = config.Config(
+    **{field.name: another(field) for field in FIELDS} | {"network": "alexnet", "towers": "two", "image_size": 96}
+)
+ONE_TOWER = dataclasses.replace(EVERYTHING_ELSE, towers="half", communication="paper", devices=())
+SMALL_NET = dataclasses.replace(
+    EVERYTHING_ELSE,
+    network="cifar10_19",
+    **{name: getattr(config.Config(), name) for name in config.ALEXNET_ONLY},
+)
 
 
 def wrong_values(field):
@@ -114,9 +141,10 @@ def test_recipe_fills_what_was_left_to_it(recipe, expected):
     )
     resolved = config.Config(recipe=recipe).resolved()
     assert tuple(getattr(resolved, name) for name in names) == expected
-    assert not [name for name in NAMES if getattr(resolved, name) is None]
+    # None is a value of its own there: as weight_decay.
+    assert [name for name in NAMES if getattr(resolved, name) is None] == ["dense_weight_decay"]
     assert [name for name in NAMES if getattr(config.Config(recipe=recipe), name) is None] == [
-        name for name in NAMES if name in names
+        name for name in NAMES if name in (*names, "dense_weight_decay")
     ]
     assert resolved.resolved() == resolved
 
@@ -133,7 +161,8 @@ def test_configuration_cannot_be_changed():
 
 @each_field
 def test_flagfile_of_one_other_value_reads_back_equal(field, tmp_path):
-    changed = dataclasses.replace(config.Config(), **{field.name: another(field)})
+    default, changed = default_but(field, another(field))
+    assert changed != default
     assert read(tmp_path, changed.to_flagfile()) == changed
 
 
@@ -144,21 +173,27 @@ def test_flagfile_of_one_other_value_reads_back_equal(field, tmp_path):
         config.Config().resolved(),
         config.Config(recipe="original").resolved(),
         EVERYTHING_ELSE,
-        dataclasses.replace(EVERYTHING_ELSE, deterministic=True, devices=(), drop_epochs=()),
+        ONE_TOWER,
+        SMALL_NET,
+        dataclasses.replace(EVERYTHING_ELSE, deterministic=True, devices=(), drop_epochs=(), new_layers=()),
     ],
-    ids=["default", "paper", "original", "everything_else", "empty_lists"],
+    ids=["default", "paper", "original", "everything_else", "one_tower", "small_net", "empty_lists"],
 )
 def test_flagfile_reads_back_equal(value, tmp_path):
     assert read(tmp_path, value.to_flagfile()) == value
 
 
 def test_every_value_differs_in_that_round_trip():
-    default = config.Config()
-    assert not [name for name in NAMES if getattr(EVERYTHING_ELSE, name) == getattr(default, name)]
+    def differing(other):
+        return {name for name in NAMES if getattr(other, name) != getattr(config.Config(), name)}
+
+    assert set(NAMES) - differing(EVERYTHING_ELSE) == {"network", "towers"}
+    assert set(NAMES) - differing(ONE_TOWER) == {"network", "communication"}
+    assert set(NAMES) - differing(SMALL_NET) == set(config.ALEXNET_ONLY)
 
 
 def test_flagfile_names_every_field_of_a_resolved_configuration():
-    first, *lines = config.Config().resolved().to_flagfile().splitlines()
+    first, *lines = config.Config(dense_weight_decay=3.0).resolved().to_flagfile().splitlines()
     assert first.startswith("#")
     assert [line.removeprefix("--").partition("=")[0] for line in lines] == NAMES
 
@@ -210,7 +245,7 @@ def test_range_in_messages_names_every_choice_and_bound(field):
 def test_bounds_themselves_are_allowed(field):
     for bound in (field.metadata["low"], field.metadata["high"]):
         if bound is not None:
-            assert getattr(config.Config(**{field.name: bound}), field.name) == bound
+            assert getattr(default_but(field, bound)[1], field.name) == bound
 
 
 @pytest.mark.parametrize(
@@ -220,11 +255,55 @@ def test_bounds_themselves_are_allowed(field):
         ({"devices": ("/GPU:0",)}, r"Expected devices to be auto, empty or two\. Received: /GPU:0"),
         ({"devices": ("a", "b", "c")}, r"Expected devices to be auto, empty or two\. Received: a,b,c"),
         ({"schedule": "linear", "epochs": 0}, r"Expected epochs above 0 for schedule=linear\. Received: 0"),
+        (
+            {"schedule": "exponential_steps", "epochs": 0},
+            r"Expected epochs above 0 for schedule=exponential_steps\. Received: 0",
+        ),
+        (
+            {"towers": "one", "devices": ("/GPU:0", "/GPU:1")},
+            r"Expected towers=two for two devices\. Received: towers=one",
+        ),
+        (
+            {"towers": "half", "communication": "fc8"},
+            r"Expected towers=two for communication=fc8\. Received: towers=half",
+        ),
+        ({"bottleneck": 2047}, r"Expected bottleneck to be even\. Received: 2047"),
+        (
+            {"network": "cifar10_26", "image_size": 32, "crop_size": 33},
+            r"Expected crop_size to be at most image_size, 32\. Received: 33",
+        ),
+        ({"image_size": 223}, r"Expected crop_size to be at most image_size, 223\. Received: 224"),
+        ({"crop_size": 227}, r"Expected crop_size to be 224 or 32 for network=alexnet\. Received: 227"),
+        (
+            {"validation_fraction": 0.0},
+            r"Expected a schedule that does not look at errors, such as epochs, where validation_fraction is 0\. "
+            r"Received: schedule=plateau",
+        ),
     ],
 )
 def test_values_that_do_not_go_together_are_refused(values, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^{message}") as caught:
         config.Config(**values)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"towers": "one", "devices": ()},
+        {"towers": "half", "devices": ("auto",)},
+        {"communication": "fc8", "devices": ("/GPU:0", "/GPU:1")},
+        {"bottleneck": 2048},
+        {"image_size": 224},
+        {"image_size": 32, "crop_size": 32},
+        {"network": "cifar10_26", "image_size": 32, "crop_size": 32},
+        {"network": "cifar10_26", "image_size": 32, "crop_size": 24},
+        *({"schedule": schedule, "validation_fraction": 0} for schedule in ("epochs", "exponential_steps", "linear")),
+    ],
+)
+def test_values_at_the_edge_of_going_together_are_taken(values):
+    made = config.Config(**values)
+    assert {name: getattr(made, name) for name in values} == values
 
 
 @pytest.mark.parametrize(
@@ -261,7 +340,7 @@ def test_flagfile_that_cannot_be_read_is_named(content, tmp_path):
 
 @each_field
 def test_differences_are_those_that_may_not_change_within_a_run(field):
-    changed = dataclasses.replace(config.Config(), **{field.name: another(field)})
+    default, changed = default_but(field, another(field))
     may_change = {
         "devices",
         "source",
@@ -276,11 +355,13 @@ def test_differences_are_those_that_may_not_change_within_a_run(field):
         "inter_op_threads",
         "tf32",
     }
-    assert config.Config().differences(changed) == ([] if field.name in may_change else [field.name])
+    assert default.differences(changed) == ([] if field.name in may_change else [field.name])
 
 
 def test_all_differences_are_named():
-    assert len(config.Config().differences(EVERYTHING_ELSE)) == len(FIELDS) - 12
+    # 12 may change, and the towers are those of the default.
+    assert len(config.Config().differences(EVERYTHING_ELSE)) == len(FIELDS) - 12 - 2
+    assert set(EVERYTHING_ELSE.differences(ONE_TOWER)) == {"towers", "communication"}
 
 
 def test_help_is_a_table_of_at_most_110_columns():
@@ -300,7 +381,7 @@ def test_help_is_a_table_of_at_most_110_columns():
         assert meaning == f"{field.metadata['help']} [{field.metadata['source']}]"
         assert ranges == config.describe_range(field).replace(" | ", " " if field.metadata["choices"] else " | ")
         if field.default is None:
-            assert defaults == "by recipe"
+            assert defaults == ("by recipe" if field.name in config.RECIPE_DEFAULTS["paper"] else "(none)")
         elif field.default not in ("", ()):
             default = field.default[0] if isinstance(field.default, tuple) else field.default
-            assert defaults == str(default).replace("True", "true")
+            assert defaults == (str(default).lower() if isinstance(default, bool) else str(default))

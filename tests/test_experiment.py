@@ -11,7 +11,14 @@ from alexnet_tf import experiment
 from alexnet_tf.data import statistics
 
 CONFIG = configuration.Config(
-    recipe="original", initialization="he", input_scale=0.02, batch_size=8, dropout=0.0, color_noise=0.0
+    recipe="original",
+    initialization="he",
+    input_scale=0.02,
+    batch_size=8,
+    dropout=0.0,
+    color_noise=0.0,
+    learning_rate=0.0001,
+    bias_learning_rate_factor=1.0,
 ).resolved()
 BLANK = statistics.Statistics(
     np.full([256, 256, 3], 127.5, np.float32), np.eye(3, dtype=np.float32), np.ones(3, np.float32), 0
@@ -36,12 +43,28 @@ def runs():
     for precision in ("float32", "bfloat16"):
         config = dataclasses.replace(CONFIG, precision=precision)
         trainer = experiment.build_trainer(config, experiment.build_model(config, 10), BLANK)
-        same, rates = batch(config.batch_size), tf.constant([0.0001, 0.0001])
+        same, rates = batch(config.batch_size), experiment.initial_rates(config)
         found[precision] = trainer, [float(trainer.step(same, rates).loss) for _ in range(20)]
     return found
 
 
+def sums_of_515_ones():
+    """By a matrix product and by the gradient of a convolution's kernels, in bfloat16: 516 if rounded once, at the end.
+
+    oneDNN's kernels do that. TensorFlow's own cut a product off, which makes it 0.3 % too small on average, in every
+    fully connected layer, and add up the gradient of kernels in bfloat16: 2 % off at 5,832 positions.
+    """
+    product = tf.ones([8, 515], tf.bfloat16) @ tf.ones([515, 8], tf.bfloat16)
+    maps = tf.ones([1, 5, 103, 8], tf.bfloat16)
+    gradient = tf.raw_ops.Conv2DBackpropFilter(
+        input=maps, filter_sizes=[1, 1, 8, 8], out_backprop=maps, strides=[1] * 4, padding="VALID"
+    )
+    return float(product[0, 0]), float(gradient[0, 0, 0, 0])
+
+
 def test_bfloat16_learns_as_float32_does(runs):
+    if (found := sums_of_515_ones()) != (516.0, 516.0):
+        pytest.skip(f"TensorFlow's kernels here do not sum bfloat16 in float32: 515 ones make {found}")
     losses = {precision: losses for precision, (_, losses) in runs.items()}
     assert losses["float32"][-1] < 0.9 * losses["float32"][0]
     assert losses["bfloat16"][-1] == pytest.approx(losses["float32"][-1], rel=0.02)

@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "alexnet_tf.layers": [],
     "alexnet_tf.placement": [],
     "alexnet_tf.model": ["alexnet_tf.layers", "alexnet_tf.placement"],
+    "alexnet_tf.cifar10": ["alexnet_tf.layers"],
     "alexnet_tf.data": ["alexnet_tf.config", "alexnet_tf.files", "alexnet_tf.messages", "alexnet_tf.data"],
     "alexnet_tf.data.augmentation": [],
     "alexnet_tf.training": [
@@ -29,6 +30,7 @@ MAY_IMPORT = {
     ],
     "alexnet_tf.training.trainer": [],
     "alexnet_tf.evaluation": ["alexnet_tf.config", "alexnet_tf.files", "alexnet_tf.data", "alexnet_tf.evaluation"],
+    "alexnet_tf.evaluation.ensembles": ["alexnet_tf.evaluation.errors"],
     "alexnet_tf.serving": [
         "alexnet_tf.config",
         "alexnet_tf.data",
@@ -42,6 +44,9 @@ MAY_IMPORT = {
     "alexnet_tf.dataset": ["alexnet_tf.config", "alexnet_tf.data"],
     "alexnet_tf.experiment": ["alexnet_tf"],
     "alexnet_tf.run": ["alexnet_tf"],
+    "alexnet_tf.assessment": ["alexnet_tf"],
+    # Many runs, each a process of its own.
+    "alexnet_tf.suite": ["alexnet_tf.config", "alexnet_tf.files"],
     "alexnet_tf.benchmarks": ["alexnet_tf"],
 }
 

@@ -248,9 +248,72 @@ def test_many_layers_raise_no_alarm_about_retracing(caplog):
     assert "retracing" not in caplog.text
 
 
+def group_loop(a, group_channels, gamma, beta, epsilon=1e-3):
+    """Each example's maps, so many adjacent ones together, less their mean and over their standard deviation."""
+    b = np.empty_like(a)
+    for n in range(a.shape[0]):
+        for first in range(0, a.shape[-1], group_channels):
+            group = a[n, ..., first : first + group_channels]
+            deviation = np.sqrt(np.mean((group - group.mean()) ** 2) + epsilon)
+            b[n, ..., first : first + group_channels] = (group - group.mean()) / deviation
+    return gamma * b + beta
+
+
+def with_random_weights(layer, shape, seed=5):
+    """Builds a layer; its gamma and beta in float64 after it."""
+    layer.build((None, *shape))
+    generator = np.random.default_rng(seed)
+    for variable in layer.trainable_variables:
+        variable.assign(generator.uniform(0.5, 2, variable.shape))
+    return layer, *(variable.numpy().astype(np.float64) for variable in (layer.gamma, layer.beta))
+
+
+@pytest.mark.parametrize(
+    "make, channels, together",
+    [
+        (lambda: layers.GroupNormalization(2), 6, 2),
+        (lambda: layers.GroupNormalization(3), 6, 3),
+        (lambda: layers.GroupNormalization(1), 6, 1),
+        (lambda: layers.GroupNormalization(), 6, 6),
+        (lambda: layers.later_normalization("group"), 48, 16),
+        (lambda: layers.later_normalization("layer"), 48, 48),
+    ],
+    ids=["2", "3", "1", "all", "later_group", "later_layer"],
+)
+def test_group_normalization_is_its_formula(make, channels, together):
+    # Every map at another level, so that it shows who is normalised with whom.
+    a = (activities(2, 5, 4, channels) + 100 * np.arange(channels)).astype(np.float32)
+    layer, gamma, beta = with_random_weights(make(), a.shape[1:])
+    expected = group_loop(a.astype(np.float64), together, gamma, beta)
+    for received in (layer(a), layer(a, training=True), tf.function(layer, jit_compile=True)(a)):
+        assert np.abs(received - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+def test_batch_normalization_takes_the_batch_in_training_and_its_averages_in_use():
+    layer, gamma, beta = with_random_weights(layers.later_normalization("batch", name="norm1"), (5, 4, 6))
+    assert layer.name == "norm1"
+    mean, variance = np.zeros(6), np.ones(6)
+    for seed in range(3):
+        a = (activities(4, 5, 4, 6, seed=seed) + 100 * np.arange(6)).astype(np.float32)
+        own_mean, own_variance = a.mean(axis=(0, 1, 2), dtype=np.float64), a.var(axis=(0, 1, 2), dtype=np.float64)
+        expected = gamma * (a - own_mean) / np.sqrt(own_variance + 1e-3) + beta
+        assert np.abs(layer(a, training=True) - expected).max() < 1e-5 * np.abs(expected).max()
+        mean, variance = 0.99 * mean + 0.01 * own_mean, 0.99 * variance + 0.01 * own_variance
+    expected = gamma * (a - mean) / np.sqrt(variance + 1e-3) + beta
+    assert np.abs(layer(a) - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+def test_channels_that_make_no_whole_groups_are_refused():
+    with pytest.raises(ValueError, match="Expected the channels to be a multiple of group_channels=4. Received: 6"):
+        layers.GroupNormalization(4)(np.ones([1, 2, 2, 6], np.float32))
+
+
 @pytest.mark.parametrize(
     "layer",
     [
+        layers.GroupNormalization(5, epsilon=0.01, name="group"),
+        layers.GroupNormalization(name="one_group"),
+        layers.later_normalization("batch", name="batch"),
         layers.LocalResponseNormalization(3, bias=1.5, alpha=0.01, beta=0.6, jit_compile=False, name="norm"),
         layers.SameMapNormalization(3, bias=1.5, alpha=0.01, beta=0.6, jit_compile=False, name="samemap"),
         layers.Dropout(0.25, seed=7, name="drop"),

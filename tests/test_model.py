@@ -230,11 +230,32 @@ def test_no_grouped_convolution(fresh):
         ({"devices": ("/CPU:0",)}, r"two device names. Received: devices=\('/CPU:0',\)"),
         ({"devices": ("/CPU:0", "/CPU:7")}, "present: /CPU:0, /CPU:1.* Received: /CPU:7"),
         ({"devices": ("/GPU:98", "/GPU:99")}, "present: /CPU:0, /CPU:1.* Received: /GPU:98, /GPU:99"),
+        ({"towers": 2}, "towers to be one of two, one, half. Received: towers=2"),
+        ({"communication": "none"}, "communication to be one of paper, fc8. Received: communication='none'"),
+        ({"activation": "elu"}, "activation to be one of relu, tanh. Received: activation='elu'"),
+        (
+            {"normalization": None},
+            "normalization to be one of response, first, none, batch, group, layer. Received: normalization=None",
+        ),
+        ({"pooling": "average"}, "pooling to be one of overlapping, nonoverlapping. Received: pooling='average'"),
+        ({"left_out": "conv2"}, "left_out to be one of none, conv3, conv4, conv5. Received: left_out='conv2'"),
+        ({"left_out": ["conv3"]}, r"left_out to be one of .* Received: left_out=\['conv3'\]"),
+        ({"image_size": 227}, "image_size to be one of 224, 32. Received: image_size=227"),
+        ({"sixth_convolution": "conv6"}, "sixth_convolution to be a bool. Received: 'conv6'"),
+        ({"sixth_convolution": 1}, "sixth_convolution to be a bool. Received: 1"),
+        ({"bottleneck": 101}, "bottleneck to be an even int of at least 0. Received: 101"),
+        ({"bottleneck": -2}, "bottleneck to be an even int of at least 0. Received: -2"),
+        ({"bottleneck": 64.0}, "bottleneck to be an even int of at least 0. Received: 64.0"),
+        ({"bottleneck": True}, "bottleneck to be an even int of at least 0. Received: True"),
+        ({"towers": "one", "devices": ("/CPU:0", "/CPU:1")}, "devices=None for towers='one'. Received: devices="),
+        ({"towers": "half", "devices": ("/CPU:0", "/CPU:1")}, "devices=None for towers='half'. Received: devices="),
+        ({"towers": "half", "communication": "fc8"}, "'two' for communication='fc8'. Received: towers='half'"),
     ],
 )
 def test_invalid_arguments(arguments, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as caught:
         AlexNet(**arguments)
+    assert "\n" not in str(caught.value)
 
 
 def test_stages_and_logits_agree_with_the_reference(compared):

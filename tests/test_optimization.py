@@ -110,6 +110,23 @@ def test_each_rule_takes_its_own_rate_and_decay():
     assert bias.numpy().tolist() == [2 - 0.5]
 
 
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_rate_of_zero_stops_a_variable_at_once(jit_compile):
+    """Its velocity, which would carry it nine times as far as its last step, is gone when the rate comes back."""
+    variables = [tf.Variable([2.0]), tf.Variable([2.0])]
+    rules = [optimization.Rule(0, 0.5), optimization.Rule(1, 0.5)]
+    optimizer = optimization.MomentumSGD(variables, rules, momentum=0.5, jit_compile=jit_compile)
+    expected, velocities = [2.0, 2.0], [0.0, 0.0]
+    for rates in ([0.25, 0.5], [0.25, 0.5], [0.25, 0.0], [0.25, 0.0], [0.25, 0.5], [0.0, 0.5]):
+        optimizer.apply([tf.constant([1.0])] * 2, tf.constant(rates))
+        for i, rate in enumerate(rates):
+            velocities[i] = (0.5 * velocities[i] if rate else 0.0) - rate * (0.5 * expected[i] + 1)
+            expected[i] += velocities[i]
+        # Few enough halvings for float32 to be exact.
+        assert [float(variable[0]) for variable in variables] == expected
+    assert float(optimizer.velocities[0][0]) == 0
+
+
 def test_a_rule_is_needed_for_each_variable():
     with pytest.raises(ValueError, match=r"Expected a rule for each variable\. Received: len\(rules\)=1, .*=2"):
         optimization.MomentumSGD([tf.Variable(0.0), tf.Variable(0.0)], [optimization.Rule(0, 0.0)])
@@ -298,7 +315,31 @@ def test_linear_falls_to_zero_at_the_end_and_not_below():
     assert schedule.multiplier(4, most_drops=0) == 0.5
 
 
-@pytest.mark.parametrize("schedule", [optimization.Epochs([1, 2]), optimization.Linear(3.0)], ids=["epochs", "linear"])
+def test_exponential_steps_are_those_of_the_authors_later_code():
+    schedule = optimization.ExponentialSteps(90.0)
+    ends = [0, 22.5, 45, 67.5, 90]
+    # Its recorded rates of weights, to the digits they have there.
+    for rate, begin, end in zip((0.01, 0.0015874, 0.00025198, 0.00004), ends[:-1], ends[1:], strict=True):
+        for progress in (begin, (begin + end) / 2, end - 1 / 10009):
+            assert 0.01 * schedule.multiplier(progress) == pytest.approx(rate, rel=2e-5)
+    # A run that is longer than it was to be keeps the last.
+    assert schedule.multiplier(100) == schedule.multiplier(89) == pytest.approx(1 / 250, rel=1e-12)
+    assert schedule.multiplier(45, most_drops=0) == schedule.multiplier(45)
+
+
+@pytest.mark.parametrize("steps, span", [(2, 10.0), (5, 81.0), (3, 1.0)])
+def test_exponential_steps_fall_each_by_the_same_factor(steps, span):
+    schedule = optimization.ExponentialSteps(steps * 7.0, steps=steps, span=span)
+    found = [schedule.multiplier(epoch) for epoch in range(7 * steps)]
+    factor = span ** (1 / (steps - 1))
+    assert found == pytest.approx([factor ** -(epoch // 7) for epoch in range(7 * steps)], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [optimization.Epochs([1, 2]), optimization.Linear(3.0), optimization.ExponentialSteps(3.0, steps=3)],
+    ids=["epochs", "linear", "exponential_steps"],
+)
 def test_schedules_of_progress_alone_have_an_empty_state_and_no_opinion(schedule):
     before = [schedule.multiplier(at) for at in (0, 1, 2)]
     assert not any(schedule.epoch_ended(0.5) for _ in range(9))

@@ -73,6 +73,20 @@ def test_shrinking_averages_the_central_square_over_areas(shape):
     assert difference(photograph.to_square(pixels), expected) <= 0.501
 
 
+@pytest.mark.parametrize("size", [24, 32, 64])
+def test_other_sizes_are_averaged_grown_and_cut_alike(size):
+    for shape in ((300, 400), (401, 257)):
+        pixels = noise(*shape)
+        assert (
+            difference(photograph.to_square(pixels, size), averaged_over_areas(central_square(pixels), size)) <= 0.501
+        )
+    small = waves(20, 23)
+    grown = PIL.Image.fromarray(central_square(small)).resize([size, size], PIL.Image.Resampling.BICUBIC)
+    assert difference(photograph.to_square(small, size), np.asarray(grown)) <= 1
+    cut = noise(size, size + 9)
+    np.testing.assert_array_equal(photograph.to_square(cut, size), cut[:, 4 : 4 + size])
+
+
 @pytest.mark.parametrize("shape", [(512, 700), (1100, 768)])
 def test_shrinking_by_whole_numbers_agrees_with_pillow(shape):
     pixels = noise(*shape)
@@ -257,3 +271,13 @@ def test_decoded_pixels_are_taken_as_they_are():
     np.testing.assert_array_equal(photograph.prepare_image(tf.constant(pixels)), photograph.to_square(pixels))
     grey = photograph.prepare_image(tf.constant(pixels[:, :, :1]))
     np.testing.assert_array_equal(grey, photograph.to_square(np.repeat(pixels[:, :, :1], 3, axis=-1)))
+
+
+def test_photographs_of_cifar_10_are_left_alone_at_their_size():
+    pixels = noise(32, 32)
+    for file in (tf.constant(encode(pixels, "PNG")), tf.constant(pixels)):
+        image = photograph.prepare_image(file, 32)
+        assert image.shape == [32, 32, 3]
+        np.testing.assert_array_equal(image, pixels)
+    grey = photograph.prepare_image(tf.constant(pixels[:, :, :1]), 32)
+    np.testing.assert_array_equal(grey, np.repeat(pixels[:, :, :1], 3, axis=-1))

@@ -10,6 +10,8 @@ import tensorflow as tf
 
 from alexnet_tf.data import photograph
 from alexnet_tf.data import pipeline
+from alexnet_tf.data import prepare
+from alexnet_tf.data import prepared
 from alexnet_tf.data import sources
 from alexnet_tf.data import statistics
 
@@ -119,11 +121,102 @@ def test_no_readable_photograph_is_a_value_error(tmp_path):
         pipeline.load(sources.subset(split, np.array([1, 4, 6])))
 
 
+def small_photographs(folder, count=6):
+    """Files of 32 x 32 without loss, and their pixels."""
+    folder.mkdir(exist_ok=True)
+    pixels = [np.random.default_rng(number).integers(0, 256, [32, 32, 3], dtype=np.uint8) for number in range(count)]
+    paths = [folder / f"{number}.png" for number in range(count)]
+    for path, image in zip(paths, pixels, strict=True):
+        PIL.Image.fromarray(image).save(path)
+    split = sources.Split(
+        labels=np.arange(count) % 2,
+        read=lambda index: tf.io.read_file(tf.gather(tf.constant([str(path) for path in paths]), index)),
+        name_of=lambda index: paths[index].name,
+    )
+    return split, np.stack(pixels)
+
+
+@pytest.mark.parametrize("cache", ["memory", "none", "auto"])
+def test_images_of_another_size_are_whole_and_in_order(tmp_path, cache):
+    split, pixels = small_photographs(tmp_path)
+    (tmp_path / "4.png").write_text("This is no photograph.")
+    examples, skipped, found = pipeline.load(split, image_size=32, cache=cache, collect_statistics=True)
+    assert examples.image_size == 32
+    assert [each.name for each in skipped] == ["4.png"]
+    dataset = pipeline.evaluation_batches(examples, batch_size=3)
+    assert dataset.element_spec[0] == tf.TensorSpec([None, 32, 32, 3], tf.uint8)
+    assert [len(labels) for _, labels in dataset] == [3, 2]
+    good = pixels[[0, 1, 2, 3, 5]]
+    np.testing.assert_array_equal(read_all(examples), good)
+    np.testing.assert_allclose(found.mean_image, good.mean(axis=0, dtype=np.float64), atol=255e-6)
+
+
+@pytest.mark.parametrize("cache", ["memory", "none"])
+def test_photographs_become_the_squares_of_the_size_asked_for(tmp_path, cache):
+    split = photographs(tmp_path)
+    examples, _, _ = pipeline.load(split, image_size=32, cache=cache)
+    expected = [photograph.prepare_image(split.read(index), 32) for index in (0, 2, 3, 5, 7)]
+    np.testing.assert_array_equal(read_all(examples), expected)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_small_images_take_little_of_what_is_free(tmp_path, monkeypatch, kept):
+    split, _ = small_photographs(tmp_path)
+    free = 2 * 6 * 32 * 32 * 3 - (not kept)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: types.SimpleNamespace(available=free))
+    examples, _, _ = pipeline.load(split, image_size=32)
+    assert (examples.decode is None) == kept
+
+
+@pytest.mark.parametrize("cache", ["memory", "none"])
+@pytest.mark.parametrize("crops", ["random", "center"])
+def test_crops_of_24_of_32_are_the_pixels_at_their_offsets(tmp_path, cache, crops):
+    split, pixels = small_photographs(tmp_path)
+    split = split._replace(labels=np.arange(6))
+    examples, _, _ = pipeline.load(split, image_size=32, cache=cache)
+    found = batches(examples, batch_size=6, steps=40, crop_size=24, crops=crops)
+    for batch in found[:5]:
+        assert batch["crops"].shape == (6, 24, 24, 3)
+        assert sorted(batch["labels"]) == list(range(6))
+        for crop, (top, left), label in zip(batch["crops"], batch["offsets"], batch["labels"], strict=True):
+            np.testing.assert_array_equal(crop, pixels[label][top : top + 24, left : left + 24])
+    offsets = gathered(found, "offsets")
+    # Of 240 draws every one of nine rows and columns is among them, but for once in ten billion runs.
+    for axis in (0, 1):
+        assert sorted(set(offsets[:, axis].tolist())) == (list(range(9)) if crops == "random" else [4])
+
+
+@pytest.mark.parametrize("cache", ["memory", "none"])
+def test_crops_as_large_as_the_images_are_all_of_them(tmp_path, cache):
+    split, pixels = small_photographs(tmp_path)
+    split = split._replace(labels=np.arange(6))
+    examples, _, _ = pipeline.load(split, image_size=32, cache=cache)
+    for batch in batches(examples, batch_size=3, steps=4, crop_size=32):
+        assert not batch["offsets"].any()
+        np.testing.assert_array_equal(batch["crops"], pixels[batch["labels"]])
+
+
+@pytest.mark.parametrize("storage", prepare.STORAGES)
+def test_prepared_images_have_the_size_they_have(tmp_path, storage):
+    for number in range(4):
+        path = tmp_path / "photographs" / "train" / ("cat", "dog")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.fromarray(telling(number).numpy()).save(path)
+    source = sources.folder(tmp_path / "photographs")
+    prepare.prepare(source, tmp_path / "made", prepare.Options(storage=storage))
+    split = prepared.open_data_dir(tmp_path / "made")[0].splits["train"]
+    for cache in ("auto", "memory", "none"):
+        assert len(pipeline.load(split, cache=cache)[0]) == 4
+        with pytest.raises(ValueError) as caught:
+            pipeline.load(split, image_size=32, cache=cache)
+        assert str(caught.value) == "Expected image_size to be 256, as prepared images are. Received: 32"
+
+
 @pytest.mark.parametrize("cache, kept", [("memory", True), ("none", False), ("auto", True), ("auto", False)])
 def test_images_are_kept_if_they_fit(tmp_path, monkeypatch, cache, kept):
     split = photographs(tmp_path)
     # Nine images fill half of what is free, or a byte more than that.
-    free = 2 * 9 * pipeline.IMAGE_BYTES - (not kept)
+    free = 2 * 9 * 256 * 256 * 3 - (not kept)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: types.SimpleNamespace(available=free))
     examples, _, _ = pipeline.load(split, cache=cache)
     before = read_all(examples)
@@ -145,7 +238,7 @@ def test_images_are_kept_once():
     examples, _, _ = pipeline.load(split, cache="memory")
     found = batches(examples, steps=2)
     assert len(found) == 2
-    assert psutil.Process().memory_info().rss - before < 1.5 * count * pipeline.IMAGE_BYTES
+    assert psutil.Process().memory_info().rss - before < 1.5 * count * 256 * 256 * 3
     np.testing.assert_array_equal(examples.fetch(np.array([599]), np.zeros([1, 2], int), 256)[0], telling(599))
 
 

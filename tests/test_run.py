@@ -1,14 +1,16 @@
-"""Whole runs of the full-size network on a handful of photographs."""
+"""Whole runs, of the full-size network on a handful of photographs and of a small one on some more."""
 
 import dataclasses
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
 
+from alexnet_tf import assessment
 from alexnet_tf import config as configuration
 from alexnet_tf import run as running
 
@@ -67,9 +69,12 @@ def test_a_run_leaves_what_is_promised(folder, tmp_path, capsys):
     assert "always the largest class" in said and "50.00 %" in said
     assert f"tensorboard --logdir={run}" in said
 
-    again = running.evaluate(str(run))
+    again = assessment.evaluate(str(run))
     assert again["evaluation"] == written["evaluation"]
     assert json.loads((run / "evaluation.json").read_text())["step"] == 6
+
+    with pytest.raises(ValueError, match=r"^Expected epochs to be at least 2, the 6 steps that .*\. Received: 1$"):
+        running.train(small_config(folder, epochs=1.0), str(run))
 
     # Nothing is left to learn, so the same command only evaluates.
     checkpoint = (run / "checkpoints" / "ckpt-6.index").stat().st_mtime_ns
@@ -137,7 +142,7 @@ def test_a_checkpoint_of_other_classes_is_refused(folder, tmp_path):
     with pytest.raises(ValueError, match='classes=.*"third".*Received.*classes='):
         running.train(config, str(tmp_path / "run"))
     with pytest.raises(ValueError, match='classes=.*"third".*Received.*classes='):
-        running.evaluate(str(tmp_path / "run"))
+        assessment.evaluate(str(tmp_path / "run"))
 
 
 def test_a_device_that_is_not_there_is_refused_with_those_that_are(folder, tmp_path):
@@ -162,9 +167,169 @@ def test_data_that_are_not_there_leave_no_work_directory(tmp_path, source, messa
 
 def test_evaluation_needs_a_run(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="config.flags"):
-        running.evaluate(str(tmp_path))
+        assessment.evaluate(str(tmp_path))
     (tmp_path / "config.flags").write_text(small_config(folder).to_flagfile())
     with pytest.raises(FileNotFoundError, match="checkpoint"):
-        running.evaluate(str(tmp_path))
+        assessment.evaluate(str(tmp_path))
     with pytest.raises(ValueError, match="train, validation"):
-        running.evaluate(str(tmp_path), split="test")
+        assessment.evaluate(str(tmp_path), split="test")
+
+
+@pytest.fixture
+def small_folder(tmp_path):
+    """Twelve pictures of 32 x 32 in each of two classes for training, five of each for a test; none for validation."""
+    generator = np.random.default_rng(1)
+    for split, count in (("train", 12), ("test", 5)):
+        for label, name in enumerate(("bright", "dark")):
+            directory = tmp_path / "small" / split / name
+            directory.mkdir(parents=True)
+            for number in range(count):
+                pixels = generator.integers(0, 256, (32, 32, 3), dtype=np.uint8) // (1 + 2 * label)
+                Image.fromarray(pixels).save(directory / f"{number}.png")
+    return tmp_path / "small"
+
+
+def cifar10_config(folder, **changes):
+    """Three steps an epoch."""
+    values = {
+        "source": f"folder:{folder}",
+        "network": "cifar10_18",
+        "recipe": "original",
+        "image_size": 32,
+        "crop_size": 32,
+        "crops": "center",
+        "flips": "none",
+        "color_noise": 0.0,
+        "validation_fraction": 0.0,
+        "batch_size": 8,
+        "epochs": 4.0,
+        "initialization": "he",
+        "input_scale": 0.01,
+        "learning_rate": 0.0001,
+        "schedule": "epochs",
+        "drop_epochs": (3.0,),
+        "report_steps": 1,
+    }
+    return configuration.Config(**values | changes)
+
+
+def stored(run, step):
+    """Everything in a checkpoint, by name."""
+    reader = tf.train.load_checkpoint(str(run / "checkpoints" / f"ckpt-{step}"))
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+
+
+def records(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_speed(lines):
+    return [{name: value for name, value in line.items() if name != "images_per_second"} for line in lines]
+
+
+def test_a_run_without_a_validation_set_watches_the_test_set(small_folder, tmp_path, capsys):
+    run = tmp_path / "run"
+    written = running.train(cifar10_config(small_folder), str(run))
+    assert written["step"] == 12
+    assert list(written["evaluation"]) == ["test"]
+    assert json.loads((run / "train.json").read_text()) == json.loads(json.dumps(written))
+    tested = written["evaluation"]["test"]
+    assert tested["centre_crop"]["num_examples"] == tested["ten_views"]["num_examples"] == 10
+    # Nothing is held out of the training set.
+    said = capsys.readouterr().out
+    assert "train: 24 images of 2 classes" in said and "test: 10 images of 2 classes" in said
+    assert said.count("10 images, each seen once") == 1
+    assert "validation" not in said
+    watched = [line for line in said.splitlines() if line.startswith("epoch ")]
+    assert len(watched) == 4 and all(", test loss " in line for line in watched)
+    # What was watched at the last epoch's end is what is evaluated at the end.
+    last = [record for record in records(run) if record["kind"] != "train"][-1]
+    for name in ("loss", "top1_error", "num_examples"):
+        assert last[name] == pytest.approx(tested["centre_crop"][name], rel=1e-6)
+    assert 0.01 < tested["centre_crop"]["loss"] != tested["ten_views"]["loss"]  # of the mirror images too
+    picture = tf.io.decode_png((run / "kernels.png").read_bytes()).numpy()
+    assert picture.shape == (8 * (2 * 6 + 1), 8 * (16 * 6 + 1), 3)  # 32 kernels of 5, 16 a row, gaps of 1
+    assert assessment.evaluate(str(run), split="test")["evaluation"] == written["evaluation"]
+    with pytest.raises(ValueError, match="Expected split to be one of train, test. Received: validation"):
+        assessment.evaluate(str(run))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"normalization": "batch", "crop_size": 24, "crops": "random", "flips": "horizontal", "color_noise": 0.1},
+        {"network": "cifar10_26", "schedule": "exponential_steps", "conv1_slow_epoch": 1.0, "conv1_frozen_epoch": 3.0},
+    ],
+    ids=["cifar10_18", "batch_normalization_and_crops", "cifar10_26_and_rates"],
+)
+def test_a_small_run_resumes_to_the_same_bits(small_folder, tmp_path, changes, monkeypatch):
+    config = cifar10_config(small_folder, checkpoint_steps=1, keep_checkpoints=12, **changes)
+    whole = running.train(config, str(tmp_path / "whole"))
+    # Stopped in the middle of an epoch, by what is no error.
+    times = []
+
+    class Stopped(BaseException):
+        pass
+
+    def stop(self, progress, original=running.actions.Summaries.__call__):
+        original(self, progress)
+        times.append(progress.step)
+        if progress.step == 8:
+            raise Stopped
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(running.actions.Summaries, "__call__", stop)
+        running.train(config, str(tmp_path / "parts"))
+    assert times == list(range(1, 9))
+    resumed = running.train(config, str(tmp_path / "parts"))
+    assert resumed["evaluation"] == whole["evaluation"]
+    expected, found = stored(tmp_path / "whole", 12), stored(tmp_path / "parts", 12)
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    train = [[line for line in records(tmp_path / name) if line["kind"] == "train"] for name in ("whole", "parts")]
+    assert without_speed(train[1]) == without_speed(train[0])
+    assert [line["step"] for line in train[0]] == list(range(1, 13))
+
+
+def test_averages_of_batch_normalization_are_in_the_checkpoint(small_folder, tmp_path):
+    run = tmp_path / "run"
+    written = running.train(cifar10_config(small_folder, normalization="batch"), str(run))
+    values = stored(run, 12)
+    averages = {name: value for name, value in values.items() if "moving_" in name}
+    assert len(averages) == 4
+    for name, value in averages.items():
+        start = float("variance" in name)
+        assert (value != start).any(), name
+    # In use they count: an evaluation in another process's place gives the same as the end of training.
+    again = assessment.evaluate(str(run), split="test")
+    assert again["evaluation"] == written["evaluation"]
+
+
+def test_conv1_s_weights_stand_still_once_frozen(small_folder, tmp_path):
+    config = cifar10_config(small_folder, conv1_frozen_epoch=2.0, checkpoint_steps=1, keep_checkpoints=12)
+    run = tmp_path / "run"
+    running.train(config, str(run))
+    before, frozen, end = (stored(run, step) for step in (5, 6, 12))
+    kernels = sorted(
+        name for name in end if "kernel" in name and "velocity" not in name and name.startswith("variables")
+    )
+    assert len(kernels) == 4
+    for name in kernels:
+        assert (frozen[name] != before[name]).any(), name
+        assert (end[name] != frozen[name]).any() == ("conv1" not in name), name
+
+
+def test_without_test_and_validation_set_there_is_nothing_to_watch(small_folder, tmp_path):
+    shutil.rmtree(small_folder / "test")
+    with pytest.raises(ValueError) as caught:
+        running.train(cifar10_config(small_folder), str(tmp_path / "run"))
+    message = str(caught.value)
+    assert message.startswith("Expected validation_fraction above 0, as ") and message.endswith("Received: 0")
+    assert "has no test set" in message and "\n" not in message
+    assert not (tmp_path / "run").exists()
+    # With a share of it held out the same folder is enough.
+    written = running.train(cifar10_config(small_folder, validation_fraction=0.25), str(tmp_path / "run"))
+    assert list(written["evaluation"]) == ["validation"]
+    assert written["evaluation"]["validation"]["centre_crop"]["num_examples"] == 6

@@ -1,6 +1,7 @@
 """The programs, as a user starts them."""
 
 import json
+import os
 import pathlib
 import signal
 import subprocess
@@ -15,7 +16,6 @@ from alexnet_tf import config as configuration
 from alexnet_tf import placement
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-FLAGFILES = sorted((ROOT / "flags").glob("*.flags"))
 
 
 def program(name, *arguments):
@@ -26,7 +26,7 @@ def run(name, *arguments, **options):
     return subprocess.run(program(name, *arguments), capture_output=True, text=True, cwd=ROOT, timeout=300, **options)
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "prepare", "placement"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "prepare", "placement", "experiments"])
 def test_help_is_a_table_of_the_hyperparameters(name):
     done = run(name, "--help")
     assert done.returncode == 0 and not done.stderr
@@ -77,16 +77,6 @@ def test_threads_are_chosen_by_cores_and_flags(cores, gpus, flags, expected, mon
     monkeypatch.setattr(placement, "available_cores", lambda: cores)
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"] * gpus)
     assert programs.threads(configuration.Config(**flags)) == expected
-
-
-@pytest.mark.parametrize("path", FLAGFILES, ids=lambda path: path.stem)
-def test_flagfiles_are_whole(path, monkeypatch):
-    """Each parses, and begins with what it claims, how to run it and what it should reach."""
-    monkeypatch.chdir(ROOT)
-    configuration.read_flagfile(path)
-    header = path.read_text().split("\n--")[0]
-    assert f"--flagfile=flags/{path.name}" in header
-    assert "reach" in header and "Cost" in header
 
 
 @pytest.fixture
@@ -212,3 +202,121 @@ def test_placement_prints_the_account(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "50.0" in done.stdout
     assert json.loads((tmp_path / "account.json").read_text())
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Pictures of 32 x 32 of two classes, one bright: 20 for training and 4 for testing."""
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 10), ("test", 2)):
+        for brightness, name in enumerate(("dark", "bright")):
+            directory = tmp_path / "pictures" / split / name
+            directory.mkdir(parents=True)
+            for number in range(count):
+                pixels = generator.integers(0, 128, (32, 32, 3), dtype=np.uint8) + np.uint8(100 * brightness)
+                (directory / f"{number}.png").write_bytes(tf.io.encode_png(pixels).numpy())
+    return tmp_path / "pictures"
+
+
+@pytest.fixture
+def experiment(tmp_path, pictures):
+    """The beginning of a command line of tools/experiments.py with an experiment of its own."""
+    path = tmp_path / "pictures.flags"
+    path.write_text(
+        "# Claim: a small net learns.\n# Command: python tools/train.py --flagfile=FILE --source=folder:DIR\n"
+        "# Data: pictures\n# Cost: two steps.\n"
+        "--flagfile=flags/cifar10_26.flags\n--batch_size=10\n--epochs=1\n--drop_epochs=\n--report_steps=1\n"
+    )
+    places = [f"--workdir={tmp_path / 'runs'}", f"--results={tmp_path / 'results'}", f"--source=folder:{pictures}"]
+    return [f"--flagfiles={path}", *places]
+
+
+@pytest.fixture
+def no_tensorflow(tmp_path):
+    """The environment of a process that cannot load TensorFlow."""
+    directory = tmp_path / "modules"
+    directory.mkdir()
+    (directory / "tensorflow.py").write_text("raise RuntimeError('TensorFlow was loaded')")
+    return {**os.environ, "PYTHONPATH": str(directory)}
+
+
+def test_experiments_run_once_and_end_in_a_table(experiment, no_tensorflow, tmp_path):
+    done = run("experiments", *experiment, "--seeds=0,1", f"--table={tmp_path / 'table.md'}")
+    assert done.returncode == 0, done.stderr
+    table = (tmp_path / "table.md").read_text()
+    assert table in done.stdout and "done (2 of 2 seeds)" in table and "pictures (20 train, 4 test)" in table
+    results = [json.loads((tmp_path / "results" / f"pictures-{seed}.json").read_text()) for seed in (0, 1)]
+    assert [result["step"] for result in results] == [2, 2]
+    assert results[0]["curve"]["train_loss"] != results[1]["curve"]["train_loss"]
+    figures = json.loads((tmp_path / "runs" / "pictures-1" / "train.json").read_text())
+    assert figures["evaluation"]["test"].pop("confusions") is not None
+    assert results[1]["errors"] == figures["evaluation"]
+
+    # Neither the finished run nor one that has only to be harvested loads TensorFlow.
+    (tmp_path / "results" / "pictures-0.json").unlink()
+    said = run("experiments", *experiment, "--seeds=0,1,2", "--list", env=no_tensorflow)
+    assert said.stdout.splitlines() == [
+        "pictures seed 0: finished",
+        "pictures seed 1: done",
+        "pictures seed 2: not run",
+    ]
+    again = run("experiments", *experiment, "--seeds=0,1", env=no_tensorflow)
+    assert again.returncode == 0 and table in again.stdout, again.stderr
+    assert json.loads((tmp_path / "results" / "pictures-0.json").read_text()) == results[0]
+    harvested = run(
+        "experiments", *experiment, "--seeds=0,1,2", "--harvest", "--index=1", "--count=2", env=no_tensorflow
+    )
+    assert harvested.returncode == 0 and "done (2 of 3 seeds)" in harvested.stdout, harvested.stderr
+    # Here training would, and says so.
+    failed = run("experiments", *experiment, "--seeds=1,2", env=no_tensorflow)
+    assert failed.returncode == 1
+    assert "seed 2 failed: RuntimeError: TensorFlow was loaded" in failed.stdout
+    last = failed.stderr.splitlines()[-1]
+    assert last == "experiments.py: Expected all 2 runs to end well. Received: 1 failed"
+
+
+def test_an_experiment_that_is_killed_goes_on(experiment, tmp_path):
+    arguments = [*experiment, "--epochs=60", "--checkpoint_steps=5"]
+    # As a machine that goes down: with all that it runs.
+    killed = subprocess.Popen(
+        program("experiments", *arguments), cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL
+    )
+    workdir = tmp_path / "runs" / "pictures-0"
+    deadline = time.monotonic() + 300
+    while steps_reported(workdir) < 20 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait(timeout=60)
+    assert 20 <= steps_reported(workdir) < 120 and not (workdir / "train.json").exists()
+    assert run("experiments", *arguments, "--list").stdout == "pictures seed 0: begun\n"
+    done = run("experiments", *arguments)
+    assert done.returncode == 0 and "resumed from" in done.stdout, done.stderr
+    assert "| pictures, with checkpoint_steps=5, epochs=60.0 |" in done.stdout and "not as written" in done.stdout
+    result = json.loads((tmp_path / "results" / "pictures-0.json").read_text())
+    assert result["overrides"] == {"epochs": 60.0, "checkpoint_steps": 5}
+    assert result["images_seen"] == 1200 and result["curve"]["epoch"] == list(range(1, 61))
+
+
+@pytest.mark.parametrize(
+    "arguments, status, message",
+    [
+        (["--flagfiles="], 2, "Expected --flagfiles. Received: none"),
+        (["--workdir="], 2, "Expected --workdir. Received: none"),
+        (["--results="], 2, "Expected --results. Received: none"),
+        (["--learning_rat=1"], 2, "Unknown command line flag 'learning_rat'"),
+        (["surplus"], 2, "Expected flags only. Received: surplus"),
+        (["--count=0"], 2, "count"),
+        (["--index=2", "--count=2"], 1, "Expected index to be 0 to 1, below count. Received: 2"),
+        (["--seed=1"], 1, "Expected --seeds. Received: --seed=1"),
+        (["--seeds=one"], 1, "Expected seeds to be different whole numbers"),
+        (["--flagfiles=/nowhere/x.flags"], 1, "/nowhere/x.flags"),
+        (["--batch_size=0"], 1, "pictures.flags: Expected batch_size to be 1 to 65536. Received: 0"),
+        (["--results=README.md"], 1, "Expected --results to be where files can be written. Received: README.md"),
+    ],
+)
+def test_bad_input_to_experiments_gets_one_line(experiment, arguments, status, message, tmp_path):
+    done = run("experiments", *experiment, *arguments)
+    assert done.returncode == status
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert not (tmp_path / "results").exists()

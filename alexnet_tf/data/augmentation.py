@@ -24,7 +24,7 @@ def central_crop(images, size=CROP_SIZE):
     return images[..., top : top + size, left : left + size, :]
 
 
-def positions(offsets, flips, size=CROP_SIZE):
+def positions(offsets, flips, size):
     """Where the pixels of crops that may be mirrored come from.
 
     Args:
@@ -81,11 +81,11 @@ def training_images(
     """A batch of crops as the network sees it in training.
 
     Args:
-      crops: uint8 ``[batch, 224, 224, 3]``.
+      crops: uint8 ``[batch, size, size, 3]``, AlexNet's size 224.
       offsets: int32 ``[batch, 2]``, where each was cut out.
       flips: bool ``[batch, 2]``, see `mirror`.
       draws: float32 ``[batch, 3]``, see `color_shift`.
-      mean_image: float32 ``[256, 256, 3]``, in [0, 255].
+      mean_image: float32 ``[height, width, 3]``, AlexNet's ``[256, 256, 3]``, in [0, 255].
       components: float32 ``[3, 3]``, see `color_shift`.
       mean_crop: "aligned" subtracts the part of the mean image that the crop was cut from, "central" always the
         central one (original #145).
@@ -94,46 +94,49 @@ def training_images(
       upside_down: bool, as in `mirror`.
 
     Returns:
-      float32 ``[batch, 224, 224, 3]``, within about [-255, 255].
+      float32 ``[batch, size, size, 3]``, within about [-255, 255].
     """
+    size = crops.shape[1]
     if mean_crop == "central":
-        offsets = tf.zeros_like(offsets) + (mean_image.shape[0] - CROP_SIZE) // 2
-    rows, columns = (positions(offsets[:, axis], flips[:, axis]) for axis in (0, 1))
+        offsets = tf.zeros_like(offsets) + (mean_image.shape[0] - size) // 2
+    rows, columns = (positions(offsets[:, axis], flips[:, axis], size) for axis in (0, 1))
     mean = tf.gather(tf.gather(mean_image, rows), columns, axis=2, batch_dims=1)
     images = tf.cast(mirror(crops, flips, upside_down=upside_down), tf.float32) - mean
     return (images + color_shift(draws, components)) * (scale / divisor)
 
 
-def central_view(images, mean_image, *, scale=1.0):
+def central_view(images, mean_image, *, size=CROP_SIZE, scale=1.0):
     """The central crop of each image, mean subtracted.
 
     Args:
-      images: uint8 ``[batch, 256, 256, 3]``.
-      mean_image: float32 ``[256, 256, 3]``.
+      images: uint8 ``[batch, height, width, 3]``.
+      mean_image: float32 ``[height, width, 3]``.
+      size: int, the view's side.
       scale: float, of the result.
 
     Returns:
-      float32 ``[batch, 224, 224, 3]``.
+      float32 ``[batch, size, size, 3]``.
     """
-    return (tf.cast(central_crop(images), tf.float32) - central_crop(mean_image)) * scale
+    return (tf.cast(central_crop(images, size), tf.float32) - central_crop(mean_image, size)) * scale
 
 
-def ten_views(images, mean_image, *, mean_crop, scale=1.0):
+def ten_views(images, mean_image, *, mean_crop, size=CROP_SIZE, scale=1.0):
     """Four corners and the centre of each image, then the five mirrored (paper section 4.1).
 
     Args:
-      images: uint8 ``[batch, 256, 256, 3]``.
-      mean_image: float32 ``[256, 256, 3]``.
+      images: uint8 ``[batch, height, width, 3]``.
+      mean_image: float32 ``[height, width, 3]``.
       mean_crop, scale: as in `training_images`.
+      size: int, a view's side.
 
     Returns:
-      A list of ten float32 tensors ``[batch, 224, 224, 3]``.
+      A list of ten float32 tensors ``[batch, size, size, 3]``.
     """
-    margin = images.shape[1] - CROP_SIZE
+    margin = images.shape[1] - size
     corners = [(0, 0), (0, margin), (margin, 0), (margin, margin), (margin // 2, margin // 2)]
     views = []
     for top, left in corners:
-        part = (slice(None), slice(top, top + CROP_SIZE), slice(left, left + CROP_SIZE))
-        mean = central_crop(mean_image) if mean_crop == "central" else mean_image[part[1:]]
+        part = (slice(None), slice(top, top + size), slice(left, left + size))
+        mean = central_crop(mean_image, size) if mean_crop == "central" else mean_image[part[1:]]
         views.append((tf.cast(images[part], tf.float32) - mean) * scale)
     return views + [tf.reverse(view, [2]) for view in views]

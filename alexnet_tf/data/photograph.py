@@ -131,14 +131,14 @@ def to_square(image, size=IMAGE_SIZE):
     return tf.ensure_shape(result, [size, size, 3])
 
 
-def prepare_image(photograph):
-    """An encoded (string) or decoded (uint8 ``[height, width, 1 or 3]``) photograph as uint8 ``[256, 256, 3]``.
+def prepare_image(photograph, size=IMAGE_SIZE):
+    """An encoded (string) or decoded (uint8 ``[height, width, 1 or 3]``) photograph as uint8 ``[size, size, 3]``.
 
     Raises:
       tf.errors.InvalidArgumentError: if it cannot be decoded.
     """
     if photograph.dtype == tf.string:
-        return to_square(decode(photograph))
+        return to_square(decode(photograph), size)
     if photograph.shape[-1] == 1:
         photograph = tf.image.grayscale_to_rgb(photograph)
-    return to_square(photograph)
+    return to_square(photograph, size)

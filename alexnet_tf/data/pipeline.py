@@ -21,7 +21,6 @@ from alexnet_tf.data import statistics
 
 CROP_SIZE = augmentation.CROP_SIZE
 IMAGE_SIZE = photograph.IMAGE_SIZE
-IMAGE_BYTES = IMAGE_SIZE * IMAGE_SIZE * 3
 
 # `cache="auto"` keeps decoded images in memory while all of them take no more than this share of what is free.
 CACHE_SHARE = 0.5
@@ -47,6 +46,7 @@ class Examples:
     fetch: Callable
     fetched_dtype: tf.DType
     decode: Callable | None = None
+    image_size: int = IMAGE_SIZE  # the side of the squares that are cut out of
 
     def __len__(self):
         return len(self.labels)
@@ -59,7 +59,7 @@ class Skipped(NamedTuple):
     reason: str
 
 
-def load(split, *, cache="auto", collect_statistics=False, progress=None):
+def load(split, *, image_size=IMAGE_SIZE, cache="auto", collect_statistics=False, progress=None):
     """Makes a split ready to be read by index.
 
     Photographs as they come are read once from end to end, to find those that cannot be read. Prepared images are read
@@ -67,6 +67,7 @@ def load(split, *, cache="auto", collect_statistics=False, progress=None):
 
     Args:
       split: a `sources.Split`.
+      image_size: int, the side of the squares that photographs become; that of prepared images is what it is.
       cache: "memory" keeps the decoded images, "none" does not, "auto" does if they fit `CACHE_SHARE` of free memory.
       collect_statistics: also take the mean image and the colour components.
       progress: called with the number of photographs read so far, and told the last time when all are.
@@ -75,18 +76,20 @@ def load(split, *, cache="auto", collect_statistics=False, progress=None):
       `Examples`, a list of `Skipped`, and `statistics.Statistics` or None.
 
     Raises:
-      ValueError: if no photograph at all can be read, or for another `cache`.
+      ValueError: if no photograph at all can be read, for another `cache`, or another size than prepared images have.
     """
     count = len(split.labels)
+    if split.records is not None and image_size != IMAGE_SIZE:
+        raise ValueError(f"Expected image_size to be {IMAGE_SIZE}, as prepared images are. Received: {image_size}")
     _expect("cache", cache, ("auto", "memory", "none"))
     # What is stored as pixels is as quickly read from the disk's cache.
-    keep = cache == "memory" or (cache == "auto" and not split.is_raw and fits_in_memory(count))
+    keep = cache == "memory" or (cache == "auto" and not split.is_raw and fits_in_memory(count, image_size))
     if split.records is not None and not keep and not collect_statistics:
         return prepared_examples(split), [], None
-    table = np.empty([count, IMAGE_SIZE, IMAGE_SIZE, 3], np.uint8) if keep else None
+    table = np.empty([count, image_size, image_size, 3], np.uint8) if keep else None
     accumulator = statistics.Accumulator() if collect_statistics else None
     good = []
-    for indices, batch in _prepared(split) if split.records is not None else _readable(split):
+    for indices, batch in _prepared(split) if split.records is not None else _readable(split, image_size):
         if keep:
             table[len(good) : len(good) + len(indices)] = batch
         if accumulator:
@@ -105,20 +108,20 @@ def load(split, *, cache="auto", collect_statistics=False, progress=None):
     elif split.records is not None:
         examples = prepared_examples(split)
     else:
-        examples = _direct_examples(split, np.array(good))
+        examples = _direct_examples(split, np.array(good), image_size)
     return examples, skipped, accumulator.result() if accumulator else None
 
 
-def fits_in_memory(count):
+def fits_in_memory(count, image_size=IMAGE_SIZE):
     """Whether `count` decoded images fit the share of free memory that `cache="auto"` takes."""
-    return count * IMAGE_BYTES <= CACHE_SHARE * psutil.virtual_memory().available
+    return count * image_size * image_size * 3 <= CACHE_SHARE * psutil.virtual_memory().available
 
 
-def _readable(split):
+def _readable(split, image_size):
     """Yields (indices, uint8 images) of those photographs that can be read, in order."""
 
     def read(index):
-        return index, photograph.prepare_image(split.read(index))
+        return index, photograph.prepare_image(split.read(index), image_size)
 
     dataset = tf.data.Dataset.range(len(split.labels))
     dataset = dataset.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
@@ -153,14 +156,14 @@ def cached_examples(labels, table):
 
     Args:
       labels: int64 ``[examples]``.
-      table: uint8 ``[examples, 256, 256, 3]``.
+      table: uint8 ``[examples, size, size, 3]``.
     """
-
-    return Examples(labels, functools.partial(_squares, table.__getitem__), tf.uint8)
+    fetch = functools.partial(_squares, table.__getitem__)
+    return Examples(labels, fetch, tf.uint8, image_size=table.shape[1])
 
 
 def _squares(image_at, indices, offsets, size):
-    """`Examples.fetch` by a function from an index to uint8 ``[256, 256, 3]``."""
+    """`Examples.fetch` by a function from an index to the uint8 pixels of an image."""
     squares = np.empty([len(indices), size, size, 3], np.uint8)
     for square, index, (top, left) in zip(squares, indices.tolist(), offsets.tolist()):
         square[:] = image_at(index)[top : top + size, left : left + size]
@@ -195,14 +198,15 @@ def prepared_examples(split):
     return Examples(split.labels, fetch_encoded, tf.string, decode)
 
 
-def _direct_examples(split, good):
+def _direct_examples(split, good, image_size):
     """`Examples` of photographs as they come, of which those at `good` can be read."""
 
     def decode(index, offset, size):
-        image = photograph.prepare_image(split.read(index))
+        image = photograph.prepare_image(split.read(index), image_size)
         return tf.slice(image, tf.concat([offset, [0]], axis=0), [size, size, 3])
 
-    return Examples(split.labels[good], lambda indices, offsets, size: good[indices], tf.int64, decode)
+    fetch = lambda indices, offsets, size: good[indices]
+    return Examples(split.labels[good], fetch, tf.int64, decode, image_size)
 
 
 def training_batches(
@@ -212,6 +216,7 @@ def training_batches(
     seed,
     first_step,
     steps,
+    crop_size=CROP_SIZE,
     crops="random",
     flips="horizontal",
     images_per_draw=1,
@@ -227,7 +232,8 @@ def training_batches(
       seed: int. Order and draws follow from it, the epoch and the position in it.
       first_step: int, steps already taken: the first batch is that of step `first_step` + 1.
       steps: int, the last step.
-      crops: "random", any of 33 x 33 positions, or "center".
+      crop_size: int, at most the images' side.
+      crops: "random", any position (33 x 33 for 224 of 256), or "center".
       flips: "none", "horizontal" or "both" (upside down as well), each with probability one half.
       images_per_draw: int; so many images in a row share one crop and mirroring (original #145: 32).
       reshuffle: a new order every epoch; else always that of the first (original #145), each epoch going on where the
@@ -236,9 +242,9 @@ def training_batches(
       worker: (index, count): which of `count` equal parts of each batch to read, in the order of the whole.
 
     Returns:
-      A ``tf.data.Dataset`` of dicts: ``crops`` uint8 ``[batch, 224, 224, 3]``, ``offsets`` int32 ``[batch, 2]`` (row
-      and column where each was cut), ``flips`` bool ``[batch, 2]`` (upside down, left to right), ``labels`` int64
-      ``[batch]``, ``noise`` float32 ``[batch, 3]``, standard normal draws for the colour noise.
+      A ``tf.data.Dataset`` of dicts: ``crops`` uint8 ``[batch, crop_size, crop_size, 3]``, ``offsets`` int32
+      ``[batch, 2]`` (row and column where each was cut), ``flips`` bool ``[batch, 2]`` (upside down, left to right),
+      ``labels`` int64 ``[batch]``, ``noise`` float32 ``[batch, 3]``, standard normal draws for the colour noise.
 
     Raises:
       ValueError: if a batch needs more examples than there are or cannot be shared equally, or for other `crops` or
@@ -265,7 +271,7 @@ def training_batches(
             seed,
             epoch,
             positions,
-            margin=IMAGE_SIZE - CROP_SIZE,
+            margin=examples.image_size - crop_size,
             crops=crops,
             flips=flips,
             images_per_draw=images_per_draw,
@@ -273,7 +279,7 @@ def training_batches(
         noise = drawn.noise
         if noise_epochs is not None and step / steps_per_epoch >= noise_epochs:
             noise = np.zeros_like(noise)
-        fetched = examples.fetch(indices, drawn.offsets, CROP_SIZE)
+        fetched = examples.fetch(indices, drawn.offsets, crop_size)
         return fetched, drawn.offsets, drawn.flips, examples.labels[indices], noise
 
     columns = {
@@ -283,7 +289,7 @@ def training_batches(
         "noise": tf.TensorSpec([3], tf.float32),
     }
     numbers = tf.data.Dataset.range(first_step, steps)
-    return _read(numbers, batch_of, examples, CROP_SIZE, columns, batch_size=share, whole=True)
+    return _read(numbers, batch_of, examples, crop_size, columns, batch_size=share, whole=True)
 
 
 def prefetch_to_device(batches, device):
@@ -355,16 +361,16 @@ def evaluation_batches(examples, *, batch_size, worker=(0, 1)):
       worker: (index, count): which of `count` workers reads; the batches are dealt out in turn.
 
     Returns:
-      A ``tf.data.Dataset`` of (uint8 ``[batch, 256, 256, 3]``, int64 ``[batch]``).
+      A ``tf.data.Dataset`` of (uint8 ``[batch, image_size, image_size, 3]``, int64 ``[batch]``).
     """
     count = len(examples)
 
     def batch_of(number):
         indices = np.arange(number * batch_size, min((number + 1) * batch_size, count))
         offsets = np.zeros([len(indices), 2], np.int32)
-        return examples.fetch(indices, offsets, IMAGE_SIZE), offsets, examples.labels[indices]
+        return examples.fetch(indices, offsets, examples.image_size), offsets, examples.labels[indices]
 
     columns = {"offsets": tf.TensorSpec([2], tf.int32), "labels": tf.TensorSpec([], tf.int64)}
     numbers = tf.data.Dataset.range(-(-count // batch_size)).shard(worker[1], worker[0])
-    dataset = _read(numbers, batch_of, examples, IMAGE_SIZE, columns, batch_size=batch_size, whole=False)
+    dataset = _read(numbers, batch_of, examples, examples.image_size, columns, batch_size=batch_size, whole=False)
     return dataset.map(lambda batch: (batch["crops"], batch["labels"]))

@@ -145,7 +145,7 @@ def check_checkpoint(path, variables, facts=None):
             + "; ".join(f"{name}={_short(theirs.get(name))}" for name in differing)
         )
     for name, variable in variables.items():
-        key = f"variables/{name.replace('.', '..').replace('/', '.S')}/.ATTRIBUTES/VARIABLE_VALUE"
+        key = _key(name)
         saved = shapes.get(key)
         if saved is None or list(saved) != variable.shape.as_list():
             raise ValueError(
@@ -156,6 +156,35 @@ def check_checkpoint(path, variables, facts=None):
             reader.get_tensor(key)
         except _READING_ERRORS as error:
             raise ValueError(f"Expected a whole checkpoint. Received: {path} ({messages.first_line(error)})") from None
+
+
+def load_weights(directory, variables):
+    """Takes values out of another run's newest checkpoint.
+
+    Args:
+      directory: of the run's checkpoints.
+      variables: dict from a name, as given to `Checkpoints`, to a ``tf.Variable``; there may be others in it.
+
+    Returns:
+      The checkpoint's path.
+
+    Raises:
+      FileNotFoundError: if there is no checkpoint.
+      ValueError: if it cannot be read, or naming a variable that is not in it or of another shape.
+    """
+    path = tf.train.latest_checkpoint(directory)
+    if path is None:
+        raise FileNotFoundError(f"Expected a checkpoint in {directory}. Received: none")
+    check_checkpoint(path, variables)
+    reader = tf.train.load_checkpoint(path)
+    for name, variable in variables.items():
+        variable.assign(reader.get_tensor(_key(name)))
+    return path
+
+
+def _key(name):
+    """Where a checkpoint keeps the variable of a name."""
+    return f"variables/{name.replace('.', '..').replace('/', '.S')}/.ATTRIBUTES/VARIABLE_VALUE"
 
 
 def _short(value):

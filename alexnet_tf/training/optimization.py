@@ -36,7 +36,8 @@ class Rule(NamedTuple):
 class MomentumSGD:
     """The paper's stochastic gradient descent with momentum and weight decay.
 
-    Each variable is updated on its own device, those of one device by one compiled function.
+    Each variable is updated on its own device, those of one device by one compiled function. One whose rate is 0 stands
+    still at once, as in the original code, and forgets its velocity, which else would carry it on.
 
     Args:
       variables: list of float32 ``tf.Variable``.
@@ -67,12 +68,13 @@ class MomentumSGD:
         def update(learning_rates, gradients):
             for place, gradient in zip(places, gradients):
                 rule = self.rules[place]
+                learning_rate = learning_rates[rule.rate]
                 weight, velocity = momentum_update(
                     self.variables[place],
                     self.velocities[place],
                     gradient,
-                    learning_rate=learning_rates[rule.rate],
-                    momentum=self.momentum,
+                    learning_rate=learning_rate,
+                    momentum=tf.where(learning_rate > 0, self.momentum, 0.0),
                     weight_decay=rule.weight_decay,
                 )
                 self.velocities[place].assign(velocity)
@@ -165,6 +167,26 @@ class Epochs(_Stateless):
 
     def multiplier(self, progress, most_drops=math.inf):
         return self.factor ** min(sum(progress >= epoch for epoch in self.epochs), most_drops)
+
+
+class ExponentialSteps(_Stateless):
+    """Holds the rate through equal parts of the run, each time by the same factor below (original #170: "dexp").
+
+    Args:
+      epochs: float above 0, the length of the training.
+      steps: int, at least 2, how many rates.
+      span: float, at least 1, the first rate over the last.
+    """
+
+    def __init__(self, epochs, *, steps=4, span=250.0):
+        self.epochs = epochs
+        self.steps = steps
+        self.span = span
+
+    def multiplier(self, progress, most_drops=math.inf):
+        del most_drops
+        drops = min(int(self.steps * progress / self.epochs), self.steps - 1)
+        return self.span ** (-drops / (self.steps - 1))
 
 
 class Linear(_Stateless):
