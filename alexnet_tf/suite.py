@@ -706,6 +706,37 @@ def epochs_to_error(curve, threshold):
     return None
 
 
+def curves(standings):
+    """The curves of each experiment's runs that are done: a dict by name of lists, for `figures.training_curves`."""
+    found = {}
+    for standing in standings:
+        if standing.result:
+            found.setdefault(standing.run.experiment.name, []).append(standing.result["curve"])
+    return found
+
+
+def reached(standings, threshold):
+    """When each experiment's training error first falls to a threshold: lines of text, empty where nothing was run.
+
+    Args:
+      standings: list of `Standing`.
+      threshold: float in [0, 1].
+
+    Returns:
+      A string, of means and, in brackets, the least and the most over the seeds.
+    """
+    lines = []
+    for name, seeds in curves(standings).items():
+        epochs = [epochs_to_error(curve, threshold) for curve in seeds]
+        if None in epochs:
+            last = max(curve["epoch"][-1] for curve in seeds)
+            when = f"not within {last:g} epochs by {epochs.count(None)} of {len(epochs)} seeds"
+        else:
+            when = f"after {_spread([[each] for each in epochs])} epochs"
+        lines.append(f"- {name}: {when}")
+    return "\n".join(["", f"{100 * threshold:g} % training error:", "", *lines, ""]) if lines else ""
+
+
 def machine_facts():
     """What runs here: processor, cores, accelerators, versions; no names of the machine. A dict."""
     facts = {

@@ -586,6 +586,19 @@ def test_epochs_to_an_error_lie_on_straight_lines(threshold, expected):
     assert found == (expected if expected is None else pytest.approx(expected, abs=1e-12))
 
 
+def test_when_experiments_reach_an_error_is_said_of_all_seeds(flagfile, variant):
+    curve = lambda *errors: {"epoch": [1.0, 2.0, 3.0], "train_error": list(errors)}
+    runs = suite.plan([flagfile, variant], [0, 1])
+    found = [curve(0.6, 0.4, 0.2), curve(0.5, 0.2, 0.1), curve(0.6, 0.4, 0.2), curve(0.9, 0.8, 0.7)]
+    standings = [suite.Standing(run, "done", result={"curve": each}) for run, each in zip(runs, found)]
+    text = suite.reached(standings, 0.3)
+    names = [run.experiment.name for run in runs]
+    assert f"- {names[0]}: after {(2.5 + 5 / 3) / 2:.2f} (1.67 to 2.50, 2 seeds) epochs\n" in text
+    assert f"- {names[2]}: not within 3 epochs by 1 of 2 seeds\n" in text
+    assert suite.curves(standings) == {names[0]: found[:2], names[2]: found[2:]}
+    assert suite.reached([suite.Standing(runs[0], "not run")], 0.3) == ""
+
+
 def test_it_loads_without_tensorflow():
     program = "import sys; from alexnet_tf import suite; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0

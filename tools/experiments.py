@@ -26,10 +26,26 @@ flags.DEFINE_string("results", "", "where each run's result is kept, NAME-SEED.j
 flags.DEFINE_integer("index", 0, "with several machines: which this is, from 0", lower_bound=0)
 flags.DEFINE_integer("count", 1, "of machines among which the runs are spread", lower_bound=1)
 flags.DEFINE_string("table", "", "also a file for the table, in Markdown")
+flags.DEFINE_string("curves", "", "also a file for the training errors over the epochs, a PNG (needs matplotlib)")
+flags.DEFINE_float(
+    "threshold", 0.25, "a training error: when each experiment reaches it is said, and marked in curves"
+)
 flags.DEFINE_boolean("harvest", False, "run nothing: keep what has finished, and make the table")
 flags.DEFINE_boolean("list", False, "run and keep nothing: say where each run stands")
 
-OWN_FLAGS = ["flagfiles", "seeds", "workdir", "results", "index", "count", "table", "harvest", "list"]
+OWN_FLAGS = [
+    "flagfiles",
+    "seeds",
+    "workdir",
+    "results",
+    "index",
+    "count",
+    "table",
+    "curves",
+    "threshold",
+    "harvest",
+    "list",
+]
 
 FLAGS = flags.FLAGS
 
@@ -50,6 +66,11 @@ def main(given):
             print(f"{run.experiment.name} seed {run.seed}: {suite.look(run, places).status}")
         return
     suite.check_places(places, FLAGS.table)
+    if FLAGS.curves:
+        # Before hours of training. It loads TensorFlow, so only where it is asked for.
+        from alexnet_tf.evaluation import figures
+
+        figures.require_matplotlib("--curves")
     if FLAGS.harvest:
         done = suite.harvest_all(own, places)
     else:
@@ -57,11 +78,16 @@ def main(given):
         done = suite.run_all(own, places, train, tell=lambda line: print(line, flush=True), **data)
     standings = {run.name: suite.look(run, places) for run in runs} | {each.run.name: each for each in done}
     text = suite.table(standings.values(), places)
+    text += suite.reached(standings.values(), FLAGS.threshold)
     print(f"\n{text}", end="")
     if FLAGS.table:
         with files.whole(FLAGS.table) as file:
             file.write(text)
-    print(f"\nresults {places.results}" + (f"\ntable   {FLAGS.table}" if FLAGS.table else ""))
+    if FLAGS.curves:
+        drawn = figures.training_curves(suite.curves(standings.values()), threshold=FLAGS.threshold)
+        figures.save_figure(drawn, FLAGS.curves)
+    written = {"results": places.results, "table": FLAGS.table, "curves": FLAGS.curves}
+    print("", *(f"{what:<8}{path}" for what, path in written.items() if path), sep="\n")
     if failed := [each for each in done if each.status == "failed"]:
         raise ValueError(f"Expected all {len(done)} runs to end well. Received: {len(failed)} failed")
 
