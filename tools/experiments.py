@@ -27,9 +27,7 @@ flags.DEFINE_integer("index", 0, "with several machines: which this is, from 0",
 flags.DEFINE_integer("count", 1, "of machines among which the runs are spread", lower_bound=1)
 flags.DEFINE_string("table", "", "also a file for the table, in Markdown")
 flags.DEFINE_string("curves", "", "also a file for the training errors over the epochs, a PNG (needs matplotlib)")
-flags.DEFINE_float(
-    "threshold", 0.25, "a training error: when each experiment reaches it is said, and marked in curves"
-)
+flags.DEFINE_float("threshold", 0.25, "a training error: when each experiment reaches it is said, and marked in curves")
 flags.DEFINE_boolean("harvest", False, "run nothing: keep what has finished, and make the table")
 flags.DEFINE_boolean("list", False, "run and keep nothing: say where each run stands")
 
