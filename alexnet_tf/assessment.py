@@ -170,9 +170,7 @@ def _evaluate_ensemble(workdirs, configs, data_source, split, search, console):
 def _check_classes(workdirs, class_names):
     """Raises if a run's newest checkpoint is of other classes than the data, naming it and the first that differs."""
     for workdir in workdirs:
-        checkpoint = tf.train.latest_checkpoint(os.path.join(workdir, "checkpoints"))
-        if not checkpoint:
-            raise FileNotFoundError(f"Expected a checkpoint in {workdir}/checkpoints. Received: none")
+        checkpoint = actions.newest_checkpoint(os.path.join(workdir, "checkpoints"))
         actions.check_checkpoint(checkpoint, {})
         reader = tf.train.load_checkpoint(checkpoint)
         found = json.loads(reader.get_tensor("facts/.ATTRIBUTES/VARIABLE_VALUE"))["classes"]
@@ -247,6 +245,7 @@ def _figures(results):
 
 
 def ten_views(config, model, data):
+    """`errors.probability_function` of a run's network by the ten views of its preparation."""
     return errors.probability_function(
         model,
         lambda images: augmentation.ten_views(
@@ -270,6 +269,6 @@ def evaluate_split(ten_views, data, split, console):
         console.print(f"  {right} taken for {answered}: {times} times, {100 * share:.1f} % of its images", markup=False)
     return {
         "majority_error": majority,
-        **{name.replace(" ", "_"): result.to_dict() for name, result in results.items()},
+        **_figures(results),
         "confusions": [list(row) for row in worst],
     }

@@ -122,10 +122,7 @@ class Cifar10Net(keras.Model):
         facts = LAYOUTS[layout]
 
         def start(number, stddev):
-            own_seed = None if seed is None else 1000 * seed + number
-            if initialization == "he":
-                return keras.initializers.VarianceScaling(2.0, "fan_in", "untruncated_normal", seed=own_seed)
-            return keras.initializers.RandomNormal(stddev=stddev, seed=own_seed)
+            return layers.kernel_initializer(initialization, stddev, None if seed is None else 1000 * seed + number)
 
         images = keras.Input([image_size, image_size, 3], dtype="float32", name="images")
         x = images

@@ -13,6 +13,19 @@ POOLINGS = {"overlapping": 3, "nonoverlapping": 2}
 GROUP_CHANNELS = 16
 
 
+def kernel_initializer(initialization, stddev, seed):
+    """Initial weights, N(0, stddev) not truncated (paper section 5; original #145), or N(0, 2 / inputs).
+
+    Args:
+      initialization: "recipe", or "he" (He et al., "Delving Deep into Rectifiers", 2015).
+      stddev: float, the recipe's.
+      seed: int, or None for a random one.
+    """
+    if initialization == "he":
+        return keras.initializers.VarianceScaling(2.0, "fan_in", "untruncated_normal", seed=seed)
+    return keras.initializers.RandomNormal(stddev=stddev, seed=seed)
+
+
 def later_normalization(kind, **kwargs):
     """A normalisation that came after the paper, in place of one of its own.
 

@@ -128,13 +128,10 @@ class _Tower(NamedTuple):
         return None if self.seed is None else 1000 * self.seed + 10 * number + (self.name == "b")
 
     def weights(self, number, stddev, bias):
-        """Initial values, N(0, stddev) not truncated and a constant (paper section 5; original #145); or He's."""
-        if self.initialization == "he":
-            he = keras.initializers.VarianceScaling(2.0, "fan_in", "untruncated_normal", seed=self.seed_of(number))
-            return {"kernel_initializer": he, "bias_initializer": "zeros"}
+        """Initial values: of the weights `layers.kernel_initializer`, of the biases a constant, 0 with He's."""
         return {
-            "kernel_initializer": keras.initializers.RandomNormal(stddev=stddev, seed=self.seed_of(number)),
-            "bias_initializer": keras.initializers.Constant(bias),
+            "kernel_initializer": layers.kernel_initializer(self.initialization, stddev, self.seed_of(number)),
+            "bias_initializer": keras.initializers.Constant(0 if self.initialization == "he" else bias),
         }
 
     def convolution(self, number, size, *, strides=1, padding="same", stddev=0.01, bias, draw=None):

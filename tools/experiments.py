@@ -92,17 +92,7 @@ def main(given):
 
 def start():
     """Parses flags and calls `main`. `program.run` would load TensorFlow, and take what is given for a whole run."""
-    configuration.define_flags(FLAGS)
-    flags.DEFINE_boolean("traceback", False, "show where an error came from")
-    if {"--help", "-h", "--helpshort", "--helpfull"} & set(sys.argv):
-        print(program.help_text(__doc__, OWN_FLAGS))
-        return
-    try:
-        rest = FLAGS(sys.argv)
-        if len(rest) > 1:
-            raise flags.Error(f"Expected flags only. Received: {' '.join(rest[1:])}")
-    except (flags.Error, OSError) as error:
-        program.fail(error, program.USAGE_ERROR)
+    program.parse(__doc__, OWN_FLAGS)
     names = [field.name for field in dataclasses.fields(configuration.Config)]
     try:
         main({name: FLAGS[name].serialize() for name in names if FLAGS[name].present})

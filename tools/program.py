@@ -27,17 +27,7 @@ def run(main, purpose, own_flags=()):
       purpose: the first lines of ``--help``.
       own_flags: names of the flags that the program has beside the configuration's.
     """
-    configuration.define_flags(FLAGS)
-    flags.DEFINE_boolean("traceback", False, "show where an error came from")
-    if {"--help", "-h", "--helpshort", "--helpfull"} & set(sys.argv):
-        print(help_text(purpose, own_flags))
-        return
-    try:
-        rest = FLAGS(sys.argv)
-        if len(rest) > 1:
-            raise flags.Error(f"Expected flags only. Received: {' '.join(rest[1:])}")
-    except (flags.Error, OSError) as error:
-        fail(error, USAGE_ERROR)
+    parse(purpose, own_flags)
     try:
         config = configuration.from_flags(FLAGS)
     except ValueError as error:
@@ -52,6 +42,25 @@ def run(main, purpose, own_flags=()):
         if FLAGS.traceback or not isinstance(error, _expected_errors()):
             raise
         fail(error, 1)
+
+
+def parse(purpose, own_flags=()):
+    """Defines the configuration's flags and parses the command line; ends the process after help, or with status 2.
+
+    Args:
+      purpose, own_flags: as in `run`.
+    """
+    configuration.define_flags(FLAGS)
+    flags.DEFINE_boolean("traceback", False, "show where an error came from")
+    if {"--help", "-h", "--helpshort", "--helpfull"} & set(sys.argv):
+        print(_help(purpose, own_flags))
+        sys.exit(0)
+    try:
+        rest = FLAGS(sys.argv)
+        if len(rest) > 1:
+            raise flags.Error(f"Expected flags only. Received: {' '.join(rest[1:])}")
+    except (flags.Error, OSError) as error:
+        fail(error, USAGE_ERROR)
 
 
 def require(name):
@@ -90,6 +99,7 @@ def _expected_errors():
 
 
 def fail(error, status):
+    """Ends the process with a status and the error in one line."""
     # What came through a graph brings a traceback along; the first line is what was expected and received.
     text = messages.first_line(error) if type(error).__module__.startswith("tensorflow") else str(error)
     print(f"{os.path.basename(sys.argv[0])}: {' '.join(text.split())}", file=sys.stderr)
@@ -144,7 +154,7 @@ def _is_cpu(name):
     return name.upper().startswith("/CPU:") and name.rsplit(":", 1)[1].isdigit()
 
 
-def help_text(purpose, own_flags):
+def _help(purpose, own_flags):
     shared = {"flagfile": "a file of flags, one a line", "traceback": FLAGS["traceback"].help}
     own = {name: FLAGS[name].help for name in own_flags}
     lines = [purpose.strip(), "", "PROGRAM"]

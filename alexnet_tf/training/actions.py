@@ -158,6 +158,18 @@ def check_checkpoint(path, variables, facts=None):
             raise ValueError(f"Expected a whole checkpoint. Received: {path} ({messages.first_line(error)})") from None
 
 
+def newest_checkpoint(directory):
+    """The path of the newest checkpoint in a directory.
+
+    Raises:
+      FileNotFoundError: if there is none.
+    """
+    path = tf.train.latest_checkpoint(directory)
+    if path is None:
+        raise FileNotFoundError(f"Expected a checkpoint in {directory}. Received: none")
+    return path
+
+
 def load_weights(directory, variables):
     """Takes values out of another run's newest checkpoint.
 
@@ -172,9 +184,7 @@ def load_weights(directory, variables):
       FileNotFoundError: if there is no checkpoint.
       ValueError: if it cannot be read, or naming a variable that is not in it or of another shape.
     """
-    path = tf.train.latest_checkpoint(directory)
-    if path is None:
-        raise FileNotFoundError(f"Expected a checkpoint in {directory}. Received: none")
+    path = newest_checkpoint(directory)
     check_checkpoint(path, variables)
     reader = tf.train.load_checkpoint(path)
     for name, variable in variables.items():
