@@ -14,7 +14,6 @@ makes Keras layers that run so, with their variables there too.
 
 import contextlib
 import functools
-import os
 
 import keras
 import tensorflow as tf
@@ -23,11 +22,6 @@ import tensorflow as tf
 def device_scope(device):
     """An explicit ``tf.device(device)`` scope, or one that does nothing where `device` is None."""
     return contextlib.nullcontext() if device is None else tf.device(device)
-
-
-def available_cores():
-    """How many CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def choose_devices(devices):

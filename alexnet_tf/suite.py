@@ -7,14 +7,11 @@ An experiment is a flagfile, a run is an experiment with a seed: it has a work d
 import contextlib
 import dataclasses
 import fcntl
-import importlib.metadata
 import json
 import math
 import os
 import pathlib
-import platform
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,6 +19,7 @@ from typing import NamedTuple
 
 from alexnet_tf import config as configuration
 from alexnet_tf import files
+from alexnet_tf import machine
 
 KEYS = (
     "Claim",
@@ -386,7 +384,7 @@ def _has_data(run, data):
 
 def _train(run, places, program, data, lock):
     """Trains a run, or the rest of it; its `Standing`."""
-    facts = {"machine": machine_facts()}
+    facts = {"machine": machine.facts()}
     state = places.of_run(run, ".state.json")
     files.write_json(state, facts)
     given = [f"--{name}={value}" for name, value in data.items() if value]
@@ -735,46 +733,6 @@ def reached(standings, threshold):
             when = f"after {_spread([[each] for each in epochs])} epochs"
         lines.append(f"- {name}: {when}")
     return "\n".join(["", f"{100 * threshold:g} % training error:", "", *lines, ""]) if lines else ""
-
-
-def machine_facts():
-    """What runs here: processor, cores, accelerators, versions; no names of the machine. A dict."""
-    facts = {
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "accelerators": _accelerators(),
-        "python": platform.python_version(),
-    }
-    for name, packages in {
-        "tensorflow": ["tensorflow", "tensorflow-cpu"],
-        "keras": ["keras"],
-        "numpy": ["numpy"],
-    }.items():
-        versions = []
-        for package in packages:
-            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-                versions.append(importlib.metadata.version(package))
-        facts[name] = versions[0] if versions else None
-    return facts
-
-
-def _processor():
-    with contextlib.suppress(OSError):
-        for line in pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _accelerators():
-    if not shutil.which("nvidia-smi"):
-        return []
-    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return said.stdout.split("\n")[:-1] if not said.returncode else []
 
 
 def table(standings, places):

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 import alexnet_tf
 from alexnet_tf import config as configuration
-from alexnet_tf import placement
+from alexnet_tf import machine
 from alexnet_tf.benchmarks import feeding
 from alexnet_tf.benchmarks import measuring
 from alexnet_tf.benchmarks import network_peers
@@ -331,7 +331,7 @@ ROWS = {
 
 @pytest.mark.parametrize("name", ROWS)
 def test_each_row_is_measured_on_all_its_sides(name, small, monkeypatch):
-    monkeypatch.setattr(steps, "processor_flags", lambda path="": ({"avx512_bf16"}, ""))
+    monkeypatch.setattr(steps, "processor_flags", lambda: {"avx512_bf16"})
     sides, reach, figures = ROWS[name]
     found = report.measure_here(name, small)
     assert sorted(found["rates"]) == sorted(sides)
@@ -351,7 +351,7 @@ def test_network_without_normalization_is_ours_without_it():
 
 
 def test_bfloat16_needs_a_processor_that_has_it(small, monkeypatch):
-    monkeypatch.setattr(steps, "processor_flags", lambda: ({"avx2"}, ""))
+    monkeypatch.setattr(steps, "processor_flags", lambda: {"avx2"})
     assert "bfloat16" in report.measure_here("P7", small)["not_run"]
 
 
@@ -388,7 +388,7 @@ def test_table_is_written_for_machines_and_for_readers(tmp_path):
     rows = {"P1": report.merge([figures(1), figures(2)]), "P8": {"not_run": "needs two devices"}}
     report.write(rows, tmp_path / "found.json", tmp_path / "found.md")
     read = json.loads((tmp_path / "found.json").read_text())
-    assert read["rows"] == rows and read["machine"]["cores"] == placement.available_cores()
+    assert read["rows"] == rows and read["machine"]["cores"] == machine.available_cores()
     assert [ratio["reached"] for ratio in read["rows"]["P1"]["ratios"]] == [True, True]
     text = (tmp_path / "found.md").read_text()
     assert "| P1 | a1 / b1 | 3.00 (2.00 to 4.00) | 2.5 | steps: a1 3, b1 1, a2 3, b2 1 images/s; a note |" in text

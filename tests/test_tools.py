@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 from alexnet_tf import config as configuration
-from alexnet_tf import placement
+from alexnet_tf import machine
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -74,7 +74,7 @@ def test_threads_are_chosen_by_cores_and_flags(cores, gpus, flags, expected, mon
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
     import program as programs
 
-    monkeypatch.setattr(placement, "available_cores", lambda: cores)
+    monkeypatch.setattr(machine, "available_cores", lambda: cores)
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"] * gpus)
     assert programs.threads(configuration.Config(**flags)) == expected
 

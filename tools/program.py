@@ -138,13 +138,11 @@ def threads(config):
     """
     import tensorflow as tf
 
-    from alexnet_tf import placement
+    from alexnet_tf import machine
 
     is_split = config.network == "alexnet" and config.towers == "two"
     own = (
-        (1, 2)
-        if is_split and placement.available_cores() == 2 and not tf.config.list_physical_devices("GPU")
-        else (0, 0)
+        (1, 2) if is_split and machine.available_cores() == 2 and not tf.config.list_physical_devices("GPU") else (0, 0)
     )
     given = (config.intra_op_threads, config.inter_op_threads)
     return tuple(chosen or default for chosen, default in zip(given, own))

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from alexnet_tf import files
-from alexnet_tf import placement
+from alexnet_tf import machine
 from alexnet_tf.benchmarks import feeding
 from alexnet_tf.benchmarks import measuring
 from alexnet_tf.benchmarks import steps
@@ -73,7 +73,7 @@ def _two_devices():
 def measure_here(name, request):
     """A row's figures, or why there are none: a dict for machines."""
     try:
-        return {**measuring.as_dict(rows()[name].measure(request)), "cores": placement.available_cores()}
+        return {**measuring.as_dict(rows()[name].measure(request)), "cores": machine.available_cores()}
     except measuring.NotRunError as error:
         return {"not_run": str(error)}
 
@@ -245,8 +245,8 @@ def machine_facts(found):
     """What was measured on: processor, cores, load, versions, and how fast they are where that was measured; a dict."""
     measured = found.get("machine", {}).get("figures", ())
     return {
-        "processor": _processor(),
-        "cores": placement.available_cores(),
+        "processor": machine.processor(),
+        "cores": machine.available_cores(),
         "load": os.getloadavg()[0],
         "python": platform.python_version(),
         "tensorflow": tf.__version__,
@@ -254,12 +254,6 @@ def machine_facts(found):
         "numpy": np.__version__,
         **{f"{each['what']} in {each['unit']}": each["value"] for each in measured},
     }
-
-
-def _processor():
-    _, text = steps.processor_flags()
-    names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def write(found, json_path, markdown_path=""):

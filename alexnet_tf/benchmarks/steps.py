@@ -258,13 +258,13 @@ def utilization(request):
 
 
 def processor_flags():
-    """The instructions that the processor has, a set of str, and the system's whole description; both may be empty."""
+    """The instructions that the processor has, a set of str; empty where the system does not tell."""
     try:
         text = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
-        return set(), ""
+        return set()
     found = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
-    return set(found[1].split()) if found else set(), text
+    return set(found[1].split()) if found else set()
 
 
 def precisions(request):
@@ -279,8 +279,7 @@ def precisions(request):
     Raises:
       NotRunError: where the processor has no instructions for bfloat16.
     """
-    flags, _ = processor_flags()
-    if not flags & {"avx512_bf16", "amx_bf16"} and not tf.config.list_physical_devices("GPU"):
+    if not processor_flags() & {"avx512_bf16", "amx_bf16"} and not tf.config.list_physical_devices("GPU"):
         raise measuring.NotRunError("needs a processor with bfloat16 (avx512_bf16 or amx_bf16), or a GPU")
     names = ("bfloat16", "float32")
     configs = {name: dataclasses.replace(request.config, precision=name).resolved() for name in names}
