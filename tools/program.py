@@ -32,10 +32,27 @@ def run(main, purpose, own_flags=()):
         config = configuration.from_flags(FLAGS)
     except ValueError as error:
         fail(error, 1)
+    _call(main, config, config)
+
+
+def run_plain(main, purpose, own_flags, arguments=""):
+    """As `run`, for a program whose only flags are its own: calls ``main(rest)``.
+
+    Args:
+      main: takes the list of what stands on the command line beside flags.
+      purpose, own_flags: as in `run`.
+      arguments: what may stand there, for ``--help``; nothing may where it is empty.
+    """
+    rest = parse(purpose, own_flags, arguments, configurable=False)
+    _call(main, rest, configuration.Config().resolved())
+
+
+def _call(main, argument, config):
+    """Calls the program with TensorFlow set up as a configuration says, and ends the process on an error."""
     try:
         _load_tensorflow_quietly()
         _set_up_process(config)
-        main(config)
+        main(argument)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
@@ -44,23 +61,31 @@ def run(main, purpose, own_flags=()):
         fail(error, 1)
 
 
-def parse(purpose, own_flags=()):
-    """Defines the configuration's flags and parses the command line; ends the process after help, or with status 2.
+def parse(purpose, own_flags=(), arguments="", *, configurable=True):
+    """Defines shared flags and parses the command line; ends the process after help, or with status 2.
 
     Args:
-      purpose, own_flags: as in `run`.
+      purpose, own_flags, arguments: as in `run_plain`.
+      configurable: whether the configuration's flags are among the program's.
+
+    Returns:
+      The list of what stands on the command line beside flags.
     """
-    configuration.define_flags(FLAGS)
+    if configurable:
+        configuration.define_flags(FLAGS)
     flags.DEFINE_boolean("traceback", False, "show where an error came from")
     if {"--help", "-h", "--helpshort", "--helpfull"} & set(sys.argv):
-        print(_help(purpose, own_flags))
+        print(_help(purpose, own_flags, arguments, configurable))
         sys.exit(0)
     try:
-        rest = FLAGS(sys.argv)
-        if len(rest) > 1:
-            raise flags.Error(f"Expected flags only. Received: {' '.join(rest[1:])}")
+        rest = FLAGS(sys.argv)[1:]
+        if rest and not arguments:
+            raise flags.Error(f"Expected flags only. Received: {' '.join(rest)}")
+        if arguments and not rest:
+            raise flags.Error(f"Expected {arguments}. Received: none")
     except (flags.Error, OSError) as error:
         fail(error, USAGE_ERROR)
+    return rest
 
 
 def require(name):
@@ -152,12 +177,12 @@ def _is_cpu(name):
     return name.upper().startswith("/CPU:") and name.rsplit(":", 1)[1].isdigit()
 
 
-def _help(purpose, own_flags):
+def _help(purpose, own_flags, arguments, configurable):
     shared = {"flagfile": "a file of flags, one a line", "traceback": FLAGS["traceback"].help}
     own = {name: FLAGS[name].help for name in own_flags}
-    lines = [purpose.strip(), "", "PROGRAM"]
+    lines = [purpose.strip(), "", "PROGRAM", *([f"  {arguments}"] if arguments else [])]
     for name, text in (own | shared).items():
         meaning = textwrap.wrap(text, 78)
         lines.append(f"  --{name:<29}{meaning[0]}")
         lines += [f"  {'':<31}{line}" for line in meaning[1:]]
-    return "\n".join(lines) + "\n\n" + configuration.help_table()
+    return "\n".join(lines + (["", configuration.help_table()] if configurable else []))
