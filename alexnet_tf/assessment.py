@@ -3,14 +3,11 @@
 import dataclasses
 import gc
 import itertools
-import json
 import os
 
 import numpy as np
 import rich.console
-import tensorflow as tf
 
-from alexnet_tf import config as configuration
 from alexnet_tf import dataset
 from alexnet_tf import experiment
 from alexnet_tf import files
@@ -19,7 +16,6 @@ from alexnet_tf.data import pipeline
 from alexnet_tf.data import statistics
 from alexnet_tf.evaluation import ensembles
 from alexnet_tf.evaluation import errors
-from alexnet_tf.training import actions
 
 # Indices into `augmentation.ten_views`; the fifth is the central crop.
 WAYS = {"centre crop": [4], "ten views": list(range(10))}
@@ -57,7 +53,7 @@ def evaluate(workdirs, split="validation", *, source=None, data_dir=None, search
         search = {"fraction": search_fraction, "seed": search_seed}
         return _evaluate_ensemble(workdirs, configs, data_source, split, search, console)
     (workdir,), (config,) = workdirs, configs
-    model, step, checkpoint = _restore(config, data_source, workdir)
+    model, step, checkpoint = experiment.restore(config, data_source.class_names, workdir)
     facts = statistics.load(os.path.join(workdir, "statistics.npz"))
     data = dataset.load_data(config, data_source, [split], facts, console)
     figures_of_split = evaluate_split(ten_views(config, model, data), data, split, console)
@@ -82,24 +78,10 @@ def _check_directories(workdirs):
 
 def _read_config(workdir, source, data_dir):
     """The configuration of a run, with the place of the data set where it has moved."""
-    path = os.path.join(workdir, "config.flags")
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"Expected a run with its config.flags in {workdir}. Received: none")
-    config = configuration.read_flagfile(path).resolved()
+    config = experiment.read_config(workdir)
     if source or data_dir:
         config = dataclasses.replace(config, source=source or "", data_dir=data_dir or "")
     return config
-
-
-def _restore(config, data_source, workdir):
-    """The network of a run with the newest weights on one device, their step, and the checkpoint's path."""
-    model = experiment.build_model(config, len(data_source.class_names), devices=None)
-    checkpoints = experiment.build_checkpoints(
-        config, model, None, experiment.build_schedule(config), data_source, workdir
-    )
-    if not checkpoints.latest:
-        raise FileNotFoundError(f"Expected a checkpoint in {workdir}/checkpoints. Received: none")
-    return model, checkpoints.restore(), checkpoints.latest
 
 
 def _evaluate_ensemble(workdirs, configs, data_source, split, search, console):
@@ -170,11 +152,8 @@ def _evaluate_ensemble(workdirs, configs, data_source, split, search, console):
 def _check_classes(workdirs, class_names):
     """Raises if a run's newest checkpoint is of other classes than the data, naming it and the first that differs."""
     for workdir in workdirs:
-        checkpoint = actions.newest_checkpoint(os.path.join(workdir, "checkpoints"))
-        actions.check_checkpoint(checkpoint, {})
-        reader = tf.train.load_checkpoint(checkpoint)
-        found = json.loads(reader.get_tensor("facts/.ATTRIBUTES/VARIABLE_VALUE"))["classes"]
-        if list(found) != list(class_names):
+        found = experiment.read_class_names(workdir)
+        if found != list(class_names):
             pairs = enumerate(itertools.zip_longest(class_names, found, fillvalue="none"))
             place, (expected, received) = next((place, pair) for place, pair in pairs if pair[0] != pair[1])
             raise ValueError(
@@ -224,7 +203,7 @@ def _check_image_size(workdir, facts, examples):
 
 def _collect(config, data, split, workdir, console):
     """A run's probabilities of a split, as `errors.collect` keeps them, its step and its checkpoint's path."""
-    model, step, checkpoint = _restore(config, data.source, workdir)
+    model, step, checkpoint = experiment.restore(config, data.source.class_names, workdir)
     examples = data.examples[split]
     with dataset.progress_bar(console) as bar:
         task = bar.add_task(f"evaluating {len(examples)} {split} images by {workdir}", total=len(examples))

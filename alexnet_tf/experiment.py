@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from alexnet_tf import cifar10
+from alexnet_tf import config as configuration
 from alexnet_tf import dataset
 from alexnet_tf import files
 from alexnet_tf import model as network
@@ -38,7 +39,9 @@ def build_model(config, num_classes, **changes):
     }
     if config.network != "alexnet":
         arguments["image_size"] = config.crop_size
-        return cifar10.Cifar10Net(config.network, num_classes, **arguments | changes)
+        # The small nets live on one device, whichever is current.
+        own = {name: value for name, value in changes.items() if name != "devices"}
+        return cifar10.Cifar10Net(config.network, num_classes, **arguments | own)
     arguments |= {
         "recipe": config.recipe,
         # One tower alone lives on one device, whatever is there.
@@ -188,13 +191,13 @@ def build_trainer(config, model, facts):
     return training.Trainer(model, build_optimizer(config, model), build_preparation(config, facts))
 
 
-def build_checkpoints(config, model, optimizer, schedule, source, workdir):
+def build_checkpoints(config, model, optimizer, schedule, class_names, workdir):
     """The checkpoints of a work directory: weights, dropout's state and, with an optimiser, velocities."""
     variables = {variable.path: variable.value for variable in model.variables}
     if optimizer:
         names = [variable.path for variable in model.trainable_variables]
         variables |= {f"{name}/velocity": value for name, value in zip(names, optimizer.velocities)}
-    facts = {"network": config.network, "recipe": config.recipe, "classes": source.class_names}
+    facts = {"network": config.network, "recipe": config.recipe, "classes": list(class_names)}
     return actions.Checkpoints(
         os.path.join(workdir, "checkpoints"),
         variables,
@@ -203,6 +206,52 @@ def build_checkpoints(config, model, optimizer, schedule, source, workdir):
         every=config.checkpoint_steps,
         keep=config.keep_checkpoints,
     )
+
+
+def read_config(workdir):
+    """The configuration of a run that is there.
+
+    Raises:
+      FileNotFoundError: if the directory is no run's.
+      ValueError: for a damaged ``config.flags``.
+    """
+    path = os.path.join(workdir, "config.flags")
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"Expected a run with its config.flags in {workdir}. Received: none")
+    return configuration.read_flagfile(path).resolved()
+
+
+def read_class_names(workdir):
+    """The names of a run's classes, a list of strings, from its newest checkpoint.
+
+    Raises:
+      FileNotFoundError: if there is no checkpoint.
+      ValueError: if it cannot be read.
+    """
+    return list(actions.read_facts(actions.newest_checkpoint(os.path.join(workdir, "checkpoints")))["classes"])
+
+
+def restore(config, class_names, workdir, **changes):
+    """The network of a run on one device with its newest weights.
+
+    Args:
+      config: from `read_config`.
+      class_names: of the data, or from `read_class_names`.
+      workdir: the run's directory.
+      **changes: other arguments of the network.
+
+    Returns:
+      The network, the number of steps that it was trained for, and the checkpoint's path.
+
+    Raises:
+      FileNotFoundError: if there is no checkpoint.
+      ValueError: if it is of other classes or another network, or cannot be read.
+    """
+    model = build_model(config, len(class_names), devices=None, **changes)
+    checkpoints = build_checkpoints(config, model, None, build_schedule(config), class_names, workdir)
+    if not checkpoints.latest:
+        raise FileNotFoundError(f"Expected a checkpoint in {workdir}/checkpoints. Received: none")
+    return model, checkpoints.restore(), checkpoints.latest
 
 
 def evaluate_split(probabilities, data, split, ways, console=None):

@@ -1,6 +1,7 @@
 """Files that are whole or not there."""
 
 import contextlib
+import fcntl
 import json
 import os
 
@@ -25,6 +26,28 @@ def whole(path, mode="w"):
         with contextlib.suppress(FileNotFoundError):
             os.remove(aside)
         raise
+
+
+@contextlib.contextmanager
+def locked(path, what):
+    """Holds a file for as long as this process, and those that it hands the file's number to, are alive.
+
+    Args:
+      path: of the file, which stays.
+      what: what is kept from others, for the error.
+
+    Yields:
+      The file's number.
+
+    Raises:
+      BlockingIOError: if another process holds it.
+    """
+    with open(path, "w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError(f"Expected {what} for this program alone. Received: another one at work") from None
+        yield file.fileno()
 
 
 def write_json(path, values):

@@ -50,7 +50,8 @@ def train(config, workdir):
     model = experiment.build_model(config, len(source.class_names))
     trainer = experiment.build_trainer(config, model, data.statistics)
     schedule = experiment.build_schedule(config)
-    checkpoints = experiment.build_checkpoints(config, model, trainer.optimizer, schedule, source, workdir)
+    class_names = source.class_names
+    checkpoints = experiment.build_checkpoints(config, model, trainer.optimizer, schedule, class_names, workdir)
     first_step = checkpoints.restore()
     if first_step > steps:
         raise ValueError(

@@ -6,7 +6,6 @@ An experiment is a flagfile, a run is an experiment with a seed: it has a work d
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import math
 import os
@@ -344,7 +343,7 @@ def run_all(runs, places, program, *, source="", data_dir="", tell=print):
         label = f"{run.name} ({number + 1} of {len(runs)})"
         data = {} if run.config.source or run.config.data_dir else {"source": source, "data_dir": data_dir}
         try:
-            with _lock(places.of_run(run, ".lock")) as lock:
+            with files.locked(places.of_run(run, ".lock"), run.name) as lock:
                 standing = look(run, places)
                 if standing.status == "finished":
                     standing = Standing(run, "done", result=harvest(run, places))
@@ -360,18 +359,6 @@ def run_all(runs, places, program, *, source="", data_dir="", tell=print):
         tell(f"{label}: {standing}")
         standings.append(standing)
     return standings
-
-
-@contextlib.contextmanager
-def _lock(path):
-    """Holds a file for as long as this process, and those that it hands the file's number to, are alive.
-
-    Raises:
-      BlockingIOError: if another holds it.
-    """
-    with open(path, "w", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield file.fileno()
 
 
 def _has_data(run, data):

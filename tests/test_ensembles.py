@@ -268,9 +268,8 @@ def make_run(workdir, folder, class_names=CLASSES, diverged=False, **changes):
         bias.assign(np.full(bias.shape, np.nan))
     workdir.mkdir()
     (workdir / "config.flags").write_text(config.to_flagfile())
-    experiment.build_checkpoints(config, model, None, experiment.build_schedule(config), source, str(workdir)).save(
-        1 + config.seed
-    )
+    schedule = experiment.build_schedule(config)
+    experiment.build_checkpoints(config, model, None, schedule, source.class_names, str(workdir)).save(1 + config.seed)
     mean_image = np.random.default_rng(config.seed).random([config.image_size, config.image_size, 3]) * 255
     facts = experiment.blank_statistics(config)._replace(mean_image=mean_image.astype(np.float32))
     statistics.save(facts, str(workdir / "statistics.npz"))

@@ -82,3 +82,14 @@ def test_bfloat16_keeps_weights_and_logits_in_float32(runs):
 def test_flag_of_the_precision_is_the_network_s():
     with pytest.raises(ValueError, match=r"Expected precision to be float32 \| bfloat16\. Received: 'half'"):
         configuration.Config(precision="half")
+
+
+def test_a_run_of_a_small_net_is_taken_up_on_one_device(tmp_path):
+    config = configuration.Config(network="cifar10_18", image_size=32, crop_size=32).resolved()
+    model = experiment.build_model(config, 3)
+    schedule = experiment.build_schedule(config)
+    experiment.build_checkpoints(config, model, None, schedule, "abc", tmp_path).save(7)
+    restored, step, _ = experiment.restore(config, experiment.read_class_names(tmp_path), tmp_path)
+    assert step == 7
+    for before, after in zip(model.variables, restored.variables):
+        np.testing.assert_array_equal(before.numpy(), after.numpy())

@@ -5,8 +5,6 @@ below ``.progress``, so a preparation that was killed goes on behind its last fi
 result.
 """
 
-import contextlib
-import fcntl
 import json
 import pathlib
 import shutil
@@ -109,7 +107,7 @@ def prepare(source, directory, options, *, settings=None, progress=None):
         "photographs": {split: len(source.splits[split].labels) for split in source.splits},
         "classes": len(source.class_names),
     }
-    with _lock(directory):
+    with files.locked(directory / _LOCK, directory):
         if (directory / prepared.MANIFEST).exists():
             manifest = prepared.read_manifest(directory)
             _check_request(request, manifest["request"], directory)
@@ -125,19 +123,6 @@ def prepare(source, directory, options, *, settings=None, progress=None):
             _write_split(jobs[-1], lambda done, behind=behind: progress and progress(behind + done))
             behind += len(order)
         return _finish(source, jobs, request)
-
-
-@contextlib.contextmanager
-def _lock(directory):
-    """Keeps other preparations out of the directory, also while this process is killed and another begins."""
-    with open(directory / _LOCK, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BlockingIOError(
-                f"Expected {directory} for this program alone. Received: another one at work"
-            ) from None
-        yield
 
 
 def _check_request(request, before, directory):

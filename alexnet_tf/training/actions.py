@@ -129,14 +129,11 @@ def check_checkpoint(path, variables, facts=None):
     Raises:
       ValueError: if it cannot be read, or naming what differs.
     """
-    try:
-        reader = tf.train.load_checkpoint(path)
-        shapes = reader.get_variable_to_shape_map()
-        saved_facts = reader.get_tensor("facts/.ATTRIBUTES/VARIABLE_VALUE").decode()
-    except _READING_ERRORS as error:
-        raise ValueError(f"Expected a checkpoint of a run. Received: {path} ({messages.first_line(error)})") from None
-    if facts is not None and saved_facts != facts:
-        ours, theirs = json.loads(facts), json.loads(saved_facts)
+    saved_facts = read_facts(path)
+    reader = tf.train.load_checkpoint(path)
+    shapes = reader.get_variable_to_shape_map()
+    if facts is not None and saved_facts != json.loads(facts):
+        ours, theirs = json.loads(facts), saved_facts
         differing = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
         raise ValueError(
             f"Expected {path} to be of "
@@ -156,6 +153,19 @@ def check_checkpoint(path, variables, facts=None):
             reader.get_tensor(key)
         except _READING_ERRORS as error:
             raise ValueError(f"Expected a whole checkpoint. Received: {path} ({messages.first_line(error)})") from None
+
+
+def read_facts(path):
+    """What a checkpoint must be of to be continued, as given to `Checkpoints`: a dict.
+
+    Raises:
+      ValueError: if it cannot be read.
+    """
+    try:
+        reader = tf.train.load_checkpoint(path)
+        return json.loads(reader.get_tensor("facts/.ATTRIBUTES/VARIABLE_VALUE").decode())
+    except _READING_ERRORS as error:
+        raise ValueError(f"Expected a checkpoint of a run. Received: {path} ({messages.first_line(error)})") from None
 
 
 def newest_checkpoint(directory):
