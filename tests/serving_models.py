@@ -1,13 +1,16 @@
 """Small networks and files of photographs for the tests of what is served."""
 
 import io
+import pathlib
 import struct
+import tempfile
 import zlib
 
 import keras
 import numpy as np
 import tensorflow as tf
 from PIL import Image
+from tensorflow.core.protobuf import saved_model_pb2
 
 from alexnet_tf.serving import signatures
 
@@ -67,11 +70,39 @@ def damaged(kind="JPEG"):
     return whole[: len(whole) // 2]
 
 
-def served(**options):
-    """`signatures.Signatures` of the small network."""
-    return signatures.Signatures(signatures.with_features(network()), preparation(), CLASS_NAMES, **options)
+def served(model=None, prepared_as=None, **options):
+    """`signatures.Signatures` of the small network, or of another one."""
+    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as labels:
+        labels.writelines(f"{name}\n" for name in CLASS_NAMES)
+        labels.flush()
+        network_and_features = signatures.with_features(model or network())
+        return signatures.Signatures(network_and_features, prepared_as or preparation(), labels.name, **options)
 
 
 def strings(tensor):
     """A tensor of strings as a list of str."""
     return [value.decode() for value in tf.reshape(tensor, [-1]).numpy()]
+
+
+def read_saved_model(directory):
+    """The description of a SavedModel, a ``MetaGraphDef``."""
+    found = saved_model_pb2.SavedModel()
+    found.ParseFromString((pathlib.Path(directory) / "saved_model.pb").read_bytes())
+    return found.meta_graphs[0]
+
+
+def demands(saved_model):
+    """What a SavedModel needs beside a CPU and TensorFlow's operations, a list of strings."""
+    graph = saved_model.graph_def
+    found = set()
+    for function in [None, *graph.library.function]:
+        name = function.signature.name if function else ""
+        # TensorFlow's own functions that save and restore variables are for the CPU, and so are constants for them.
+        own = {"", "/device:CPU:0", "/device:CPU:*"} if function is None or "_traced_" in name else {""}
+        parts = function.node_def if function else graph.node
+        found |= {f"{name} {node.name} on {node.device}" for node in parts if node.device not in own}
+        found |= {f"{name} {node.op}" for node in parts if "PyFunc" in node.op or "Xla" in node.op}
+        for part in [*parts, *([function] if function else [])]:
+            on = {key for key, value in part.attr.items() if value.s or value.b}
+            found |= {f"{name} {key}" for key in on & {"_XlaMustCompile", "_xla_compile_id"}}
+    return sorted(found)

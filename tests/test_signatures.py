@@ -142,7 +142,7 @@ def test_a_bad_file_has_neither_classes_nor_probabilities():
 def test_ten_views_are_the_mean_of_ten_calls(mean_crop):
     preparation = small.preparation(mean_crop=mean_crop)
     model = small.network()
-    served = signatures.Signatures(signatures.with_features(model), preparation, small.CLASS_NAMES, views="ten")
+    served = small.served(model, preparation, views="ten")
     images = tf.stack([photograph.prepare_image(tf.constant(file), small.IMAGE_SIZE) for file in WHOLE])
     views = augmentation.ten_views(
         images, preparation.mean_image, mean_crop=mean_crop, size=small.CROP_SIZE, scale=preparation.scale

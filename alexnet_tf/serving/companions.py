@@ -133,15 +133,23 @@ def write_card(card, directory):
 
 
 def _markdown(card):
-    """A card as text: first its plain values, then a section for each dict and each long list."""
-    plain = {key: value for key, value in card.items() if not isinstance(value, (dict, list))}
+    """A card as text: first its plain values, then a section for each dict, list, and text of several lines."""
+    plain = {key: value for key, value in card.items() if not _is_section(value)}
     lines = [f"# {plain.pop('name', 'Model')}", "", *_items(plain)]
     for key, value in card.items():
+        if _is_section(value):
+            lines += ["", f"## {_words(key).capitalize()}", ""]
         if isinstance(value, dict):
-            lines += ["", f"## {_words(key)}", "", *_items(value)]
+            lines += _items(value) if value else ["none recorded"]
         elif isinstance(value, list):
-            lines += ["", f"## {_words(key)}", "", *textwrap.wrap(", ".join(map(str, value)), 120)]
+            lines += textwrap.wrap(", ".join(map(str, value)), 120)
+        elif _is_section(value):
+            lines += ["```", value.rstrip(), "```"]
     return "\n".join(lines) + "\n"
+
+
+def _is_section(value):
+    return isinstance(value, (dict, list)) or "\n" in str(value)
 
 
 def _items(values, indent=""):
@@ -150,7 +158,7 @@ def _items(values, indent=""):
             yield f"{indent}- {_words(key)}:"
             yield from _items(value, f"{indent}  ")
         else:
-            yield f"{indent}- {_words(key)}: {value}"
+            yield f"{indent}- {_words(key)}: {f'{value:.4g}' if isinstance(value, float) else value}"
 
 
 def _words(key):

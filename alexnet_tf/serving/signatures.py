@@ -114,20 +114,19 @@ def _unknown(image_bytes):
     return tf.strings.join(["Expected a JPEG or PNG. Received: ", length, " bytes of something else"])
 
 
-class Signatures(tf.Module):
+class Signatures:
     """The functions of a served model.
 
     Args:
       network: maps float32 ``[batch, crop_size, crop_size, 3]`` to logits and features.
       preparation: `Preparation`.
-      class_names: list of strings.
+      labels: path of a text file with the name of each class in a line; it becomes an asset of the SavedModel.
       views: "centre" for the central crop, "ten" for the mean of ten views' probabilities.
       top: int, how many classes an answer names; all of them where there are fewer.
       max_pixels: as in `read_photographs`.
     """
 
-    def __init__(self, network, preparation, class_names, *, views="centre", top=5, max_pixels=MAX_PIXELS):
-        super().__init__()
+    def __init__(self, network, preparation, labels, *, views="centre", top=5, max_pixels=MAX_PIXELS):
         if views not in VIEWS:
             raise ValueError(f"Expected views to be one of {', '.join(VIEWS)}. Received: {views=}")
         if not top >= 1:
@@ -136,8 +135,11 @@ class Signatures(tf.Module):
             raise ValueError(f"Expected max_pixels to be at least 1. Received: {max_pixels=}")
         self._network = network
         self._preparation = preparation
-        self._class_names = list(class_names)
-        self._top = min(top, len(self._class_names))
+        initializer = tf.lookup.TextFileInitializer(
+            labels, tf.int64, tf.lookup.TextFileIndex.LINE_NUMBER, tf.string, tf.lookup.TextFileIndex.WHOLE_LINE
+        )
+        self.class_names = tf.lookup.StaticHashTable(initializer, default_value="")
+        self._top = min(top, int(self.class_names.size()))
         self._max_pixels = max_pixels
         ways = {"centre": lambda images: [self._central_view(images)], "ten": self._ten_views}
         self._probabilities_of_views = errors.probability_function(
@@ -188,7 +190,7 @@ class Signatures(tf.Module):
         """
         probabilities = tf.reduce_mean(self._probabilities_of_views(images), axis=0)
         scores, places = tf.math.top_k(probabilities, self._top)
-        classes = tf.gather(tf.constant(self._class_names), places)
+        classes = self.class_names.lookup(tf.cast(places, tf.int64))
         return {"probabilities": probabilities, "classes": classes, "scores": scores}
 
     def classify_frames(self, frames):
