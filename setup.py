@@ -12,9 +12,11 @@ setuptools.setup(
     install_requires=[
         "absl-py>=2.1",
         "google-crc32c>=1.5",
+        "grpcio>=1.74",
         "keras>=3.15; python_version >= '3.11'",
         "keras>=3.12; python_version < '3.11'",
         "numpy>=1.26",
+        "protobuf>=6.31.1",
         "psutil>=5.9",
         "rich>=13.7",
         "tensorboard>=2.20",
@@ -29,6 +31,14 @@ setuptools.setup(
         "ilsvrc2010": ["scipy>=1.11"],
         "figures": ["matplotlib>=3.8"],
         "profile": ["tensorboard-plugin-profile>=2.18"],
-        "test": ["elpv-dataset>=1.0", "matplotlib>=3.8", "pillow>=10", "pytest>=8", "ruff==0.17.6", "scipy>=1.11"],
+        "test": [
+            "elpv-dataset>=1.0",
+            "matplotlib>=3.8",
+            "openvino>=2025.4",
+            "pillow>=10",
+            "pytest>=8",
+            "ruff==0.17.6",
+            "scipy>=1.11",
+        ],
     },
 )

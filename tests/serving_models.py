@@ -21,11 +21,12 @@ CROP_SIZE = 32
 
 def network(seed=0, num_classes=3):
     """A classifier of 32 x 32 crops that sees position and colour."""
-    keras.utils.set_random_seed(seed)
+    start = lambda number: keras.initializers.GlorotUniform(seed=10 * seed + number)
     images = keras.Input([CROP_SIZE, CROP_SIZE, 3], name="images")
-    x = keras.layers.Conv2D(4, 5, strides=4, activation="relu", name="conv")(images)
-    x = keras.layers.Dense(6, activation="relu", name="hidden")(keras.layers.Flatten()(x))
-    logits = keras.layers.Dense(num_classes, name="last")(x)
+    x = keras.layers.Conv2D(4, 5, strides=4, activation="relu", kernel_initializer=start(0), name="conv")(images)
+    x = keras.layers.Flatten()(x)
+    x = keras.layers.Dense(6, activation="relu", kernel_initializer=start(1), name="hidden")(x)
+    logits = keras.layers.Dense(num_classes, kernel_initializer=start(2), name="last")(x)
     return keras.Model(images, keras.layers.Activation("linear", dtype="float32")(logits))
 
 

@@ -4,9 +4,9 @@ import os
 import textwrap
 
 from alexnet_tf import files
+from alexnet_tf.serving import client
 
 GRPC_PORT = 8500
-REST_PORT = 8501
 
 _MODELS = """\
 model_config_list {
@@ -112,7 +112,7 @@ def write(export_dir, name):
     """
     paths = []
     for file_name, text in _FILES.items():
-        for word, value in (("NAME", name), ("GRPC_PORT", str(GRPC_PORT)), ("REST_PORT", str(REST_PORT))):
+        for word, value in (("NAME", name), ("GRPC_PORT", str(GRPC_PORT)), ("REST_PORT", str(client.REST_PORT))):
             text = text.replace(word, value)
         paths.append(os.path.join(export_dir, file_name))
         with files.whole(paths[-1]) as file:
