@@ -1,6 +1,10 @@
 """A tiny network with the signatures of an export: three classes out of the mean colour of an image."""
 
+import base64
+import http.server
+import json
 import os
+import threading
 
 import numpy as np
 import tensorflow as tf
@@ -100,3 +104,49 @@ def written(directory, images):
         with open(paths[-1], "wb") as file:
             file.write(image)
     return paths
+
+
+class Rest(http.server.BaseHTTPRequestHandler):
+    """TensorFlow Serving's REST interface, as its documentation describes it, before a SavedModel in this process."""
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.requests.append((self.path, body))
+        if self.path != "/v1/models/alexnet:predict":
+            return self.answer(404, {"error": "Servable not found for request: Latest(other)"})
+        try:
+            images = [base64.b64decode(image["b64"], validate=True) for image in body["inputs"]["image_bytes"]]
+            outputs = self.server.model.predict(images, body.get("signature_name", "serving_default"))
+        except (ValueError, OSError) as error:
+            return self.answer(400, {"error": f"{error}\n\t [[{{{{node x}}}}]]"})
+        self.answer(200, {"outputs": {name: self.encoded(name, array.tolist()) for name, array in outputs.items()}})
+
+    def encoded(self, name, value):
+        if isinstance(value, list):
+            return [self.encoded(name, each) for each in value]
+        if isinstance(value, bytes):
+            return {"b64": base64.b64encode(value).decode()} if name.endswith("_bytes") else value.decode()
+        return value
+
+    def answer(self, status, value):
+        body = json.dumps(value, ensure_ascii=False).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments):
+        pass
+
+
+def started(handler, **attributes):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    vars(server).update(attributes)
+    threading.Thread(target=server.serve_forever, args=[0.01]).start()
+    return server
+
+
+def stopped(server):
+    server.shutdown()
+    server.server_close()

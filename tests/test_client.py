@@ -1,11 +1,9 @@
 """The client: three ways to ask, what is said of files and servers that fail, and what is printed."""
 
-import base64
 import http.server
 import json
 import os
 import socket
-import threading
 import time
 
 import numpy as np
@@ -18,40 +16,6 @@ from alexnet_tf.serving import loopback
 COLORS = [(10, 20, 70), (90, 5, 5), (0, 200, 10)]
 
 
-class Rest(http.server.BaseHTTPRequestHandler):
-    """TensorFlow Serving's REST interface, as its documentation describes it, before a SavedModel in this process."""
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.requests.append((self.path, body))
-        if self.path != "/v1/models/alexnet:predict":
-            return self.answer(404, {"error": "Servable not found for request: Latest(other)"})
-        try:
-            images = [base64.b64decode(image["b64"], validate=True) for image in body["inputs"]["image_bytes"]]
-            outputs = self.server.model.predict(images, body["signature_name"])
-        except (ValueError, OSError) as error:
-            return self.answer(400, {"error": f"{error}\n\t [[{{{{node x}}}}]]"})
-        self.answer(200, {"outputs": {name: self.encoded(name, array.tolist()) for name, array in outputs.items()}})
-
-    def encoded(self, name, value):
-        if isinstance(value, list):
-            return [self.encoded(name, each) for each in value]
-        if isinstance(value, bytes):
-            return {"b64": base64.b64encode(value).decode()} if name.endswith("_bytes") else value.decode()
-        return value
-
-    def answer(self, status, value):
-        body = json.dumps(value, ensure_ascii=False).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *arguments):
-        pass
-
-
 class Raw(http.server.BaseHTTPRequestHandler):
     """Answers with the bytes that the server holds."""
 
@@ -61,18 +25,6 @@ class Raw(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *arguments):
         pass
-
-
-def started(handler, **attributes):
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    vars(server).update(attributes)
-    threading.Thread(target=server.serve_forever, args=[0.01]).start()
-    return server
-
-
-def stopped(server):
-    server.shutdown()
-    server.server_close()
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +47,9 @@ def grpc_address(export_dir):
 
 @pytest.fixture(scope="module")
 def rest_server(saved_model):
-    server = started(Rest, model=saved_model, requests=[])
+    server = stand_in.started(stand_in.Rest, model=saved_model, requests=[])
     yield server
-    stopped(server)
+    stand_in.stopped(server)
 
 
 @pytest.fixture
@@ -190,11 +142,11 @@ class answering:
         self._raw = raw
 
     def __enter__(self):
-        self._server = started(Raw, raw=self._raw)
+        self._server = stand_in.started(Raw, raw=self._raw)
         return client.Rest(f"127.0.0.1:{self._server.server_port}", timeout=30)
 
     def __exit__(self, *error):
-        stopped(self._server)
+        stand_in.stopped(self._server)
 
 
 @pytest.mark.parametrize(

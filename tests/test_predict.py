@@ -77,7 +77,7 @@ def test_terminals_without_bars_get_the_names_all_the_same(export_dir, tmp_path)
     [
         (["image.png"], 2, "Expected --saved_model or --server. Received: neither"),
         (["--saved_model=a", "--server=b:1", "image.png"], 2, "Expected --saved_model or --server. Received: both"),
-        (["--saved_model=a"], 2, "Expected IMAGE.... Received: none"),
+        (["--saved_model=a"], 2, "Expected at least one IMAGE. Received: none"),
         (["--server=a:1", "--protocol=http", "image.png"], 2, "protocol"),
         (
             ["--server=127.0.0.1:1", str(ROOT / "README.md")],

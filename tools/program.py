@@ -82,7 +82,7 @@ def parse(purpose, own_flags=(), arguments="", *, configurable=True):
         if rest and not arguments:
             raise flags.Error(f"Expected flags only. Received: {' '.join(rest)}")
         if arguments and not rest:
-            raise flags.Error(f"Expected {arguments}. Received: none")
+            raise flags.Error(f"Expected at least one {arguments.rstrip('.')}. Received: none")
     except (flags.Error, OSError) as error:
         fail(error, USAGE_ERROR)
     return rest
