@@ -23,6 +23,7 @@ from alexnet_tf.benchmarks import measuring
 from alexnet_tf.benchmarks import network_peers
 from alexnet_tf.benchmarks import peers
 from alexnet_tf.benchmarks import report
+from alexnet_tf.benchmarks import serving
 from alexnet_tf.benchmarks import steps
 from alexnet_tf.data import pipeline
 from alexnet_tf.data import prepare
@@ -340,6 +341,49 @@ def test_each_row_is_measured_on_all_its_sides(name, small, monkeypatch):
     assert len(found["figures"]) == figures
     assert all(figure["value"] > 0 for figure in found["figures"])
     assert report.lines(name, found)
+
+
+@pytest.fixture
+def small_export(small, monkeypatch):
+    """As `small`, of the network for small pictures."""
+    monkeypatch.setattr(serving, "BATCH", 2)
+    monkeypatch.setattr(serving, "SIZES", ((30, 20), (40, 50), (60, 70)))
+    changes = {"image_size": 40, "crop_size": 32, "initialization": "he", "input_scale": 0.02}
+    return small._replace(config=dataclasses.replace(small.config, **changes))
+
+
+def test_an_export_is_measured_by_files_and_by_pixels(small_export):
+    found = report.measure_here("P12", small_export)
+    assert list(found["rates"]) == ["pixels, 1", "same file, 1", "file, 1", "files, 2"]
+    assert [ratio["reach"] for ratio in found["ratios"]] == [2.3, 1.15, None]
+    assert found["figures"][0]["value"] > 0
+
+
+def test_a_server_under_load_answers_everything_right(small_export, monkeypatch):
+    monkeypatch.setattr(serving, "CLIENTS", (1, 3))
+    monkeypatch.setattr(serving, "REQUESTS", 7)
+    found = report.measure_here("load", small_export)
+    assert list(found["rates"]) == ["1 clients", "3 clients"]
+    assert [figure["what"] for figure in found["figures"]] == [
+        *(f"latency, {clients} clients, {share} %" for clients in (1, 3) for share in (50, 95, 99)),
+        "memory after 2 mixed requests",
+        "memory after 20",
+    ]
+    assert all(figure["value"] > 0 for figure in found["figures"])
+
+
+def test_wrong_answers_of_a_server_are_noticed(small_export, monkeypatch):
+    monkeypatch.setattr(serving, "CLIENTS", (1,))
+    monkeypatch.setattr(serving, "TOLERANCE", -1.0)
+    with pytest.raises(ValueError, match="^Expected the answers of the export in this process. Received: "):
+        serving.load(small_export)
+
+
+def test_requests_are_mixed():
+    requests = serving._mixed(40)
+    assert {len(request) for request in requests} == {1, 2, 3, 4, 5}
+    assert sum(serving.BAD in request for request in requests) == 8
+    assert len({file for request in requests for file in request}) == 5
 
 
 def test_network_without_normalization_is_ours_without_it():

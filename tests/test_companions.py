@@ -36,7 +36,6 @@ def test_every_file_names_the_model_and_ports(tmp_path):
 
 
 def test_settings_are_what_the_server_reads(export_dir):
-    text_format = pytest.importorskip("google.protobuf.text_format")
     config = pytest.importorskip("tensorflow_serving.config.model_server_config_pb2")
     read = google.protobuf.text_format.Parse((export_dir / "models.config").read_text(), config.ModelServerConfig())
     (model,) = read.model_config_list.config

@@ -16,6 +16,7 @@ from alexnet_tf import files
 from alexnet_tf import machine
 from alexnet_tf.benchmarks import feeding
 from alexnet_tf.benchmarks import measuring
+from alexnet_tf.benchmarks import serving
 from alexnet_tf.benchmarks import steps
 from alexnet_tf.evaluation import figures
 
@@ -46,8 +47,11 @@ def rows():
         "P9": Row(feeding.ready_batches, ("--nodeterministic",), one_core=True),
         "P10": Row(feeding.training),
         "P11": Row(steps.update),
+        # With the threads that TensorFlow Serving has by default.
+        "P12": Row(serving.answers, _all_cores()),
         "P13": Row(steps.traces),
         "forward": Row(steps.forward),
+        "load": Row(serving.load),
         "growth": Row(steps.growth),
     }
 
@@ -64,6 +68,11 @@ def choose(names):
     if unknown := [name for name in names if name not in [*table, "P2"]]:
         raise ValueError(f"Expected rows among {', '.join(table)}. Received: {', '.join(unknown)}")
     return [name for name in table if not names or name in wanted]
+
+
+def _all_cores():
+    cores = machine.available_cores()
+    return f"--intra_op_threads={cores}", f"--inter_op_threads={cores}"
 
 
 def _two_devices():

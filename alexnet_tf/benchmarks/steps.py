@@ -72,8 +72,8 @@ def training_side(config, trainer, amount=None):
     return work
 
 
-def _repeating(amount, function, *arguments):
-    """A side that calls a function again and again, and waits for the devices."""
+def repeating(amount, function, *arguments):
+    """A side that calls a function again and again, and waits for the devices; `amount` is done in a call."""
 
     def work():
         while True:
@@ -84,7 +84,8 @@ def _repeating(amount, function, *arguments):
     return work
 
 
-def _interleave(request, sides):
+def interleave(request, sides):
+    """`measuring.interleave` as a request wants it."""
     return measuring.interleave(sides, rounds=request.rounds, seconds=request.seconds, warm_up=WARM_UP)
 
 
@@ -97,7 +98,7 @@ def _images_and_labels(batch_size):
 def keras_training(batch_size):
     """Sides in a process of their own: Keras's own training step."""
     model = network_peers.keras_alexnet()
-    return {KERAS: _repeating(batch_size, model.train_on_batch, *_images_and_labels(batch_size))}
+    return {KERAS: repeating(batch_size, model.train_on_batch, *_images_and_labels(batch_size))}
 
 
 def torch_training(batch_size):
@@ -107,7 +108,7 @@ def torch_training(batch_size):
     images, labels = _images_and_labels(batch_size)
     images = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
     step = network_peers.torch_train_step(network_peers.torch_alexnet())
-    return {TORCH: _repeating(batch_size, step, images, torch.from_numpy(labels))}
+    return {TORCH: repeating(batch_size, step, images, torch.from_numpy(labels))}
 
 
 def _torch_builds(notes, build, *arguments):
@@ -135,7 +136,7 @@ def textbooks(request):
     if torch_builds:
         ratios.append(measuring.Ratio(OURS, TORCH, 3.0))
     with measuring.elsewhere((keras_training, config.batch_size), *torch_builds) as theirs:
-        rates = _interleave(request, sides | theirs)
+        rates = interleave(request, sides | theirs)
     what = f"training steps of the whole network, batches of {config.batch_size}, {config.precision}"
     return measuring.Result(what, "images/s", rates, ratios, notes)
 
@@ -175,7 +176,7 @@ def normalization_share(request):
     }
     ratios = [measuring.Ratio("without LRN", OURS, 1.15, measuring.AT_MOST)]
     what = f"training steps, batches of {config.batch_size}, {config.precision}"
-    return measuring.Result(what, "images/s", _interleave(request, sides), ratios)
+    return measuring.Result(what, "images/s", interleave(request, sides), ratios)
 
 
 def _normalization_sides(name, normalize, batch_size):
@@ -192,7 +193,7 @@ def _normalization_sides(name, normalize, batch_size):
     for shape in LRN_SHAPES:
         generator = tf.random.Generator.from_seed(0)
         x, upstream = (generator.normal([batch_size, *shape], stddev=20.0) for _ in range(2))
-        sides[f"{name} {_times(batch_size, *shape)}"] = _repeating(batch_size, forward_and_backward, x, upstream)
+        sides[f"{name} {_times(batch_size, *shape)}"] = repeating(batch_size, forward_and_backward, x, upstream)
     return sides
 
 
@@ -222,7 +223,7 @@ def normalization(request):
     """
     batch_size = min(LRN_BATCH, request.config.batch_size)
     with measuring.elsewhere((our_normalization, batch_size), (tensorflow_normalization, batch_size)) as sides:
-        rates = _interleave(request, sides)
+        rates = interleave(request, sides)
     names = list(sides)
     count = len(LRN_SHAPES)
     ratios = [measuring.Ratio(our, their, 4.0) for our, their in zip(names[:count], names[count:])]
@@ -233,7 +234,7 @@ def matrix_product():
     """Sides in a process of their own: TensorFlow's product of two float32 matrices, in GFLOP."""
     generator = tf.random.Generator.from_seed(0)
     matrices = [generator.normal([MATRIX_SIDE, MATRIX_SIDE]) for _ in range(2)]
-    return {"tf.matmul": _repeating(2e-9 * MATRIX_SIDE**3, tf.matmul, *matrices)}
+    return {"tf.matmul": repeating(2e-9 * MATRIX_SIDE**3, tf.matmul, *matrices)}
 
 
 def utilization(request):
@@ -248,7 +249,7 @@ def utilization(request):
     config = request.config.resolved()
     sides = {OURS: training_side(config, _our_trainer(config), GFLOP_AN_IMAGE * config.batch_size)}
     with measuring.elsewhere((matrix_product,)) as theirs:
-        rates = _interleave(request, sides | theirs)
+        rates = interleave(request, sides | theirs)
     notes = [
         f"{GFLOP_AN_IMAGE} GFLOP an image; tf.matmul of {_times(MATRIX_SIDE, MATRIX_SIDE)}, float32",
         "the ratio is the model FLOP utilisation, with tf.matmul's speed taken for the peak",
@@ -289,7 +290,7 @@ def precisions(request):
     }
     what = f"training steps, batches of {request.config.batch_size}"
     ratios = [measuring.Ratio(*names, 1.4)]
-    return measuring.Result(what, "images/s", _interleave(request, sides), ratios)
+    return measuring.Result(what, "images/s", interleave(request, sides), ratios)
 
 
 def two_devices(request):
@@ -320,7 +321,7 @@ def two_devices(request):
     ratios = [measuring.Ratio("one device", "two devices", 1.10, measuring.AT_MOST)]
     what = f"training steps, batches of {config.batch_size}, {config.precision}"
     notes = [f"devices {', '.join(config.devices)}"]
-    return measuring.Result(what, "images/s", _interleave(request, sides), ratios, notes, _shares(config, account))
+    return measuring.Result(what, "images/s", interleave(request, sides), ratios, notes, _shares(config, account))
 
 
 def _shares(config, account):
@@ -352,7 +353,7 @@ def keras_update():
     def update(*gradients):
         optimizer.apply(gradients, variables)
 
-    return {KERAS: _repeating(1, update, *_gradients(variables))}
+    return {KERAS: repeating(1, update, *_gradients(variables))}
 
 
 def _gradients(variables):
@@ -377,9 +378,9 @@ def update(request):
     def our_update(rates, *gradients):
         optimizer.apply(gradients, rates)
 
-    sides = {OURS: _repeating(1, our_update, rates, *_gradients(optimizer.variables))}
+    sides = {OURS: repeating(1, our_update, rates, *_gradients(optimizer.variables))}
     with measuring.elsewhere((keras_update,)) as theirs:
-        rates_found = _interleave(request, sides | theirs)
+        rates_found = interleave(request, sides | theirs)
     ratios = [measuring.Ratio(OURS, KERAS, 1.5)]
     return measuring.Result("updates of all parameters, float32", "updates/s", rates_found, ratios)
 
@@ -418,7 +419,7 @@ def _inference_batches(largest):
 def keras_inference(sizes):
     """Sides in a process of their own: Keras's own network in use."""
     model = network_peers.keras_alexnet()
-    return {f"{KERAS}, {size}": _repeating(size, model.predict_on_batch, _images_and_labels(size)[0]) for size in sizes}
+    return {f"{KERAS}, {size}": repeating(size, model.predict_on_batch, _images_and_labels(size)[0]) for size in sizes}
 
 
 def torch_inference(sizes):
@@ -432,7 +433,7 @@ def torch_inference(sizes):
             return model(images)
 
     images = {size: torch.from_numpy(_images_and_labels(size)[0].transpose(0, 3, 1, 2).copy()) for size in sizes}
-    return {f"{TORCH}, {size}": _repeating(size, answer, images[size]) for size in sizes}
+    return {f"{TORCH}, {size}": repeating(size, answer, images[size]) for size in sizes}
 
 
 def forward(request):
@@ -448,14 +449,14 @@ def forward(request):
     sizes = _inference_batches(config.batch_size)
     model = _our_trainer(config).model
     answer = tf.function(functools.partial(model, training=False))
-    sides = {f"{OURS}, {size}": _repeating(size, answer, tf.constant(_images_and_labels(size)[0])) for size in sizes}
+    sides = {f"{OURS}, {size}": repeating(size, answer, tf.constant(_images_and_labels(size)[0])) for size in sizes}
     ratios = [measuring.Ratio(f"{OURS}, {size}", f"{KERAS}, {size}") for size in sizes]
     notes = []
     torch_builds = _torch_builds(notes, torch_inference, sizes)
     if torch_builds:
         ratios += [measuring.Ratio(f"{OURS}, {size}", f"{TORCH}, {size}") for size in sizes]
     with measuring.elsewhere((keras_inference, sizes), *torch_builds) as theirs:
-        rates = _interleave(request, sides | theirs)
+        rates = interleave(request, sides | theirs)
     return measuring.Result("the network in use, by batch size", "images/s", rates, ratios, notes)
 
 
@@ -470,7 +471,7 @@ def growth(request):
     """
     config = request.config.resolved()
     size = config.batch_size
-    rates = _interleave(request, {f"batch {size}": training_side(config, _our_trainer(config))})
+    rates = interleave(request, {f"batch {size}": training_side(config, _our_trainer(config))})
     seconds = size / float(np.median(rates[f"batch {size}"]))
     figures = [
         measuring.Figure(f"step, batch {size}", seconds, "s"),
@@ -501,9 +502,9 @@ def machine(request):
       `measuring.Result`; nothing is claimed.
     """
     source = np.ones(COPIED_BYTES // 4, np.float32)
-    copy = _repeating(1e-9 * COPIED_BYTES, np.copyto, np.zeros_like(source), source)
+    copy = repeating(1e-9 * COPIED_BYTES, np.copyto, np.zeros_like(source), source)
     with measuring.elsewhere((matrix_product,)) as sides:
-        rates = _interleave(request, sides | {"copy": copy})
+        rates = interleave(request, sides | {"copy": copy})
     products, copies = (float(np.median(rates[name])) for name in rates)
     figures = [
         measuring.Figure(f"tf.matmul, {_times(MATRIX_SIDE, MATRIX_SIDE)}, float32", products, "GFLOP/s"),

@@ -52,28 +52,17 @@ def read_photographs(image_bytes, *, size, max_pixels=MAX_PIXELS):
       errors, string ``[batch]``, empty where there is none.
     """
     count = tf.size(image_bytes)
-    starts = tf.strings.substr(image_bytes, 0, len(_PNG))
-    is_known = tf.equal(starts, _PNG) | tf.equal(tf.strings.substr(starts, 0, len(_JPEG)), _JPEG)
     blank = tf.zeros([size, size, 3], tf.uint8)
 
     def read(place, encoded):
         height, width = _declared_size(encoded)
         # In float64, which holds any product of two sizes that files can declare.
         fits = tf.cast(height, tf.float64) * tf.cast(width, tf.float64) <= max_pixels
-        pixels = tf.cond(fits, lambda: photograph.prepare_image(encoded, size), lambda: blank)
-        too_large = tf.strings.join(
-            [
-                f"Expected a photograph of at most {max_pixels} pixels. Received: ",
-                tf.strings.as_string(width),
-                " x ",
-                tf.strings.as_string(height),
-            ]
-        )
-        return place, pixels, tf.where(fits, "", too_large)
+        readable = lambda: (photograph.prepare_image(encoded, size), "")
+        return place, *tf.cond(fits, readable, lambda: (blank, _too_large(height, width, max_pixels)))
 
     readable = (
         tf.data.Dataset.from_tensor_slices((tf.range(count), image_bytes))
-        .filter(lambda place, _: is_known[place])
         .map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False)
         .ignore_errors()
     )
@@ -82,13 +71,14 @@ def read_photographs(image_bytes, *, size, max_pixels=MAX_PIXELS):
     batch = first.concatenate(readable).batch(tf.cast(count, tf.int64) + 1)
     places, pixels, said = batch.get_single_element()
     where = tf.scatter_nd(places[1:, None], tf.range(1, tf.size(places)), [count])
-    unreadable = tf.where(is_known, _not_whole(image_bytes), _unknown(image_bytes))
-    pixels = tf.ensure_shape(tf.gather(pixels, where), [None, size, size, 3])
-    return pixels, tf.where(where > 0, tf.gather(said, where), unreadable)
+    is_read = where > 0
+    said = tf.gather(said, where)
+    said = tf.cond(tf.reduce_all(is_read), lambda: said, lambda: tf.where(is_read, said, _unreadable(image_bytes)))
+    return tf.ensure_shape(tf.gather(pixels, where), [None, size, size, 3]), said
 
 
 def _declared_size(encoded):
-    """Height and width that a JPEG's or PNG's head declares, int64; fails for a damaged head."""
+    """Height and width that a JPEG's or PNG's head declares, int64; fails for a damaged head, or another file's."""
 
     def of_png():
         # The first chunk: length, name, width, height.
@@ -104,14 +94,19 @@ def _declared_size(encoded):
     return size[0], size[1]
 
 
-def _not_whole(image_bytes):
-    length = tf.strings.as_string(tf.strings.length(image_bytes))
-    return tf.strings.join(["Expected a whole JPEG or PNG. Received: ", length, " bytes that cannot be decoded"])
+def _too_large(height, width, max_pixels):
+    sizes = [tf.strings.as_string(width), " x ", tf.strings.as_string(height)]
+    return tf.strings.join([f"Expected a photograph of at most {max_pixels} pixels. Received: ", *sizes])
 
 
-def _unknown(image_bytes):
+def _unreadable(image_bytes):
+    """Why each file, if it could not be read, could not; string ``[batch]``."""
+    starts = tf.strings.substr(image_bytes, 0, len(_PNG))
+    is_known = tf.equal(starts, _PNG) | tf.equal(tf.strings.substr(starts, 0, len(_JPEG)), _JPEG)
     length = tf.strings.as_string(tf.strings.length(image_bytes))
-    return tf.strings.join(["Expected a JPEG or PNG. Received: ", length, " bytes of something else"])
+    not_whole = tf.strings.join(["Expected a whole JPEG or PNG. Received: ", length, " bytes that cannot be decoded"])
+    unknown = tf.strings.join(["Expected a JPEG or PNG. Received: ", length, " bytes of something else"])
+    return tf.where(is_known, not_whole, unknown)
 
 
 class Signatures:
