@@ -118,6 +118,13 @@ def test_ten_views_are_served_as_they_are_evaluated(small_run, photographs, tmp_
     np.testing.assert_allclose(ask(served, contents), views.mean(axis=0), atol=1e-5)
 
 
+def test_every_weight_is_written_once(run, version):
+    model, _, _ = experiment.restore(CONFIG, CLASS_NAMES, run)
+    weights = sum(variable.value.numpy().nbytes for variable in model.trainable_variables)
+    written = sum(file.stat().st_size for file in pathlib.Path(version, "variables").iterdir())
+    assert weights <= written < 1.01 * weights
+
+
 def test_the_paper_network_is_exported_for_any_machine(version):
     assert small.demands(small.read_saved_model(version)) == []
     signature = small.read_saved_model(version).signature_def["features"]

@@ -69,14 +69,14 @@ def export(network, preparation, class_names, card, export_dir, options=None):
             top=options.top,
             max_pixels=options.max_pixels,
         )
-        return _write(network, served, _facts(served, preparation, class_names, options) | card, export_dir, options)
+        return _write(served, _facts(served, preparation, class_names, options) | card, export_dir, options)
 
 
-def _write(network, served, card, export_dir, options):
+def _write(served, card, export_dir, options):
     """Writes a version aside and gives it its number; returns its path."""
     os.makedirs(export_dir, exist_ok=True)
     with files.locked(os.path.join(export_dir, ".lock"), export_dir), _aside(export_dir) as aside:
-        _write_saved_model(network, served, aside)
+        _write_saved_model(served, aside)
         companions.write_card(card, aside)
         _write_warmup(served, options, os.path.join(aside, "assets.extra"))
         version = os.path.join(export_dir, str(1 + max(versions(export_dir), default=0)))
@@ -108,9 +108,9 @@ def _aside(export_dir):
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _write_saved_model(network, served, directory):
+def _write_saved_model(served, directory):
     archive = keras.export.ExportArchive()
-    archive.track(network)
+    # It finds the variables that its functions use; a network that is tracked too would be written twice.
     archive.track(served.class_names)
     for name, (function, spec) in served.endpoints().items():
         archive.add_endpoint(name, function, [spec])
