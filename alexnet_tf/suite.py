@@ -19,6 +19,7 @@ from typing import NamedTuple
 from alexnet_tf import config as configuration
 from alexnet_tf import files
 from alexnet_tf import machine
+from alexnet_tf import metrics
 
 KEYS = (
     "Claim",
@@ -512,30 +513,12 @@ def _read_run(workdir):
       ValueError: for a file that is not whole, naming it.
     """
     config = configuration.read_flagfile(os.path.join(workdir, "config.flags")).resolved()
-    figures, metrics = (os.path.join(workdir, name) for name in ("train.json", "metrics.jsonl"))
-    left = _Left(config, _read_object(figures) if os.path.exists(figures) else None, _read_metrics(metrics))
+    figures = os.path.join(workdir, "train.json")
+    records = metrics.read(os.path.join(workdir, "metrics.jsonl"))
+    left = _Left(config, _read_object(figures) if os.path.exists(figures) else None, records)
     if left.figures and not (isinstance(left.figures.get("step"), int) and left.figures.get("evaluation")):
         raise ValueError(f"Expected figures of tools/train.py. Received: {figures}")
     return left
-
-
-def _read_metrics(path):
-    """The records of metrics.jsonl; its last line may be half-written."""
-    if not os.path.exists(path):
-        return []
-    records = []
-    lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines(keepends=True)
-    for number, line in enumerate(lines):
-        if not line.endswith("\n"):
-            continue
-        try:
-            record = json.loads(line)
-            if not (record["step"] > 0 and record["epoch"] > 0 and record["kind"]):
-                raise ValueError
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(f"Expected a record of a run. Received: {path}, line {number + 1}") from None
-        records.append(record)
-    return records
 
 
 def harvest(run, places):
@@ -609,25 +592,12 @@ def _kind_of_source(config):
 
 
 def _curve(records):
-    """Columns with a row for each epoch, of the whole run at most `MOST_POINTS`, the last among them."""
-    validated = {record["step"]: record["top1_error"] for record in records if record["kind"] == "validation"}
-    rows, pending = [], []
-    trained = [record for record in records if record["kind"] == "train"]
-    for place, record in enumerate(trained):
-        pending.append(record)
-        if record["epoch_ended"] or place == len(trained) - 1:
-            images = sum(each["examples"] for each in pending)
-            error, loss = (
-                sum(each["examples"] * each[name] for each in pending) / images
-                for name in ("train_error", "train_loss")
-            )
-            rows.append((record["epoch"], error, loss, validated.get(record["step"])))
-            pending = []
-    apart = -(-len(rows) // MOST_POINTS)
-    rows = rows[::-1][::apart][::-1]
-    names = ("epoch", "train_error", "train_loss", "watched_error")
+    """The whole run's curve at `MOST_POINTS` epochs at most, the last among them, in five digits."""
+    whole = metrics.curve(records)
+    apart = -(-len(whole["epoch"]) // MOST_POINTS)
     short = lambda value: None if value is None else float(f"{value:.5g}")
-    return {name: [short(row[column]) for row in rows] for column, name in enumerate(names)}
+    names = ("epoch", "train_error", "train_loss", "watched_error")
+    return {name: [short(value) for value in whole[name][::-1][::apart][::-1]] for name in names}
 
 
 def read_result(path):

@@ -152,3 +152,93 @@ def test_without_matplotlib_one_line_says_what_to_install(monkeypatch):
     expected = r"^Expected matplotlib for a diagram: pip install -e '\.\[figures\]'$"
     with pytest.raises(ModuleNotFoundError, match=expected):
         figures.growth(SIZES, SECONDS, PEAKS)
+
+
+def test_color_share_is_that_of_each_kind_of_kernel():
+    generator = np.random.default_rng(0)
+    shades = generator.standard_normal([11, 11, 1, 48])
+    assert figures.color_share(np.repeat(shades, 3, axis=2)) == pytest.approx(0, abs=1e-12)
+    # Green against magenta has no grey in it.
+    assert figures.color_share(shades * np.reshape([-1, 2, -1], [1, 1, 3, 1])) == pytest.approx(1)
+    assert figures.color_share(generator.standard_normal([11, 11, 3, 960])) == pytest.approx(2 / 3, abs=0.005)
+    assert figures.color_share(np.zeros([1, 1, 3, 1])) == 0
+
+
+def pictures(count):
+    return np.random.default_rng(0).integers(0, 256, [count, 5, 5, 3]).astype(np.uint8)
+
+
+@needs_matplotlib
+def test_error_curves_are_drawn_as_given():
+    training = {"epoch": [1.0, 2.0], "error": [0.5, 0.25], "loss": [2.0, 1.0]}
+    watched = {"epoch": [2.0], "error": [0.4], "loss": [1.5]}
+    above, below = figures.error_curves(training, watched, name="test").axes
+    for panel, key, scale in ((above, "error", 100), (below, "loss", 1)):
+        for line, expected, label in zip(panel.lines, (training, watched), ("training", "test"), strict=True):
+            np.testing.assert_allclose(line.get_xdata(), expected["epoch"])
+            np.testing.assert_allclose(line.get_ydata(), scale * np.array(expected[key]))
+            assert line.get_label() == label
+
+
+@needs_matplotlib
+def test_answers_have_bars_in_order_and_the_right_one_in_red():
+    import matplotlib.colors
+
+    images, right = pictures(3), ["cat", "dog", "$x$"]
+    named = [[("cat", 0.9), ("dog", 0.1)], [("cat", 0.6), ("dog", 0.4)], [("cat", 0.5), ("dog", 0.3)]]
+    figure = figures.answers(images, right, named, columns=2)
+    panels = np.reshape(figure.axes, [4, 2])
+    for place in range(3):
+        row, column = divmod(place, 2)
+        above, below = panels[2 * row, column], panels[2 * row + 1, column]
+        np.testing.assert_array_equal(above.images[0].get_array(), images[place])
+        assert above.get_title() == right[place]
+        assert [text.get_text() for text in below.texts] == [name for name, _ in named[place]]
+        assert [bar.get_width() for bar in below.patches] == [share for _, share in named[place]]
+        heights = [bar.get_y() for bar in below.patches]
+        assert heights == sorted(heights, reverse=True)
+        red = [matplotlib.colors.to_hex(bar.get_facecolor()) == "#d62728" for bar in below.patches]
+        assert red == [name == right[place] for name, _ in named[place]]
+    assert not panels[2, 1].images
+
+
+@needs_matplotlib
+def test_confusion_shows_shares_of_the_right_class():
+    matrix = np.array([[6, 2, 0], [0, 0, 0], [1, 0, 3]])
+    axes, _ = figures.confusion(matrix, ["a", "$b$", "c"]).axes
+    expected = [[75, 25, 0], [0, 0, 0], [25, 0, 75]]
+    np.testing.assert_allclose(axes.images[0].get_array(), expected)
+    assert [text.get_text() for text in axes.texts] == [str(value) for value in np.ravel(expected)]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "$b$", "c"]
+
+
+@needs_matplotlib
+@pytest.mark.parametrize("count, named, numbered", [(12, True, True), (13, True, False), (41, False, False)])
+def test_confusion_of_many_classes_leaves_out_what_could_not_be_read(count, named, numbered):
+    axes, _ = figures.confusion(np.eye(count), [str(number) for number in range(count)]).axes
+    assert bool(axes.get_xticklabels()) == named
+    assert bool(axes.texts) == numbered
+
+
+@needs_matplotlib
+def test_gallery_has_each_picture_with_its_caption():
+    images = pictures(3)
+    panels = figures.gallery(images, ["one", "two\nlines", "$three"], columns=2).axes
+    for panel, image, caption in zip(panels, images, ["one", "two\nlines", "$three"]):
+        np.testing.assert_array_equal(panel.images[0].get_array(), image)
+        assert panel.texts[0].get_text() == caption
+    assert len(panels) == 4 and not panels[3].images
+
+
+@needs_matplotlib
+def test_pictures_with_awkward_names_can_be_saved(tmp_path):
+    names = ["$", "$\\frac{", "a" * 100]
+    for place, figure in enumerate(
+        (
+            figures.answers(pictures(3), names, [[(name, 0.5) for name in names]] * 3),
+            figures.confusion(np.eye(3), names),
+            figures.gallery(pictures(3), names),
+        )
+    ):
+        figures.save_figure(figure, tmp_path / f"{place}.png")
+        assert tf.io.decode_png((tmp_path / f"{place}.png").read_bytes()).shape[0] > 100

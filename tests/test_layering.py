@@ -43,6 +43,7 @@ MAY_IMPORT = {
     "alexnet_tf.files": [],
     "alexnet_tf.messages": [],
     "alexnet_tf.machine": [],
+    "alexnet_tf.metrics": [],
     # The data set and the other parts of a run from its configuration, and the run.
     "alexnet_tf.dataset": ["alexnet_tf.config", "alexnet_tf.data"],
     "alexnet_tf.experiment": ["alexnet_tf"],
@@ -50,7 +51,7 @@ MAY_IMPORT = {
     "alexnet_tf.assessment": ["alexnet_tf"],
     "alexnet_tf.release": ["alexnet_tf"],
     # Many runs, each a process of its own.
-    "alexnet_tf.suite": ["alexnet_tf.config", "alexnet_tf.files", "alexnet_tf.machine"],
+    "alexnet_tf.suite": ["alexnet_tf.config", "alexnet_tf.files", "alexnet_tf.machine", "alexnet_tf.metrics"],
     "alexnet_tf.benchmarks": ["alexnet_tf"],
 }
 

@@ -73,12 +73,9 @@ def growth(batch_sizes, seconds, peak_bytes):
     Raises:
       ModuleNotFoundError: where matplotlib is not installed.
     """
-    require_matplotlib("a diagram")
-    import matplotlib.figure
+    figure = _blank(7.0, 6.0)
     import matplotlib.ticker
 
-    # Without pyplot: no window, no state of the process; it is drawn by Agg when it is saved.
-    figure = matplotlib.figure.Figure(figsize=(7.0, 6.0), dpi=120, layout="constrained")
     times, memory = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
     speeds = times.twinx()
     panels = [
@@ -127,10 +124,7 @@ def training_curves(curves, *, threshold=None):
     Raises:
       ModuleNotFoundError: where matplotlib is not installed.
     """
-    require_matplotlib("a diagram")
-    import matplotlib.figure
-
-    figure = matplotlib.figure.Figure(figsize=(7.0, 4.5), dpi=120, layout="constrained")
+    figure = _blank(7.0, 4.5)
     axes = figure.subplots()
     styles = itertools.cycle(["-", "--", ":", "-."])
     for (label, seeds), style in zip(curves.items(), styles):
@@ -149,3 +143,154 @@ def training_curves(curves, *, threshold=None):
     axes.grid(True, alpha=0.3)
     axes.legend()
     return figure
+
+
+def color_share(weights):
+    """How much of a first layer's kernels is colour (paper section 6.1: one device's were grey, the other's coloured).
+
+    Args:
+      weights: float ``[height, width, 3, kernels]``.
+
+    Returns:
+      Float in [0, 1]: of the squares of all weights, the share that is left when each position's mean over the three
+      colours is taken away. 0 for kernels that see grey alone, 2 / 3 for independent weights, as before training.
+    """
+    weights = np.asarray(weights, np.float64)
+    colors = weights - weights.mean(axis=2, keepdims=True)
+    return float(np.square(colors).sum() / max(np.square(weights).sum(), 1e-30))
+
+
+def error_curves(training, watched, *, name):
+    """A run's errors and losses over the epochs, of training and of the images that it was watched by.
+
+    Args:
+      training, watched: dicts of three lists of float of one length: "epoch", "error" in [0, 1], and "loss" in nats.
+      name: what the latter is called, such as "validation".
+
+    Returns:
+      A ``matplotlib.figure.Figure`` of two axes: errors in percent, losses.
+
+    Raises:
+      ModuleNotFoundError: where matplotlib is not installed.
+    """
+    figure = _blank(7.0, 5.0)
+    axes = figure.subplots(2, 1, sharex=True)
+    for panel, key, label, scale in zip(axes, ("error", "loss"), ("top-1 error, %", "loss, nats"), (100.0, 1.0)):
+        for curve, curve_name, style in ((training, "training", "-"), (watched, name, "--")):
+            # Of a short run, the points themselves are to be seen.
+            marker = "o" if len(curve["epoch"]) < 20 else ""
+            values = scale * np.array(curve[key], np.float64)
+            panel.plot(curve["epoch"], values, style, marker=marker, markersize=3, label=curve_name)
+        panel.set_ylabel(label)
+        panel.set_ylim(bottom=0)
+        panel.grid(True, alpha=0.3)
+    axes[0].legend()
+    axes[1].set_xlabel("epochs")
+    return figure
+
+
+def answers(images, right, named, *, columns=4):
+    """Photographs with the five most probable classes as bars, the right one in red, as the paper's Figure 4 (left).
+
+    Args:
+      images: uint8 ``[count, height, width, 3]``.
+      right: list of str, the class of each.
+      named: list of lists of pairs of a class and its probability, the most probable first.
+      columns: int, pictures a row.
+
+    Returns:
+      A ``matplotlib.figure.Figure``.
+
+    Raises:
+      ModuleNotFoundError: where matplotlib is not installed.
+    """
+    rows = -(-len(images) // columns)
+    figure = _blank(2.1 * columns, 3.1 * rows)
+    panels = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[3, 2] * rows)
+    for panel in panels.flat:
+        panel.set_axis_off()
+    for place, (image, name, guesses) in enumerate(zip(images, right, named)):
+        row, column = divmod(place, columns)
+        above, below = panels[2 * row, column], panels[2 * row + 1, column]
+        above.imshow(image)
+        above.set_title(_short(name), fontsize=9, parse_math=False)
+        for level, (guess, share) in enumerate(guesses):
+            below.barh(-level, share, color="tab:red" if guess == name else "tab:blue", alpha=0.45, height=0.8)
+            below.text(0.02, -level, _short(guess), fontsize=8, va="center", parse_math=False)
+        below.set_xlim(0, 1)
+        below.set_ylim(-4.6, 0.6)
+    return figure
+
+
+def confusion(matrix, class_names):
+    """Which classes are taken for which: a square for each pair, the darker the larger the share of the row's images.
+
+    Args:
+      matrix: int ``[classes, classes]``, right classes in rows, answers in columns.
+      class_names: list of str.
+
+    Returns:
+      A ``matplotlib.figure.Figure``; names are left out beyond 40 classes, shares in percent beyond 12.
+
+    Raises:
+      ModuleNotFoundError: where matplotlib is not installed.
+    """
+    matrix = np.asarray(matrix, np.float64)
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    count = len(shares)
+    side = min(9.0, 3.0 + 0.35 * count)
+    figure = _blank(side + 1.0, side)
+    axes = figure.subplots()
+    drawn = axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100)
+    axes.set_xlabel("answered")
+    axes.set_ylabel("right")
+    places = range(count) if count <= 40 else []
+    names = [_short(class_names[place]) for place in places]
+    axes.set_xticks(places, names, rotation=90, fontsize=8, parse_math=False)
+    axes.set_yticks(places, names, fontsize=8, parse_math=False)
+    if count <= 12:
+        for row, column in np.ndindex(count, count):
+            color = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(
+                column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center", fontsize=8, color=color
+            )
+    figure.colorbar(drawn, label="% of the right class's images")
+    return figure
+
+
+def gallery(images, captions, *, columns=4):
+    """Photographs side by side, with lines of text below each.
+
+    Args:
+      images: uint8 ``[count, height, width, 3]``.
+      captions: list of str, of as many lines as wanted.
+      columns: int, pictures a row.
+
+    Returns:
+      A ``matplotlib.figure.Figure``.
+
+    Raises:
+      ModuleNotFoundError: where matplotlib is not installed.
+    """
+    rows = -(-len(images) // columns)
+    figure = _blank(2.1 * columns, 2.7 * rows)
+    panels = figure.subplots(rows, columns, squeeze=False)
+    for panel in panels.flat:
+        panel.set_axis_off()
+    for panel, image, caption in zip(panels.flat, images, captions):
+        panel.imshow(image)
+        panel.text(0.5, -0.03, caption, fontsize=8, ha="center", va="top", parse_math=False, transform=panel.transAxes)
+    return figure
+
+
+def _blank(width, height):
+    """An empty diagram of so many inches."""
+    require_matplotlib("a diagram")
+    import matplotlib.figure
+
+    # Without pyplot: no window, no state of the process; it is drawn by Agg when it is saved.
+    return matplotlib.figure.Figure(figsize=(width, height), dpi=120, layout="constrained")
+
+
+def _short(name, most=22):
+    return name if len(name) <= most else f"{name[: most - 1]}…"

@@ -1,0 +1,123 @@
+"""A page of text, tables and pictures, as Markdown and as one HTML file that needs nothing else."""
+
+import base64
+import html as escaping
+import os
+from typing import NamedTuple
+
+_STYLE = """\
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 52rem; margin: 0 auto; padding: 1rem; }
+h1, h2 { line-height: 1.2; }
+h2 { margin-top: 2.2rem; border-bottom: 1px solid #8884; }
+figure { margin: 1rem 0; }
+figcaption { font-size: 0.9rem; opacity: 0.8; }
+img { max-width: 100%; height: auto; background: white; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: 0.25rem 0.7rem; border-bottom: 1px solid #8884; text-align: left; }
+pre { overflow-x: auto; padding: 0.7rem; background: #8882; font-size: 0.85rem; }
+"""
+
+
+class Heading(NamedTuple):
+    """The title of a section."""
+
+    text: str
+
+
+class Paragraph(NamedTuple):
+    """Running text."""
+
+    text: str
+
+
+class Table(NamedTuple):
+    """Rows below a header, all of one length; cells are shown as ``str`` shows them."""
+
+    header: list
+    rows: list
+
+
+class Picture(NamedTuple):
+    """A PNG with what there is to see; its path is relative to the page's directory."""
+
+    path: str
+    caption: str
+
+
+class Listing(NamedTuple):
+    """Lines that are shown as they are."""
+
+    text: str
+
+
+def markdown(title, blocks):
+    """A page as Markdown.
+
+    Args:
+      title: str.
+      blocks: list of `Heading`, `Paragraph`, `Table`, `Picture` and `Listing`.
+
+    Returns:
+      A string; pictures are links to their files.
+    """
+    return "\n\n".join([f"# {title}", *map(_block_of_markdown, blocks)]) + "\n"
+
+
+def _block_of_markdown(block):
+    if isinstance(block, Heading):
+        return f"## {block.text}"
+    if isinstance(block, Table):
+        rows = [block.header, ["---"] * len(block.header), *block.rows]
+        return "\n".join(f"| {' | '.join(str(cell).replace('|', '&#124;') for cell in row)} |" for row in rows)
+    if isinstance(block, Picture):
+        return f"![{block.caption}]({block.path})\n\n*{block.caption}*"
+    if isinstance(block, Listing):
+        # A fence that is longer than any in the text.
+        fence = "```" + "`" * block.text.count("```")
+        return f"{fence}\n{block.text.rstrip()}\n{fence}"
+    return block.text
+
+
+def html(title, blocks, directory):
+    """A page as HTML, with its pictures and its style inside: it opens without a network, on small screens too.
+
+    Args:
+      title, blocks: as in `markdown`.
+      directory: where the pictures are.
+
+    Returns:
+      A string.
+
+    Raises:
+      OSError: for a picture that cannot be read.
+    """
+    body = "\n".join(_block_of_html(block, directory) for block in blocks)
+    title = escaping.escape(title)
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{title}</title>\n<style>\n{_STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n{body}\n</body>\n</html>\n"
+    )
+
+
+def _block_of_html(block, directory):
+    escape = escaping.escape
+    if isinstance(block, Heading):
+        return f"<h2>{escape(block.text)}</h2>"
+    if isinstance(block, Table):
+        head = "".join(f"<th>{escape(str(cell))}</th>" for cell in block.header)
+        rows = "\n".join(
+            "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in block.rows
+        )
+        return f'<div class="wide"><table>\n<tr>{head}</tr>\n{rows}\n</table></div>'
+    if isinstance(block, Picture):
+        with open(os.path.join(directory, block.path), "rb") as file:
+            content = base64.b64encode(file.read()).decode()
+        caption = escape(block.caption)
+        image = f'<img alt="{caption}" src="data:image/png;base64,{content}">'
+        return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+    if isinstance(block, Listing):
+        return f"<pre>{escape(block.text.rstrip())}</pre>"
+    return f"<p>{escape(block.text)}</p>"
