@@ -4,6 +4,7 @@ import dataclasses
 import gc
 import itertools
 import os
+from typing import NamedTuple
 
 import numpy as np
 import rich.console
@@ -19,6 +20,15 @@ from alexnet_tf.evaluation import errors
 
 # Indices into `augmentation.ten_views`; the fifth is the central crop.
 WAYS = {"centre crop": [4], "ten views": list(range(10))}
+
+
+class Judged(NamedTuple):
+    """What a network says of all images of a split."""
+
+    split: str
+    labels: np.ndarray  # int64 [images]
+    probabilities: dict  # from each of `WAYS` to float32 [images, classes]
+    results: dict  # from each to `errors.Errors`
 
 
 def evaluate(workdirs, split="validation", *, source=None, data_dir=None, search_fraction=0.5, search_seed=0):
@@ -56,8 +66,8 @@ def evaluate(workdirs, split="validation", *, source=None, data_dir=None, search
     model, step, checkpoint = experiment.restore(config, data_source.class_names, workdir)
     facts = statistics.load(os.path.join(workdir, "statistics.npz"))
     data = dataset.load_data(config, data_source, [split], facts, console)
-    figures_of_split = evaluate_split(ten_views(config, model, data), data, split, console)
-    written = {"step": step, "checkpoint": checkpoint, "evaluation": {split: figures_of_split}}
+    judged = judge(ten_views(config, model, data), data, split, console)
+    written = {"step": step, "checkpoint": checkpoint, "evaluation": {split: tell(judged, data, console)}}
     files.write_json(os.path.join(workdir, "evaluation.json"), written)
     return written
 
@@ -204,18 +214,23 @@ def _check_image_size(workdir, facts, examples):
 def _collect(config, data, split, workdir, console):
     """A run's probabilities of a split, as `errors.collect` keeps them, its step and its checkpoint's path."""
     model, step, checkpoint = experiment.restore(config, data.source.class_names, workdir)
+    kept, _ = _probabilities(ten_views(config, model, data), data, split, console, f" by {workdir}")
+    return kept, step, checkpoint
+
+
+def _probabilities(ten_views, data, split, console, by=""):
+    """What `errors.collect` keeps of a split, looked at in all `WAYS`."""
     examples = data.examples[split]
     with dataset.progress_bar(console) as bar:
-        task = bar.add_task(f"evaluating {len(examples)} {split} images by {workdir}", total=len(examples))
-        kept, _ = errors.collect(
-            ten_views(config, model, data),
+        task = bar.add_task(f"evaluating {len(examples)} {split} images{by}", total=len(examples))
+        return errors.collect(
+            ten_views,
             pipeline.evaluation_batches(examples, batch_size=experiment.EVALUATION_BATCH),
             ways=WAYS,
             num_classes=len(data.source.class_names),
             num_examples=len(examples),
             progress=lambda done: bar.update(task, completed=done),
         )
-    return kept, step, checkpoint
 
 
 def _figures(results):
@@ -237,11 +252,31 @@ def ten_views(config, model, data):
     )
 
 
-def evaluate_split(ten_views, data, split, console):
-    """Evaluates and prints a split's errors; returns them for JSON."""
-    results = experiment.evaluate_split(ten_views, data, split, WAYS, console)
-    majority = errors.majority_error(data.examples[split].labels)
-    console.print(f"{split}: {len(data.examples[split])} images, each seen once", markup=False)
+def judge(ten_views, data, split, console=None):
+    """Has a network look at every image of a split.
+
+    Args:
+      ten_views: from the function of this name.
+      data: `dataset.Data`.
+      split: a name of its examples.
+      console: a ``rich.console.Console`` for a progress bar.
+
+    Returns:
+      `Judged`.
+
+    Raises:
+      ValueError: for a network whose probabilities are none.
+    """
+    kept, labels = _probabilities(ten_views, data, split, console)
+    results = {way: errors.of_probabilities(probabilities, labels) for way, probabilities in kept.items()}
+    return Judged(split, labels, kept, results)
+
+
+def tell(judged, data, console):
+    """Prints the errors of a `Judged` split; returns them for JSON."""
+    results, split = judged.results, judged.split
+    majority = errors.majority_error(judged.labels)
+    console.print(f"{split}: {len(judged.labels)} images, each seen once", markup=False)
     console.print(errors.table(results, majority), markup=False)
     worst = errors.worst_confusions(results["ten views"].confusion, data.source.class_names)
     for right, answered, times, share in worst:

@@ -19,6 +19,16 @@ tf.config.set_logical_device_configuration(
 )
 
 
+@pytest.fixture(autouse=True, scope="session")
+def without_measuring_the_machine():
+    """A report at the end of every run tells what the machine can do, which takes a second of all its cores."""
+    from alexnet_tf import report
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "MATRIX_SIDE", 64)
+        yield
+
+
 @pytest.fixture(autouse=True, scope="module")
 def without_the_networks_of_other_modules():
     """Frees what a module's tests have built.

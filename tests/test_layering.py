@@ -29,6 +29,7 @@ MAY_IMPORT = {
         "alexnet_tf.training",
     ],
     "alexnet_tf.training.trainer": [],
+    "alexnet_tf.training.timeline": ["alexnet_tf.messages", "alexnet_tf.training.account"],
     "alexnet_tf.evaluation": ["alexnet_tf.config", "alexnet_tf.files", "alexnet_tf.data", "alexnet_tf.evaluation"],
     "alexnet_tf.evaluation.ensembles": ["alexnet_tf.evaluation.errors"],
     "alexnet_tf.serving": [
@@ -50,6 +51,9 @@ MAY_IMPORT = {
     "alexnet_tf.run": ["alexnet_tf"],
     "alexnet_tf.assessment": ["alexnet_tf"],
     "alexnet_tf.release": ["alexnet_tf"],
+    "alexnet_tf.retrieval": ["alexnet_tf"],
+    "alexnet_tf.logs": ["alexnet_tf"],
+    "alexnet_tf.report": ["alexnet_tf"],
     # Many runs, each a process of its own.
     "alexnet_tf.suite": ["alexnet_tf.config", "alexnet_tf.files", "alexnet_tf.machine", "alexnet_tf.metrics"],
     "alexnet_tf.benchmarks": ["alexnet_tf"],
@@ -59,6 +63,7 @@ MAY_IMPORT = {
 ONLY_IN = {
     "tensorflow_datasets": (["alexnet_tf/data/"], "ask alexnet_tf.data.sources for the photographs"),
     "elpv_dataset": (["alexnet_tf/data/"], "ask alexnet_tf.data.sources for the photographs"),
+    "xprof": (["alexnet_tf/training/timeline.py"], "read profiles by alexnet_tf.training.timeline"),
     "matplotlib": (["alexnet_tf/evaluation/figures.py"], "return numbers and let alexnet_tf.evaluation.figures draw"),
 }
 

@@ -51,6 +51,22 @@ class Examples:
     def __len__(self):
         return len(self.labels)
 
+    def images(self, places):
+        """Some of the images, whole.
+
+        Args:
+          places: int ``[count]``, at least one.
+
+        Returns:
+          uint8 ``[count, image_size, image_size, 3]``.
+        """
+        places = np.asarray(places, np.int64)
+        offsets = np.zeros([len(places), 2], np.int32)
+        fetched = self.fetch(places, offsets, self.image_size)
+        if self.decode is not None:
+            fetched = [self.decode(entry, offset, self.image_size) for entry, offset in zip(fetched, offsets)]
+        return np.stack(fetched)
+
 
 class Skipped(NamedTuple):
     """A photograph that could not be read."""
