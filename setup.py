@@ -27,12 +27,14 @@ setuptools.setup(
     extras_require={
         "cpu": ["tensorflow-cpu>=2.21"],
         "cuda": ["tensorflow[and-cuda]>=2.21"],
-        "quickstart": ["elpv-dataset>=1.0"],
+        "quickstart": ["elpv-dataset>=1.0", "matplotlib>=3.8"],
         "ilsvrc2010": ["scipy>=1.11"],
         "figures": ["matplotlib>=3.8"],
+        "neighbours": ["faiss-cpu>=1.15"],
         "profile": ["tensorboard-plugin-profile>=2.18"],
         "test": [
             "elpv-dataset>=1.0",
+            "faiss-cpu>=1.15",
             "matplotlib>=3.8",
             "openvino>=2025.4",
             "pillow>=10",

@@ -55,7 +55,7 @@ def evaluate(workdirs, split="validation", *, source=None, data_dir=None, search
     console = rich.console.Console(soft_wrap=True, highlight=False)
     workdirs = [workdirs] if isinstance(workdirs, (str, os.PathLike)) else list(workdirs)
     _check_directories(workdirs)
-    configs = [_read_config(workdir, source, data_dir) for workdir in workdirs]
+    configs = [experiment.read_config(workdir, source, data_dir) for workdir in workdirs]
     data_source, _ = dataset.open_data(configs[0])
     if split not in data_source.splits:
         raise ValueError(f"Expected split to be one of {', '.join(data_source.splits)}. Received: {split}")
@@ -84,14 +84,6 @@ def _check_directories(workdirs):
         if path in seen:
             raise ValueError(f"Expected different work directories. Received: {seen[path]} and {workdir}, the same")
         seen[path] = workdir
-
-
-def _read_config(workdir, source, data_dir):
-    """The configuration of a run, with the place of the data set where it has moved."""
-    config = experiment.read_config(workdir)
-    if source or data_dir:
-        config = dataclasses.replace(config, source=source or "", data_dir=data_dir or "")
-    return config
 
 
 def _evaluate_ensemble(workdirs, configs, data_source, split, search, console):

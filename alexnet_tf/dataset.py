@@ -20,6 +20,7 @@ class Data(NamedTuple):
     source: sources.Source
     examples: dict  # of pipeline.Examples, by split
     statistics: statistics.Statistics
+    skipped: dict  # of lists of pipeline.Skipped, by split: what is not among the examples
 
 
 def open_data(config):
@@ -137,7 +138,7 @@ def load_data(config, source, splits, facts, console):
     Returns:
       `Data`.
     """
-    examples = {}
+    examples, all_skipped = {}, {}
     for split in splits:
         count = len(source.splits[split].labels)
         with progress_bar(console) as bar:
@@ -151,5 +152,6 @@ def load_data(config, source, splits, facts, console):
             )
         console.print(f"{split}: {len(examples[split])} images of {len(source.class_names)} classes", markup=False)
         _warn_of_skipped(skipped, split, console)
+        all_skipped[split] = skipped
         facts = found or facts
-    return Data(source, examples, facts)
+    return Data(source, examples, facts, all_skipped)

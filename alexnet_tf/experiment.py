@@ -1,5 +1,6 @@
 """From a configuration to the parts of a run: network, data, learning and their account."""
 
+import dataclasses
 import functools
 import os
 
@@ -208,8 +209,15 @@ def build_checkpoints(config, model, optimizer, schedule, class_names, workdir):
     )
 
 
-def read_config(workdir):
+def read_config(workdir, source=None, data_dir=None):
     """The configuration of a run that is there.
+
+    Args:
+      workdir: the run's directory.
+      source, data_dir: another place of the data set, where it has moved; None or empty for both keeps the run's.
+
+    Returns:
+      A `config.Config`, resolved.
 
     Raises:
       FileNotFoundError: if the directory is no run's.
@@ -218,7 +226,10 @@ def read_config(workdir):
     path = os.path.join(workdir, "config.flags")
     if not os.path.isfile(path):
         raise FileNotFoundError(f"Expected a run with its config.flags in {workdir}. Received: none")
-    return configuration.read_flagfile(path).resolved()
+    config = configuration.read_flagfile(path).resolved()
+    if source or data_dir:
+        config = dataclasses.replace(config, source=source or "", data_dir=data_dir or "")
+    return config
 
 
 def read_class_names(workdir):

@@ -1,7 +1,6 @@
 """The report of a run, for people: what it learnt from what, how well, what it looks like, and what it cost."""
 
 import concurrent.futures
-import dataclasses
 import os
 import time
 
@@ -60,9 +59,7 @@ def make(workdir, *, source=None, data_dir=None):
       ValueError, OSError: for what is not there, or not of this run.
     """
     console = rich.console.Console(soft_wrap=True, highlight=False)
-    config = experiment.read_config(workdir)
-    if source or data_dir:
-        config = dataclasses.replace(config, source=source or "", data_dir=data_dir or "")
+    config = experiment.read_config(workdir, source, data_dir)
     data_source, _ = dataset.open_data(config)
     splits = [split for split in ("validation", "test") if split in data_source.splits]
     model, step, checkpoint = experiment.restore(config, data_source.class_names, workdir)

@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import itertools
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -294,3 +295,64 @@ def _blank(width, height):
 
 def _short(name, most=22):
     return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+class Shown(NamedTuple):
+    """An image in a figure of `neighbours`."""
+
+    picture: np.ndarray  # uint8 [size, size, 3]
+    name: str  # of its class, or of its file
+    distance: float | None = None
+
+
+# Letters that fit below an image.
+_NAME_LENGTH = 15
+
+
+def neighbours(rows):
+    """Queries and the images that are nearest to them, as in the paper's Figure 4 (right): a row a query.
+
+    The query stands at the left; a neighbour of its class has a green frame, one of another class a red and dashed one.
+    Where the query's class is not known there are no frames.
+
+    Args:
+      rows: list of (`Shown` of the query, whether its name is that of a class, list of `Shown` of its neighbours, as
+        many in each row).
+
+    Returns:
+      A ``matplotlib.figure.Figure``, with one axes for each image.
+
+    Raises:
+      ModuleNotFoundError: where matplotlib is not installed.
+    """
+    require_matplotlib("a figure")
+    import matplotlib.figure
+
+    columns = len(rows[0][2])
+    # Inches: an image, the line below it, the gap behind the queries.
+    side, line, gap = 1.12, 0.27, 0.2
+    width, height = side * (1 + columns) + gap, (side + line) * len(rows)
+    figure = matplotlib.figure.Figure(figsize=(width, height), dpi=120, facecolor="white")
+    for number, (query, has_class, near) in enumerate(rows):
+        for column, shown in enumerate([query, *near]):
+            left = side * column + gap * (column > 0)
+            bottom = height - (side + line) * number - side
+            # A margin around each.
+            inches = [left + 0.055, bottom + 0.055, side - 0.11, side - 0.11]
+            place = [value / whole for value, whole in zip(inches, [width, height, width, height])]
+            axes = figure.add_axes(place, xticks=[], yticks=[])
+            agrees = shown.name == query.name if has_class and column else None
+            _show(axes, shown, agrees)
+    return figure
+
+
+def _show(axes, shown, agrees):
+    """One image with its name below, framed unless nobody knows whether it agrees."""
+    axes.imshow(shown.picture, interpolation="nearest")
+    color, style = {True: ("#1a9641", "-"), False: ("#d7191c", (0, (2.5, 1.2))), None: ("none", "-")}[agrees]
+    for spine in axes.spines.values():
+        spine.set(color=color, linewidth=2, linestyle=style, capstyle="butt")
+    name = shown.name if len(shown.name) <= _NAME_LENGTH else f"{shown.name[: _NAME_LENGTH - 1]}…"
+    axes.set_xlabel(name, fontsize=7, labelpad=2.5, parse_math=False)
+    if shown.distance is not None:
+        axes.text(0.5, -0.15, f"{shown.distance:.3g}", transform=axes.transAxes, ha="center", va="top", fontsize=5.5)
