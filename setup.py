@@ -31,7 +31,7 @@ setuptools.setup(
         "ilsvrc2010": ["scipy>=1.11"],
         "figures": ["matplotlib>=3.8"],
         "neighbours": ["faiss-cpu>=1.15"],
-        "profile": ["tensorboard-plugin-profile>=2.18"],
+        "profile": ["tensorboard-plugin-profile>=2.24", "xprof>=2.24"],
         "test": [
             "elpv-dataset>=1.0",
             "faiss-cpu>=1.15",
@@ -41,6 +41,7 @@ setuptools.setup(
             "pytest>=8",
             "ruff==0.17.6",
             "scipy>=1.11",
+            "xprof>=2.24",
         ],
     },
 )

@@ -426,6 +426,15 @@ class Config:
         high=2**31 - 1,
     )
     report_steps: int = _option("run", 20, "steps between reports to terminal and logs", "ours", low=1, may_change=True)
+    summary_epochs: float = _option(
+        "run",
+        1.0,
+        "epochs between histograms, sizes of updates and pictures in TensorBoard, from the first report on; 0 for none",
+        "ours",
+        low=0,
+        high=100000,
+        may_change=True,
+    )
     checkpoint_steps: int = _option(
         "run",
         1000,

@@ -105,7 +105,7 @@ def write(workdir, config, model, data, judged, step):
         *_neighbours(workdir),
         *_cost(config, model, records),
         *_placement(config, len(names)),
-        *_warnings(records),
+        *_warnings(records, data.skipped),
         *_configuration(config),
         *_license(data.source),
     ]
@@ -387,9 +387,15 @@ def _placement(config, num_classes):
     yield pages.Listing(experiment.placement_account(config, num_classes))
 
 
-def _warnings(records):
+def _warnings(records, skipped):
     yield pages.Heading("Warnings")
-    met = [f"step {record['step']}: {record['text']}" for record in records if record["kind"] == "warning"]
+    met = [
+        f"{len(files_of_split)} {split} files could not be read, the first {files_of_split[0].name}: "
+        f"{files_of_split[0].reason}"
+        for split, files_of_split in skipped.items()
+        if files_of_split
+    ]
+    met += [f"step {record['step']}: {record['text']}" for record in records if record["kind"] == "warning"]
     yield pages.Listing("\n".join(met)) if met else pages.Paragraph("None.")
 
 

@@ -1,5 +1,6 @@
 """A run in its work directory: training from where it stands."""
 
+import contextlib
 import dataclasses
 import os
 
@@ -11,34 +12,39 @@ from alexnet_tf import config as configuration
 from alexnet_tf import dataset
 from alexnet_tf import experiment
 from alexnet_tf import files
+from alexnet_tf import logs
 from alexnet_tf import messages
 from alexnet_tf import placement
+from alexnet_tf import report
 from alexnet_tf.data import augmentation
 from alexnet_tf.data import pipeline
 from alexnet_tf.data import statistics
 from alexnet_tf.evaluation import errors
-from alexnet_tf.evaluation import figures
 from alexnet_tf.training import actions
+from alexnet_tf.training import timeline
 from alexnet_tf.training import trainer as training
 
 
-def train(config, workdir):
+def train(config, workdir, profile_steps=()):
     """Trains as a configuration says, from where the work directory stands, and evaluates at the end.
 
     Args:
       config: a `config.Config`.
       workdir: the run's directory; made if it is not there.
+      profile_steps: the first and the last step to profile, counted from 1 at the start of the run; empty for none.
 
     Returns:
       The figures that it writes to ``train.json`` in the work directory.
 
     Raises:
-      ValueError: for a bad configuration, data set or work directory, or a loss that is not finite.
+      ValueError: for a bad configuration, data set or work directory, steps to profile that are none, or a loss that
+        is not finite.
       OSError: for what is not there, or a full disk.
     """
     config = config.resolved()
     console = rich.console.Console(soft_wrap=True, highlight=False)
     _check_configuration(config, workdir)
+    actions.check_profile_steps(profile_steps)
     # Before the data are read.
     devices = placement.choose_devices(config.devices)
     source, facts = dataset.open_data(config)
@@ -79,16 +85,24 @@ def train(config, workdir):
             reshuffle=config.reshuffle,
             noise_epochs=config.color_noise_epochs or None,
         )
-        with actions.Terminal(steps, first_step, steps_per_epoch) as terminal:
+        latest = logs.Latest(pipeline.prefetch_to_device(batches, placement.input_device(devices)))
+        summaries = actions.Summaries(os.path.join(workdir, "tensorboard"))
+        details = logs.details(summaries, model, trainer, latest, config, first_step / steps_per_epoch)
+        with (
+            actions.Terminal(steps, first_step, steps_per_epoch) as terminal,
+            _profile(profile_steps, first_step, steps, workdir, trainer, latest, config, terminal) as step_context,
+        ):
+            own = _actions(config, workdir, data, watched, model, schedule, terminal, summaries, first_step)
             training.train(
                 trainer,
-                pipeline.prefetch_to_device(batches, placement.input_device(devices)),
+                latest,
                 steps=steps,
                 steps_per_epoch=steps_per_epoch,
                 learning_rates=lambda progress: experiment.learning_rates(config, schedule, progress),
-                actions=[*_actions(config, workdir, data, watched, model, schedule, terminal, first_step), checkpoints],
+                actions=[*own, details, checkpoints],
                 first_step=first_step,
                 report_every=config.report_steps,
+                step_context=step_context,
             )
             checkpoints.save(steps)
     return _finish(config, workdir, data, model, checkpoints.latest, steps, console)
@@ -119,10 +133,33 @@ def _claim(config, workdir, facts):
         file.write(config.to_flagfile())
 
 
-def _actions(config, workdir, data, watched, model, schedule, terminal, first_step):
+@contextlib.contextmanager
+def _profile(wanted, first_step, steps, workdir, trainer, latest, config, terminal):
+    """Yields what stands around each step, of which the wanted ones are profiled if they are all still to come."""
+    if wanted and not first_step < wanted[0] <= steps:
+        terminal.print(
+            f"warning: nothing is profiled: step {wanted[0]} is not among those to come, {first_step + 1} to {steps}"
+        )
+        wanted = ()
+    if not wanted:
+        yield lambda step: contextlib.nullcontext()
+        return
+    describe = lambda: timeline.describe(logs.step_graph(trainer, latest.batch, config))
+    with actions.Profiler(os.path.join(workdir, "tensorboard"), *wanted, describe) as profiler:
+        yield profiler.step
+    terminal.print(
+        f"profiled steps {wanted[0]} to {min(wanted[1], steps)}: tools/profile_report.py --workdir={workdir}"
+    )
+
+
+def _actions(config, workdir, data, watched, model, schedule, terminal, summaries, first_step):
     metrics = actions.Metrics(os.path.join(workdir, "metrics.jsonl"), first_step)
-    summaries = actions.Summaries(os.path.join(workdir, "tensorboard"))
-    flat = actions.FlatLoss(len(data.source.class_names), lambda text: terminal.print(f"warning: {text}"))
+
+    def warn(progress, text):
+        terminal.print(f"warning: {text}")
+        metrics.write(kind="warning", step=progress.step, epoch=progress.epoch, text=text)
+
+    flat = actions.FlatLoss(len(data.source.class_names), warn)
     center = errors.probability_function(
         model,
         lambda images: [
@@ -159,7 +196,12 @@ class _EpochEnd:
         self._reports = []
         dropped = self._schedule.epoch_ended(result.top1_error)
         self._metrics.write(kind="validation", step=progress.step, epoch=progress.epoch, **result.to_dict())
-        self._summaries.scalars(progress.step, validation_loss=result.loss, validation_top1_error=result.top1_error)
+        self._summaries.scalars(
+            progress.step,
+            validation_loss=result.loss,
+            validation_top1_error=result.top1_error,
+            **({} if result.top5_error is None else {"validation_top5_error": result.top5_error}),
+        )
         top5 = "" if result.top5_error is None else f" top-5 {100 * result.top5_error:.2f} %"
         self._terminal.print(
             f"epoch {round(progress.epoch)}: train loss {train_loss:.4f} error {100 * train_error:.2f} %, "
@@ -170,24 +212,23 @@ class _EpochEnd:
 
 
 def _finish(config, workdir, data, model, checkpoint, steps, console):
-    """Ten views of all that was held out, the kernels, figures for machines, and the last lines."""
+    """Ten views of all that was held out, figures for machines, the report for people, and the last lines."""
     if "test" in data.source.splits and "test" not in data.examples:
         test = dataset.load_data(config, data.source, ["test"], data.statistics, console)
         data = data._replace(examples={**data.examples, **test.examples})
     ten_views = assessment.ten_views(config, model, data)
     held_out = [split for split in ("validation", "test") if split in data.examples]
+    judged = [assessment.judge(ten_views, data, split, console) for split in held_out]
     written = {
         "step": steps,
         "checkpoint": checkpoint,
-        "evaluation": {split: assessment.evaluate_split(ten_views, data, split, console) for split in held_out},
+        "evaluation": {each.split: assessment.tell(each, data, console) for each in judged},
     }
-    picture = os.path.join(workdir, "kernels.png")
-    kernels = [layer.kernel.numpy() for layer in model.layers if layer.name in ("conv1", "conv1_a", "conv1_b")]
-    figures.save_png(figures.kernels(kernels), picture)
     files.write_json(os.path.join(workdir, "train.json"), written)
+    page = report.write(workdir, config, model, data, judged, steps)
     console.print(
         f"run {workdir}\n  checkpoint  {checkpoint}\n  logs        tensorboard --logdir={workdir}\n"
-        f"  kernels     {picture}",
+        f"  report      {page}",
         markup=False,
     )
     if data.source.license:

@@ -24,6 +24,7 @@ from alexnet_tf.benchmarks import network_peers
 from alexnet_tf.benchmarks import peers
 from alexnet_tf.benchmarks import report
 from alexnet_tf.benchmarks import serving
+from alexnet_tf.benchmarks import showing
 from alexnet_tf.benchmarks import steps
 from alexnet_tf.data import pipeline
 from alexnet_tf.data import prepare
@@ -402,6 +403,15 @@ def test_bfloat16_needs_a_processor_that_has_it(small, monkeypatch):
 def test_step_is_traced_once(small):
     (figure,) = report.measure_here("P13", small)["figures"]
     assert figure["value"] == 1 and figure["reached"]
+
+
+def test_what_tensorboard_costs_is_a_share_of_the_steps_time(small):
+    found = report.measure_here("summaries", small)
+    step, scalars, details, _, share = (figure["value"] for figure in found["figures"])
+    config = small.config
+    assert share == pytest.approx(100 * (scalars / config.report_steps + details / showing.STEPS_PER_EPOCH) / step)
+    assert step > 0 and 0 < scalars < details
+    assert found["figures"][-1]["bound"] == measuring.AT_MOST
 
 
 def test_two_devices_share_the_work(small):

@@ -186,6 +186,21 @@ def test_two_devices_have_their_account(tmp_path, photographs):
     assert re.search(r"GFLOP, backward", page)
 
 
+def test_files_that_could_not_be_read_are_told(tmp_path):
+    for split, count in (("train", 15), ("test", 3)):
+        for number, name in enumerate(NAMES):
+            to = tmp_path / "photographs" / split / name
+            to.mkdir(parents=True)
+            for place in range(count):
+                (to / f"{place}.png").write_bytes(small.encoded(small.pixels(40, 44, place + number), "PNG"))
+    (tmp_path / "photographs" / "test" / NAMES[0] / "1.png").write_bytes(small.damaged("PNG"))
+    config = dataclasses.replace(CONFIG, source=f"folder:{tmp_path / 'photographs'}")
+    workdir = make_run(tmp_path / "run", config)
+    report.make(str(workdir))
+    text = (workdir / "report.md").read_text(encoding="utf-8")
+    assert re.search(r"1 test files could not be read, the first .*test/alder/1\.png: \w+", text)
+
+
 def test_a_run_that_has_no_report_yet_has_no_curve(tmp_path, photographs):
     workdir = make_run(tmp_path / "begun", dataclasses.replace(CONFIG, source=f"folder:{photographs}"), step=1)
     report.make(str(workdir))

@@ -153,7 +153,7 @@ def test_a_killed_run_resumes_and_ends_with_the_same_bits(photographs, tmp_path)
     assert [record["step"] for record in records] == list(range(1, 9))
 
     # The terminal's last lines lead to what the run left.
-    assert str(tmp_path / "killed" / "kernels.png") in said
+    assert str(tmp_path / "killed" / "report.html") in said
     evaluated = run("evaluate", f"--workdir={tmp_path / 'killed'}")
     assert evaluated.returncode == 0, evaluated.stderr
     assert "validation: 4 images, each seen once" in evaluated.stdout

@@ -1,5 +1,6 @@
 """The step and the loop on a toy that is neither this network nor its data, against a loop written out in NumPy."""
 
+import contextlib
 import math
 
 import numpy as np
@@ -174,6 +175,65 @@ def test_speed_counts_learning_and_not_the_actions(monkeypatch):
     reports = []
     train(toy_trainer(), 12, [reports.append, slow_action], batches=slow_batches())
     assert [report.images_per_second for report in reports] == [BATCH / 0.25] * len(reports)
+    assert [report.input_wait for report in reports] == [1.0] * len(reports)
+
+
+def test_input_wait_is_the_share_of_the_loops_time_that_it_waits_for_batches(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(training.time, "perf_counter", lambda: now[0])
+
+    def slow_batches():
+        for batch in batches():
+            now[0] += 0.25
+            yield batch
+
+    @contextlib.contextmanager
+    def slow_step(step):
+        yield
+        now[0] += 0.75
+
+    reports = []
+    train(toy_trainer(), 12, [reports.append], batches=slow_batches(), step_context=slow_step)
+    assert [report.input_wait for report in reports] == [0.25] * len(reports)
+
+
+def test_context_stands_around_each_step_and_its_batch():
+    seen = []
+
+    @contextlib.contextmanager
+    def context(step):
+        seen.append(f"before {step}")
+        yield
+        seen.append(f"after {step}")
+
+    def watched_batches():
+        for batch in batches(2):
+            seen.append("batch")
+            yield batch
+
+    train(toy_trainer(), 4, first_step=2, batches=watched_batches(), step_context=context)
+    assert seen == ["before 3", "batch", "after 3", "before 4", "batch", "after 4"]
+
+
+def test_top5_errors_are_counted_where_there_are_more_than_five_classes():
+    logits = tf.constant(np.random.default_rng(0).standard_normal([50, 8]), tf.float32)
+    labels = tf.constant(np.arange(50) % 8, tf.int64)
+    best_first = np.argsort(-logits.numpy(), axis=1)
+    shift = tf.Variable(0.0)
+
+    def counted(classes):
+        model = lambda images, training: images[:, :classes] + shift
+        optimizer = optimization.MomentumSGD([shift], [optimization.Rule(0, 0.0)], jit_compile=False)
+        trainer = training.Trainer(model, optimizer, lambda batch: batch)
+        reports = []
+        data = [(logits, labels % classes)]
+        train(trainer, 1, [reports.append], batches=data, learning_rates=lambda progress: [0.0])
+        return reports[0]
+
+    missed = [label not in row[:5] for label, row in zip(labels.numpy(), best_first)]
+    assert counted(8).train_top5_error == np.mean(missed)
+    assert 0 < np.mean(missed) < counted(8).train_error
+    assert counted(5).train_top5_error is None
 
 
 def test_actions_are_called_in_order_with_one_progress_and_their_results_ignored():

@@ -16,7 +16,9 @@ from alexnet_tf import files
 from alexnet_tf import machine
 from alexnet_tf.benchmarks import feeding
 from alexnet_tf.benchmarks import measuring
+from alexnet_tf.benchmarks import retrieval
 from alexnet_tf.benchmarks import serving
+from alexnet_tf.benchmarks import showing
 from alexnet_tf.benchmarks import steps
 from alexnet_tf.evaluation import figures
 
@@ -50,8 +52,10 @@ def rows():
         # With the threads that TensorFlow Serving has by default.
         "P12": Row(serving.answers, _all_cores()),
         "P13": Row(steps.traces),
+        "summaries": Row(showing.summaries),
         "forward": Row(steps.forward),
         "load": Row(serving.load),
+        "neighbours": Row(retrieval.nearest_images),
         "growth": Row(steps.growth),
     }
 

@@ -34,7 +34,7 @@ _PRODUCT = re.compile(
     r"_?(?:Mkl)?(?:Native)?(?:PadWith)?(?:Fused)?"
     r"(Conv2D|Conv2DBackpropInput|Conv2DBackpropFilter(?:WithBias)?|MatMul)"
 )
-_NOT_A_MODEL = ("prepare", "loss", "update")
+_NOT_A_MODEL = ("prepare", "loss", "errors", "update")
 _LIKE_A_PRODUCT = re.compile(r"Conv\dD|Conv2d|Conv$|MatMul|Einsum|Gemm|XlaDot|XlaConv|CudnnRNN|NextIteration")
 _GRADIENT = re.compile(r"(^|/)gradient(s|_tape)(_\d+)?/")
 _PREFIXES = re.compile(r"^((gradient(s|_tape)(_\d+)?|ConstantFolding|\w+Optimizer)/)+")
@@ -84,7 +84,7 @@ def account(function, *arguments):
     """Runs a step once and gives the account of it.
 
     Phases go by name scopes: what stands under "update" is of the update, what stands under a tape's own
-    scope or reads what does is backward, "prepare", "loss" and no scope are "other", the rest is forward. The
+    scope or reads what does is backward, "prepare", "loss", "errors" and no scope are "other", the rest is forward. The
     update has no products: its share is the number of parameters whose gradients it reads on each device.
 
     Args:
@@ -265,7 +265,7 @@ def _scopes(name):
     return [*(re.sub(r"_\d+$", "", scope) for scope in scopes), last]
 
 
-def _layer(name):
+def layer_of_name(name):
     """The layer in "model/layer/operation", the scope in "scope/operation", otherwise ""."""
     *scopes, _ = _scopes(name)
     return scopes[1] if len(scopes) > 1 and scopes[0] not in _NOT_A_MODEL else "".join(scopes[:1])
@@ -275,7 +275,7 @@ def _layer_of_operation(graph, device, node, phase):
     name = node.name
     if phase == "forward" and _PRODUCT.fullmatch(node.op):
         name = graph.makers(device, node)[1][1].name
-    return _layer(name) or _layer(node.name)
+    return layer_of_name(name) or layer_of_name(node.name)
 
 
 def _phases(graph):
@@ -285,7 +285,7 @@ def _phases(graph):
         if node.op not in _SENDS + _RECEIVES:
             for maker_device, maker, _ in graph.makers(device, node):
                 readers[maker_device, maker.name].append((device, name))
-    phases = {key: _phase_by_name(node) for key, node in graph.nodes.items()}
+    phases = {key: phase_of_name(node.name, node.op) for key, node in graph.nodes.items()}
     pending = [key for key in phases if phases[key] == "backward" and graph.nodes[key].op not in _SHAPES_ONLY]
     while pending:
         for reader in readers[pending.pop()]:
@@ -295,15 +295,25 @@ def _phases(graph):
     return phases
 
 
-def _phase_by_name(node):
-    scopes = _scopes(node.name)
+def phase_of_name(name, kind):
+    """The phase that an operation's name tells, one of `PHASES`: "other" for what bears no scope, whatever it reads.
+
+    Args:
+      name, kind: of the operation and its type, such as "alexnet/conv1_a/convolution" and "Conv2D".
+    """
+    scopes = _scopes(name)
     if len(scopes) > 1 and scopes[0] == "update":
         return "update"
-    if _GRADIENT.search(node.name):
+    if _GRADIENT.search(name):
         return "backward"
-    if scopes[0] in _NOT_A_MODEL or (len(scopes) == 1 and not _PRODUCT.fullmatch(node.op)):
+    if scopes[0] in _NOT_A_MODEL or (len(scopes) == 1 and not is_product(kind)):
         return "other"
     return "forward"
+
+
+def is_product(kind):
+    """Whether operations of a type are convolutions or matrix products, in either pass."""
+    return _PRODUCT.fullmatch(kind) is not None
 
 
 def _flops(graph, device, node):
@@ -340,7 +350,7 @@ def _updates(graph, phases):
                 if phases[maker[0], maker[1].name] == "backward":
                     gradients[device, maker[0], maker[1].name, maker[2]] = maker
     for (device, _, name, _), maker in gradients.items():
-        yield Update(device, _layer(name), math.prod(graph.shape(*maker)))
+        yield Update(device, layer_of_name(name), math.prod(graph.shape(*maker)))
 
 
 def _crossings(graph, phases):
@@ -356,7 +366,7 @@ def _crossings(graph, phases):
         if 0 in shape:
             continue
         *scopes, last = _scopes(maker.name)
-        label = f"{_layer(maker.name)}/{last}" if scopes else last
+        label = f"{layer_of_name(maker.name)}/{last}" if scopes else last
         yield Crossing(
             name=f"gradient of {label}" if phases[maker_device, maker.name] == "backward" else label,
             source=device,

@@ -1,5 +1,7 @@
 """What a run does besides learning: each action is called with a `trainer.Progress` at every report."""
 
+import contextlib
+import glob
 import json
 import math
 import os
@@ -12,11 +14,14 @@ import tensorflow as tf
 
 from alexnet_tf import files
 from alexnet_tf import messages
+from alexnet_tf.training import timeline
 
 # A loss this near to ln(classes) is that of a network that knows nothing.
 _FLAT_MARGIN = 0.01
 # What reading a damaged file raises: TensorFlow's readers translate its errors into Python's.
 _READING_ERRORS = (tf.errors.OpError, ValueError, RuntimeError, KeyError, IndexError)
+# Values of a layer that a histogram is made of, at most: all 37 million of a large one would cost a tenth of a second.
+_HISTOGRAM_VALUES = 1 << 15
 # Seconds over which the bar takes its speed: on a CPU, minutes may pass between two reports.
 _SPEED_PERIOD = 3600
 
@@ -247,7 +252,7 @@ def _step_of(line):
 
 
 class Summaries:
-    """TensorBoard scalars.
+    """What TensorBoard shows: at each report its scalars.
 
     Steps that a killed run logged and its successor takes again stand in the event files twice; TensorBoard shows
     the later ones.
@@ -266,14 +271,165 @@ class Summaries:
                 tf.summary.scalar(name, value)
         self._writer.flush()
 
+    def weights(self, step, weights):
+        """Writes a histogram of each layer's weights, and the size of its last update over that of its weights.
+
+        Args:
+          step: int.
+          weights: dict from a layer's name to two variables of one shape: its weights, and what was last added to them,
+            which in the paper's rule is the velocity.
+        """
+        with self._writer.as_default(step=step):
+            for layer, (weight, update) in weights.items():
+                tf.summary.histogram(f"weights/{layer}", _sample(weight))
+                tf.summary.scalar(f"update_over_weights/{layer}", update_ratio(weight, update))
+        self._writer.flush()
+
+    def pictures(self, step, pictures):
+        """Writes pictures.
+
+        Args:
+          step: int.
+          pictures: dict from a name to uint8 ``[count, height, width, 3]``.
+        """
+        with self._writer.as_default(step=step):
+            for name, images in pictures.items():
+                tf.summary.image(name, images, max_outputs=len(images))
+        self._writer.flush()
+
+    def graph(self, graph):
+        """Writes a ``tf.Graph``, once in a run: of several TensorBoard shows the last."""
+        with self._writer.as_default(step=0):
+            tf.summary.graph(graph)
+        self._writer.flush()
+
+    def hyperparameters(self, values):
+        """Writes what the plugin HParams compares runs by.
+
+        Args:
+          values: dict from a name to a bool, int, float or str.
+        """
+        # Takes a second to load, of which the programs that do not train have nothing.
+        import tensorboard.plugins.hparams.api
+
+        with self._writer.as_default(step=0):
+            tensorboard.plugins.hparams.api.hparams(values)
+        self._writer.flush()
+
     def __call__(self, progress):
+        top5 = {} if progress.train_top5_error is None else {"train_top5_error": progress.train_top5_error}
         self.scalars(
             progress.step,
             train_loss=progress.train_loss,
-            train_error=progress.train_error,
+            train_top1_error=progress.train_error,
+            **top5,
             learning_rate=progress.learning_rate,
             images_per_second=progress.images_per_second,
+            input_wait=progress.input_wait,
         )
+
+
+def update_ratio(weights, update):
+    """The Euclidean norm of an update over that of the weights it was added to, a float; 0 where they are all 0.
+
+    Args:
+      weights, update: ``tf.Variable`` of one shape, on one device.
+    """
+    # Of half the squares' sum, an operation that takes no memory.
+    with tf.device(weights.device):
+        squares = tf.math.divide_no_nan(tf.nn.l2_loss(update), tf.nn.l2_loss(weights))
+    return math.sqrt(float(squares))
+
+
+def _sample(variable):
+    """Evenly taken values of a variable, on the host."""
+    with tf.device(variable.device):
+        values = tf.reshape(variable, [-1])
+        # Odd, or a power of two of columns would be met in the same few of them.
+        return values[:: values.shape[0] // _HISTOGRAM_VALUES | 1].numpy()
+
+
+class Details:
+    """Lets a run show what is too much for every report: at its first one, and after each so many epochs.
+
+    Args:
+      show: called with the step's number.
+      every: float, epochs; 0 for never.
+      epoch: float, passes that the run has behind it.
+    """
+
+    def __init__(self, show, *, every, epoch=0.0):
+        self._show = show
+        self._every = every
+        self._shown = self._times(epoch) if every and epoch else -1
+
+    def _times(self, epoch):
+        # An epoch is a whole number of steps, and what comes of a division may be just below.
+        return math.floor(epoch / self._every + 1e-6)
+
+    def __call__(self, progress):
+        if self._every and self._times(progress.epoch) > self._shown:
+            self._shown = self._times(progress.epoch)
+            self._show(progress.step)
+
+
+def check_profile_steps(steps):
+    """Raises ValueError unless `steps` are none, or the first and the last step to profile, ints from 1 on."""
+    if steps and not (len(steps) == 2 and 1 <= steps[0] <= steps[1]):
+        received = ",".join(map(str, steps))
+        raise ValueError(f"Expected the first and the last step to profile, such as 10,20. Received: {received}")
+
+
+class Profiler:
+    """Profiles some of a run's steps, for TensorBoard's profile plugin and `timeline`.
+
+    A context manager around the training, which ends the profile of a run that ends within it.
+
+    Args:
+      directory: of the run's event files.
+      first_step, last_step: ints, the steps, both included, counted from 1 at the start of the run.
+      describe: called without arguments when the profile ends; returns what `timeline.describe` does.
+    """
+
+    def __init__(self, directory, first_step, last_step, describe):
+        self._directory = directory
+        self._first_step = first_step
+        self._last_step = last_step
+        self._describe = describe
+        self._is_running = False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *unused):
+        if self._is_running:
+            self._stop()
+
+    @contextlib.contextmanager
+    def step(self, step):
+        """What stands around a step, as `trainer.train` wants it."""
+        if step == self._first_step:
+            # Operations and our marks; every call of Python's would slow down what is measured.
+            options = tf.profiler.experimental.ProfilerOptions(host_tracer_level=2, python_tracer_level=0)
+            tf.profiler.experimental.start(self._directory, options=options)
+            self._is_running = True
+        if not self._is_running:
+            yield
+            return
+        with tf.profiler.experimental.Trace(timeline.STEP, step_num=step, _r=1):
+            yield
+            if step == self._last_step:
+                # What a GPU still has to do belongs to the profile.
+                tf.test.experimental.sync_devices()
+        if step == self._last_step:
+            self._stop()
+
+    def _stop(self):
+        self._is_running = False
+        tf.profiler.experimental.stop()
+        traces = sorted(glob.glob(os.path.join(glob.escape(self._directory), timeline.TRACES)))
+        if traces:
+            files.write_json(os.path.join(os.path.dirname(traces[-1]), timeline.DESCRIPTION), self._describe())
 
 
 class FlatLoss:
@@ -281,7 +437,7 @@ class FlatLoss:
 
     Args:
       num_classes: int.
-      warn: called with the warning.
+      warn: called with the `trainer.Progress` and the warning.
       after: int, reports in a row whose loss stands at ln(num_classes).
     """
 
@@ -298,9 +454,10 @@ class FlatLoss:
         if self._flat == self._after and not self._warned:
             self._warned = True
             self._warn(
+                progress,
                 f"the loss stands at ln(classes) = {self._chance:.3f}, as if nothing were learnt. Weights of 0.01 "
                 "under biases of 1 start slowly: be patient, or take --recipe=original (0.03 in conv3 to conv5); "
-                "a learning rate that is too high stands there too"
+                "a learning rate that is too high stands there too",
             )
 
 

@@ -1,11 +1,15 @@
 """The training step and the loop around it. Neither knows which network, which data or which options."""
 
+import contextlib
 import math
 import time
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
+
+# Top-5 errors are counted where they say something: with more classes than this.
+_TOP = 5
 
 
 class NonFiniteLossError(ValueError):
@@ -17,6 +21,7 @@ class StepResult(NamedTuple):
 
     loss: tf.Tensor  # mean over the batch, in nats, without the weight decay's part
     errors: tf.Tensor  # int32, how many of the batch's most probable classes were wrong
+    top5_errors: tf.Tensor | None  # int32, how many were not among the five; None without more classes
     examples: tf.Tensor  # int32, the batch's size
 
 
@@ -28,8 +33,10 @@ class Progress(NamedTuple):
     learning_rate: float  # of the weights, in the step just taken
     train_loss: float  # mean since the last report, in nats
     train_error: float  # share of wrong most probable classes since the last report
+    train_top5_error: float | None  # share of classes not among the five most probable; None with five or fewer
     examples: int  # trained on since the last report
     images_per_second: float  # since the last report
+    input_wait: float  # share of that time in which the loop waited for its next batch, in [0, 1]
     epoch_ended: bool
 
 
@@ -61,11 +68,30 @@ class Trainer:
                 loss = tf.reduce_mean(losses)
         gradients = tape.gradient(loss, self.optimizer.variables)
         self.optimizer.apply(gradients, learning_rates)
-        wrong = tf.not_equal(tf.argmax(logits, axis=-1, output_type=labels.dtype), labels)
-        return StepResult(loss, tf.reduce_sum(tf.cast(wrong, tf.int32)), tf.size(labels))
+        with tf.name_scope("errors"):
+            errors = _count(tf.not_equal(tf.argmax(logits, axis=-1, output_type=labels.dtype), labels))
+            top5_errors = None
+            if logits.shape[-1] > _TOP:
+                top5_errors = _count(tf.logical_not(tf.math.in_top_k(labels, logits, _TOP)))
+        return StepResult(loss, errors, top5_errors, tf.size(labels))
 
 
-def train(trainer, batches, *, steps, steps_per_epoch, learning_rates, actions=(), first_step=0, report_every=20):
+def _count(is_so):
+    return tf.reduce_sum(tf.cast(is_so, tf.int32))
+
+
+def train(
+    trainer,
+    batches,
+    *,
+    steps,
+    steps_per_epoch,
+    learning_rates,
+    actions=(),
+    first_step=0,
+    report_every=20,
+    step_context=lambda step: contextlib.nullcontext(),
+):
     """Takes steps until `steps` have been taken since the start of the run.
 
     Results are read from the device once in `report_every` steps, so that it need not wait for Python in between.
@@ -80,6 +106,8 @@ def train(trainer, batches, *, steps, steps_per_epoch, learning_rates, actions=(
         returns is ignored; an exception ends the training.
       first_step: int, steps that the run has already taken.
       report_every: int, at least 1.
+      step_context: maps a step's number, which begins at 1, to a context manager around it: its batch, which is drawn
+        under the profiler's mark "input", and the call of the compiled step. A GPU may still be at work behind it.
 
     Returns:
       The number of steps taken since the start of the run, `steps`.
@@ -90,21 +118,27 @@ def train(trainer, batches, *, steps, steps_per_epoch, learning_rates, actions=(
     """
     step = first_step
     pending = []
+    waited = 0.0
     began = time.perf_counter()
     iterator = iter(batches)
     while step < steps:
         rates = learning_rates(step / steps_per_epoch)
-        try:
-            batch = next(iterator)
-        except StopIteration:
-            raise ValueError(f"Expected batches for {steps} steps. Received: {step=} when they ended") from None
-        pending.append(trainer.step(batch, tf.constant(rates, tf.float32)))
+        with step_context(step + 1):
+            asked = time.perf_counter()
+            try:
+                with tf.profiler.experimental.Trace("input"):
+                    batch = next(iterator)
+            except StopIteration:
+                raise ValueError(f"Expected batches for {steps} steps. Received: {step=} when they ended") from None
+            waited += time.perf_counter() - asked
+            pending.append(trainer.step(batch, tf.constant(rates, tf.float32)))
         step += 1
         epoch_ended = step % steps_per_epoch == 0
         if not (epoch_ended or step % report_every == 0 or step == steps):
             continue
         losses = np.array([result.loss.numpy() for result in pending])
         errors = sum(int(result.errors) for result in pending)
+        top5_errors = [int(result.top5_errors) for result in pending if result.top5_errors is not None]
         examples = sum(int(result.examples) for result in pending)
         finite = np.isfinite(losses)
         if not finite.all():
@@ -120,12 +154,15 @@ def train(trainer, batches, *, steps, steps_per_epoch, learning_rates, actions=(
             learning_rate=rates[0],
             train_loss=math.fsum(losses) / len(losses),
             train_error=errors / examples,
+            train_top5_error=sum(top5_errors) / examples if top5_errors else None,
             examples=examples,
             images_per_second=examples / seconds,
+            input_wait=waited / seconds,
             epoch_ended=epoch_ended,
         )
         pending = []
         for action in actions:
             action(progress)
+        waited = 0.0
         began = time.perf_counter()
     return step
