@@ -85,6 +85,14 @@ def test_the_request_by_rest_is_answered(export_dir):
     assert outputs["errors"] == [""]
 
 
+def test_a_request_by_rest_of_no_photograph_asks_nobody(export_dir):
+    for arguments, received in ([], "none"), (["/no/such/file"], "/no/such/file"):
+        command = ["sh", export_dir / "request.sh", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        assert done.returncode == 1
+        assert done.stderr == f"Expected a photograph that can be read. Received: {received}\n"
+
+
 def test_the_request_by_grpc_is_answered(export_dir):
     pytest.importorskip("tensorflow_serving.apis.prediction_service_pb2_grpc")
     with loopback.serve(export_dir) as server:

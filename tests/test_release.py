@@ -223,5 +223,5 @@ def test_a_precision_that_is_none_is_refused(small_run, tmp_path):
 
 def test_a_file_in_the_way_is_refused(small_run, tmp_path):
     (tmp_path / "out").write_text("")
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="^Expected export_dir to be a directory. Received: the file "):
         release.export_run(small_run, tmp_path / "out")

@@ -74,6 +74,8 @@ def export(network, preparation, class_names, card, export_dir, options=None):
 
 def _write(served, card, export_dir, options):
     """Writes a version aside and gives it its number; returns its path."""
+    if os.path.exists(export_dir) and not os.path.isdir(export_dir):
+        raise NotADirectoryError(f"Expected export_dir to be a directory. Received: the file {export_dir}")
     os.makedirs(export_dir, exist_ok=True)
     with files.locked(os.path.join(export_dir, ".lock"), export_dir), _aside(export_dir) as aside:
         _write_saved_model(served, aside)
