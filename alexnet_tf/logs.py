@@ -11,7 +11,8 @@ from alexnet_tf.training import actions
 
 # Augmented images of a batch that are shown.
 SHOWN_IMAGES = 8
-_FIRST_LAYERS = ("conv1", "conv1_a", "conv1_b")
+# Of any network of ours, in one tower or in two.
+FIRST_LAYERS = ("conv1", "conv1_a", "conv1_b")
 
 
 class Latest:
@@ -94,7 +95,7 @@ def pictures(weights, prepare, batch):
     Returns:
       A dict from a name to uint8 ``[count, height, width, 3]``.
     """
-    kernels = [weights[name][0].numpy() for name in _FIRST_LAYERS if name in weights]
+    kernels = [weights[name][0].numpy() for name in FIRST_LAYERS if name in weights]
     images, _ = prepare(tf.nest.map_structure(lambda column: column[:SHOWN_IMAGES], batch))
     return {"conv1_kernels": figures.kernels(kernels, scale=4)[None], "augmented_images": grey_levels(images.numpy())}
 

@@ -13,6 +13,7 @@ from alexnet_tf import config as configuration
 from alexnet_tf import dataset
 from alexnet_tf import experiment
 from alexnet_tf import files
+from alexnet_tf import logs
 from alexnet_tf import machine
 from alexnet_tf import metrics
 from alexnet_tf import placement
@@ -192,7 +193,7 @@ def _curves(workdir, records, judged):
 
 
 def _kernels(workdir, config, model):
-    layers = [layer for layer in model.layers if layer.name in ("conv1", "conv1_a", "conv1_b")]
+    layers = [layer for layer in model.layers if layer.name in logs.FIRST_LAYERS]
     weights = [layer.kernel.numpy() for layer in layers]
     yield pages.Heading("What its first layer looks for")
     figures.save_png(figures.kernels(weights), os.path.join(workdir, "kernels.png"))
@@ -342,8 +343,7 @@ def training_flops(model):
             continue
         positions = int(np.prod(layer.output.shape[1:-1]))
         forward = 2 * int(np.prod(kernel.shape)) * positions
-        sees_the_image = layer.name.removesuffix("_a").removesuffix("_b") == "conv1"
-        total += forward * (2 if sees_the_image else 3)
+        total += forward * (2 if layer.name in logs.FIRST_LAYERS else 3)
     return total
 
 

@@ -352,7 +352,6 @@ def _show(axes, shown, agrees):
     color, style = {True: ("#1a9641", "-"), False: ("#d7191c", (0, (2.5, 1.2))), None: ("none", "-")}[agrees]
     for spine in axes.spines.values():
         spine.set(color=color, linewidth=2, linestyle=style, capstyle="butt")
-    name = shown.name if len(shown.name) <= _NAME_LENGTH else f"{shown.name[: _NAME_LENGTH - 1]}…"
-    axes.set_xlabel(name, fontsize=7, labelpad=2.5, parse_math=False)
+    axes.set_xlabel(_short(shown.name, _NAME_LENGTH), fontsize=7, labelpad=2.5, parse_math=False)
     if shown.distance is not None:
         axes.text(0.5, -0.15, f"{shown.distance:.3g}", transform=axes.transAxes, ha="center", va="top", fontsize=5.5)
