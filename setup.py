@@ -39,6 +39,7 @@ setuptools.setup(
             "openvino>=2025.4",
             "pillow>=10",
             "pytest>=8",
+            "pytest-xdist>=3.8",
             "ruff==0.17.6",
             "scipy>=1.11",
             "xprof>=2.24",

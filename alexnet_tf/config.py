@@ -7,6 +7,7 @@ its own in the same syntax (`to_flagfile`), so that it can be run again.
 import dataclasses
 import math
 import textwrap
+import zlib
 
 # What differs between the recipes outside the network itself (for that, `model.RECIPES`).
 RECIPE_DEFAULTS = {
@@ -286,7 +287,9 @@ class Config:
         high=1000,
     )
 
-    batch_size: int = _option("learning", 128, "examples a step", "paper 5", low=1, high=65536)
+    batch_size: int = _option(
+        "learning", 128, "examples a step, over all replicas and workers together", "paper 5", low=1, high=65536
+    )
     epochs: float = _option(
         "learning", 90.0, "passes over the training set", "paper 5", low=0, high=100000, may_change=True
     )
@@ -298,6 +301,21 @@ class Config:
         kind=bool,
     )
     learning_rate: float = _option("learning", 0.01, "of the weights, at the start", "paper 5", low=0, high=10)
+    learning_rate_scaling: str = _option(
+        "learning",
+        "none",
+        "multiply the rate by batch_size / base_batch_size, or by its square root",
+        "ours; linear: Goyal et al. 2017, square_root: Krizhevsky 2014",
+        choices=("none", "linear", "square_root"),
+    )
+    base_batch_size: int = _option(
+        "learning",
+        128,
+        "with learning_rate_scaling: the batch that learning_rate is meant for",
+        "paper 5: 128",
+        low=1,
+        high=65536,
+    )
     bias_learning_rate_factor: float | None = _option(
         "learning",
         None,
@@ -417,6 +435,29 @@ class Config:
         high=100,
     )
 
+    distribute: str = _option(
+        "distribution",
+        "none",
+        "replicas that share each batch: none, on all of this process's GPUs, or in several processes",
+        "ours",
+        choices=("none", "mirrored", "multiworker"),
+        may_change=True,
+    )
+    reduce_precision: str = _option(
+        "distribution",
+        "float32",
+        "of gradients on their way from replica to replica",
+        "ours",
+        choices=("float32", "bfloat16"),
+    )
+    data_service: str = _option(
+        "distribution",
+        "",
+        "address of a tf.data service that reads a prepared data_dir, such as grpc://HOST:5050",
+        "ours",
+        may_change=True,
+    )
+
     seed: int = _option(
         "run",
         0,
@@ -438,7 +479,7 @@ class Config:
     checkpoint_steps: int = _option(
         "run",
         1000,
-        "steps between checkpoints; one more at each epoch's end",
+        "steps between checkpoints, which are saved at the first report from then on and at each epoch's end",
         "ours",
         low=1,
         may_change=True,
@@ -488,6 +529,13 @@ class Config:
             raise ValueError(f"Expected towers=two for two devices. Received: towers={self.towers}")
         if self.towers != "two" and self.communication != "paper":
             raise ValueError(f"Expected towers=two for communication=fc8. Received: towers={self.towers}")
+        if self.distribute != "none" and self.devices not in ((), ("auto",)):
+            raise ValueError(
+                f"Expected devices to be auto or empty for distribute={self.distribute}. "
+                f"Received: {','.join(self.devices)}"
+            )
+        if self.data_service and not self.data_dir:
+            raise ValueError("Expected data_dir, which the data service reads. Received: data_service without it")
         if self.bottleneck % 2:
             raise ValueError(f"Expected bottleneck to be even. Received: {self.bottleneck}")
         if self.schedule in ("linear", "exponential_steps") and not self.epochs:
@@ -531,6 +579,11 @@ class Config:
             for field in dataclasses.fields(self)
             if not field.metadata["may_change"] and getattr(self, field.name) != getattr(other, field.name)
         ]
+
+    def fingerprint(self):
+        """An int below 2 ** 32 that is the same for configurations that differ in nothing but what may change."""
+        fixed = [field.name for field in dataclasses.fields(self) if not field.metadata["may_change"]]
+        return zlib.crc32(repr([(name, getattr(self, name)) for name in fixed]).encode())
 
     def to_flagfile(self):
         """The configuration as the text of an absl flagfile."""
@@ -641,7 +694,8 @@ def read_flagfile(path):
     define_flags(flag_values)
     try:
         _, *rest = flag_values(["read_flagfile", f"--flagfile={path}"])
-    except (flags.Error, UnicodeDecodeError) as error:
+    # A RecursionError is what a long chain of files, each of which names the next, ends in.
+    except (flags.Error, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from None
     if rest:
         # Nothing behind such a word was read as a flag.

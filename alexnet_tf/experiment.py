@@ -9,7 +9,6 @@ import tensorflow as tf
 
 from alexnet_tf import cifar10
 from alexnet_tf import config as configuration
-from alexnet_tf import dataset
 from alexnet_tf import files
 from alexnet_tf import model as network
 from alexnet_tf import placement
@@ -18,7 +17,7 @@ from alexnet_tf.data import pipeline
 from alexnet_tf.data import statistics
 from alexnet_tf.evaluation import errors
 from alexnet_tf.training import account as step_account
-from alexnet_tf.training import actions
+from alexnet_tf.training import checkpoints
 from alexnet_tf.training import optimization
 from alexnet_tf.training import trainer as training
 
@@ -46,7 +45,7 @@ def build_model(config, num_classes, **changes):
     arguments |= {
         "recipe": config.recipe,
         # One tower alone lives on one device, whatever is there.
-        "devices": placement.choose_devices(config.devices) if config.towers == "two" else None,
+        "devices": home_devices(config) if config.towers == "two" else None,
         "dropout": config.dropout,
         "towers": config.towers,
         "communication": config.communication,
@@ -56,6 +55,15 @@ def build_model(config, num_classes, **changes):
         "image_size": config.crop_size,
     }
     return network.AlexNet(num_classes, **arguments | changes)
+
+
+def home_devices(config):
+    """The homes of the two towers; None for one device, which every replica of several has.
+
+    Raises:
+      ValueError: as `placement.choose_devices`.
+    """
+    return placement.choose_devices(config.devices) if config.distribute == "none" else None
 
 
 # Indices into the vector of learning rates: those of weights and, one further, of biases, by the kind of layer.
@@ -98,7 +106,7 @@ def initialize_weights(config, model):
         if not _is_new(config, variable) and not variable.path.startswith("dropout")
     }
     try:
-        return actions.load_weights(os.path.join(config.initialize_from, "checkpoints"), kept)
+        return checkpoints.load_weights(os.path.join(config.initialize_from, "checkpoints"), kept)
     except ValueError as error:
         raise ValueError(f"{error}. Layers that shall start anew are named by new_layers") from None
 
@@ -135,19 +143,28 @@ def build_schedule(config):
 
 def learning_rates(config, schedule, progress):
     """The rates after `progress` epochs: of weights and biases, of conv1's weights and biases, and of new layers'."""
-    weights = config.learning_rate * schedule.multiplier(progress)
+    initial = initial_rate(config)
+    weights = initial * schedule.multiplier(progress)
     if config.schedule == "exponential_steps":
         own = optimization.ExponentialSteps(config.epochs, steps=config.bias_rate_steps, span=config.bias_rate_span)
         biases = own.multiplier(progress)
     else:
         biases = schedule.multiplier(progress, config.most_bias_drops)
-    rates = np.array([weights, biases * config.learning_rate * config.bias_learning_rate_factor])
+    rates = np.array([weights, biases * initial * config.bias_learning_rate_factor])
     # Slower are conv1's weights alone, as in the original; frozen are its biases too.
     conv1 = rates * [0.1 if _is_past(config.conv1_slow_epoch, progress) else 1.0, 1.0]
     if _is_past(config.conv1_frozen_epoch, progress):
         conv1 *= 0.0
     new = rates * [1.0 if _is_past(config.new_layers_rate_epochs, progress) else config.new_layers_rate_factor, 1.0]
     return [*rates.tolist(), *conv1.tolist(), *new.tolist()]
+
+
+def initial_rate(config):
+    """The rate of the weights at the start, a float, scaled to the size of the batch as the configuration asks."""
+    times = config.batch_size / config.base_batch_size
+    return (
+        config.learning_rate * {"none": 1.0, "linear": times, "square_root": times**0.5}[config.learning_rate_scaling]
+    )
 
 
 def _is_past(epoch, progress):
@@ -187,9 +204,16 @@ def blank_statistics(config=None):
     return statistics.Statistics(mean_image, np.eye(3, dtype=np.float32), np.ones(3, np.float32), 0)
 
 
-def build_trainer(config, model, facts):
-    """The training step of a configuration."""
-    return training.Trainer(model, build_optimizer(config, model), build_preparation(config, facts))
+def build_trainer(config, model, facts, strategy=None):
+    """The training step of a configuration; with a ``tf.distribute.Strategy``, in whose scope this is called, of each
+    of its replicas."""
+    return training.Trainer(
+        model,
+        build_optimizer(config, model),
+        build_preparation(config, facts),
+        strategy,
+        None if config.reduce_precision == "float32" else tf.dtypes.as_dtype(config.reduce_precision),
+    )
 
 
 def build_checkpoints(config, model, optimizer, schedule, class_names, workdir):
@@ -199,7 +223,7 @@ def build_checkpoints(config, model, optimizer, schedule, class_names, workdir):
         names = [variable.path for variable in model.trainable_variables]
         variables |= {f"{name}/velocity": value for name, value in zip(names, optimizer.velocities)}
     facts = {"network": config.network, "recipe": config.recipe, "classes": list(class_names)}
-    return actions.Checkpoints(
+    return checkpoints.Checkpoints(
         os.path.join(workdir, "checkpoints"),
         variables,
         schedule,
@@ -239,16 +263,17 @@ def read_class_names(workdir):
       FileNotFoundError: if there is no checkpoint.
       ValueError: if it cannot be read.
     """
-    return list(actions.read_facts(actions.newest_checkpoint(os.path.join(workdir, "checkpoints")))["classes"])
+    return list(checkpoints.read_facts(checkpoints.newest_checkpoint(os.path.join(workdir, "checkpoints")))["classes"])
 
 
-def restore(config, class_names, workdir, **changes):
+def restore(config, class_names, workdir, tell=lambda line: None, **changes):
     """The network of a run on one device with its newest weights.
 
     Args:
       config: from `read_config`.
       class_names: of the data, or from `read_class_names`.
       workdir: the run's directory.
+      tell: called with a line about a newer checkpoint that is damaged.
       **changes: other arguments of the network.
 
     Returns:
@@ -259,26 +284,23 @@ def restore(config, class_names, workdir, **changes):
       ValueError: if it is of other classes or another network, or cannot be read.
     """
     model = build_model(config, len(class_names), devices=None, **changes)
-    checkpoints = build_checkpoints(config, model, None, build_schedule(config), class_names, workdir)
-    if not checkpoints.latest:
+    saved = build_checkpoints(config, model, None, build_schedule(config), class_names, workdir)
+    if not saved.latest:
         raise FileNotFoundError(f"Expected a checkpoint in {workdir}/checkpoints. Received: none")
-    return model, checkpoints.restore(), checkpoints.latest
+    return model, saved.restore(tell), saved.current
 
 
-def evaluate_split(probabilities, data, split, ways, console=None):
-    """`errors.evaluate` over a split of the data, with a progress bar if there is a console."""
+def evaluate_split(probabilities, data, split, ways, distribution):
+    """`errors.evaluate` over a split of the data, each process of a `distribution.Distribution` a part."""
     examples = data.examples[split]
-    batches = pipeline.evaluation_batches(examples, batch_size=EVALUATION_BATCH)
-    with dataset.progress_bar(console) as bar:
-        task = bar.add_task(f"evaluating {len(examples)} {split} images", total=len(examples))
-        return errors.evaluate(
-            probabilities,
-            batches,
-            ways=ways,
-            num_classes=len(data.source.class_names),
-            num_examples=len(examples),
-            progress=lambda done: bar.update(task, completed=done),
-        )
+    return errors.evaluate(
+        probabilities,
+        pipeline.evaluation_batches(examples, batch_size=EVALUATION_BATCH, worker=distribution.worker),
+        ways=ways,
+        num_classes=len(data.source.class_names),
+        num_examples=len(examples),
+        total=distribution.sum,
+    )
 
 
 def placement_account(config, num_classes, json_path=""):

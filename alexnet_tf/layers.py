@@ -280,8 +280,8 @@ class Dropout(keras.layers.Layer):
 
     Args:
       rate: float in [0, 1).
-      seed: int, or None for a random one. The draws follow from it and from the number of calls, a state that
-        checkpoints keep.
+      seed: int, or None for a random one. The draws follow from it, from the number of calls, a state that
+        checkpoints keep, and among several replicas from the replica's number.
       **kwargs: of ``keras.layers.Layer``.
 
     Input: floating point, any shape. Output: the same shape, in the layer's compute dtype.
@@ -310,7 +310,12 @@ class Dropout(keras.layers.Layer):
             return inputs * (1.0 - self.rate)
         if self.rate == 0:
             return inputs
-        draws = keras.random.uniform(tf.shape(inputs), seed=self.seed_generator)
+        seed = self.seed_generator.next()
+        if tf.distribute.has_strategy():
+            # Each leaves out its own; the state is the same in all. Seeds are below 2 ** 31.
+            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+            seed += tf.stack([tf.cast(replica, seed.dtype) * 2**32, 0])
+        draws = tf.random.stateless_uniform(tf.shape(inputs), seed)
         return tf.where(draws >= self.rate, inputs, tf.zeros_like(inputs))
 
     def compute_output_shape(self, input_shape):

@@ -20,11 +20,17 @@ class Latest:
 
     Args:
       batches: iterable.
+      part: maps a batch to what one replica has of it.
     """
 
-    def __init__(self, batches):
+    def __init__(self, batches, part=lambda batch: batch):
         self._batches = batches
+        self._part = part
         self.batch = None
+
+    def part(self):
+        """What one replica has of the batch drawn last."""
+        return self._part(self.batch)
 
     def __iter__(self):
         for batch in self._batches:
@@ -32,13 +38,12 @@ class Latest:
             yield batch
 
 
-def details(summaries, model, trainer, latest, config, epoch):
+def details(summaries, trainer, latest, config, epoch):
     """The action that shows what changes slowly: histograms, sizes of updates, kernels and augmented images.
 
     Args:
       summaries: `actions.Summaries`.
-      model: the network.
-      trainer: its `trainer.Trainer`.
+      trainer: the `trainer.Trainer`.
       latest: `Latest`, the batches that it is given.
       config: a `config.Config`.
       epoch: float, passes that the run has behind it; at 0 the graph and the hyperparameters are shown too.
@@ -46,7 +51,7 @@ def details(summaries, model, trainer, latest, config, epoch):
     Returns:
       `actions.Details`.
     """
-    weights = layer_weights(model, trainer.optimizer)
+    weights = layer_weights(trainer.model, trainer.optimizer)
     is_new = not epoch
 
     def show(step):
@@ -56,7 +61,7 @@ def details(summaries, model, trainer, latest, config, epoch):
             summaries.hyperparameters(hyperparameters(config))
             summaries.graph(step_graph(trainer, latest.batch, config))
         summaries.weights(step, weights)
-        summaries.pictures(step, pictures(weights, trainer.prepare, latest.batch))
+        summaries.pictures(step, pictures(weights, trainer.prepare, latest.part()))
 
     return actions.Details(show, every=config.summary_epochs, epoch=epoch)
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+from typing import NamedTuple
 
 import numpy as np
 import rich.console
@@ -18,47 +19,110 @@ from alexnet_tf import placement
 from alexnet_tf import report
 from alexnet_tf.data import augmentation
 from alexnet_tf.data import pipeline
+from alexnet_tf.data import service
 from alexnet_tf.data import statistics
 from alexnet_tf.evaluation import errors
 from alexnet_tf.training import actions
+from alexnet_tf.training import checkpoints
+from alexnet_tf.training import distribution
+from alexnet_tf.training import stopping
 from alexnet_tf.training import timeline
 from alexnet_tf.training import trainer as training
 
 
-def train(config, workdir, profile_steps=()):
+class _Run(NamedTuple):
+    """A run that is ready to learn."""
+
+    config: configuration.Config
+    workdir: str
+    distribution: distribution.Distribution
+    console: rich.console.Console
+    data: dataset.Data
+    watched: str  # the split whose error is taken at every epoch's end
+    trainer: training.Trainer
+    schedule: object  # of the weights' rate
+    checkpoints: checkpoints.Checkpoints
+    first_step: int  # steps taken already
+    steps: int
+    steps_per_epoch: int
+
+
+def train(config, workdir, profile_steps=(), *, joined=None, stop=None):
     """Trains as a configuration says, from where the work directory stands, and evaluates at the end.
 
     Args:
       config: a `config.Config`.
-      workdir: the run's directory; made if it is not there.
+      workdir: the run's directory; made if it is not there. Several processes share it, and the first of them writes.
       profile_steps: the first and the last step to profile, counted from 1 at the start of the run; empty for none.
+      joined: from `distribution.start`, where that had to come first; None calls it for one process.
+      stop: a `stopping.Stop`; None where nobody will ask to stop.
 
     Returns:
-      The figures that it writes to ``train.json`` in the work directory.
+      The figures that it writes to ``train.json`` in the work directory; None in all processes but the first.
 
     Raises:
       ValueError: for a bad configuration, data set or work directory, steps to profile that are none, or a loss that
         is not finite.
-      OSError: for what is not there, or a full disk.
+      OSError: for what is not there, a full disk, or a work directory in which another run is at work.
+      distribution.WorkerLostError: if another process of this training is gone.
+      stopping.Stopped: if it was asked to stop; a checkpoint was saved if it was learning.
     """
     config = config.resolved()
-    console = rich.console.Console(soft_wrap=True, highlight=False)
     _check_configuration(config, workdir)
     actions.check_profile_steps(profile_steps)
+    # Before anything else of TensorFlow.
+    joined = joined or distribution.start(config.distribute)
+    stop = stop or stopping.Stop()
+    with distribution.lost_workers(joined.worker[1]), contextlib.ExitStack() as held:
+        run = _open(config, workdir, joined, held)
+        if run.first_step < run.steps:
+            step = _learn(run, profile_steps, stop)
+            if joined.is_chief:
+                run.checkpoints.save(step)
+            if step < run.steps:
+                raise stopping.Stopped(f"stopped at step {step} of {run.steps}; the same command goes on from there")
+        written = _finish(run) if joined.is_chief else None
+        # A process that is gone is one that was lost, so the others wait for the first.
+        joined.sum([np.zeros([], np.int64)])
+        return written
+
+
+def _open(config, workdir, joined, held):
+    """Opens data and network, takes up what the work directory has, and makes it this configuration's.
+
+    Args:
+      config, workdir: of the run.
+      joined: the `distribution.Distribution`.
+      held: a ``contextlib.ExitStack`` that keeps others out of the work directory.
+
+    Returns:
+      `_Run`.
+    """
+    console = rich.console.Console(soft_wrap=True, highlight=False, quiet=not joined.is_chief)
+    is_there = os.path.isdir(workdir)
+    if joined.is_chief and is_there:
+        _keep_others_out(workdir, held)
     # Before the data are read.
-    devices = placement.choose_devices(config.devices)
+    experiment.home_devices(config)
     source, facts = dataset.open_data(config)
     facts = _read_statistics(workdir) or facts
     watched = dataset.watched_split(source)
-    data = dataset.load_data(config, source, ["train", watched], facts, console)
+    # What another process reads is not kept here.
+    reading = dataclasses.replace(config, cache="none") if config.data_service else config
+    data = dataset.load_data(reading, source, ["train", watched], facts, console)
     steps_per_epoch = pipeline.batches_per_epoch(len(data.examples["train"]), config.batch_size)
     steps = max(1, round(config.epochs * steps_per_epoch))
-    model = experiment.build_model(config, len(source.class_names))
-    trainer = experiment.build_trainer(config, model, data.statistics)
+    if config.batch_size % joined.replicas:
+        raise ValueError(
+            f"Expected batch_size to be a multiple of the {joined.replicas} replicas. Received: {config.batch_size}"
+        )
+    with joined.scope():
+        model = experiment.build_model(config, len(source.class_names))
+        trainer = experiment.build_trainer(config, model, data.statistics, joined.strategy)
     schedule = experiment.build_schedule(config)
-    class_names = source.class_names
-    checkpoints = experiment.build_checkpoints(config, model, trainer.optimizer, schedule, class_names, workdir)
-    first_step = checkpoints.restore()
+    saved = experiment.build_checkpoints(config, model, trainer.optimizer, schedule, source.class_names, workdir)
+    first_step = saved.restore(lambda line: console.print(line, markup=False))
+    joined.check_same("checkpoint and configuration", [first_step, config.fingerprint()])
     if first_step > steps:
         raise ValueError(
             f"Expected epochs to be at least {first_step / steps_per_epoch:g}, the {first_step} steps that {workdir} "
@@ -68,44 +132,77 @@ def train(config, workdir, profile_steps=()):
         path = experiment.initialize_weights(config, model)
         console.print(f"starts from {path}, but for {', '.join(config.new_layers) or 'nothing'}", markup=False)
     # All is well: from here on the work directory is this configuration's.
-    _claim(config, workdir, data.statistics)
+    if joined.is_chief:
+        os.makedirs(workdir, exist_ok=True)
+        if not is_there:
+            _keep_others_out(workdir, held)
+        saved.remove_remains()
+        _claim(config, workdir, data.statistics)
     if first_step:
-        console.print(f"resumed from {checkpoints.latest}, step {first_step}", markup=False)
-    if first_step < steps:
-        batches = pipeline.training_batches(
-            data.examples["train"],
-            batch_size=config.batch_size,
-            seed=config.seed,
-            first_step=first_step,
-            steps=steps,
-            crop_size=config.crop_size,
-            crops=config.crops,
-            flips=config.flips,
-            images_per_draw=config.images_per_draw,
-            reshuffle=config.reshuffle,
-            noise_epochs=config.color_noise_epochs or None,
+        console.print(f"resumed from {saved.current}, step {first_step}", markup=False)
+    return _Run(
+        config, workdir, joined, console, data, watched, trainer, schedule, saved, first_step, steps, steps_per_epoch
+    )
+
+
+def _keep_others_out(workdir, held):
+    held.enter_context(files.locked(os.path.join(workdir, "lock"), f"the work directory {workdir}"))
+
+
+def _learn(run, profile_steps, stop):
+    """Learns until the run's end, or until someone wants it to stop; returns the number of steps taken."""
+    config, joined = run.config, run.distribution
+    latest = logs.Latest(joined.batches(_training_batches(run)), joined.first)
+    with contextlib.ExitStack() as stack:
+        terminal, own, step_context = None, [], lambda step: contextlib.nullcontext()
+        if joined.is_chief:
+            terminal = stack.enter_context(actions.Terminal(run.steps, run.first_step, run.steps_per_epoch))
+            step_context = stack.enter_context(_profile(run, profile_steps, latest, terminal))
+        own = _actions(run, terminal, latest, stop)
+        stack.enter_context(stop.waiting())
+        return training.train(
+            run.trainer,
+            latest,
+            steps=run.steps,
+            steps_per_epoch=run.steps_per_epoch,
+            learning_rates=lambda progress: experiment.learning_rates(config, run.schedule, progress),
+            actions=own,
+            first_step=run.first_step,
+            report_every=config.report_steps,
+            step_context=step_context,
+            wants_to_stop=joined.any_of(stop.is_asked),
         )
-        latest = logs.Latest(pipeline.prefetch_to_device(batches, placement.input_device(devices)))
-        summaries = actions.Summaries(os.path.join(workdir, "tensorboard"))
-        details = logs.details(summaries, model, trainer, latest, config, first_step / steps_per_epoch)
-        with (
-            actions.Terminal(steps, first_step, steps_per_epoch) as terminal,
-            _profile(profile_steps, first_step, steps, workdir, trainer, latest, config, terminal) as step_context,
-        ):
-            own = _actions(config, workdir, data, watched, model, schedule, terminal, summaries, first_step)
-            training.train(
-                trainer,
-                latest,
-                steps=steps,
-                steps_per_epoch=steps_per_epoch,
-                learning_rates=lambda progress: experiment.learning_rates(config, schedule, progress),
-                actions=[*own, details, checkpoints],
-                first_step=first_step,
-                report_every=config.report_steps,
-                step_context=step_context,
-            )
-            checkpoints.save(steps)
-    return _finish(config, workdir, data, model, checkpoints.latest, steps, console)
+
+
+def _training_batches(run):
+    """This process's part of each batch to come, copied ahead to where it is wanted."""
+    config = run.config
+    options = {
+        "batch_size": config.batch_size,
+        "seed": config.seed,
+        "first_step": run.first_step,
+        "steps": run.steps,
+        "crop_size": config.crop_size,
+        "crops": config.crops,
+        "flips": config.flips,
+        "images_per_draw": config.images_per_draw,
+        "reshuffle": config.reshuffle,
+        "noise_epochs": config.color_noise_epochs or None,
+        "worker": run.distribution.worker,
+    }
+    # Several replicas get their parts of what is on the host.
+    is_alone = run.distribution.local_replicas == 1
+    device = placement.input_device(experiment.home_devices(config)) if is_alone else None
+    if config.data_service:
+        return service.from_service(
+            config.data_service,
+            lambda step: service.training_batches(config.data_dir, **options | {"first_step": step}),
+            first_step=run.first_step,
+            steps=run.steps,
+            device=device,
+        )
+    batches = pipeline.training_batches(run.data.examples["train"], **options)
+    return pipeline.prefetch_to_device(batches, device)
 
 
 def _check_configuration(config, workdir):
@@ -134,100 +231,127 @@ def _claim(config, workdir, facts):
 
 
 @contextlib.contextmanager
-def _profile(wanted, first_step, steps, workdir, trainer, latest, config, terminal):
+def _profile(run, wanted, latest, terminal):
     """Yields what stands around each step, of which the wanted ones are profiled if they are all still to come."""
-    if wanted and not first_step < wanted[0] <= steps:
+    if wanted and not run.first_step < wanted[0] <= run.steps:
         terminal.print(
-            f"warning: nothing is profiled: step {wanted[0]} is not among those to come, {first_step + 1} to {steps}"
+            f"warning: nothing is profiled: step {wanted[0]} is not among those to come, {run.first_step + 1} to "
+            f"{run.steps}"
         )
         wanted = ()
     if not wanted:
         yield lambda step: contextlib.nullcontext()
         return
-    describe = lambda: timeline.describe(logs.step_graph(trainer, latest.batch, config))
-    with actions.Profiler(os.path.join(workdir, "tensorboard"), *wanted, describe) as profiler:
+    describe = lambda: timeline.describe(logs.step_graph(run.trainer, latest.batch, run.config))
+    with actions.Profiler(os.path.join(run.workdir, "tensorboard"), *wanted, describe) as profiler:
         yield profiler.step
     terminal.print(
-        f"profiled steps {wanted[0]} to {min(wanted[1], steps)}: tools/profile_report.py --workdir={workdir}"
+        f"profiled steps {wanted[0]} to {min(wanted[1], run.steps)}: tools/profile_report.py --workdir={run.workdir}"
     )
 
 
-def _actions(config, workdir, data, watched, model, schedule, terminal, summaries, first_step):
-    metrics = actions.Metrics(os.path.join(workdir, "metrics.jsonl"), first_step)
-
-    def warn(progress, text):
-        terminal.print(f"warning: {text}")
-        metrics.write(kind="warning", step=progress.step, epoch=progress.epoch, text=text)
-
-    flat = actions.FlatLoss(len(data.source.class_names), warn)
+def _actions(run, terminal, latest, stop):
+    """What this process does besides learning: the first one all of it, the others the validation's part."""
+    config, data = run.config, run.data
     center = errors.probability_function(
-        model,
+        run.trainer.model,
         lambda images: [
             augmentation.central_view(
                 images, data.statistics.mean_image, size=config.crop_size, scale=config.input_scale
             )
         ],
     )
-    validate = lambda: experiment.evaluate_split(center, data, watched, {"centre crop": [0]})["centre crop"]
-    return [terminal, metrics, summaries, flat, _EpochEnd(validate, watched, schedule, terminal, metrics, summaries)]
+
+    def validate():
+        # What was learnt since the last checkpoint is not worth the wait for the end of an evaluation.
+        with stop.waiting(False):
+            return experiment.evaluate_split(center, data, run.watched, {"centre crop": [0]}, run.distribution)
+
+    epoch_end = _EpochEnd(lambda: validate()["centre crop"], run.schedule)
+    if not run.distribution.is_chief:
+        return [epoch_end]
+    metrics = actions.Metrics(os.path.join(run.workdir, "metrics.jsonl"), run.first_step)
+    summaries = actions.Summaries(os.path.join(run.workdir, "tensorboard"))
+
+    def warn(progress, text):
+        terminal.print(f"warning: {text}")
+        metrics.write(kind="warning", step=progress.step, epoch=progress.epoch, text=text)
+
+    flat = actions.FlatLoss(len(data.source.class_names), warn)
+    epoch_end.tell = _tell_epoch(run.watched, terminal, metrics, summaries)
+    epoch = run.first_step / run.steps_per_epoch
+    details = logs.details(summaries, run.trainer, latest, config, epoch)
+    return [terminal, metrics, summaries, flat, epoch_end, details, run.checkpoints]
 
 
 class _EpochEnd:
-    """Validates at each epoch's end, tells the schedule, and prints the epoch's line."""
+    """Validates at each epoch's end and tells the schedule.
 
-    def __init__(self, validate, watched, schedule, terminal, metrics, summaries):
+    Args:
+      validate: returns `errors.Errors`.
+      schedule: of the run.
+    """
+
+    def __init__(self, validate, schedule):
         self._validate = validate
-        self._watched = watched
         self._schedule = schedule
-        self._terminal = terminal
-        self._metrics = metrics
-        self._summaries = summaries
         self._reports = []
+        # Called with the epoch's reports, the errors and whether the rate drops.
+        self.tell = lambda reports, result, dropped: None
 
     def __call__(self, progress):
         self._reports.append(progress)
-        if not progress.epoch_ended:
-            return
-        result = self._validate()
-        examples = np.array([report.examples for report in self._reports])
-        train_loss = np.average([report.train_loss for report in self._reports], weights=examples)
-        train_error = np.average([report.train_error for report in self._reports], weights=examples)
-        speed = examples.sum() / sum(n / r.images_per_second for n, r in zip(examples, self._reports))
-        self._reports = []
-        dropped = self._schedule.epoch_ended(result.top1_error)
-        self._metrics.write(kind="validation", step=progress.step, epoch=progress.epoch, **result.to_dict())
-        self._summaries.scalars(
+        if progress.epoch_ended:
+            result = self._validate()
+            self.tell(self._reports, result, self._schedule.epoch_ended(result.top1_error))
+            self._reports = []
+
+
+def _tell_epoch(watched, terminal, metrics, summaries):
+    """What `_EpochEnd` tells logs and terminal."""
+
+    def tell(reports, result, dropped):
+        progress = reports[-1]
+        examples = np.array([report.examples for report in reports])
+        train_loss = np.average([report.train_loss for report in reports], weights=examples)
+        train_error = np.average([report.train_error for report in reports], weights=examples)
+        speed = examples.sum() / sum(n / r.images_per_second for n, r in zip(examples, reports))
+        metrics.write(kind="validation", step=progress.step, epoch=progress.epoch, **result.to_dict())
+        summaries.scalars(
             progress.step,
             validation_loss=result.loss,
             validation_top1_error=result.top1_error,
             **({} if result.top5_error is None else {"validation_top5_error": result.top5_error}),
         )
         top5 = "" if result.top5_error is None else f" top-5 {100 * result.top5_error:.2f} %"
-        self._terminal.print(
+        terminal.print(
             f"epoch {round(progress.epoch)}: train loss {train_loss:.4f} error {100 * train_error:.2f} %, "
-            f"{self._watched} loss {result.loss:.4f} error {100 * result.top1_error:.2f} %{top5}, "
+            f"{watched} loss {result.loss:.4f} error {100 * result.top1_error:.2f} %{top5}, "
             f"rate {progress.learning_rate:.3g}, "
             f"{speed:.1f} images/s" + ("; the rate drops" if dropped else "")
         )
 
+    return tell
 
-def _finish(config, workdir, data, model, checkpoint, steps, console):
+
+def _finish(run):
     """Ten views of all that was held out, figures for machines, the report for people, and the last lines."""
+    config, workdir, data, console = run.config, run.workdir, run.data, run.console
     if "test" in data.source.splits and "test" not in data.examples:
         test = dataset.load_data(config, data.source, ["test"], data.statistics, console)
         data = data._replace(examples={**data.examples, **test.examples})
-    ten_views = assessment.ten_views(config, model, data)
+    ten_views = assessment.ten_views(config, run.trainer.model, data)
     held_out = [split for split in ("validation", "test") if split in data.examples]
     judged = [assessment.judge(ten_views, data, split, console) for split in held_out]
     written = {
-        "step": steps,
-        "checkpoint": checkpoint,
+        "step": run.steps,
+        "checkpoint": run.checkpoints.current,
         "evaluation": {each.split: assessment.tell(each, data, console) for each in judged},
     }
     files.write_json(os.path.join(workdir, "train.json"), written)
-    page = report.write(workdir, config, model, data, judged, steps)
+    page = report.write(workdir, config, run.trainer.model, data, judged, run.steps)
     console.print(
-        f"run {workdir}\n  checkpoint  {checkpoint}\n  logs        tensorboard --logdir={workdir}\n"
+        f"run {workdir}\n  checkpoint  {run.checkpoints.current}\n  logs        tensorboard --logdir={workdir}\n"
         f"  report      {page}",
         markup=False,
     )

@@ -38,6 +38,7 @@ ASKS = {
     "image_size": {"network": "cifar10_18", "crop_size": 8},
     "crop_size": {"network": "cifar10_18"},
     "validation_fraction": {"schedule": "epochs"},
+    "data_service": {"data_dir": "prepared"},
 }
 
 
@@ -49,8 +50,10 @@ def default_but(field, value):
 
 # No configuration has one tower, two devices and communication between towers, nor a net for CIFAR-10 any of these.
 EVERYTHING_ELSE = config.Config(
-    **{field.name: another(field) for field in FIELDS} | {"network": "alexnet", "towers": "two", "image_size": 96}
+    **{field.name: another(field) for field in FIELDS}
+    | {"network": "alexnet", "towers": "two", "image_size": 96, "distribute": "none"}
 )
+REPLICAS = dataclasses.replace(EVERYTHING_ELSE, distribute="mirrored", devices=())
 ONE_TOWER = dataclasses.replace(EVERYTHING_ELSE, towers="half", communication="paper", devices=())
 SMALL_NET = dataclasses.replace(
     EVERYTHING_ELSE,
@@ -100,7 +103,7 @@ def parsed(*arguments):
 @each_field
 def test_every_hyperparameter_says_what_it_does_and_where_it_comes_from(field):
     assert field.metadata["help"]
-    assert field.metadata["section"] in ("network", "data", "augmentation", "learning", "run")
+    assert field.metadata["section"] in ("network", "data", "augmentation", "learning", "distribution", "run")
     assert field.metadata["source"].startswith(("paper", "original", "ours"))
     assert config.describe_range(field)
 
@@ -173,11 +176,12 @@ def test_flagfile_of_one_other_value_reads_back_equal(field, tmp_path):
         config.Config().resolved(),
         config.Config(recipe="original").resolved(),
         EVERYTHING_ELSE,
+        REPLICAS,
         ONE_TOWER,
         SMALL_NET,
         dataclasses.replace(EVERYTHING_ELSE, deterministic=True, devices=(), drop_epochs=(), new_layers=()),
     ],
-    ids=["default", "paper", "original", "everything_else", "one_tower", "small_net", "empty_lists"],
+    ids=["default", "paper", "original", "everything_else", "replicas", "one_tower", "small_net", "empty_lists"],
 )
 def test_flagfile_reads_back_equal(value, tmp_path):
     assert read(tmp_path, value.to_flagfile()) == value
@@ -187,9 +191,10 @@ def test_every_value_differs_in_that_round_trip():
     def differing(other):
         return {name for name in NAMES if getattr(other, name) != getattr(config.Config(), name)}
 
-    assert set(NAMES) - differing(EVERYTHING_ELSE) == {"network", "towers"}
-    assert set(NAMES) - differing(ONE_TOWER) == {"network", "communication"}
-    assert set(NAMES) - differing(SMALL_NET) == set(config.ALEXNET_ONLY)
+    assert set(NAMES) - differing(EVERYTHING_ELSE) == {"network", "towers", "distribute"}
+    assert set(NAMES) - differing(REPLICAS) == {"network", "towers"}
+    assert set(NAMES) - differing(ONE_TOWER) == {"network", "communication", "distribute"}
+    assert set(NAMES) - differing(SMALL_NET) == {*config.ALEXNET_ONLY, "distribute"}
 
 
 def test_flagfile_names_every_field_of_a_resolved_configuration():
@@ -355,13 +360,15 @@ def test_differences_are_those_that_may_not_change_within_a_run(field):
         "intra_op_threads",
         "inter_op_threads",
         "tf32",
+        "distribute",
+        "data_service",
     }
     assert default.differences(changed) == ([] if field.name in may_change else [field.name])
 
 
 def test_all_differences_are_named():
-    # 13 may change, and the towers are those of the default.
-    assert len(config.Config().differences(EVERYTHING_ELSE)) == len(FIELDS) - 13 - 2
+    # 15 may change, and network and towers are those of the default.
+    assert len(config.Config().differences(EVERYTHING_ELSE)) == len(FIELDS) - 15 - 2
     assert set(EVERYTHING_ELSE.differences(ONE_TOWER)) == {"towers", "communication"}
 
 

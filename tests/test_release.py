@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -189,7 +190,9 @@ def test_the_console_says_what_was_written(small_run, tmp_path, capsys):
 
 def spoil(run, name, content=None):
     path = pathlib.Path(run) / name
-    if content is None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    elif content is None:
         path.unlink()
     else:
         path.write_bytes(content)
@@ -202,7 +205,7 @@ def spoil(run, name, content=None):
         ("config.flags", b"--no_such_flag=1", "no_such_flag"),
         ("statistics.npz", None, "statistics.npz"),
         ("statistics.npz", b"x", "Expected statistics of a training set in "),
-        ("checkpoints/checkpoint", None, "Expected a checkpoint in "),
+        ("checkpoints", None, "Expected a checkpoint in "),
         ("checkpoints/ckpt-7.index", b"x", "Expected a checkpoint of a run. Received: "),
         ("train.json", b"{", "Expected JSON in "),
     ],

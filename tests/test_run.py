@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+import small_runs
 import tensorflow as tf
 from PIL import Image
 
@@ -177,46 +178,7 @@ def test_evaluation_needs_a_run(folder, tmp_path):
 
 @pytest.fixture
 def small_folder(tmp_path):
-    """Twelve pictures of 32 x 32 in each of two classes for training, five of each for a test; none for validation."""
-    generator = np.random.default_rng(1)
-    for split, count in (("train", 12), ("test", 5)):
-        for label, name in enumerate(("bright", "dark")):
-            directory = tmp_path / "small" / split / name
-            directory.mkdir(parents=True)
-            for number in range(count):
-                pixels = generator.integers(0, 256, (32, 32, 3), dtype=np.uint8) // (1 + 2 * label)
-                Image.fromarray(pixels).save(directory / f"{number}.png")
-    return tmp_path / "small"
-
-
-def cifar10_config(folder, **changes):
-    """Three steps an epoch."""
-    values = {
-        "source": f"folder:{folder}",
-        "network": "cifar10_18",
-        "recipe": "original",
-        "image_size": 32,
-        "crop_size": 32,
-        "crops": "center",
-        "flips": "none",
-        "color_noise": 0.0,
-        "validation_fraction": 0.0,
-        "batch_size": 8,
-        "epochs": 4.0,
-        "initialization": "he",
-        "input_scale": 0.01,
-        "learning_rate": 0.0001,
-        "schedule": "epochs",
-        "drop_epochs": (3.0,),
-        "report_steps": 1,
-    }
-    return configuration.Config(**values | changes)
-
-
-def stored(run, step):
-    """Everything in a checkpoint, by name."""
-    reader = tf.train.load_checkpoint(str(run / "checkpoints" / f"ckpt-{step}"))
-    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+    return small_runs.make_pictures(tmp_path / "small")
 
 
 def records(run):
@@ -230,7 +192,7 @@ def without_speed(lines):
 
 def test_a_run_without_a_validation_set_watches_the_test_set(small_folder, tmp_path, capsys):
     run = tmp_path / "run"
-    written = running.train(cifar10_config(small_folder), str(run))
+    written = running.train(small_runs.config(small_folder), str(run))
     assert written["step"] == 12
     assert list(written["evaluation"]) == ["test"]
     assert json.loads((run / "train.json").read_text()) == json.loads(json.dumps(written))
@@ -265,7 +227,7 @@ def test_a_run_without_a_validation_set_watches_the_test_set(small_folder, tmp_p
     ids=["cifar10_18", "batch_normalization_and_crops", "cifar10_26_and_rates"],
 )
 def test_a_small_run_resumes_to_the_same_bits(small_folder, tmp_path, changes, monkeypatch):
-    config = cifar10_config(small_folder, checkpoint_steps=1, keep_checkpoints=12, **changes)
+    config = small_runs.config(small_folder, checkpoint_steps=1, keep_checkpoints=12, **changes)
     whole = running.train(config, str(tmp_path / "whole"))
     # Stopped in the middle of an epoch, by what is no error.
     times = []
@@ -285,7 +247,7 @@ def test_a_small_run_resumes_to_the_same_bits(small_folder, tmp_path, changes, m
     assert times == list(range(1, 9))
     resumed = running.train(config, str(tmp_path / "parts"))
     assert resumed["evaluation"] == whole["evaluation"]
-    expected, found = stored(tmp_path / "whole", 12), stored(tmp_path / "parts", 12)
+    expected, found = small_runs.stored(tmp_path / "whole", 12), small_runs.stored(tmp_path / "parts", 12)
     assert expected.keys() == found.keys()
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
@@ -296,8 +258,8 @@ def test_a_small_run_resumes_to_the_same_bits(small_folder, tmp_path, changes, m
 
 def test_averages_of_batch_normalization_are_in_the_checkpoint(small_folder, tmp_path):
     run = tmp_path / "run"
-    written = running.train(cifar10_config(small_folder, normalization="batch"), str(run))
-    values = stored(run, 12)
+    written = running.train(small_runs.config(small_folder, normalization="batch"), str(run))
+    values = small_runs.stored(run, 12)
     averages = {name: value for name, value in values.items() if "moving_" in name}
     assert len(averages) == 4
     for name, value in averages.items():
@@ -309,10 +271,10 @@ def test_averages_of_batch_normalization_are_in_the_checkpoint(small_folder, tmp
 
 
 def test_conv1_s_weights_stand_still_once_frozen(small_folder, tmp_path):
-    config = cifar10_config(small_folder, conv1_frozen_epoch=2.0, checkpoint_steps=1, keep_checkpoints=12)
+    config = small_runs.config(small_folder, conv1_frozen_epoch=2.0, checkpoint_steps=1, keep_checkpoints=12)
     run = tmp_path / "run"
     running.train(config, str(run))
-    before, frozen, end = (stored(run, step) for step in (5, 6, 12))
+    before, frozen, end = (small_runs.stored(run, step) for step in (5, 6, 12))
     kernels = sorted(
         name for name in end if "kernel" in name and "velocity" not in name and name.startswith("variables")
     )
@@ -325,12 +287,12 @@ def test_conv1_s_weights_stand_still_once_frozen(small_folder, tmp_path):
 def test_without_test_and_validation_set_there_is_nothing_to_watch(small_folder, tmp_path):
     shutil.rmtree(small_folder / "test")
     with pytest.raises(ValueError) as caught:
-        running.train(cifar10_config(small_folder), str(tmp_path / "run"))
+        running.train(small_runs.config(small_folder), str(tmp_path / "run"))
     message = str(caught.value)
     assert message.startswith("Expected validation_fraction above 0, as ") and message.endswith("Received: 0")
     assert "has no test set" in message and "\n" not in message
     assert not (tmp_path / "run").exists()
     # With a share of it held out the same folder is enough.
-    written = running.train(cifar10_config(small_folder, validation_fraction=0.25), str(tmp_path / "run"))
+    written = running.train(small_runs.config(small_folder, validation_fraction=0.25), str(tmp_path / "run"))
     assert list(written["evaluation"]) == ["validation"]
     assert written["evaluation"]["validation"]["centre_crop"]["num_examples"] == 6

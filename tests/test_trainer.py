@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from alexnet_tf.training import actions
+from alexnet_tf.training import checkpoints
 from alexnet_tf.training import optimization
 from alexnet_tf.training import trainer as training
 
@@ -256,7 +256,7 @@ def test_an_actions_exception_ends_the_training():
 def checkpoints_of(trainer, directory):
     variables = {f"weights{i}": variable for i, variable in enumerate(trainer.optimizer.variables)}
     variables |= {f"velocity{i}": variable for i, variable in enumerate(trainer.optimizer.velocities)}
-    return actions.Checkpoints(str(directory), variables, optimization.Linear(5), {}, every=1)
+    return checkpoints.Checkpoints(str(directory), variables, optimization.Linear(5), {}, every=1)
 
 
 @pytest.mark.parametrize("stop", [7, 8])

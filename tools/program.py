@@ -12,7 +12,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from absl import flags  # noqa: E402
 
 from alexnet_tf import config as configuration  # noqa: E402
+from alexnet_tf import machine  # noqa: E402
 from alexnet_tf import messages  # noqa: E402
+from alexnet_tf.training import stopping  # noqa: E402
 
 USAGE_ERROR = 2
 
@@ -55,10 +57,12 @@ def _call(main, argument, config):
         main(argument)
     except KeyboardInterrupt:
         sys.exit(130)
+    except stopping.Stopped as stopped:
+        fail(stopped, stopped.code)
     except Exception as error:
         if FLAGS.traceback or not isinstance(error, _expected_errors()):
             raise
-        fail(error, 1)
+        fail(error, getattr(error, "exit_status", 1))
 
 
 def parse(purpose, own_flags=(), arguments="", *, configurable=True):
@@ -141,8 +145,10 @@ def _set_up_process(config):
     for gpu in tf.config.list_physical_devices("GPU"):
         tf.config.experimental.set_memory_growth(gpu, True)
     wanted = [int(name.rsplit(":", 1)[1]) for name in config.devices if _is_cpu(name)]
+    if config.distribute == "mirrored" and not tf.config.list_physical_devices("GPU"):
+        wanted = [machine.available_cores() - 1]
     if wanted and max(wanted) > 0:
-        # A CPU is one device; the towers get logical ones.
+        # A CPU is one device; towers and replicas get logical ones.
         tf.config.set_logical_device_configuration(
             tf.config.list_physical_devices("CPU")[0],
             [tf.config.LogicalDeviceConfiguration() for _ in range(min(max(wanted), 7) + 1)],
@@ -162,8 +168,6 @@ def threads(config):
     more cores, or a GPU, TensorFlow's own choice stands: nothing else was measured there.
     """
     import tensorflow as tf
-
-    from alexnet_tf import machine
 
     is_split = config.network == "alexnet" and config.towers == "two"
     own = (

@@ -3,9 +3,16 @@
 python tools/train.py --flagfile=flags/quickstart.flags --workdir=runs/quickstart
 """
 
+import os
+import signal
+
 import program
 from absl import flags
 
+from alexnet_tf.training import stopping
+
+flags.DEFINE_list("workers", [], "with --distribute=multiworker: HOST:PORT of all processes; else TF_CONFIG tells")
+flags.DEFINE_integer("worker_index", None, "this process's place among the workers, from 0", lower_bound=0)
 flags.DEFINE_string("workdir", "", "the run's directory: configuration, checkpoints, logs, figures")
 flags.DEFINE_list(
     "profile_steps",
@@ -17,8 +24,25 @@ flags.DEFINE_list(
 
 def main(config):
     from alexnet_tf import run
+    from alexnet_tf.training import distribution
 
-    run.train(config, program.require("workdir"), _numbers(flags.FLAGS.profile_steps))
+    workdir, profile_steps = program.require("workdir"), _numbers(flags.FLAGS.profile_steps)
+    joined = distribution.start(config.distribute, _cluster(config))
+    stop = stopping.Stop()
+    # Behind the start, in which TensorFlow takes the signal for itself.
+    signal.signal(signal.SIGTERM, stop.ask)
+    run.train(config, workdir, profile_steps, joined=joined, stop=stop)
+
+
+def _cluster(config):
+    from alexnet_tf.training import distribution
+
+    workers, index = flags.FLAGS.workers, flags.FLAGS.worker_index
+    if config.distribute == "multiworker":
+        return distribution.read_cluster(workers, index, os.environ.get("TF_CONFIG", ""))
+    if workers or index is not None:
+        raise ValueError(f"Expected --distribute=multiworker with workers. Received: {config.distribute}")
+    return None
 
 
 def _numbers(texts):
@@ -29,4 +53,4 @@ def _numbers(texts):
 
 
 if __name__ == "__main__":
-    program.run(main, __doc__, ["workdir", "profile_steps"])
+    program.run(main, __doc__, ["workdir", "profile_steps", "workers", "worker_index"])

@@ -25,7 +25,7 @@ DEVKIT = "ILSVRC2010_devkit-1.0.tar.gz"
 META = "devkit-1.0/data/meta.mat"
 VALIDATION_TRUTH = "devkit-1.0/data/ILSVRC2010_validation_ground_truth.txt"
 
-# A photograph that was compressed once more may not become larger than this.
+# What is decompressed, a photograph that was compressed once more or a file of the devkit, may not become larger.
 MAX_DECOMPRESSED_BYTES = 64 * 2**20
 
 _WNID = re.compile(r"n\d{8}")
@@ -198,10 +198,16 @@ def _devkit_file(root, name):
     try:
         with tarfile.open(root / DEVKIT, "r:gz") as devkit:
             for member in devkit:
+                # Such a member would begin where it ends, again and again.
+                if member.size < 0:
+                    raise tarfile.ReadError(f"a size of {member.size} bytes")
                 if member.isreg() and member.name.removeprefix("./") == name:
+                    if member.size > MAX_DECOMPRESSED_BYTES:
+                        raise tarfile.ReadError(f"{member.size} bytes, more than {MAX_DECOMPRESSED_BYTES}")
                     return devkit.extractfile(member).read(), f"{root / DEVKIT}: {name}"
         received = "an archive without it"
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+    # A ValueError is what a size that is no number ends in.
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, ValueError, OverflowError) as error:
         received = _first_line(error)
     raise ValueError(f"Expected {name} in {root / DEVKIT}. Received: {received}")
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 # Streams of random numbers that must not meet.
-_ORDER, _GEOMETRY, _NOISE, _SHARDS = range(4)
+ORDER, GEOMETRY, NOISE, SHARDS = range(4)
 
 FLIPS = {"none": (False, False), "horizontal": (False, True), "both": (True, True)}
 
@@ -46,14 +46,14 @@ def order(count, seed, epoch):
     Returns:
       int64 ``[count]``, each index once; not to be changed.
     """
-    indices = _permutation(seed, _ORDER, epoch, count)
+    indices = _permutation(seed, ORDER, epoch, count)
     indices.flags.writeable = False
     return indices
 
 
 def order_on_disk(count, seed):
     """The order in which `count` images are written once and for all: int64 ``[count]``, each index once."""
-    return _permutation(seed, _SHARDS, 0, count)
+    return _permutation(seed, SHARDS, 0, count)
 
 
 def draw(seed, epoch, positions, *, margin, crops="random", flips="horizontal", images_per_draw=1):
@@ -71,14 +71,14 @@ def draw(seed, epoch, positions, *, margin, crops="random", flips="horizontal", 
       `Draws`.
     """
     shared = np.arange(positions.start, positions.stop) // images_per_draw
-    geometry = _numbers(seed, _GEOMETRY, epoch, shared[0], shared[-1] - shared[0] + 1)[shared - shared[0]]
+    geometry = _numbers(seed, GEOMETRY, epoch, shared[0], shared[-1] - shared[0] + 1)[shared - shared[0]]
     if crops == "random":
         # The upper 32 bits, scaled: of 2 ** 32 values each offset gets the same number but for one.
         offsets = ((geometry[:, :2] >> np.uint64(32)) * np.uint64(margin + 1)) >> np.uint64(32)
     else:
         offsets = np.full([len(positions), 2], margin // 2)
     heads = (geometry[:, 2:] >> np.uint64(63)).astype(bool)
-    noise = _normal(_numbers(seed, _NOISE, epoch, positions.start, len(positions)))
+    noise = _normal(_numbers(seed, NOISE, epoch, positions.start, len(positions)))
     return Draws(offsets.astype(np.int32), heads & np.array(FLIPS[flips]), noise.astype(np.float32))
 
 

@@ -7,6 +7,11 @@ import tensorflow as tf
 
 IMAGE_SIZE = 256
 
+# A file of a few kilobytes can declare gigabytes; so many pixels take 300 MB while they are decoded.
+MAX_PIXELS = 100_000_000
+# A GIF's parts, of at most 255 bytes each, are looked through one after another.
+_MAX_GIF_PARTS = 100_000
+
 # How far into a file the EXIF orientation is looked for: the segment comes first or second.
 _EXIF_BYTES = 4096
 
@@ -74,6 +79,110 @@ def apply_orientation(image, orientation):
     return tf.cond(tf.equal(orientation, 1), lambda: image, turned)
 
 
+def _of_allowed_size(encoded):
+    """The file, if it declares no more than `MAX_PIXELS`; in a graph something else, which cannot be decoded either."""
+    pixels = _declared_pixels(encoded)
+
+    def said():
+        received = tf.strings.as_string(pixels, precision=0)
+        return tf.strings.join([f"Expected a photograph of at most {MAX_PIXELS} pixels. Received: ", received])
+
+    if tf.executing_eagerly() and pixels > MAX_PIXELS:
+        raise tf.errors.InvalidArgumentError(None, None, said().numpy().decode())
+    # No assertion: a pipeline leaves out what fails, and reads it again outside of a graph to say why.
+    return tf.cond(pixels <= MAX_PIXELS, lambda: encoded, said)
+
+
+def _declared_pixels(encoded):
+    """The pixels that a file's head declares, scalar float64; 0 for a file of no known format."""
+
+    def of_jpeg():
+        height, width, _ = tf.unstack(tf.cast(tf.image.extract_jpeg_shape(encoded), tf.float64))
+        return height * width
+
+    # Most photographs are, and the other formats take several times as long to tell apart.
+    is_jpeg = tf.equal(tf.strings.substr(encoded, 0, 3), b"\xff\xd8\xff")
+    return tf.cond(is_jpeg, of_jpeg, lambda: _pixels_of_others(encoded))
+
+
+def _pixels_of_others(encoded):
+    """As `_declared_pixels`, of formats beside JPEG."""
+    # Zeros stand for what a short file lacks.
+    head = tf.io.decode_raw(tf.strings.join([tf.strings.substr(encoded, 0, 30), bytes(30)]), tf.uint8)
+    head = tf.ensure_shape(head[:30], [30])
+
+    def begins(start, place=0):
+        return tf.reduce_all(tf.equal(head[place : place + len(start)], list(start)))
+
+    def product(width, height):
+        return tf.cast(width, tf.float64) * tf.cast(height, tf.float64)
+
+    def of_png():
+        # The highest byte comes first.
+        return product(_number(head[19:15:-1]), _number(head[23:19:-1]))
+
+    def of_bmp():
+        # With a sign; the rows of a negative height are the other way up.
+        return tf.abs(product(*tf.unstack(tf.bitcast(tf.reshape(head[18:26], [2, 4]), tf.int32))))
+
+    def of_webp():
+        lossless = _number(head[21:25])
+        kinds = [
+            (b"VP8 ", _number(head[26:28]) % 2**14, _number(head[28:30]) % 2**14),
+            (b"VP8L", lossless % 2**14 + 1, lossless // 2**14 % 2**14 + 1),
+            (b"VP8X", _number(head[24:27]) + 1, _number(head[27:30]) + 1),
+        ]
+        return tf.add_n([tf.where(begins(name, 12), product(*size), 0.0) for name, *size in kinds])
+
+    formats = [
+        (begins(b"\x89PNG"), of_png),
+        (begins(b"GIF8"), lambda: _pixels_of_gif(encoded)),
+        (begins(b"BM"), of_bmp),
+        (begins(b"RIFF") & begins(b"WEBP", 8), of_webp),
+    ]
+    return tf.case(formats, default=lambda: tf.constant(0.0, tf.float64))
+
+
+def _number(data):
+    """The int64 that some bytes make, the lowest first."""
+    return tf.reduce_sum(tf.cast(data, tf.int64) * [256**place for place in range(data.shape[0])])
+
+
+def _pixels_of_gif(encoded):
+    """The pixels of all pictures of a GIF, scalar float64: all are unpacked to show the first. At the limit it stops.
+
+    A GIF is parts one after another: pictures, extensions, and behind each of them data, a length and so many bytes
+    again and again until a length is 0.
+    """
+    data = tf.io.decode_raw(tf.strings.join([encoded, bytes(13)]), tf.uint8)
+    size = tf.size(data, tf.int64) - 13
+
+    def colors(flags):
+        # The bytes of a table of colours.
+        flags = tf.cast(flags, tf.int64)
+        return tf.where(flags >= 128, 3 * tf.bitwise.left_shift(tf.constant(2, tf.int64), flags % 8), 0)
+
+    def goes_on(place, in_data, pixels):
+        is_part = in_data | tf.reduce_any(tf.equal(data[tf.minimum(place, size)], [0x2C, 0x21]))
+        return (place < size) & is_part & (pixels <= MAX_PIXELS)
+
+    def part(place, in_data, pixels):
+        head = tf.ensure_shape(data[place : place + 10], [10])
+        is_picture = ~in_data & tf.equal(head[0], 0x2C)
+        own = tf.cast(_number(head[5:7]) * _number(head[7:9]), tf.float64)
+        beyond = tf.where(is_picture, 11 + colors(head[9]), 2)
+        # Most data have the greatest length, so many are passed at a time.
+        longest = tf.cast(tf.equal(data[place : place + 64 * 256 : 256], 255), tf.int64)
+        behind_data = tf.maximum(256 * tf.reduce_sum(tf.math.cumprod(longest)), 1 + tf.cast(head[0], tf.int64))
+        beyond = tf.where(in_data, behind_data, beyond)
+        return place + beyond, ~in_data | (head[0] > 0), pixels + tf.where(is_picture, own, 0.0)
+
+    start = (13 + colors(data[10]), tf.constant(False), tf.constant(0.0, tf.float64))
+    place, in_data, pixels = tf.while_loop(goes_on, part, start, maximum_iterations=_MAX_GIF_PARTS)
+    # One that is not at its end has too many parts.
+    return tf.where(goes_on(place, in_data, pixels), tf.constant(float("inf"), tf.float64), pixels)
+
+
 def decode(encoded):
     """The pixels of an encoded photograph, upright.
 
@@ -85,8 +194,10 @@ def decode(encoded):
       uint8 ``[height, width, 3]``, RGB in [0, 255].
 
     Raises:
-      tf.errors.InvalidArgumentError: for anything else, and for a truncated or corrupt file.
+      tf.errors.InvalidArgumentError: for anything else, for a truncated or corrupt file, and for one of more than
+        `MAX_PIXELS`; of a GIF the pixels of all pictures count.
     """
+    encoded = _of_allowed_size(encoded)
     image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
     image = tf.ensure_shape(image, [None, None, 3])
     # TensorFlow takes the colour numbers of a BMP of 8 bits for grey levels.

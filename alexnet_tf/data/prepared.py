@@ -14,7 +14,6 @@ import hashlib
 import json
 import mmap
 import pathlib
-import zipfile
 from typing import NamedTuple
 
 import numpy as np
@@ -31,9 +30,9 @@ CLASSES = "classes.json"
 # What an unfinished preparation keeps.
 PROGRESS = ".progress"
 
-_MANIFEST_FIELDS = ("source", "license", "storage", "request", "files", "splits")
-_SPLIT_FIELDS = ("examples", "per_class", "skipped", "shards")
-_SHARD_FIELDS = ("file", "examples", "bytes", "sha256")
+_MANIFEST_FIELDS = {"source": str, "license": str, "storage": str, "request": dict, "files": dict, "splits": dict}
+_SPLIT_FIELDS = {"examples": int, "per_class": list, "skipped": list, "shards": list}
+_SHARD_FIELDS = {"file": str, "examples": int, "bytes": int, "sha256": str}
 
 
 class Index(NamedTuple):
@@ -86,7 +85,7 @@ def read_manifest(directory):
 
     Raises:
       FileNotFoundError: for a directory that is none, or whose preparation did not end.
-      ValueError: for a manifest that cannot be read.
+      ValueError: for a manifest that cannot be read, or that names files outside of the directory.
     """
     directory = pathlib.Path(directory)
     path = directory / MANIFEST
@@ -104,16 +103,24 @@ def read_manifest(directory):
             _expect_fields(facts, _SPLIT_FIELDS)
             for shard in facts["shards"]:
                 _expect_fields(shard, _SHARD_FIELDS)
+        manifest["splits"]["train"]
+        shards = [shard["file"] for facts in manifest["splits"].values() for shard in facts["shards"]]
+        for name in [*manifest["files"], *shards]:
+            # Nothing outside the directory is read.
+            if "/" in name or "\0" in name or name in ("", ".", ".."):
+                raise ValueError(f"{name!r}, which names no file in {directory}")
         return manifest
     except KeyError as error:
         raise ValueError(f"Expected a manifest of version 1 in {path}. Received: no {error}") from None
-    except (ValueError, AttributeError, TypeError) as error:
+    # A RecursionError is what lists in lists in lists end in.
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise ValueError(f"Expected a manifest of version 1 in {path}. Received: {error}") from None
 
 
-def _expect_fields(values, names):
-    for name in names:
-        values[name]
+def _expect_fields(values, kinds):
+    for name, kind in kinds.items():
+        if not isinstance(values[name], kind):
+            raise ValueError(f"{name} that is no {kind.__name__}")
 
 
 def open_data_dir(directory):
@@ -127,7 +134,7 @@ def open_data_dir(directory):
 
     Raises:
       FileNotFoundError: for a directory that is none, or whose preparation did not end.
-      ValueError: for a shard of another size, or a damaged file beside.
+      ValueError: for a shard of another size, a damaged file beside, or an index that points outside of the shards.
     """
     directory = pathlib.Path(directory)
     manifest = read_manifest(directory)
@@ -141,6 +148,7 @@ def open_data_dir(directory):
                 received = "none" if size is None else f"{size} bytes"
                 raise ValueError(f"Expected {path} of {shard['bytes']} bytes. Received: {received}")
         index = read_index(directory, split)
+        _check_index(index, facts["shards"], len(classes), directory, split)
         image_records = ImageRecords(directory, [shard["file"] for shard in facts["shards"]], index)
         is_raw = manifest["storage"] == "raw"
         splits[split] = sources.Split(
@@ -160,6 +168,25 @@ def open_data_dir(directory):
     return source, statistics.load(directory / STATISTICS)
 
 
+def _check_index(index, shards, classes, directory, split):
+    """Raises unless all that an index says lies within the shards and the classes."""
+    sizes = np.array([shard["bytes"] for shard in shards], np.int64)
+    are_whole_numbers = all(column.dtype.kind == "i" and column.ndim == 1 for column in index[:-1])
+    fits = are_whole_numbers and index.names.dtype.kind == "S" and len({column.shape for column in index}) == 1
+    if fits:
+        lowest = min(int(column.min(initial=0)) for column in index[:-1])
+        fits = lowest >= 0 and index.labels.max(initial=-1) < classes and index.shards.max(initial=-1) < len(shards)
+    if fits:
+        # Differences, as sums of any two numbers could be too large for an int64.
+        fits = np.all(index.lengths <= sizes[index.shards] - records.OVERHEAD - index.places)
+        fits &= np.all(index.image_lengths <= index.lengths - index.image_places)
+    if not fits:
+        raise ValueError(
+            f"Expected the places of the records of {split} in {directory / INDEX}, within {len(shards)} shards and "
+            f"{classes} classes. Received: others"
+        )
+
+
 def _read(image_records, is_raw, number):
     """The image at a scalar int64 tensor, inside tf.data."""
     encoded = tf.numpy_function(lambda index: bytes(image_records.image(index)), [number], tf.string, stateful=False)
@@ -175,7 +202,7 @@ def _read_classes(directory):
         if not all(isinstance(each["name"], str) for each in classes):
             raise ValueError("names that are none")
         return classes
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"Expected the classes in {path}. Received: {error}") from None
 
 
@@ -185,8 +212,7 @@ def read_index(directory, split):
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return Index(**{field: arrays[f"{split}.{field}"] for field in Index._fields})
-    # A RuntimeError is what an archive ends in that seems encrypted, or packed in an unknown way.
-    except (OSError, ValueError, KeyError, EOFError, TypeError, RuntimeError, zipfile.BadZipFile) as error:
+    except statistics.LOADING_ERRORS as error:
         raise ValueError(f"Expected the places of the records of {split} in {path}. Received: {error}") from None
 
 
@@ -215,7 +241,7 @@ def verify(directory, progress=None):
       A list of what is wrong, a line each, naming shard and image; empty if all is as it was written.
 
     Raises:
-      FileNotFoundError, ValueError: as `read_manifest`.
+      FileNotFoundError, ValueError: as `read_manifest`, or for an index that points outside of the shards.
     """
     directory = pathlib.Path(directory)
     manifest = read_manifest(directory)
@@ -230,6 +256,7 @@ def verify(directory, progress=None):
     seen = 0
     for split, facts in manifest["splits"].items():
         index = read_index(directory, split)
+        _check_index(index, facts["shards"], len(facts["per_class"]), directory, split)
         for number, shard in enumerate(facts["shards"]):
             members = np.flatnonzero(index.shards == number)
             wrong += _verify_shard(directory / shard["file"], shard, index, members)

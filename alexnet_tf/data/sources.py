@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import re
 import tarfile
 from collections.abc import Callable
 from typing import NamedTuple
@@ -21,6 +22,9 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 
 # A TFDS data set in TFRecord files cannot be read by index; one no larger than this is held in memory, encoded.
 MAX_BYTES_IN_MEMORY = 2 * 2**30
+
+# A data set of the package's own. For a name in a namespace, such as "kubric:movi", TFDS fetches a program and runs it.
+_TFDS_NAME = re.compile(r"\w+(/[\w.+-]+)?(:[\d*][\d.*]*)?")
 
 
 class Split(NamedTuple):
@@ -280,6 +284,8 @@ def _tfds_source(name, download_config, data_dir):
     import tensorflow_datasets as tfds
 
     try:
+        if not _TFDS_NAME.fullmatch(name):
+            raise ValueError("not NAME, NAME/CONFIG or NAME:VERSION")
         builder = tfds.builder(name, data_dir=data_dir)
         if not builder.is_prepared():
             # Files of this format are read by index; a data set that is there already keeps its own.

@@ -1,11 +1,21 @@
 """The mean image and the colour components of a training set."""
 
+import tokenize
 import zipfile
+import zlib
 from typing import NamedTuple
 
 import numpy as np
 
 from alexnet_tf import files
+
+# What NumPy raises for a file that is no whole archive of arrays: a TypeError for one that is an array alone, a
+# RuntimeError for one that seems encrypted or packed in an unknown way, a MemoryError or an OverflowError for an array
+# that says it is larger than any memory, a TokenError for a description of an array that does not end.
+LOADING_ERRORS = (
+    *(OSError, ValueError, KeyError, EOFError, TypeError, RuntimeError, MemoryError, OverflowError),
+    *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
+)
 
 
 class Statistics(NamedTuple):
@@ -117,9 +127,12 @@ def load(path):
         # Opened here, as NumPy leaves a file open that it cannot read.
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             fields = {name: arrays[name] for name in Statistics._fields}
+        image, *others = (fields[name].shape for name in Statistics._fields)
+        if len(image) != 3 or image[2] != 3 or others != [(3, 3), (3,), ()]:
+            raise ValueError(f"arrays of {image}, {', '.join(map(str, others))}")
+        fields["num_examples"] = int(fields["num_examples"])
     except FileNotFoundError:
         raise
-    # A TypeError is what an .npy file ends in, which is one array and no archive.
-    except (KeyError, OSError, ValueError, EOFError, TypeError, RuntimeError, zipfile.BadZipFile) as error:
+    except LOADING_ERRORS as error:
         raise ValueError(f"Expected statistics of a training set in {path}. Received: {error}") from None
-    return Statistics(**{**fields, "num_examples": int(fields["num_examples"])})
+    return Statistics(**fields)

@@ -75,6 +75,12 @@ class Count:
         self._outside_five += int((ahead >= 5).sum())
         self._loss += float(losses(right).sum())
 
+    def total(self, total):
+        """Takes together what several processes counted; `total` maps a list of arrays to their sums over all."""
+        counts = [self._confusion, np.array(self._outside_five, np.int64), np.array(self._loss)]
+        self._confusion, outside_five, loss = total(counts)
+        self._outside_five, self._loss = int(outside_five), float(loss)
+
     def result(self):
         """The `Errors` so far.
 
@@ -113,7 +119,7 @@ def probability_function(model, cut):
     return probabilities
 
 
-def evaluate(probabilities, batches, *, ways, num_classes, num_examples, progress=None):
+def evaluate(probabilities, batches, *, ways, num_classes, num_examples, progress=None, total=None):
     """Looks at every example once.
 
     Args:
@@ -124,6 +130,7 @@ def evaluate(probabilities, batches, *, ways, num_classes, num_examples, progres
       num_classes: int.
       num_examples: int, how many there are.
       progress: called with the number of examples seen so far.
+      total: where several processes look at a part each: maps a list of int64 and float64 arrays to their sums.
 
     Returns:
       A dict from the names of `ways` to `Errors`.
@@ -132,10 +139,16 @@ def evaluate(probabilities, batches, *, ways, num_classes, num_examples, progres
       ValueError: if the batches do not hold just `num_examples`.
     """
     counts = {name: Count(num_classes) for name in ways}
-    for outputs, labels in _averaged(probabilities, batches, ways, num_examples, progress):
+    for outputs, labels in _averaged(probabilities, batches, ways, progress):
         for name in ways:
             counts[name].add(outputs[name], labels)
-    return {name: count.result() for name, count in counts.items()}
+    if total:
+        for count in counts.values():
+            count.total(total)
+    results = {name: count.result() for name, count in counts.items()}
+    for result in results.values():
+        _check_seen(result.num_examples, num_examples)
+    return results
 
 
 def collect(probabilities, batches, *, ways, num_classes, num_examples, progress=None):
@@ -154,7 +167,7 @@ def collect(probabilities, batches, *, ways, num_classes, num_examples, progress
     kept = {name: np.empty([num_examples, num_classes], np.float32) for name in ways}
     kept_labels = np.empty([num_examples], np.int64)
     first = 0
-    for outputs, labels in _averaged(probabilities, batches, ways, num_examples, progress):
+    for outputs, labels in _averaged(probabilities, batches, ways, progress):
         # Cut where there are too many; that is an error at the end.
         places = slice(first, first + len(labels))
         room = max(0, num_examples - first)
@@ -162,10 +175,16 @@ def collect(probabilities, batches, *, ways, num_classes, num_examples, progress
         for name in ways:
             kept[name][places] = outputs[name][:room]
         first += len(labels)
+    _check_seen(first, num_examples)
     return kept, kept_labels
 
 
-def _averaged(probabilities, batches, ways, num_examples, progress):
+def _check_seen(seen, num_examples):
+    if seen != num_examples:
+        raise ValueError(f"Expected to evaluate {num_examples} examples. Received: {seen}")
+
+
+def _averaged(probabilities, batches, ways, progress):
     """Yields for each batch a dict of float32 ``[batch, classes]``, averaged over a way's views, and the labels."""
     seen = 0
     for images, labels in batches:
@@ -174,8 +193,6 @@ def _averaged(probabilities, batches, ways, num_examples, progress):
         seen += len(labels)
         if progress:
             progress(seen)
-    if seen != num_examples:
-        raise ValueError(f"Expected to evaluate {num_examples} examples. Received: {seen}")
 
 
 def of_probabilities(probabilities, labels):

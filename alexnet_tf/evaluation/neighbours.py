@@ -247,18 +247,21 @@ def open_index(directory):
     if (features.dtype, features.shape) != expected:
         found = f"{features.dtype} {features.shape}"
         raise ValueError(f"Expected {expected[0]} {expected[1]} in {directory / FEATURES}. Received: {found}")
-    lengths = {len(listed[field]) for field in Images._fields}
+    try:
+        images = Images(np.array(listed["labels"], np.int64), listed["names"], np.array(listed["places"], np.int64))
+        lengths = {len(column) for column in images}
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError(f"Expected lists of images in {directory / IMAGES}. Received: {error}") from None
     if lengths != {manifest["count"]}:
         found = ", ".join(map(str, sorted(lengths)))
         raise ValueError(f"Expected {directory / IMAGES} of {manifest['count']} images. Received: {found}")
-    images = Images(np.array(listed["labels"], np.int64), listed["names"], np.array(listed["places"], np.int64))
     return Index(directory, manifest, features, images)
 
 
 def _read_json(path, fields):
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"Expected JSON in {path}. Received: {str(error).splitlines()[0]}") from None
     missing = [field for field in fields if not isinstance(values, dict) or field not in values]
     if missing:

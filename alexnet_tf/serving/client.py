@@ -259,10 +259,14 @@ class Rest(_Backend):
         request = urllib.request.Request(self._url, body, {"Content-Type": "application/json"})
         try:
             with self._opener.open(request, timeout=self._timeout) as response:
-                return self._parsed(response.read())
+                answer = response.read(_MAX_ANSWER_BYTES + 1)
+                # With a limit, an end before the promised length is no error to it.
+                if response.length and len(answer) <= _MAX_ANSWER_BYTES:
+                    raise http.client.IncompleteRead(answer, response.length)
+                return self._parsed(answer)
         except urllib.error.HTTPError as error:
             with error:
-                raise self._refusal(error.code, error.read()) from None
+                raise self._refusal(error.code, error.read(_MAX_ANSWER_BYTES)) from None
         except TimeoutError:
             raise _late(self._address, self._timeout) from None
         except urllib.error.URLError as error:
@@ -273,9 +277,11 @@ class Rest(_Backend):
             raise _unreachable("REST", self._address, messages.first_line(error)) from None
 
     def _parsed(self, body):
+        if len(body) > _MAX_ANSWER_BYTES:
+            raise _unreachable("REST", self._address, f"more than {_MAX_ANSWER_BYTES} bytes", OSError)
         try:
             answer = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             answer = None
         if not isinstance(answer, dict):
             raise _unreachable("REST", self._address, f"{len(body)} bytes that are no JSON object", OSError)
@@ -284,7 +290,7 @@ class Rest(_Backend):
     def _refusal(self, status, body):
         try:
             details = _one_line(json.loads(body)["error"])
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return _unreachable("REST", self._address, f"HTTP status {status}", OSError)
         if status == http.HTTPStatus.NOT_FOUND:
             return _unknown_model(self._model_name, self._address, details)

@@ -5,7 +5,6 @@ import glob
 import json
 import math
 import os
-import shutil
 import sys
 
 import rich.console
@@ -13,208 +12,14 @@ import rich.progress
 import tensorflow as tf
 
 from alexnet_tf import files
-from alexnet_tf import messages
 from alexnet_tf.training import timeline
 
 # A loss this near to ln(classes) is that of a network that knows nothing.
 _FLAT_MARGIN = 0.01
-# What reading a damaged file raises: TensorFlow's readers translate its errors into Python's.
-_READING_ERRORS = (tf.errors.OpError, ValueError, RuntimeError, KeyError, IndexError)
 # Values of a layer that a histogram is made of, at most: all 37 million of a large one would cost a tenth of a second.
 _HISTOGRAM_VALUES = 1 << 15
 # Seconds over which the bar takes its speed: on a CPU, minutes may pass between two reports.
 _SPEED_PERIOD = 3600
-
-
-class Checkpoints:
-    """Saves the state of a run, and takes it up again.
-
-    Args:
-      directory: where the checkpoints are.
-      variables: dict from a name to a ``tf.Variable``.
-      schedule: has ``state()``, a string, and ``restore(string)``.
-      facts: dict of what must be equal to continue, such as the classes, kept in the checkpoint as JSON.
-      every: int, save at reports this many steps after the last time, and at each epoch's end.
-      keep: int, how many of the newest stay.
-    """
-
-    def __init__(self, directory, variables, schedule, facts, *, every=1000, keep=2):
-        self._schedule = schedule
-        self._facts = json.dumps(facts, sort_keys=True)
-        self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
-        with tf.device("/CPU:0"):
-            self._schedule_state = tf.Variable("", trainable=False)
-            self._saved_facts = tf.Variable(self._facts, trainable=False)
-        self._variables = variables
-        self._checkpoint = tf.train.Checkpoint(
-            step=self._step,
-            schedule=self._schedule_state,
-            facts=self._saved_facts,
-            variables=dict(variables),
-        )
-        self._manager = tf.train.CheckpointManager(self._checkpoint, directory, max_to_keep=keep)
-        self._directory = directory
-        self._every = every
-        self._saved_at = 0
-
-    @property
-    def latest(self):
-        """The newest checkpoint's path, or None."""
-        return self._manager.latest_checkpoint
-
-    def restore(self):
-        """Takes up the newest checkpoint.
-
-        Returns:
-          The number of steps taken when it was saved; 0 if there is none.
-
-        Raises:
-          ValueError: if it is that of another network, or cannot be read.
-        """
-        if not self.latest:
-            names = os.path.join(self._directory, "checkpoint")
-            if os.path.exists(names):
-                raise ValueError(f"Expected {names} to name the newest checkpoint. Received: a damaged file")
-            return 0
-        check_checkpoint(self.latest, self._variables, self._facts)
-        try:
-            # An evaluation takes the weights alone.
-            self._checkpoint.restore(self.latest).assert_existing_objects_matched().expect_partial()
-        except (*_READING_ERRORS, AssertionError) as error:
-            raise ValueError(
-                f"Expected a whole checkpoint. Received: {self.latest} ({messages.first_line(error)})"
-            ) from None
-        self._schedule.restore(self._schedule_state.numpy().decode())
-        self._saved_at = int(self._step)
-        return self._saved_at
-
-    def save(self, step):
-        """Saves now, unless `step` was saved already; an older checkpoint goes only when the new one is whole.
-
-        Raises:
-          OSError: if the disk does not take it; older checkpoints are still there, and nothing half-written is.
-        """
-        if step == self._saved_at:
-            return
-        self._step.assign(step)
-        self._schedule_state.assign(self._schedule.state())
-        try:
-            self._manager.save(checkpoint_number=step)
-        except (tf.errors.OpError, OSError) as error:
-            self._remove_half_written(step)
-            raise OSError(
-                f"Expected room for a checkpoint in {self._directory}. Received: {messages.first_line(error)}; "
-                f"the newest whole one is {self.latest or 'none'}"
-            ) from None
-        self._saved_at = step
-
-    def _remove_half_written(self, step):
-        beginnings = ["checkpoint.tmp"]
-        # Otherwise it is whole, and older ones may have gone: what failed is the list of checkpoints.
-        if os.path.basename(self.latest or "") != f"ckpt-{step}":
-            beginnings += [f"ckpt-{step}.", f"ckpt-{step}_temp"]
-        for name in os.listdir(self._directory):
-            if name.startswith(tuple(beginnings)):
-                path = os.path.join(self._directory, name)
-                shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
-
-    def __call__(self, progress):
-        if progress.epoch_ended or progress.step - self._saved_at >= self._every:
-            self.save(progress.step)
-
-
-def check_checkpoint(path, variables, facts=None):
-    """Checks that a checkpoint is one of this network and whole, reading all that `variables` will take from it.
-
-    Args:
-      path: of the checkpoint.
-      variables: dict from a name to a ``tf.Variable``, as given to `Checkpoints`.
-      facts: the JSON string of `Checkpoints`, or None to leave it.
-
-    Raises:
-      ValueError: if it cannot be read, or naming what differs.
-    """
-    saved_facts = read_facts(path)
-    reader = tf.train.load_checkpoint(path)
-    shapes = reader.get_variable_to_shape_map()
-    if facts is not None and saved_facts != json.loads(facts):
-        ours, theirs = json.loads(facts), saved_facts
-        differing = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
-        raise ValueError(
-            f"Expected {path} to be of "
-            + "; ".join(f"{name}={_short(ours.get(name))}" for name in differing)
-            + ". Received: "
-            + "; ".join(f"{name}={_short(theirs.get(name))}" for name in differing)
-        )
-    for name, variable in variables.items():
-        key = _key(name)
-        saved = shapes.get(key)
-        if saved is None or list(saved) != variable.shape.as_list():
-            raise ValueError(
-                f"Expected {path} to hold {name} of shape {variable.shape.as_list()}. Received: "
-                + ("none" if saved is None else f"shape {list(saved)}")
-            )
-        try:
-            reader.get_tensor(key)
-        except _READING_ERRORS as error:
-            raise ValueError(f"Expected a whole checkpoint. Received: {path} ({messages.first_line(error)})") from None
-
-
-def read_facts(path):
-    """What a checkpoint must be of to be continued, as given to `Checkpoints`: a dict.
-
-    Raises:
-      ValueError: if it cannot be read.
-    """
-    try:
-        reader = tf.train.load_checkpoint(path)
-        return json.loads(reader.get_tensor("facts/.ATTRIBUTES/VARIABLE_VALUE").decode())
-    except _READING_ERRORS as error:
-        raise ValueError(f"Expected a checkpoint of a run. Received: {path} ({messages.first_line(error)})") from None
-
-
-def newest_checkpoint(directory):
-    """The path of the newest checkpoint in a directory.
-
-    Raises:
-      FileNotFoundError: if there is none.
-    """
-    path = tf.train.latest_checkpoint(directory)
-    if path is None:
-        raise FileNotFoundError(f"Expected a checkpoint in {directory}. Received: none")
-    return path
-
-
-def load_weights(directory, variables):
-    """Takes values out of another run's newest checkpoint.
-
-    Args:
-      directory: of the run's checkpoints.
-      variables: dict from a name, as given to `Checkpoints`, to a ``tf.Variable``; there may be others in it.
-
-    Returns:
-      The checkpoint's path.
-
-    Raises:
-      FileNotFoundError: if there is no checkpoint.
-      ValueError: if it cannot be read, or naming a variable that is not in it or of another shape.
-    """
-    path = newest_checkpoint(directory)
-    check_checkpoint(path, variables)
-    reader = tf.train.load_checkpoint(path)
-    for name, variable in variables.items():
-        variable.assign(reader.get_tensor(_key(name)))
-    return path
-
-
-def _key(name):
-    """Where a checkpoint keeps the variable of a name."""
-    return f"variables/{name.replace('.', '..').replace('/', '.S')}/.ATTRIBUTES/VARIABLE_VALUE"
-
-
-def _short(value):
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 class Metrics:

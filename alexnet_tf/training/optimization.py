@@ -1,5 +1,6 @@
 """The paper's update rule, and the schedules of its learning rate."""
 
+import contextlib
 import json
 import math
 from typing import NamedTuple
@@ -37,10 +38,11 @@ class MomentumSGD:
     """The paper's stochastic gradient descent with momentum and weight decay.
 
     Each variable is updated on its own device, those of one device by one compiled function. One whose rate is 0 stands
-    still at once, as in the original code, and forgets its velocity, which else would carry it on.
+    still at once, as in the original code, and forgets its velocity, which else would carry it on. Of variables that a
+    ``tf.distribute.Strategy`` mirrors, every replica updates its own copy.
 
     Args:
-      variables: list of float32 ``tf.Variable``.
+      variables: list of float32 ``tf.Variable``; if a strategy mirrors them, in its scope.
       rules: list of `Rule`, one for each variable.
       momentum: float in [0, 1).
       jit_compile: compile the update with XLA: one pass over memory instead of several.
@@ -54,31 +56,40 @@ class MomentumSGD:
         self.momentum = momentum
         self.velocities = []
         for variable in self.variables:
-            with tf.device(variable.device):
+            # A mirrored variable has no device of its own: a strategy puts a copy on each.
+            with contextlib.nullcontext() if tf.distribute.has_strategy() else tf.device(variable.device):
                 self.velocities.append(tf.Variable(tf.zeros_like(variable), trainable=False, name="velocity"))
-        self._places = {}
-        for index, variable in enumerate(self.variables):
-            self._places.setdefault(variable.device, []).append(index)
-        self._updates = {
-            device: tf.function(self._update_of(places), jit_compile=jit_compile)
-            for device, places in self._places.items()
-        }
+        self._strategy = tf.distribute.get_strategy()
+        copies = [self._strategy.experimental_local_results(each) for each in [*self.variables, *self.velocities]]
+        # A list for each local replica.
+        self._updates = []
+        for own in zip(*copies):
+            weights, velocities = own[: len(rules)], own[len(rules) :]
+            places = {}
+            for place, weight in enumerate(weights):
+                places.setdefault(weight.device, []).append(place)
+            self._updates.append(
+                [
+                    (device, held, tf.function(self._update_of(held, weights, velocities), jit_compile=jit_compile))
+                    for device, held in places.items()
+                ]
+            )
 
-    def _update_of(self, places):
+    def _update_of(self, places, weights, velocities):
         def update(learning_rates, gradients):
             for place, gradient in zip(places, gradients):
                 rule = self.rules[place]
                 learning_rate = learning_rates[rule.rate]
                 weight, velocity = momentum_update(
-                    self.variables[place],
-                    self.velocities[place],
+                    weights[place],
+                    velocities[place],
                     gradient,
                     learning_rate=learning_rate,
                     momentum=tf.where(learning_rate > 0, self.momentum, 0.0),
                     weight_decay=rule.weight_decay,
                 )
-                self.velocities[place].assign(velocity)
-                self.variables[place].assign(weight)
+                velocities[place].assign(velocity)
+                weights[place].assign(weight)
 
         return update
 
@@ -86,12 +97,25 @@ class MomentumSGD:
         """Updates every variable and its velocity.
 
         Args:
-          gradients: list of tensors like `variables`, means over the batch.
+          gradients: list of tensors like `variables`, means over the batch; in a replica the same in all of them.
           learning_rates: float32 ``[rates]``, indexed by the rules.
         """
-        for device, places in self._places.items():
+        if tf.distribute.has_strategy():
+            tf.distribute.get_replica_context().merge_call(self._apply_everywhere, args=(gradients, learning_rates))
+        else:
+            self._apply_to(0, gradients, learning_rates)
+
+    def _apply_everywhere(self, strategy, gradients, learning_rates):
+        """Updates the copies of all local replicas; each has gradients of its own, and all have the same rates."""
+        own = zip(*(strategy.experimental_local_results(gradient) for gradient in gradients))
+        rates = strategy.experimental_local_results(learning_rates)[0]
+        for replica, gradients_of_one in enumerate(own):
+            self._apply_to(replica, gradients_of_one, rates)
+
+    def _apply_to(self, replica, gradients, learning_rates):
+        for device, places, update in self._updates[replica]:
             with tf.device(device), tf.name_scope("update"):
-                self._updates[device](learning_rates, [gradients[place] for place in places])
+                update(learning_rates, [gradients[place] for place in places])
 
 
 class Plateau:

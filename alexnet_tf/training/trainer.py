@@ -47,18 +47,30 @@ class Trainer:
       model: callable, ``model(images, training=True)`` returns logits ``[batch, num_classes]``.
       optimizer: has ``variables`` and ``apply(gradients, learning_rates)``.
       prepare: maps a batch of the data set to (images, labels): what the model takes, and int64 ``[batch]``.
+      strategy: a ``tf.distribute.Strategy`` in whose scope model and optimiser were made: each of its replicas takes
+        the step with an equal part of the batch and the mean of all gradients. None for one replica alone.
+      reduce_dtype: of the gradients on their way from replica to replica; None leaves it as it is.
     """
 
-    def __init__(self, model, optimizer, prepare):
+    def __init__(self, model, optimizer, prepare, strategy=None, reduce_dtype=None):
         self.model = model
         self.optimizer = optimizer
         self.prepare = prepare
         self.traces = 0
+        self._strategy = strategy
+        self._reduce_dtype = reduce_dtype
         # A batch of another shape is a mistake (training drops the last, partial one), so it may retrace.
         self.step = tf.function(self._step)
 
     def _step(self, batch, learning_rates):
         self.traces += 1
+        if self._strategy is None:
+            return self._replica_step(batch, learning_rates)
+        results = self._strategy.run(self._replica_step, args=(batch, learning_rates))
+        # Reduced already, so all replicas tell the same.
+        return tf.nest.map_structure(lambda result: self._strategy.experimental_local_results(result)[0], results)
+
+    def _replica_step(self, batch, learning_rates):
         with tf.name_scope("prepare"):
             images, labels = self.prepare(batch)
         with tf.GradientTape() as tape:
@@ -67,13 +79,33 @@ class Trainer:
                 losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
                 loss = tf.reduce_mean(losses)
         gradients = tape.gradient(loss, self.optimizer.variables)
-        self.optimizer.apply(gradients, learning_rates)
         with tf.name_scope("errors"):
             errors = _count(tf.not_equal(tf.argmax(logits, axis=-1, output_type=labels.dtype), labels))
             top5_errors = None
             if logits.shape[-1] > _TOP:
                 top5_errors = _count(tf.logical_not(tf.math.in_top_k(labels, logits, _TOP)))
-        return StepResult(loss, errors, top5_errors, tf.size(labels))
+        result = StepResult(loss, errors, top5_errors, tf.size(labels))
+        if self._strategy is not None:
+            with tf.name_scope("reduce"):
+                gradients, result = self._reduced(gradients, result)
+        self.optimizer.apply(gradients, learning_rates)
+        return result
+
+    def _reduced(self, gradients, result):
+        """The means of gradients and loss over all replicas, whose parts are equal, and the sums of counts."""
+        reduce = tf.distribute.get_replica_context().all_reduce
+        if self._reduce_dtype is None:
+            *gradients, loss = reduce(tf.distribute.ReduceOp.MEAN, [*gradients, result.loss])
+        else:
+            dtypes = [gradient.dtype for gradient in gradients]
+            narrow = [tf.cast(gradient, self._reduce_dtype) for gradient in gradients]
+            narrow = reduce(tf.distribute.ReduceOp.MEAN, narrow)
+            gradients = [tf.cast(gradient, dtype) for gradient, dtype in zip(narrow, dtypes)]
+            loss = reduce(tf.distribute.ReduceOp.MEAN, result.loss)
+        # A replica alone knows whether there is a count, and it is the same everywhere.
+        counts = [count for count in result[1:] if count is not None]
+        sums = iter(tf.unstack(reduce(tf.distribute.ReduceOp.SUM, tf.stack(counts))))
+        return gradients, StepResult(loss, *(None if count is None else next(sums) for count in result[1:]))
 
 
 def _count(is_so):
@@ -91,8 +123,9 @@ def train(
     first_step=0,
     report_every=20,
     step_context=lambda step: contextlib.nullcontext(),
+    wants_to_stop=lambda: False,
 ):
-    """Takes steps until `steps` have been taken since the start of the run.
+    """Takes steps until `steps` have been taken since the start of the run, or someone wants it to stop.
 
     Results are read from the device once in `report_every` steps, so that it need not wait for Python in between.
 
@@ -108,9 +141,10 @@ def train(
       report_every: int, at least 1.
       step_context: maps a step's number, which begins at 1, to a context manager around it: its batch, which is drawn
         under the profiler's mark "input", and the call of the compiled step. A GPU may still be at work behind it.
+      wants_to_stop: called after each step; if it returns True, this was the last one, and it is reported.
 
     Returns:
-      The number of steps taken since the start of the run, `steps`.
+      The number of steps taken since the start of the run: `steps`, or fewer if it was stopped.
 
     Raises:
       NonFiniteLossError: naming the first step with a loss that is not finite.
@@ -121,7 +155,8 @@ def train(
     waited = 0.0
     began = time.perf_counter()
     iterator = iter(batches)
-    while step < steps:
+    stops = False
+    while step < steps and not stops:
         rates = learning_rates(step / steps_per_epoch)
         with step_context(step + 1):
             asked = time.perf_counter()
@@ -134,7 +169,8 @@ def train(
             pending.append(trainer.step(batch, tf.constant(rates, tf.float32)))
         step += 1
         epoch_ended = step % steps_per_epoch == 0
-        if not (epoch_ended or step % report_every == 0 or step == steps):
+        stops = wants_to_stop()
+        if not (epoch_ended or stops or step % report_every == 0 or step == steps):
             continue
         losses = np.array([result.loss.numpy() for result in pending])
         errors = sum(int(result.errors) for result in pending)

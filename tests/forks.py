@@ -1,0 +1,108 @@
+"""Processes that begin with TensorFlow loaded, so that a test may start, and kill, many of them."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+_SERVER = """
+import os, runpy, signal, sys
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+import alexnet_tf.run
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+print("ready", flush=True)
+for line in sys.stdin:
+    tool, output, *arguments = line.rstrip("\\n").split("\\t")
+    # TensorFlow is loaded and has calculated nothing yet: so long it may be forked.
+    child = os.fork()
+    if child:
+        print(child, flush=True)
+        continue
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    sys.argv = [tool, *arguments]
+    sys.path.insert(0, os.path.dirname(tool))
+    status = 0
+    try:
+        runpy.run_path(tool, run_name="__main__")
+    except SystemExit as error:
+        status = error.code or 0
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with open(output + ".part", "w") as ended:
+        ended.write(str(status))
+    os.replace(output + ".part", output + ".status")
+    os._exit(status)
+"""
+
+
+class Server:
+    """A process that forks; each fork runs a program of tools/ from its beginning."""
+
+    def __init__(self):
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+        )
+        if self._process.stdout.readline() != "ready\n":
+            raise RuntimeError("Expected a process that forks. Received: none")
+
+    def start(self, tool, output, *arguments):
+        """Starts a program, such as "train", with these arguments; what it says goes to a file. Returns a `Child`."""
+        for old in (output, f"{output}.status"):
+            pathlib.Path(old).unlink(missing_ok=True)
+        line = "\t".join([str(ROOT / "tools" / f"{tool}.py"), str(output), *map(str, arguments)])
+        self._process.stdin.write(f"{line}\n")
+        self._process.stdin.flush()
+        return Child(int(self._process.stdout.readline()), str(output))
+
+    def close(self):
+        self._process.stdin.close()
+        self._process.wait(timeout=60)
+        self._process.stdout.close()
+
+
+class Child:
+    """A process that was forked; what it says is in a file."""
+
+    def __init__(self, pid, output):
+        self.pid = pid
+        self._output = output
+        self.status = None  # None while it runs, and of one that was killed
+
+    def is_alive(self):
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def kill(self, number=signal.SIGKILL):
+        try:
+            os.kill(self.pid, number)
+        except ProcessLookupError:
+            pass
+
+    def wait(self, timeout=120):
+        """Waits for the end; returns the status."""
+        deadline = time.monotonic() + timeout
+        while self.is_alive():
+            if time.monotonic() > deadline:
+                self.kill()
+                raise TimeoutError(f"Expected an end. Received: none within {timeout} s\n{self.said()}")
+            time.sleep(0.01)
+        if os.path.exists(self._output + ".status"):
+            with open(self._output + ".status") as file:
+                self.status = int(file.read())
+        return self.status
+
+    def said(self):
+        return pathlib.Path(self._output).read_text() if os.path.exists(self._output) else ""

@@ -1,0 +1,79 @@
+"""Runs that take seconds: a small network of the authors' on a handful of made-up pictures."""
+
+import json
+import os
+
+import numpy as np
+import PIL.Image
+import tensorflow as tf
+
+from alexnet_tf import config as configuration
+
+
+def write_picture(path, generator, darker=1):
+    """Writes noise of 32 x 32."""
+    PIL.Image.fromarray(generator.integers(0, 256, (32, 32, 3), dtype=np.uint8) // darker).save(path)
+
+
+def make_pictures(root, per_class=12):
+    """Pictures of 32 x 32 in two classes for training, five of each for a test; returns the folder."""
+    generator = np.random.default_rng(1)
+    for split, count in (("train", per_class), ("test", 5)):
+        for label, name in enumerate(("bright", "dark")):
+            directory = os.path.join(root, split, name)
+            os.makedirs(directory)
+            for number in range(count):
+                write_picture(os.path.join(directory, f"{number}.png"), generator, 1 + 2 * label)
+    return root
+
+
+def config(folder, **changes):
+    """Three steps an epoch with the pictures of `make_pictures`."""
+    values = {
+        "source": f"folder:{folder}",
+        "network": "cifar10_18",
+        "recipe": "original",
+        "image_size": 32,
+        "crop_size": 32,
+        "crops": "center",
+        "flips": "none",
+        "color_noise": 0.0,
+        "validation_fraction": 0.0,
+        "batch_size": 8,
+        "epochs": 4.0,
+        "initialization": "he",
+        "input_scale": 0.01,
+        "learning_rate": 0.0001,
+        "schedule": "epochs",
+        "drop_epochs": (3.0,),
+        "report_steps": 1,
+    }
+    return configuration.Config(**values | changes)
+
+
+def flags(config):
+    """The arguments of tools/train.py for a configuration."""
+    return [line for line in config.to_flagfile().splitlines() if line.startswith("--")]
+
+
+def stored(workdir, step):
+    """Everything in a checkpoint, by name, but for how often something was saved."""
+    reader = tf.train.load_checkpoint(os.path.join(workdir, "checkpoints", f"ckpt-{step}"))
+    names = [name for name in reader.get_variable_to_shape_map() if not name.startswith("save_counter")]
+    return {name: reader.get_tensor(name) for name in names}
+
+
+def assert_same_bits(found, expected):
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+def lines(workdir, kind):
+    """The lines of a kind in a run's metrics, whole ones only: of a run that goes on, or was killed."""
+    path = os.path.join(workdir, "metrics.jsonl")
+    if not os.path.exists(path):
+        return []
+    with open(path, encoding="utf-8") as file:
+        whole = [line for line in file if line.endswith("\n")]
+    return [record for record in map(json.loads, whole) if record["kind"] == kind]
