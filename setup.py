@@ -40,6 +40,7 @@ setuptools.setup(
             "pillow>=10",
             "pytest>=8",
             "pytest-xdist>=3.8",
+            "pyyaml>=6",
             "ruff==0.17.6",
             "scipy>=1.11",
             "xprof>=2.24",

@@ -28,7 +28,7 @@ def read(path):
             record = json.loads(line)
             if not (record["step"] > 0 and record["epoch"] > 0 and record["kind"]):
                 raise ValueError
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise ValueError(f"Expected a record of a run. Received: {path}, line {number + 1}") from None
         records.append(record)
     return records

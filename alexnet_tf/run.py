@@ -263,8 +263,9 @@ def _actions(run, terminal, latest, stop):
     )
 
     def validate():
-        # What was learnt since the last checkpoint is not worth the wait for the end of an evaluation.
-        with stop.waiting(False):
+        # One process alone does not wait for the end of an evaluation: what it learnt since the last checkpoint is not
+        # worth that. One of several would be lost to the others.
+        with stop.waiting(run.distribution.worker[1] > 1):
             return experiment.evaluate_split(center, data, run.watched, {"centre crop": [0]}, run.distribution)
 
     epoch_end = _EpochEnd(lambda: validate()["centre crop"], run.schedule)

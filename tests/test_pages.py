@@ -103,3 +103,12 @@ def test_a_fence_in_a_listing_does_not_end_it():
 def test_a_picture_that_is_not_there_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         pages.html("Title", [pages.Picture("none.png", "")], tmp_path)
+
+
+def test_markdown_lets_no_class_name_be_a_program():
+    name = "<script>alert(1)</script>\n| b"
+    blocks = [pages.Heading(name), pages.Paragraph(name), pages.Table(["a"], [[name]]), pages.Picture("x.png", name)]
+    said = pages.markdown("title", blocks)
+    assert "<script" not in said and "</script" not in said
+    assert "&lt;script>alert(1)&lt;/script> | b" in said
+    assert "| &lt;script>alert(1)&lt;/script> &#124; b |" in said

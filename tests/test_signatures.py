@@ -182,7 +182,7 @@ def test_features_are_what_the_last_layer_reads():
     [
         ({"views": "five"}, "Expected views to be one of centre, ten. Received: views='five'"),
         ({"top": 0}, "Expected top to be at least 1. Received: top=0"),
-        ({"max_pixels": 0}, "Expected max_pixels to be at least 1. Received: max_pixels=0"),
+        ({"max_pixels": 0}, "Expected max_pixels from 1 to 100000000. Received: max_pixels=0"),
     ],
 )
 def test_an_option_outside_its_range_is_refused(option, message):

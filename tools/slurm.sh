@@ -26,7 +26,7 @@ for ((attempt = 1; attempt <= ATTEMPTS; attempt++)); do
     # The shell of each task puts in its own number.
     # shellcheck disable=SC2016
     srun --kill-on-bad-exit=0 bash -c \
-        'exec "$PYTHON" "$TRAIN" --distribute=multiworker --workers="$workers" --worker_index="$SLURM_PROCID" "$@"' \
+        'exec "$PYTHON" "$TRAIN" "$@" --distribute=multiworker --workers="$workers" --worker_index="$SLURM_PROCID"' \
         train "$@"
     status=$?
     # srun tells the highest status: 75 of one that lost another, 137 of one that was killed.

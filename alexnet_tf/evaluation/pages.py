@@ -3,6 +3,7 @@
 import base64
 import html as escaping
 import os
+import re
 from typing import NamedTuple
 
 _STYLE = """\
@@ -18,6 +19,8 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.25rem 0.7rem; border-bottom: 1px solid #8884; text-align: left; }
 pre { overflow-x: auto; padding: 0.7rem; background: #8882; font-size: 0.85rem; }
 """
+# Where Markdown takes text for HTML.
+_TAG = re.compile(r"<(?=[A-Za-z/!?])")
 
 
 class Heading(NamedTuple):
@@ -67,17 +70,23 @@ def markdown(title, blocks):
 
 def _block_of_markdown(block):
     if isinstance(block, Heading):
-        return f"## {block.text}"
+        return f"## {_plain(block.text)}"
     if isinstance(block, Table):
         rows = [block.header, ["---"] * len(block.header), *block.rows]
-        return "\n".join(f"| {' | '.join(str(cell).replace('|', '&#124;') for cell in row)} |" for row in rows)
+        return "\n".join(f"| {' | '.join(_plain(cell).replace('|', '&#124;') for cell in row)} |" for row in rows)
     if isinstance(block, Picture):
-        return f"![{block.caption}]({block.path})\n\n*{block.caption}*"
+        caption = _plain(block.caption)
+        return f"![{caption}]({block.path})\n\n*{caption}*"
     if isinstance(block, Listing):
         # A fence that is longer than any in the text.
         fence = "```" + "`" * block.text.count("```")
         return f"{fence}\n{block.text.rstrip()}\n{fence}"
-    return block.text
+    return _plain(block.text)
+
+
+def _plain(text):
+    """Text in one line that is no HTML, whatever a class is called."""
+    return _TAG.sub("&lt;", " ".join(str(text).split()))
 
 
 def html(title, blocks, directory):

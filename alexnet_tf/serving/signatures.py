@@ -14,7 +14,7 @@ from alexnet_tf.data import photograph
 from alexnet_tf.evaluation import errors
 
 # A photograph of so many pixels takes 300 MB while it is decoded.
-MAX_PIXELS = 100_000_000
+MAX_PIXELS = photograph.MAX_PIXELS
 VIEWS = ("centre", "ten")
 
 # What files begin with.
@@ -127,8 +127,8 @@ class Signatures:
             raise ValueError(f"Expected views to be one of {', '.join(VIEWS)}. Received: {views=}")
         if not top >= 1:
             raise ValueError(f"Expected top to be at least 1. Received: {top=}")
-        if not max_pixels >= 1:
-            raise ValueError(f"Expected max_pixels to be at least 1. Received: {max_pixels=}")
+        if not 1 <= max_pixels <= MAX_PIXELS:
+            raise ValueError(f"Expected max_pixels from 1 to {MAX_PIXELS}. Received: {max_pixels=}")
         self._network = network
         self._preparation = preparation
         initializer = tf.lookup.TextFileInitializer(
