@@ -37,7 +37,7 @@ def summaries(request):
     next(iter(latest))
     with tempfile.TemporaryDirectory(prefix="alexnet_benchmark_") as directory:
         scalars = actions.Summaries(directory)
-        details = logs.details(scalars, trainer.model, trainer, latest, config, 0.0)
+        details = logs.details(scalars, trainer, latest, config, 0.0)
         # Every call is due.
         progress = [_progress(each, each * config.summary_epochs) for each in range(request.rounds + 2)]
         once = _seconds(details, progress[:1])
