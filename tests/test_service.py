@@ -216,7 +216,7 @@ def test_batches_go_on_whoever_is_killed(made, processes):
                 stack.enter_context(service.serving(dispatcher=address))
         assert_same(found, expected_batches(made["raw"], first_step=0, steps=steps))
 
-    batches = served(address, made["raw"], steps=10**6, patience=8)
+    batches = served(address, made["raw"], steps=10**6, patience=20)
     next(batches)
     processes[0].terminate()
     begun = time.monotonic()
