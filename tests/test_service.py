@@ -222,8 +222,8 @@ def test_batches_go_on_whoever_is_killed(made, processes):
     begun = time.monotonic()
     with pytest.raises(ConnectionError) as caught:
         list(batches)
-    assert time.monotonic() - begun < 30
-    assert f"Expected a batch from the data service at {address} within 8 s. Received: " in str(caught.value)
+    assert time.monotonic() - begun < 60
+    assert f"Expected a batch from the data service at {address} within 20 s. Received: " in str(caught.value)
     assert "\n" not in str(caught.value)
     assert processes[0].communicate(timeout=60) == ("", "")
     assert processes[0].returncode == 0
