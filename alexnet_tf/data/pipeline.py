@@ -225,6 +225,24 @@ def _direct_examples(split, good, image_size):
     return Examples(split.labels[good], fetch, tf.int64, decode, image_size)
 
 
+def check_training(count, *, batch_size, crops, flips, worker):
+    """Checks options of `training_batches` for a number of examples.
+
+    Returns:
+      The steps in an epoch and the examples in this worker's part of a batch, ints.
+
+    Raises:
+      ValueError: as `training_batches`.
+    """
+    _expect("crops", crops, ("random", "center"))
+    _expect("flips", flips, tuple(draws.FLIPS))
+    steps_per_epoch = batches_per_epoch(count, batch_size)
+    parts = worker[1]
+    if batch_size % parts:
+        raise ValueError(f"Expected batch_size to be a multiple of the {parts} workers. Received: {batch_size}")
+    return steps_per_epoch, batch_size // parts
+
+
 def training_batches(
     examples,
     *,
@@ -266,14 +284,9 @@ def training_batches(
       ValueError: if a batch needs more examples than there are or cannot be shared equally, or for other `crops` or
         `flips`.
     """
-    _expect("crops", crops, ("random", "center"))
-    _expect("flips", flips, tuple(draws.FLIPS))
     count = len(examples)
-    steps_per_epoch = batches_per_epoch(count, batch_size)
-    part, parts = worker
-    if batch_size % parts:
-        raise ValueError(f"Expected batch_size to be a multiple of the {parts} workers. Received: {batch_size}")
-    share = batch_size // parts
+    steps_per_epoch, share = check_training(count, batch_size=batch_size, crops=crops, flips=flips, worker=worker)
+    part = worker[0]
 
     def batch_of(step):
         epoch, place = divmod(int(step), steps_per_epoch)

@@ -68,22 +68,11 @@ def training_batches(
     """
     source, _ = prepared.open_data_dir(data_dir)
     split = source.splits["train"]
-    # For its errors.
-    pipeline.training_batches(
-        pipeline.prepared_examples(split),
-        batch_size=batch_size,
-        seed=seed,
-        first_step=first_step,
-        steps=steps,
-        crop_size=crop_size,
-        crops=crops,
-        flips=flips,
-        worker=worker,
-    )
     count = len(split.labels)
-    steps_per_epoch = pipeline.batches_per_epoch(count, batch_size)
-    part, parts = worker
-    share = batch_size // parts
+    steps_per_epoch, share = pipeline.check_training(
+        count, batch_size=batch_size, crops=crops, flips=flips, worker=worker
+    )
+    part = worker[0]
     look_up = _look_up(data_dir)
     decode = pipeline.prepared_examples(split).decode or _crop_of_pixels
 
