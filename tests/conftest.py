@@ -1,5 +1,7 @@
 """Every test process: TensorFlow without its chatter, and two logical CPU devices for the two towers.
 
+Where there is a GPU, it is two logical ones, with whole float32 products.
+
 `enable_op_determinism` stays off, though it costs nothing measurable: users do not run with it, and with it a
 test of "resumed equals uninterrupted" would not notice an operation that is not deterministic by itself.
 """
@@ -17,6 +19,14 @@ import tensorflow as tf  # noqa: E402 (the log level is read when TensorFlow is 
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
+for gpu in tf.config.list_physical_devices("GPU")[:1]:
+    # In MB: of each of the two, and there may be several test processes.
+    tf.config.set_logical_device_configuration(gpu, [tf.config.LogicalDeviceConfiguration(memory_limit=4096)] * 2)
+    tf.config.set_visible_devices(gpu, "GPU")
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+
+# What is loaded stays, and need not be looked through whenever garbage is collected.
+gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -29,16 +39,24 @@ def without_measuring_the_machine():
         yield
 
 
-@pytest.fixture(autouse=True, scope="module")
-def without_the_networks_of_other_modules():
-    """Frees what a module's tests have built.
+@pytest.fixture(autouse=True)
+def without_the_networks_of_other_tests():
+    """Frees the networks that a test has built.
 
     TensorFlow registers every gradient of `tf.custom_gradient` for good, and with it the graph and all variables that
     it reads: a quarter of a gigabyte for each whole network that was trained. A user's process has one, this dozens.
     """
     yield
     registered = sys.modules["tensorflow.python.framework.ops"].gradient_registry._registry
-    for name in [name for name in registered if name.startswith("CustomGradient-")]:
-        del registered[name]
+    if names := [name for name in registered if name.startswith("CustomGradient-")]:
+        for name in names:
+            del registered[name]
+        gc.collect()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def without_the_networks_of_other_modules():
+    """Frees what a module's fixtures have built, too."""
+    yield
     tf.keras.backend.clear_session()
     gc.collect()

@@ -5,10 +5,8 @@ import dataclasses
 import importlib.util
 import itertools
 import json
-import pathlib
-import subprocess
-import sys
 
+import forks
 import numpy as np
 import PIL.Image
 import pytest
@@ -32,7 +30,6 @@ from alexnet_tf.data import prepared
 from alexnet_tf.data import sources
 from alexnet_tf.data import statistics
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 IMAGES = 6
 BATCH = 4
 CONFIG = configuration.Config(batch_size=BATCH, cache="none")
@@ -546,8 +543,7 @@ def test_synthetic_batch_is_like_a_real_one(splits):
 
 
 def benchmark(*arguments):
-    command = [sys.executable, str(ROOT / "tools" / "benchmark.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    return forks.run("benchmark", *arguments)
 
 
 def test_program_writes_the_figures(data_dirs, tmp_path):

@@ -5,10 +5,9 @@ import itertools
 import json
 import pathlib
 import shutil
-import subprocess
-import sys
 import weakref
 
+import forks
 import numpy as np
 import pytest
 from PIL import Image
@@ -20,8 +19,6 @@ from alexnet_tf import experiment
 from alexnet_tf.data import statistics
 from alexnet_tf.evaluation import ensembles
 from alexnet_tf.evaluation import errors
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 def members(count, examples, classes, seed=0, strengths=None):
@@ -259,7 +256,8 @@ def folder(tmp_path_factory):
 
 def make_run(workdir, folder, class_names=CLASSES, diverged=False, **changes):
     """What a run of no learning leaves: its configuration, checkpoint and statistics."""
-    values = {"initialization": "he", "input_scale": 0.02, "validation_fraction": 0.34, **changes}
+    values = {"initialization": "he", "input_scale": 0.02, "validation_fraction": 0.34}
+    values |= {"image_size": 40, "crop_size": 32, **changes}
     config = configuration.Config(source=f"folder:{folder}", **values).resolved()
     source = dataset.open_data(config)[0]._replace(class_names=class_names)
     model = experiment.build_model(config, len(class_names), devices=None)
@@ -280,7 +278,7 @@ def make_run(workdir, folder, class_names=CLASSES, diverged=False, **changes):
 def runs(folder, tmp_path_factory):
     """Two runs that differ in all that members may differ in."""
     root = tmp_path_factory.mktemp("runs")
-    other = {"recipe": "original", "seed": 1, "input_scale": 0.01, "image_size": 240, "precision": "bfloat16"}
+    other = {"recipe": "original", "seed": 1, "input_scale": 0.01, "image_size": 48, "precision": "bfloat16"}
     return [make_run(root / "first", folder), make_run(root / "second", folder, **other)]
 
 
@@ -431,7 +429,7 @@ def test_runs_that_hold_out_other_images_are_refused(runs, folder, tmp_path):
 def test_statistics_of_another_size_are_named(runs, tmp_path):
     other = shutil.copytree(runs[0], tmp_path / "other")
     shutil.copy(f"{runs[1]}/statistics.npz", other)
-    refused([runs[0], str(other)], f"Expected images of 240 x 240, as {other} was trained on. Received: 256 x 256")
+    refused([runs[0], str(other)], f"Expected images of 48 x 48, as {other} was trained on. Received: 40 x 40")
 
 
 def test_a_network_that_diverged_is_named(runs, folder, tmp_path):
@@ -440,8 +438,7 @@ def test_a_network_that_diverged_is_named(runs, folder, tmp_path):
 
 
 def evaluate_as_program(*arguments):
-    command = [sys.executable, str(ROOT / "tools" / "evaluate.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    return forks.run("evaluate", *arguments)
 
 
 def test_program_evaluates_an_ensemble(runs):

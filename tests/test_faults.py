@@ -56,8 +56,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server():
-    with contextlib.closing(forks.Server()) as started:
-        yield started
+    return forks.server()
 
 
 @pytest.fixture(scope="module")

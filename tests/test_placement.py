@@ -15,8 +15,6 @@ import tensorflow as tf
 from alexnet_tf import placement
 from alexnet_tf.model import AlexNet
 
-DEVICES = ("/CPU:0", "/CPU:1")
-
 Node = collections.namedtuple("Node", "op, name, inputs, device, compiled")
 
 
@@ -28,7 +26,7 @@ def device_of(tensor_or_variable):
 def executed_nodes(directory, function, *arguments):
     """Calls `function`, not called before, and returns its results and the nodes that TensorFlow executed.
 
-    A node's `device` is like "CPU:1", and `compiled` is true where XLA ran it.
+    A node's `device` is like "CPU:1" (or "GPU:1"), and `compiled` is true where XLA ran it.
     """
     # Once begun, TensorFlow collects graphs beyond the end of a trace, and the next would begin with them.
     tf.summary.trace_on(graph=True)
@@ -77,14 +75,24 @@ class Step:
         (self.training_logits, self.gradients), self.nodes = executed_nodes(directory, step, images)
 
 
-@pytest.fixture(scope="module")
-def one(tmp_path_factory):
-    return Step(None, tmp_path_factory.mktemp("one"))
+@pytest.fixture(scope="module", params=["CPU", "GPU"])
+def homes(request):
+    """The towers' devices, such as "CPU:0" and "CPU:1"."""
+    if len(tf.config.list_logical_devices(request.param)) < 2:
+        pytest.skip("needs a GPU")
+    return tuple(f"{request.param}:{index}" for index in range(2))
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    return Step(DEVICES, tmp_path_factory.mktemp("two"))
+def one(homes, tmp_path_factory):
+    # Where there is a GPU, TensorFlow would take it.
+    with placement.device_scope(homes[0] if tf.config.list_logical_devices("GPU") else None):
+        return Step(None, tmp_path_factory.mktemp("one"))
+
+
+@pytest.fixture(scope="module")
+def two(homes, tmp_path_factory):
+    return Step([f"/{home}" for home in homes], tmp_path_factory.mktemp("two"))
 
 
 def test_variables_have_the_same_names_and_values(one, two):
@@ -115,12 +123,12 @@ def test_checkpoints_fit_either_way(one, two, tmp_path):
         np.testing.assert_array_equal(a, b, err_msg=a.path)
 
 
-def test_each_variable_lives_with_its_tower(two):
+def test_each_variable_lives_with_its_tower(two, homes):
     for variable in two.model.variables:
-        expected = "CPU:1" if re.match(r"[a-z]+\d_b/", variable.path) else "CPU:0"
+        expected = homes[bool(re.match(r"[a-z]+\d_b/", variable.path))]
         assert device_of(variable.value) == expected, variable.path
     counts = collections.Counter(device_of(variable.value) for variable in two.model.trainable_variables)
-    assert counts == {"CPU:0": 16, "CPU:1": 14}  # fc8's two live with tower a
+    assert counts == {homes[0]: 16, homes[1]: 14}  # fc8's two live with tower a
 
 
 KINDS = (
@@ -153,7 +161,7 @@ def tower_of(node):
     return None
 
 
-def test_heavy_operations_run_with_their_tower_forward_and_backward(two):
+def test_heavy_operations_run_with_their_tower_forward_and_backward(two, homes):
     counts = {"a": collections.Counter(), "b": collections.Counter()}
     for node in two.nodes:
         kind = kind_of(node)
@@ -161,7 +169,7 @@ def test_heavy_operations_run_with_their_tower_forward_and_backward(two):
             continue
         tower = tower_of(node)
         assert tower, node
-        assert node.device == {"a": "CPU:0", "b": "CPU:1"}[tower], node
+        assert node.device == homes["ab".index(tower)], node
         counts[tower][kind] += 1
     expected = {
         "Conv2D": 5,
@@ -176,24 +184,26 @@ def test_heavy_operations_run_with_their_tower_forward_and_backward(two):
     assert counts == {"a": {**expected, "MatMul": 9}, "b": {**expected, "MatMul": 6}}
 
 
-def test_everything_else_runs_with_its_tower(two):
+def test_everything_else_runs_with_its_tower(two, homes):
     """Down to the reshapes; only sends and receives are between devices by nature."""
     for node in two.nodes:
         if node.op in ("_Send", "_Recv"):
             continue
         found = re.search(r"(?:^|/)[a-z]+\d_([ab])(?:_\d+)?/", node.name)
         if found:
-            assert node.device == {"a": "CPU:0", "b": "CPU:1"}[found[1]], node
+            assert node.device == homes["ab".index(found[1])], node
 
 
-def test_readers_gradients_are_summed_with_the_tensor_s_tower(two):
+def test_readers_gradients_are_summed_with_the_tensor_s_tower(two, homes):
     """Three crossings, each with two readers: one sum on each device."""
     sums = collections.Counter(node.device for node in two.nodes if node.op == "AddN")
-    assert sums == {"CPU:0": 3, "CPU:1": 3}
+    assert sums == {homes[0]: 3, homes[1]: 3}
 
 
-def test_one_device_uses_one_device(one):
-    assert {node.device for node in one.nodes} == {"CPU:0"}
+def test_one_device_uses_one_device(one, homes):
+    # With a GPU what handles shapes is its host's.
+    heavy = {node.device for node in one.nodes if kind_of(node)}
+    assert heavy == {homes[0]} and {node.device for node in one.nodes} <= {homes[0], "CPU:0"}
 
 
 # run_on_device

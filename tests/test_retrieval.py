@@ -4,9 +4,8 @@ import dataclasses
 import importlib.util
 import json
 import pathlib
-import subprocess
-import sys
 
+import forks
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -285,17 +284,17 @@ def test_figure_shows_each_image_with_its_name_and_whether_it_agrees():
 
 @needs_matplotlib
 def test_the_program_writes_text_json_and_figure(run, folder, tmp_path):
-    command = [sys.executable, ROOT / "tools" / "neighbours.py", f"--workdir={run}", "--k=3"]
+    command = ["neighbours", f"--workdir={run}", "--k=3"]
     request = [f"--image={folder / UNREADABLE}", "--query=1,4", "--json=a.json", "--figure=a.png"]
-    done = subprocess.run([*command, *request], capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    done = forks.run(*command, *request, directory=tmp_path)
     assert done.returncode == 1 and not list(tmp_path.glob("a.*"))
     assert done.stderr.startswith("neighbours.py: Expected a photograph in") and done.stderr.count("\n") == 1
     request[0] = f"--image={folder / 'train' / 'apple' / '00.png'}"
-    done = subprocess.run([*command, *request], capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    done = forks.run(*command, *request, directory=tmp_path)
     assert done.returncode == 0 and not done.stderr, done.stderr
     answers = json.loads((tmp_path / "a.json").read_text())
     assert [query["index"] for query in answers["queries"]] == [None, 1, 4]
     assert retrieval.table(answers) in done.stdout
     assert tf.io.decode_png((tmp_path / "a.png").read_bytes()).shape[2] == 4
-    done = subprocess.run([*command, "--query=first"], capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    done = forks.run(*command, "--query=first", directory=tmp_path)
     assert done.returncode == 2 and "Expected numbers with commas between" in done.stderr

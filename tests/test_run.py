@@ -1,4 +1,4 @@
-"""Whole runs, of the full-size network on a handful of photographs and of a small one on some more."""
+"""Whole runs: one of the full-size network, others of the eight layers for small pictures, and of small networks."""
 
 import dataclasses
 import json
@@ -40,6 +40,8 @@ def small_config(folder, **changes):
     values = {
         "source": f"folder:{folder}",
         "recipe": "original",
+        "image_size": 40,
+        "crop_size": 32,
         "batch_size": 4,
         "epochs": 2.0,
         "learning_rate": 0.001,
@@ -50,7 +52,7 @@ def small_config(folder, **changes):
 
 
 def test_a_run_leaves_what_is_promised(folder, tmp_path, capsys):
-    config = small_config(folder)
+    config = small_config(folder, image_size=256, crop_size=224)
     run = tmp_path / "run"
     written = running.train(config, str(run))
     assert configuration.read_flagfile(run / "config.flags") == config.resolved()
@@ -75,7 +77,7 @@ def test_a_run_leaves_what_is_promised(folder, tmp_path, capsys):
     assert json.loads((run / "evaluation.json").read_text())["step"] == 6
 
     with pytest.raises(ValueError, match=r"^Expected epochs to be at least 2, the 6 steps that .*\. Received: 1$"):
-        running.train(small_config(folder, epochs=1.0), str(run))
+        running.train(dataclasses.replace(config, epochs=1.0), str(run))
 
     # Nothing is left to learn, so the same command only evaluates.
     checkpoint = (run / "checkpoints" / "ckpt-6.index").stat().st_mtime_ns

@@ -4,9 +4,8 @@ import json
 import pathlib
 import re
 import shutil
-import subprocess
-import sys
 
+import forks
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -168,16 +167,13 @@ def test_newest_profile_of_a_run_counts(tmp_path):
 
 def test_program_prints_the_report_and_says_in_one_line_what_is_missing(profiled, tmp_path):
     _, _, directory = profiled
-    program = [sys.executable, str(ROOT / "tools" / "profile_report.py")]
     figures = tmp_path / "report.json"
-    done = subprocess.run(
-        [*program, f"--workdir={directory}", f"--json={figures}"], capture_output=True, text=True, timeout=120
-    )
+    done = forks.run("profile_report", f"--workdir={directory}", f"--json={figures}")
     assert (done.returncode, done.stderr) == (0, "")
     found = timeline.measure(timeline.read(timeline.newest(directory)))
     assert done.stdout == timeline.text(found) + "\n"
     assert json.loads(figures.read_text()) == found
-    done = subprocess.run([*program, f"--workdir={tmp_path}"], capture_output=True, text=True, timeout=120)
+    done = forks.run("profile_report", f"--workdir={tmp_path}")
     assert (done.returncode, done.stdout) == (1, "")
     assert re.fullmatch(r"profile_report\.py: Expected a profile, [^\n]+ Received: none\n", done.stderr)
 

@@ -8,8 +8,10 @@ import subprocess
 import sys
 import time
 
+import forks
 import numpy as np
 import pytest
+import small_runs
 import tensorflow as tf
 
 from alexnet_tf import config as configuration
@@ -24,6 +26,12 @@ def program(name, *arguments):
 
 def run(name, *arguments, **options):
     return subprocess.run(program(name, *arguments), capture_output=True, text=True, cwd=ROOT, timeout=300, **options)
+
+
+def small_net(folder, **changes):
+    """The arguments of eight steps of ten with a small network."""
+    own = {"batch_size": 2, "epochs": 0.8, "drop_epochs": (), "checkpoint_steps": 3, "image_size": 40}
+    return small_runs.flags(small_runs.config(folder, **own | changes))
 
 
 @pytest.mark.parametrize("name", ["train", "evaluate", "prepare", "placement", "experiments"])
@@ -51,7 +59,7 @@ def test_help_is_a_table_of_the_hyperparameters(name):
     ],
 )
 def test_bad_input_gets_one_line(arguments, status, message):
-    done = run("train", *arguments)
+    done = forks.run("train", *arguments)
     assert done.returncode == status
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
@@ -93,104 +101,79 @@ def photographs(tmp_path):
     return tmp_path / "photographs"
 
 
-def start_training(photographs, workdir, *more):
-    return subprocess.Popen(
-        program(
-            "train",
-            f"--workdir={workdir}",
-            f"--source=folder:{photographs}",
-            "--recipe=original",
-            "--batch_size=2",
-            "--epochs=0.8",  # 8 of 10 steps
-            "--learning_rate=0.001",
-            "--report_steps=1",
-            "--checkpoint_steps=3",
-            *more,
-        ),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=ROOT,
-    )
-
-
 def steps_reported(workdir):
-    path = workdir / "metrics.jsonl"
-    if not path.exists():
-        return 0
-    return sum('"kind": "train"' in line for line in path.read_text().splitlines())
-
-
-def weights(workdir):
-    reader = tf.train.load_checkpoint(str(workdir / "checkpoints" / "ckpt-8"))
-    return {
-        name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map() if name.startswith("variables/")
-    }
+    return len(small_runs.lines(workdir, "train"))
 
 
 def test_a_killed_run_resumes_and_ends_with_the_same_bits(photographs, tmp_path):
-    whole = start_training(photographs, tmp_path / "whole")
-    said, _ = whole.communicate(timeout=300)
-    assert whole.returncode == 0, said
+    arguments = small_net(photographs)
+    whole = forks.run("train", f"--workdir={tmp_path / 'whole'}", *arguments)
+    assert whole.returncode == 0, whole.stderr
 
-    killed = start_training(photographs, tmp_path / "killed")
+    workdir = tmp_path / "killed"
+    killed = forks.server().start("train", tmp_path / "log", f"--workdir={workdir}", *arguments)
     deadline = time.monotonic() + 300
-    while steps_reported(tmp_path / "killed") < 5 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate(timeout=60)
-    assert not (tmp_path / "killed" / "checkpoints" / "ckpt-8.index").exists()
+    while steps_reported(workdir) < 5 and time.monotonic() < deadline:
+        time.sleep(0.002)
+    killed.kill()
+    killed.wait()
+    assert not (workdir / "checkpoints" / "ckpt-8.index").exists()
 
-    resumed = start_training(photographs, tmp_path / "killed")
-    said, _ = resumed.communicate(timeout=300)
-    assert resumed.returncode == 0, said
-    assert "resumed from" in said
-    expected, found = weights(tmp_path / "whole"), weights(tmp_path / "killed")
-    assert expected.keys() == found.keys() and len(expected) > 60
-    for name, value in expected.items():
-        np.testing.assert_array_equal(found[name], value, err_msg=name)
-    records = [json.loads(line) for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in records] == list(range(1, 9))
+    # As a user starts it.
+    resumed = run("train", f"--workdir={workdir}", *arguments)
+    assert resumed.returncode == 0 and not resumed.stderr, resumed.stderr
+    assert "resumed from" in resumed.stdout
+    small_runs.assert_same_bits(small_runs.stored(workdir, 8), small_runs.stored(tmp_path / "whole", 8))
+    assert [line["step"] for line in small_runs.lines(workdir, "train")] == list(range(1, 9))
 
     # The terminal's last lines lead to what the run left.
-    assert str(tmp_path / "killed" / "report.html") in said
-    evaluated = run("evaluate", f"--workdir={tmp_path / 'killed'}")
+    assert str(workdir / "report.html") in resumed.stdout
+    evaluated = run("evaluate", f"--workdir={workdir}")
     assert evaluated.returncode == 0, evaluated.stderr
     assert "validation: 4 images, each seen once" in evaluated.stdout
 
 
 def test_a_loss_that_is_no_number_ends_the_run_in_one_line(photographs, tmp_path):
-    training = start_training(photographs, tmp_path / "run", "--learning_rate=10", "--momentum=0.99")
-    said, _ = training.communicate(timeout=300)
-    assert training.returncode == 1
-    last = said.strip().splitlines()[-1]
-    assert last.startswith("train.py: Expected a finite loss. Received: ") and "at step " in last
-    assert "Traceback" not in said
+    done = forks.run(
+        "train",
+        f"--workdir={tmp_path / 'run'}",
+        *small_net(photographs, epochs=3.0, learning_rate=10.0, weight_decay=1.0),
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("train.py: Expected a finite loss. Received: ") and "at step " in line
 
 
 def test_prepared_data_train_and_a_flipped_bit_is_named(photographs, tmp_path):
     (photographs / "train" / "one" / "text.jpg").write_text("no photograph")
     data_dir = tmp_path / "prepared"
-    done = run("prepare", f"--source=folder:{photographs}", f"--data_dir={data_dir}", "--shard_examples=12")
+    own = [
+        f"--source=folder:{photographs}",
+        "--image_size=40",
+        "--crop_size=32",
+        f"--data_dir={data_dir}",
+        "--shard_examples=12",
+    ]
+    done = forks.run("prepare", *own)
     assert done.returncode == 0, done.stderr
     assert "train: 20 images in 2 shards" in done.stdout and "validation: 4 images in 1 shards" in done.stdout
     assert "1 train files could not be read" in done.stdout and "text.jpg: Unknown image file format" in done.stdout
-    done = run("prepare", "--verify", f"--data_dir={data_dir}")
+    done = forks.run("prepare", "--verify", f"--data_dir={data_dir}")
     assert done.returncode == 0 and "24 images are as they were written" in done.stdout
 
-    options = [f"--data_dir={data_dir}", "--batch_size=4", "--learning_rate=0.001", "--cache=none"]
-    done = run("train", f"--workdir={tmp_path / 'run'}", "--epochs=1", *options)
+    options = [*small_net(photographs, batch_size=4, cache="none"), "--source=", f"--data_dir={data_dir}"]
+    done = forks.run("train", f"--workdir={tmp_path / 'run'}", *options, "--epochs=1")
     assert done.returncode == 0, done.stderr
     assert "train: 20 images of 2 classes" in done.stdout
-    done = run("evaluate", f"--workdir={tmp_path / 'run'}")
+    done = forks.run("evaluate", f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 0 and "validation: 4 images, each seen once" in done.stdout
 
     shard = data_dir / "prepared-train.tfrecord-00001-of-00002"
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 4
     shard.write_bytes(content)
-    verified = run("prepare", "--verify", f"--data_dir={data_dir}")
-    trained = run("train", f"--workdir={tmp_path / 'run'}", "--epochs=2", *options)
+    verified = forks.run("prepare", "--verify", f"--data_dir={data_dir}")
+    trained = forks.run("train", f"--workdir={tmp_path / 'run'}", *options, "--epochs=2")
     for done in (verified, trained):
         assert done.returncode == 1
         (line,) = done.stderr.strip().splitlines()
@@ -198,7 +181,7 @@ def test_prepared_data_train_and_a_flipped_bit_is_named(photographs, tmp_path):
 
 
 def test_placement_prints_the_account(tmp_path):
-    done = run("placement", "--devices=/CPU:0,/CPU:1", "--batch_size=4", f"--json={tmp_path / 'account.json'}")
+    done = forks.run("placement", "--devices=/CPU:0,/CPU:1", "--batch_size=4", f"--json={tmp_path / 'account.json'}")
     assert done.returncode == 0, done.stderr
     assert "50.0" in done.stdout
     assert json.loads((tmp_path / "account.json").read_text())
@@ -315,7 +298,7 @@ def test_an_experiment_that_is_killed_goes_on(experiment, tmp_path):
     ],
 )
 def test_bad_input_to_experiments_gets_one_line(experiment, arguments, status, message, tmp_path):
-    done = run("experiments", *experiment, *arguments)
+    done = forks.run("experiments", *experiment, *arguments)
     assert done.returncode == status
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr

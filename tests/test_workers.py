@@ -36,8 +36,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server():
-    with contextlib.closing(forks.Server()) as started:
-        yield started
+    return forks.server()
 
 
 def addresses(count=2):

@@ -120,6 +120,16 @@ def torch_alexnet():
     return model
 
 
+def torch_device():
+    """Where torch is to work, as TensorFlow does unasked: on a GPU if there is one, with TensorFloat-32 products."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    torch.backends.cuda.matmul.allow_tf32 = True
+    return torch.device("cuda")
+
+
 def torch_train_step(model):
     """A function of (images, labels), tensors of torch, that takes a step of learning and returns the loss."""
     import torch

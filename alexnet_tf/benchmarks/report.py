@@ -20,6 +20,7 @@ from alexnet_tf.benchmarks import retrieval
 from alexnet_tf.benchmarks import serving
 from alexnet_tf.benchmarks import showing
 from alexnet_tf.benchmarks import steps
+from alexnet_tf.benchmarks import workers
 from alexnet_tf.evaluation import figures
 
 # Batch sizes at which a step's time and memory are measured.
@@ -52,6 +53,7 @@ def rows():
         # With the threads that TensorFlow Serving has by default.
         "P12": Row(serving.answers, _all_cores()),
         "P13": Row(steps.traces),
+        "workers": Row(workers.two_workers),
         "summaries": Row(showing.summaries),
         "forward": Row(steps.forward),
         "load": Row(serving.load),

@@ -32,6 +32,7 @@ WARM_UP = 1
 
 # Of convolutions and products, 2 x multiply-adds: 1.4488 forward, twice that backward, but none towards the images.
 GFLOP_AN_IMAGE = 4.1356
+PARAMETERS = 60_965_224
 MATRIX_SIDE = 3072
 COPIED_BYTES = 1 << 28
 LRN_SHAPES = ((55, 55, 96), (27, 27, 256))
@@ -98,17 +99,20 @@ def _images_and_labels(batch_size):
 def keras_training(batch_size):
     """Sides in a process of their own: Keras's own training step."""
     model = network_peers.keras_alexnet()
-    return {KERAS: repeating(batch_size, model.train_on_batch, *_images_and_labels(batch_size))}
+    # On a GPU, if there is one, as ours are.
+    images, labels = map(tf.constant, _images_and_labels(batch_size))
+    return {KERAS: repeating(batch_size, model.train_on_batch, images, labels)}
 
 
 def torch_training(batch_size):
     """Sides in a process of their own: a training step of torch."""
     import torch
 
+    device = network_peers.torch_device()
     images, labels = _images_and_labels(batch_size)
-    images = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
-    step = network_peers.torch_train_step(network_peers.torch_alexnet())
-    return {TORCH: repeating(batch_size, step, images, torch.from_numpy(labels))}
+    images = torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).to(device)
+    step = network_peers.torch_train_step(network_peers.torch_alexnet().to(device))
+    return {TORCH: repeating(batch_size, step, images, torch.from_numpy(labels).to(device))}
 
 
 def _torch_builds(notes, build, *arguments):
@@ -419,20 +423,26 @@ def _inference_batches(largest):
 def keras_inference(sizes):
     """Sides in a process of their own: Keras's own network in use."""
     model = network_peers.keras_alexnet()
-    return {f"{KERAS}, {size}": repeating(size, model.predict_on_batch, _images_and_labels(size)[0]) for size in sizes}
+    images = {size: tf.constant(_images_and_labels(size)[0]) for size in sizes}
+    return {f"{KERAS}, {size}": repeating(size, model.predict_on_batch, images[size]) for size in sizes}
 
 
 def torch_inference(sizes):
     """Sides in a process of their own: torch's network in use."""
     import torch
 
-    model = network_peers.torch_alexnet().eval()
+    device = network_peers.torch_device()
+    model = network_peers.torch_alexnet().eval().to(device)
 
     def answer(images):
         with torch.inference_mode():
-            return model(images)
+            # Copied back, which waits for a GPU.
+            return model(images).cpu()
 
-    images = {size: torch.from_numpy(_images_and_labels(size)[0].transpose(0, 3, 1, 2).copy()) for size in sizes}
+    def images_of(size):
+        return torch.from_numpy(_images_and_labels(size)[0].transpose(0, 3, 1, 2).copy()).to(device)
+
+    images = {size: images_of(size) for size in sizes}
     return {f"{TORCH}, {size}": repeating(size, answer, images[size]) for size in sizes}
 
 
