@@ -5,6 +5,7 @@ import dataclasses
 import importlib.util
 import itertools
 import json
+import os
 
 import forks
 import numpy as np
@@ -24,6 +25,7 @@ from alexnet_tf.benchmarks import report
 from alexnet_tf.benchmarks import serving
 from alexnet_tf.benchmarks import showing
 from alexnet_tf.benchmarks import steps
+from alexnet_tf.benchmarks import workers
 from alexnet_tf.data import pipeline
 from alexnet_tf.data import prepare
 from alexnet_tf.data import prepared
@@ -417,6 +419,23 @@ def test_two_devices_share_the_work(small):
     assert list(found["rates"]) == ["one device", "two devices"]
     assert len(found["figures"]) == 4 and all(figure["reached"] for figure in found["figures"])
     assert found["ratios"][0]["bound"] == measuring.AT_MOST
+
+
+@pytest.mark.slow
+def test_two_workers_are_measured_against_one_process(tmp_path):
+    path = tmp_path / "figures.json"
+    done = benchmark("--rows=workers", "--quick", "--batch_size=4", f"--json={path}")
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    row = json.loads(path.read_text())["rows"]["workers"]
+    assert row["cores"] == workers.COUNT and len(row["rates"]) == 3
+    assert all(rate > 0 for rates in row["rates"].values() for rate in rates)
+    assert [round(figure["value"], 3) for figure in row["figures"] if figure["unit"] == "MB"] == [243.861, 121.93]
+    assert all(figure["value"] > 0 for figure in row["figures"])
+
+
+def test_two_workers_need_a_core_each(small, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0})
+    assert "needs 2 cores" in report.measure_here("workers", small)["not_run"]
 
 
 def test_two_devices_are_not_measured_on_one(small):

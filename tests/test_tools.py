@@ -137,7 +137,7 @@ def test_a_loss_that_is_no_number_ends_the_run_in_one_line(photographs, tmp_path
     done = forks.run(
         "train",
         f"--workdir={tmp_path / 'run'}",
-        *small_net(photographs, epochs=3.0, learning_rate=10.0, weight_decay=1.0),
+        *small_net(photographs, network="cifar10_26", epochs=3.0, learning_rate=10.0, weight_decay=1.0),
     )
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
@@ -149,8 +149,6 @@ def test_prepared_data_train_and_a_flipped_bit_is_named(photographs, tmp_path):
     data_dir = tmp_path / "prepared"
     own = [
         f"--source=folder:{photographs}",
-        "--image_size=40",
-        "--crop_size=32",
         f"--data_dir={data_dir}",
         "--shard_examples=12",
     ]
@@ -161,7 +159,11 @@ def test_prepared_data_train_and_a_flipped_bit_is_named(photographs, tmp_path):
     done = forks.run("prepare", "--verify", f"--data_dir={data_dir}")
     assert done.returncode == 0 and "24 images are as they were written" in done.stdout
 
-    options = [*small_net(photographs, batch_size=4, cache="none"), "--source=", f"--data_dir={data_dir}"]
+    options = [
+        *small_net(photographs, batch_size=4, cache="none", image_size=256, crop_size=64),
+        "--source=",
+        f"--data_dir={data_dir}",
+    ]
     done = forks.run("train", f"--workdir={tmp_path / 'run'}", *options, "--epochs=1")
     assert done.returncode == 0, done.stderr
     assert "train: 20 images of 2 classes" in done.stdout

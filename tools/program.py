@@ -143,6 +143,8 @@ def _set_up_process(config):
 
     absl.logging.set_verbosity(absl.logging.ERROR)
     tf.get_logger().setLevel("ERROR")
+    # Of processes that this one starts, too: TensorFlow would take all of a GPU's memory.
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     for gpu in tf.config.list_physical_devices("GPU"):
         tf.config.experimental.set_memory_growth(gpu, True)
     wanted = [int(name.rsplit(":", 1)[1]) for name in config.devices if _is_cpu(name)]

@@ -197,8 +197,6 @@ def _serve(connection, module, name, arguments):
     """The other end of `elsewhere`: an answer is a str if it is an error."""
     # TensorFlow writes to standard error when it is loaded.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    # Several processes share a GPU, which TensorFlow would take as a whole.
-    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     try:
         sides = getattr(importlib.import_module(module), name)(*arguments)
         connection.send(list(sides))

@@ -33,7 +33,7 @@ class Row(NamedTuple):
 
     measure: object  # from a `measuring.Request` to a `measuring.Result`
     flags: tuple = ()  # of its process
-    one_core: bool = False
+    cores: int = 0  # that its process has; 0 for all
 
 
 def rows():
@@ -47,13 +47,13 @@ def rows():
         "P7": Row(steps.precisions),
         "P8": Row(steps.two_devices, ("--devices=" + ",".join(_two_devices()),)),
         # Pipelines whose random operations `--deterministic` would take apart.
-        "P9": Row(feeding.ready_batches, ("--nodeterministic",), one_core=True),
+        "P9": Row(feeding.ready_batches, ("--nodeterministic",), cores=1),
         "P10": Row(feeding.training),
         "P11": Row(steps.update),
         # With the threads that TensorFlow Serving has by default.
         "P12": Row(serving.answers, _all_cores()),
         "P13": Row(steps.traces),
-        "workers": Row(workers.two_workers),
+        "workers": Row(workers.two_workers, cores=workers.COUNT),
         "summaries": Row(showing.summaries),
         "forward": Row(steps.forward),
         "load": Row(serving.load),
@@ -113,30 +113,30 @@ def measure_apart(names, scratch, options=(), quick=False):
     for name in names:
         if name != "growth":
             groups.setdefault(table[name][1:], []).append(name)
-    for (own, one_core), group in groups.items():
-        found = _run(group, (*options, *own), one_core, scratch)
+    for (own, cores), group in groups.items():
+        found = _run(group, (*options, *own), cores, scratch)
         yield from ((name, found[name]) for name in group)
     if "growth" in names:
         sizes = QUICK_GROWTH if quick else GROWTH
-        alone = [_run(["growth"], (*options, f"--batch_size={size}"), False, scratch)["growth"] for size in sizes]
+        alone = [_run(["growth"], (*options, f"--batch_size={size}"), 0, scratch)["growth"] for size in sizes]
         yield "growth", merge(alone)
 
 
-def _run(names, own, one_core, scratch):
-    """The figures of rows that were measured in a process of their own."""
-    if one_core and not hasattr(os, "sched_setaffinity"):
-        return {name: {"not_run": "this system cannot hold a process to one core"} for name in names}
+def _run(names, own, cores, scratch):
+    """The figures of rows that were measured in a process of their own, with some of the cores."""
+    if cores and not hasattr(os, "sched_setaffinity"):
+        return {name: {"not_run": "this system cannot hold a process to a core"} for name in names}
     path = pathlib.Path(scratch) / "rows.json"
     # Of a flag that is given twice, the last counts.
     command = [sys.executable, *sys.argv, f"--rows={','.join(names)}", f"--json={path}", "--markdown=", "--plot="]
     command += ["--here", *own]
-    allowed = os.sched_getaffinity(0) if one_core else None
-    if one_core:
-        os.sched_setaffinity(0, {max(allowed)})
+    allowed = os.sched_getaffinity(0) if cores else None
+    if cores:
+        os.sched_setaffinity(0, sorted(allowed)[-cores:])
     try:
         done = subprocess.run(command, stdout=subprocess.DEVNULL)
     finally:
-        if one_core:
+        if cores:
             os.sched_setaffinity(0, allowed)
     if done.returncode:
         sys.exit(done.returncode)

@@ -24,19 +24,6 @@ REACH = 0.7
 COUNT = 2
 
 
-def _pin(cores):
-    """Keeps this process, which has calculated nothing yet, to some cores, with a thread an operation."""
-    os.sched_setaffinity(0, cores)
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(len(cores))
-
-
-def alone(config, cores):
-    """Sides in a process of their own: training steps with all cores, by the threads that tools/train.py takes."""
-    _pin(cores)
-    return {ALONE: steps.training_side(config, steps.build_trainer(config))}
-
-
 def worker(configs, addresses, index, core):
     """Sides in a process of their own: what one of several workers does of each step, and of an all-reduce alone.
 
@@ -46,7 +33,8 @@ def worker(configs, addresses, index, core):
       index: of this one.
       core: that it has.
     """
-    _pin({core})
+    # Nothing has been calculated here yet, so TensorFlow takes as many threads as there are cores: one.
+    os.sched_setaffinity(0, {core})
     joined = distribution.start("multiworker", distribution.Cluster(tuple(addresses), index))
     sides = {}
     for name, config in configs.items():
@@ -55,7 +43,7 @@ def worker(configs, addresses, index, core):
             trainer = experiment.build_trainer(config, model, experiment.blank_statistics(), joined.strategy)
         part = dataclasses.replace(config, batch_size=config.batch_size // len(addresses))
         sides[of_worker(name, index)] = steps.training_side(part, trainer)
-        sides[of_worker(reduction_of(name), index)] = steps.repeating(1, _reduction(joined.strategy, trainer, config))
+        sides[of_worker(reduction_of(name), index)] = _reduction(joined.strategy, trainer, config)
     return sides
 
 
@@ -70,7 +58,7 @@ def reduction_of(name):
 
 
 def _reduction(strategy, trainer, config):
-    """A function that reduces tensors like the gradients of a step, and returns when that is done."""
+    """A side of means of tensors like the gradients of a step; each is waited for."""
 
     def mean(scale):
         dtype = tf.dtypes.as_dtype(config.reduce_precision)
@@ -80,7 +68,13 @@ def _reduction(strategy, trainer, config):
         return tf.add_n([tf.reshape(value, [-1])[0] for value in reduced])
 
     reduce = tf.function(lambda scale: strategy.run(mean, args=(scale,)))
-    return lambda: strategy.experimental_local_results(reduce(tf.constant(1.0)))[0].numpy()
+
+    def work():
+        while True:
+            strategy.experimental_local_results(reduce(tf.constant(1.0)))[0].numpy()
+            yield 1
+
+    return work
 
 
 def _at_once(sides):
@@ -88,8 +82,9 @@ def _at_once(sides):
 
     def work():
         with contextlib.ExitStack() as stack:
-            pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(len(sides)))
             generators = [stack.enter_context(contextlib.closing(side())) for side in sides]
+            # Left first, so that no generator is closed while it waits.
+            pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(len(sides)))
             while True:
                 yield sum(pool.map(next, generators))
 
@@ -114,11 +109,11 @@ def two_workers(request):
       `measuring.Result`.
 
     Raises:
-      NotRunError: with fewer than two cores, or where a process cannot be kept to one.
+      NotRunError: in a process with another number of cores than there are workers.
     """
-    if not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < COUNT:
-        raise measuring.NotRunError("needs two cores, and a system that keeps a process to one of them")
-    cores = sorted(os.sched_getaffinity(0))[:COUNT]
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if len(cores) != COUNT:
+        raise measuring.NotRunError(f"needs {COUNT} cores for this process, and a system that keeps it to them")
     config = dataclasses.replace(request.config, devices=()).resolved()
     configs = {
         name: dataclasses.replace(config, distribute="multiworker", reduce_precision=dtype)
@@ -126,8 +121,8 @@ def two_workers(request):
     }
     addresses = _free_addresses(COUNT)
     builds = [(worker, configs, addresses, index, core) for index, core in enumerate(cores)]
-    with measuring.elsewhere((alone, config, set(cores)), *builds) as parts:
-        sides = {ALONE: parts[ALONE]}
+    with measuring.elsewhere(*builds) as parts:
+        sides = {ALONE: steps.training_side(config, steps.build_trainer(config))}
         for name in [*configs, *map(reduction_of, configs)]:
             sides[name] = _at_once([parts[of_worker(name, index)] for index in range(COUNT)])
         rates = steps.interleave(request, sides)

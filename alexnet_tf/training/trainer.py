@@ -1,6 +1,7 @@
 """The training step and the loop around it. Neither knows which network, which data or which options."""
 
 import contextlib
+import functools
 import math
 import time
 from typing import NamedTuple
@@ -10,6 +11,8 @@ import tensorflow as tf
 
 # Top-5 errors are counted where they say something: with more classes than this.
 _TOP = 5
+# Of gradients that go from replica to replica together. From 1 to 50 million it makes no difference, all in one does.
+_BYTES_PER_PACK = 16_000_000
 
 
 class NonFiniteLossError(ValueError):
@@ -93,7 +96,9 @@ class Trainer:
 
     def _reduced(self, gradients, result):
         """The means of gradients and loss over all replicas, whose parts are equal, and the sums of counts."""
-        reduce = tf.distribute.get_replica_context().all_reduce
+        # In parts, so that those of the last layers are on their way while the first ones go backward.
+        options = tf.distribute.experimental.CommunicationOptions(bytes_per_pack=_BYTES_PER_PACK)
+        reduce = functools.partial(tf.distribute.get_replica_context().all_reduce, options=options)
         if self._reduce_dtype is None:
             *gradients, loss = reduce(tf.distribute.ReduceOp.MEAN, [*gradients, result.loss])
         else:
