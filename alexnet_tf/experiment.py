@@ -189,7 +189,7 @@ def build_preparation(config, facts):
         upside_down=config.flips == "both",
     )
 
-    @tf.function(jit_compile=True)
+    @tf.function(jit_compile=True, autograph=False)
     def compiled(batch):
         draws = config.color_noise * batch["noise"]
         return prepare(batch["crops"], batch["offsets"], batch["flips"], draws)

@@ -167,8 +167,8 @@ class _ResponseNormalization(keras.layers.Layer):
         self._forward = functools.partial(response_normalization, **constants)
         self._backward = functools.partial(response_normalization_gradient, **constants)
         if self.jit_compile:
-            self._forward = tf.function(self._forward, jit_compile=True)
-            self._backward = tf.function(self._backward, jit_compile=True)
+            self._forward = tf.function(self._forward, jit_compile=True, autograph=False)
+            self._backward = tf.function(self._backward, jit_compile=True, autograph=False)
         super().build(input_shape)
 
     def call(self, inputs):

@@ -71,7 +71,7 @@ def open_run(workdir, *, source="", data_dir=""):
         augmentation.central_view, mean_image=facts.mean_image, size=config.crop_size, scale=config.input_scale
     )
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def features(images):
         return tf.cast(network(view(images), training=False)[1], tf.float32)
 

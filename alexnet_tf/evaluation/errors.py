@@ -110,7 +110,7 @@ def probability_function(model, cut):
       A function from the images to float32 ``[views, batch, num_classes]``.
     """
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def probabilities(images):
         views = cut(images)
         outputs = tf.nn.softmax(model(tf.concat(views, axis=0), training=False))

@@ -169,7 +169,7 @@ class Mirrored(Distribution):
         self.worker = worker
         self.replicas = strategy.num_replicas_in_sync
         self.local_replicas = self.replicas // worker[1]
-        self._sum = tf.function(self._sum_of_replicas)
+        self._sum = tf.function(self._sum_of_replicas, autograph=False)
 
     def scope(self):
         return self.strategy.scope()

@@ -70,7 +70,13 @@ class MomentumSGD:
                 places.setdefault(weight.device, []).append(place)
             self._updates.append(
                 [
-                    (device, held, tf.function(self._update_of(held, weights, velocities), jit_compile=jit_compile))
+                    (
+                        device,
+                        held,
+                        tf.function(
+                            self._update_of(held, weights, velocities), jit_compile=jit_compile, autograph=False
+                        ),
+                    )
                     for device, held in places.items()
                 ]
             )

@@ -63,7 +63,7 @@ class Trainer:
         self._strategy = strategy
         self._reduce_dtype = reduce_dtype
         # A batch of another shape is a mistake (training drops the last, partial one), so it may retrace.
-        self.step = tf.function(self._step)
+        self.step = tf.function(self._step, autograph=False)
 
     def _step(self, batch, learning_rates):
         self.traces += 1
