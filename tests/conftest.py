@@ -25,6 +25,15 @@ for gpu in tf.config.list_physical_devices("GPU")[:1]:
     tf.config.set_visible_devices(gpu, "GPU")
     tf.config.experimental.enable_tensor_float_32_execution(False)
 
+# Modules that take longest, which begin first: a process that has one left at the end works alone.
+LONGEST = ("test_faults", "test_run", "test_workers", "test_tools", "test_benchmarks", "test_export", "test_service")
+
+
+def pytest_collection_modifyitems(items):
+    order = {f"{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+
 # What is loaded stays, and need not be looked through whenever garbage is collected.
 gc.freeze()
 
