@@ -1,6 +1,7 @@
 /*
- * Lets a process that loads it first see a wall clock that jumps by a day, back and forth, twice a second. It is never
- * ahead of the kernel's, by which a thread that waits until a time of day would sleep for that day.
+ * Lets a process that loads it first see a wall clock that jumps by ten seconds, back and forth, twice a second. It is
+ * never ahead of the kernel's, by which a thread that waits until a time of day would sleep for so long; one that
+ * works out how long to wait just when the clock is set back sleeps for these ten seconds (for a day, when it was one).
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -16,7 +17,7 @@ static long jump(void) {
         real_clock_gettime = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
     }
     real_clock_gettime(CLOCK_MONOTONIC, &steady);
-    return (steady.tv_nsec < 500000000L) ? 0L : -86400L;
+    return (steady.tv_nsec < 500000000L) ? 0L : -10L;
 }
 
 int clock_gettime(clockid_t clock, struct timespec *now) {

@@ -36,6 +36,12 @@ def folder(tmp_path):
     return tmp_path / "photographs"
 
 
+@pytest.fixture
+def without_report(monkeypatch):
+    """Leaves out what a run ends with, half of its time here: the report of what it has learnt."""
+    monkeypatch.setattr(running.report, "write", lambda workdir, *others: os.path.join(workdir, "none"))
+
+
 def small_config(folder, **changes):
     values = {
         "source": f"folder:{folder}",
@@ -85,7 +91,7 @@ def test_a_run_leaves_what_is_promised(folder, tmp_path, capsys):
     assert (run / "checkpoints" / "ckpt-6.index").stat().st_mtime_ns == checkpoint
 
 
-def test_a_configuration_that_was_written_runs_again(folder, tmp_path):
+def test_a_configuration_that_was_written_runs_again(without_report, folder, tmp_path):
     config = small_config(folder, epochs=1.0)
     first = running.train(config, str(tmp_path / "first"))
     written = configuration.read_flagfile(tmp_path / "first" / "config.flags")
@@ -93,7 +99,7 @@ def test_a_configuration_that_was_written_runs_again(folder, tmp_path):
     assert second["evaluation"] == first["evaluation"]
 
 
-def test_two_devices_learn_what_one_learns(folder, tmp_path):
+def test_two_devices_learn_what_one_learns(without_report, folder, tmp_path):
     config = small_config(folder, epochs=1.0)
     weights = []
     for name, devices in (("one", ()), ("two", ("/CPU:0", "/CPU:1"))):
@@ -114,7 +120,7 @@ def test_two_devices_learn_what_one_learns(folder, tmp_path):
     assert running.train(longer, str(tmp_path / "one"))["step"] == 6
 
 
-def test_unreadable_photographs_are_named_and_left_out(folder, tmp_path, capsys):
+def test_unreadable_photographs_are_named_and_left_out(without_report, folder, tmp_path, capsys):
     whole = (folder / "train" / "dark" / "0.jpg").read_bytes()
     (folder / "train" / "dark" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (folder / "train" / "dark" / "text.jpg").write_text("not a picture")
@@ -136,7 +142,7 @@ def test_a_work_directory_of_another_configuration_is_refused(folder, tmp_path):
     assert (tmp_path / "run" / "config.flags").read_text() == config.to_flagfile()
 
 
-def test_a_checkpoint_of_other_classes_is_refused(folder, tmp_path):
+def test_a_checkpoint_of_other_classes_is_refused(without_report, folder, tmp_path):
     config = small_config(folder, epochs=0.1)
     running.train(config, str(tmp_path / "run"))
     for split in ("train", "val"):
@@ -228,7 +234,7 @@ def test_a_run_without_a_validation_set_watches_the_test_set(small_folder, tmp_p
     ],
     ids=["cifar10_18", "batch_normalization_and_crops", "cifar10_26_and_rates"],
 )
-def test_a_small_run_resumes_to_the_same_bits(small_folder, tmp_path, changes, monkeypatch):
+def test_a_small_run_resumes_to_the_same_bits(without_report, small_folder, tmp_path, changes, monkeypatch):
     config = small_runs.config(small_folder, checkpoint_steps=1, keep_checkpoints=12, **changes)
     whole = running.train(config, str(tmp_path / "whole"))
     # Stopped in the middle of an epoch, by what is no error.
@@ -258,7 +264,7 @@ def test_a_small_run_resumes_to_the_same_bits(small_folder, tmp_path, changes, m
     assert [line["step"] for line in train[0]] == list(range(1, 13))
 
 
-def test_averages_of_batch_normalization_are_in_the_checkpoint(small_folder, tmp_path):
+def test_averages_of_batch_normalization_are_in_the_checkpoint(without_report, small_folder, tmp_path):
     run = tmp_path / "run"
     written = running.train(small_runs.config(small_folder, normalization="batch"), str(run))
     values = small_runs.stored(run, 12)
@@ -272,7 +278,7 @@ def test_averages_of_batch_normalization_are_in_the_checkpoint(small_folder, tmp
     assert again["evaluation"] == written["evaluation"]
 
 
-def test_conv1_s_weights_stand_still_once_frozen(small_folder, tmp_path):
+def test_conv1_s_weights_stand_still_once_frozen(without_report, small_folder, tmp_path):
     config = small_runs.config(small_folder, conv1_frozen_epoch=2.0, checkpoint_steps=1, keep_checkpoints=12)
     run = tmp_path / "run"
     running.train(config, str(run))
