@@ -54,16 +54,18 @@ class ImageRecords:
       directory: of the data set.
       files: names of the shards in it.
       index: `Index`.
+
+    Attributes: ``index``, and ``paths``, the shards'.
     """
 
     def __init__(self, directory, files, index):
-        self._index = index
-        paths = [pathlib.Path(directory) / file for file in files]
-        self._records = records.Records(paths, index.shards, index.places, index.lengths, self.name_of)
+        self.index = index
+        self.paths = [pathlib.Path(directory) / file for file in files]
+        self._records = records.Records(self.paths, index.shards, index.places, index.lengths, self.name_of)
 
     def name_of(self, number):
         """The name of the photograph in its source."""
-        return self._index.names[number].decode()
+        return self.index.names[number].decode()
 
     def image(self, number):
         """The bytes of an image, encoded or its pixels, as a memoryview.
@@ -71,8 +73,8 @@ class ImageRecords:
         Raises:
           records.DamagedRecordError: if they are not what was written, naming image and shard.
         """
-        first = self._index.image_places[number]
-        return memoryview(self._records.read(number))[first : first + self._index.image_lengths[number]]
+        first = self.index.image_places[number]
+        return memoryview(self._records.read(number))[first : first + self.index.image_lengths[number]]
 
 
 def shard_name(split, number, count):

@@ -73,7 +73,7 @@ def training_batches(
         count, batch_size=batch_size, crops=crops, flips=flips, worker=worker
     )
     part = worker[0]
-    look_up = _look_up(data_dir)
+    look_up = _look_up(split.records)
     decode = pipeline.prepared_examples(split).decode or _crop_of_pixels
 
     def choose(state, step):
@@ -120,13 +120,11 @@ def training_batches(
     return dataset.prefetch(1)
 
 
-def _look_up(data_dir):
+def _look_up(image_records):
     """The function from indices to what is known of the images: a dict of "paths" and fields of `prepared.Index`."""
-    shards = prepared.read_manifest(data_dir)["splits"]["train"]["shards"]
-    index = prepared.read_index(data_dir, "train")
-    paths = tf.constant([os.path.join(os.path.abspath(data_dir), shard["file"]) for shard in shards])
+    paths = tf.constant([os.path.abspath(path) for path in image_records.paths])
     fields = ("labels", "shards", "places", "lengths", "image_places", "image_lengths")
-    columns = {field: tf.constant(getattr(index, field)) for field in fields}
+    columns = {field: tf.constant(getattr(image_records.index, field)) for field in fields}
 
     def look_up(indices):
         entries = {field: tf.gather(column, indices) for field, column in columns.items()}
