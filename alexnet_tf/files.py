@@ -50,6 +50,20 @@ def locked(path, what):
         yield file.fileno()
 
 
+def read_json(path):
+    """What is in a file in JSON.
+
+    Raises:
+      OSError: for a file that cannot be read.
+      ValueError: for one of no JSON, or of lists in lists in lists beyond what Python reads, naming it.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"Expected JSON in {path}. Received: {str(error).splitlines()[0]}") from None
+
+
 def write_json(path, values):
     """Writes figures for machines."""
     with whole(path) as file:

@@ -1,14 +1,13 @@
 """From a run to a served model."""
 
 import dataclasses
-import json
 import os
 
 import rich.console
 import tensorflow as tf
 
 from alexnet_tf import experiment
-from alexnet_tf import messages
+from alexnet_tf import files
 from alexnet_tf.data import statistics
 from alexnet_tf.serving import export
 from alexnet_tf.serving import signatures
@@ -83,11 +82,7 @@ def _read_errors(workdir, step):
         path = os.path.join(workdir, name)
         if not os.path.exists(path):
             continue
-        try:
-            with open(path, encoding="utf-8") as file:
-                found = json.load(file)
-        except ValueError as error:
-            raise ValueError(f"Expected JSON in {path}. Received: {messages.first_line(error)}") from None
+        found = files.read_json(path)
         if found.get("step") == step:
             return {
                 split: {name: value for name, value in errors.items() if name != "confusions"}

@@ -497,10 +497,7 @@ def _read_object(path):
     Raises:
       ValueError: if there is none, naming the file.
     """
-    try:
-        found = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"Expected an object in JSON. Received: {path} ({error})") from None
+    found = files.read_json(path)
     if not isinstance(found, dict):
         raise ValueError(f"Expected an object in JSON. Received: {path} ({type(found).__name__})")
     return found

@@ -25,6 +25,7 @@ import test_layering
 import test_photograph
 
 from alexnet_tf import config
+from alexnet_tf import files
 from alexnet_tf import messages
 from alexnet_tf import metrics
 from alexnet_tf.data import archives
@@ -705,3 +706,10 @@ def test_constraints_are_versions_alone():
     assert all(re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", line) for line in lines[1:])
     assert lines[1:] == sorted(set(lines[1:]))
     assert not {"torch", "tensorflow-serving-api", "alexnet-tf", "pip"} & set(pins())
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "{", "\xff", ""], ids=["deep", "cut", "latin", "empty"])
+def test_what_is_no_json_is_refused_in_a_line(text, tmp_path):
+    path = tmp_path / "figures.json"
+    path.write_bytes(text.encode("latin-1"))
+    assert refusal(files.read_json, path).startswith(f"Expected JSON in {path}. Received: ")

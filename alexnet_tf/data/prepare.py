@@ -136,7 +136,7 @@ def _begin(directory, request):
     """Claims the directory for a request, or checks that it is this request's."""
     path = directory / prepared.PROGRESS / "request.json"
     if path.exists():
-        _check_request(request, json.loads(path.read_text(encoding="utf-8")), directory)
+        _check_request(request, files.read_json(path), directory)
         return
     others = [entry.name for entry in directory.iterdir() if entry.name not in (_LOCK, prepared.PROGRESS)]
     if others:

@@ -80,7 +80,7 @@ def _parse(environment):
             raise ValueError(f"type {kind}")
         if not 0 <= index < len(jobs[kind]):
             raise ValueError(f"index {index} of {len(jobs[kind])}")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"Expected TF_CONFIG to name a cluster of chief and worker, and a task in it. Received: {error}"
         ) from None

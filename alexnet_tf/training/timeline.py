@@ -179,7 +179,7 @@ def _read_description(directory):
     path = directory / DESCRIPTION
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"Expected JSON in {path}. Received: {messages.first_line(error)}") from None
 
 
