@@ -26,10 +26,7 @@ for gpu in tf.config.list_physical_devices("GPU")[:1]:
     tf.config.experimental.enable_tensor_float_32_execution(False)
 
 # Modules that take longest, which begin first: a process that has one left at the end works alone.
-LONGEST = (
-    *("test_faults", "test_run", "test_workers", "test_tools", "test_benchmarks", "test_variants", "test_export"),
-    *("test_ensembles", "test_preparation", "test_service", "test_release", "test_report", "test_pipeline"),
-)
+LONGEST = ("test_faults", "test_run", "test_workers", "test_tools", "test_benchmarks", "test_export", "test_service")
 
 
 def pytest_collection_modifyitems(items):
