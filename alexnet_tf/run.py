@@ -100,6 +100,8 @@ def _open(config, workdir, joined, held):
     """
     console = rich.console.Console(soft_wrap=True, highlight=False, quiet=not joined.is_chief)
     is_there = os.path.isdir(workdir)
+    if os.path.exists(workdir) and not is_there:
+        raise ValueError(f"Expected a work directory. Received: {workdir}, a file")
     if joined.is_chief and is_there:
         _keep_others_out(workdir, held)
     # Before the data are read.
@@ -115,6 +117,11 @@ def _open(config, workdir, joined, held):
     if config.batch_size % joined.replicas:
         raise ValueError(
             f"Expected batch_size to be a multiple of the {joined.replicas} replicas. Received: {config.batch_size}"
+        )
+    if joined.strategy:
+        console.print(
+            f"{joined.replicas} replicas in {joined.worker[1]} processes, "
+            f"{config.batch_size // joined.replicas} images of each batch of {config.batch_size} to each"
         )
     with joined.scope():
         model = experiment.build_model(config, len(source.class_names))

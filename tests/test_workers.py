@@ -99,6 +99,27 @@ def test_two_workers_with_64_images_each_equal_one_process_with_128_over_20_step
     # One writes and one tells.
     assert len(list((workdir / "tensorboard").iterdir())) == 1
     assert "epoch 1: " in said[0] and "epoch 1: " not in said[1]
+    assert "2 replicas in 2 processes, 64 images of each batch of 128 to each" in said[0]
+
+
+def test_a_worker_says_for_whom_it_waits_and_may_be_stopped(server, folder, tmp_path):
+    here, there = addresses().split(",")
+    missing = [f"--workers={here},{there},no.such.host.invalid:1", "--distribute=multiworker"]
+    arguments = [*small_runs.flags(config(folder)), *missing, "--worker_index=0", f"--workdir={tmp_path / 'run'}"]
+    child = server.start("train", tmp_path / "log", *arguments)
+    deadline = time.monotonic() + 120
+    while "waiting for" not in child.said() and child.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert f"waiting for 2 of 3 workers: 1 at {there} (Connection refused), 2 at no.such.host" in child.said()
+    # Another one at the same address.
+    second = server.start("train", tmp_path / "second", *arguments)
+    assert second.wait() == 1
+    port = here.rpartition(":")[2]
+    expected = f"train.py: Expected port {port} free for this worker. Received: Address already in use"
+    assert second.said().splitlines()[-1] == expected
+    child.kill(signal.SIGTERM)
+    assert child.wait(30) == 143, child.said()
+    assert "Traceback" not in child.said() and not (tmp_path / "run").exists()
 
 
 def wait_for_step(workdir, step, children, timeout=600):

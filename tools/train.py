@@ -27,9 +27,10 @@ def main(config):
     from alexnet_tf.training import distribution
 
     workdir, profile_steps = program.require("workdir"), _numbers(flags.FLAGS.profile_steps)
-    joined = distribution.start(config.distribute, _cluster(config))
     stop = stopping.Stop()
-    # Behind the start, in which TensorFlow takes the signal for itself.
+    # While it waits for other workers; and again behind the start, in which TensorFlow takes the signal for itself.
+    signal.signal(signal.SIGTERM, stop.ask)
+    joined = distribution.start(config.distribute, _cluster(config), lambda line: print(line, flush=True))
     signal.signal(signal.SIGTERM, stop.ask)
     run.train(config, workdir, profile_steps, joined=joined, stop=stop)
 

@@ -35,7 +35,7 @@ def worker(configs, addresses, index, core):
     """
     # Nothing has been calculated here yet, so TensorFlow takes as many threads as there are cores: one.
     os.sched_setaffinity(0, {core})
-    joined = distribution.start("multiworker", distribution.Cluster(tuple(addresses), index))
+    joined = distribution.start("multiworker", distribution.Cluster(tuple(addresses), index), tell=lambda line: None)
     sides = {}
     for name, config in configs.items():
         with joined.scope():

@@ -7,7 +7,11 @@ reads, how sums are taken over all of them, and who writes. One process is the c
 import collections
 import contextlib
 import json
+import math
+import os
 import re
+import socket
+import time
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +25,9 @@ _STOP_LAG = 2
 # What TensorFlow's errors about other processes speak of.
 _OF_PEERS = re.compile(r"(?i)aborted|connect|unavailable|heartbeat|barrier|timed? ?out")
 _MOST_TOLD = 300
+# Seconds between two words about workers that are missing, and between two looks at whether they are there.
+_PATIENCE = 30.0
+_PAUSE = 0.2
 
 
 class WorkerLostError(ConnectionError):
@@ -215,19 +222,64 @@ class Mirrored(Distribution):
         return agreed
 
 
-def start(kind, cluster=None):
+def meet(cluster, tell=print, patience=_PATIENCE):
+    """Waits until all other processes of a cluster listen at their addresses, and lets them see this one.
+
+    TensorFlow waits too, but says nothing of for whom, and hears no signal meanwhile.
+
+    Args:
+      cluster: a `Cluster`.
+      tell: called with a line about those that are missing, at once and then every `patience` seconds.
+      patience: float, seconds.
+
+    Raises:
+      OSError: where this process cannot listen at its own port.
+    """
+    others = {index: address for index, address in enumerate(cluster.addresses) if index != cluster.index}
+    port = int(cluster.addresses[cluster.index].rpartition(":")[2])
+    both = socket.has_dualstack_ipv6()
+    try:
+        listener = socket.create_server(
+            ("", port), family=socket.AF_INET6 if both else socket.AF_INET, dualstack_ipv6=both, backlog=1024
+        )
+    except OSError as error:
+        raise OSError(f"Expected port {port} free for this worker. Received: {os.strerror(error.errno)}") from None
+    with listener:
+        told = -math.inf
+        while missing := {index: reason for index, address in others.items() if (reason := _why_missing(address))}:
+            others = {index: others[index] for index in missing}
+            if time.monotonic() >= told + patience:
+                told = time.monotonic()
+                who = ", ".join(f"{index} at {others[index]} ({reason})" for index, reason in missing.items())
+                tell(f"waiting for {len(missing)} of {len(cluster.addresses)} workers: {who}")
+            time.sleep(_PAUSE)
+
+
+def _why_missing(address):
+    """Why nobody can be reached at HOST:PORT; None if somebody can."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def start(kind, cluster=None, tell=print):
     """Joins the other processes, if there are any. To be called before anything else of TensorFlow.
 
     Args:
       kind: "none"; "mirrored", all GPUs of this process, or its logical CPU devices where it has none; or
         "multiworker", the same in several processes.
       cluster: for "multiworker" a `Cluster`.
+      tell: called with a line about each of the others that is not there yet.
 
     Returns:
       A `Distribution`.
 
     Raises:
       ValueError: for another kind, or for "mirrored" with one device.
+      OSError: where this process cannot listen at its own port.
       WorkerLostError: if the other processes cannot be reached.
     """
     if kind not in KINDS:
@@ -241,6 +293,7 @@ def start(kind, cluster=None):
         return Mirrored(tf.distribute.MirroredStrategy([device.name for device in devices]))
     if cluster is None:
         raise ValueError("Expected the cluster for distribute=multiworker. Received: none")
+    meet(cluster, tell)
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec({"worker": list(cluster.addresses)}),
         task_type="worker",
