@@ -124,7 +124,8 @@ def test_a_killed_run_resumes_and_ends_with_the_same_bits(photographs, tmp_path)
     assert resumed.returncode == 0 and not resumed.stderr, resumed.stderr
     assert "resumed from" in resumed.stdout
     small_runs.assert_same_bits(small_runs.stored(workdir, 8), small_runs.stored(tmp_path / "whole", 8))
-    assert [line["step"] for line in small_runs.lines(workdir, "train")] == list(range(1, 9))
+    records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == list(range(1, 9))
 
     # The terminal's last lines lead to what the run left.
     assert str(workdir / "report.html") in resumed.stdout
@@ -147,12 +148,7 @@ def test_a_loss_that_is_no_number_ends_the_run_in_one_line(photographs, tmp_path
 def test_prepared_data_train_and_a_flipped_bit_is_named(photographs, tmp_path):
     (photographs / "train" / "one" / "text.jpg").write_text("no photograph")
     data_dir = tmp_path / "prepared"
-    own = [
-        f"--source=folder:{photographs}",
-        f"--data_dir={data_dir}",
-        "--shard_examples=12",
-    ]
-    done = forks.run("prepare", *own)
+    done = forks.run("prepare", f"--source=folder:{photographs}", f"--data_dir={data_dir}", "--shard_examples=12")
     assert done.returncode == 0, done.stderr
     assert "train: 20 images in 2 shards" in done.stdout and "validation: 4 images in 1 shards" in done.stdout
     assert "1 train files could not be read" in done.stdout and "text.jpg: Unknown image file format" in done.stdout

@@ -4,7 +4,6 @@ import contextlib
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,8 @@ import numpy as np
 import pytest
 import small_runs
 import yaml
+
+from alexnet_tf.benchmarks import workers
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Two steps an epoch of 256 pictures.
@@ -39,12 +40,8 @@ def server():
     return forks.server()
 
 
-def addresses(count=2):
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(contextlib.closing(socket.socket())) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("localhost", 0))
-        return ",".join(f"localhost:{probe.getsockname()[1]}" for probe in probes)
+def addresses():
+    return ",".join(workers.free_addresses(2))
 
 
 def start_workers(server, workdir, arguments, log):

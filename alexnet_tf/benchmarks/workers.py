@@ -19,7 +19,6 @@ from alexnet_tf.benchmarks import steps
 from alexnet_tf.training import distribution
 
 ALONE, TOGETHER, NARROW = "one process, two cores", "two workers", "two workers, bfloat16 reduced"
-# Each core calculates what it has, so a step ends with the slower half: what is left is the design's.
 REACH = 0.7
 COUNT = 2
 
@@ -91,7 +90,8 @@ def _at_once(sides):
     return work
 
 
-def _free_addresses(count):
+def free_addresses(count):
+    """Addresses of this machine that nobody listens at, a list of strings HOST:PORT."""
     with contextlib.ExitStack() as stack:
         probes = [stack.enter_context(contextlib.closing(socket.socket())) for _ in range(count)]
         for probe in probes:
@@ -119,7 +119,7 @@ def two_workers(request):
         name: dataclasses.replace(config, distribute="multiworker", reduce_precision=dtype)
         for name, dtype in {TOGETHER: "float32", NARROW: "bfloat16"}.items()
     }
-    addresses = _free_addresses(COUNT)
+    addresses = free_addresses(COUNT)
     builds = [(worker, configs, addresses, index, core) for index, core in enumerate(cores)]
     with measuring.elsewhere(*builds) as parts:
         sides = {ALONE: steps.training_side(config, steps.build_trainer(config))}
