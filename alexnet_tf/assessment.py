@@ -29,6 +29,7 @@ class Judged(NamedTuple):
     labels: np.ndarray  # int64 [images]
     probabilities: dict  # from each of `WAYS` to float32 [images, classes]
     results: dict  # from each to `errors.Errors`
+    headline: str  # of `WAYS`, the one that the run is judged by
 
 
 def evaluate(workdirs, split="validation", *, source=None, data_dir=None, search_fraction=0.5, search_seed=0):
@@ -66,7 +67,7 @@ def evaluate(workdirs, split="validation", *, source=None, data_dir=None, search
     model, step, checkpoint = experiment.restore(config, data_source.class_names, workdir)
     facts = statistics.load(os.path.join(workdir, "statistics.npz"))
     data = dataset.load_data(config, data_source, [split], facts, console)
-    judged = judge(ten_views(config, model, data), data, split, console)
+    judged = judge(ten_views(config, model, data), data, split, console, headline=headline(config))
     written = {"step": step, "checkpoint": checkpoint, "evaluation": {split: tell(judged, data, console)}}
     files.write_json(os.path.join(workdir, "evaluation.json"), written)
     return written
@@ -244,7 +245,12 @@ def ten_views(config, model, data):
     )
 
 
-def judge(ten_views, data, split, console=None):
+def headline(config):
+    """Which of `WAYS` a run is judged by: ten views, but for a training that saw no mirror images, as of digits."""
+    return "centre crop" if config.flips == "none" else "ten views"
+
+
+def judge(ten_views, data, split, console=None, *, headline="ten views"):
     """Has a network look at every image of a split.
 
     Args:
@@ -252,6 +258,7 @@ def judge(ten_views, data, split, console=None):
       data: `dataset.Data`.
       split: a name of its examples.
       console: a ``rich.console.Console`` for a progress bar.
+      headline: from the function of this name.
 
     Returns:
       `Judged`.
@@ -261,7 +268,7 @@ def judge(ten_views, data, split, console=None):
     """
     kept, labels = _probabilities(ten_views, data, split, console)
     results = {way: errors.of_probabilities(probabilities, labels) for way, probabilities in kept.items()}
-    return Judged(split, labels, kept, results)
+    return Judged(split, labels, kept, results, headline)
 
 
 def tell(judged, data, console):
@@ -270,7 +277,7 @@ def tell(judged, data, console):
     majority = errors.majority_error(judged.labels)
     console.print(f"{split}: {len(judged.labels)} images, each seen once", markup=False)
     console.print(errors.table(results, majority), markup=False)
-    worst = errors.worst_confusions(results["ten views"].confusion, data.source.class_names)
+    worst = errors.worst_confusions(results[judged.headline].confusion, data.source.class_names)
     for right, answered, times, share in worst:
         console.print(f"  {right} taken for {answered}: {times} times, {100 * share:.1f} % of its images", markup=False)
     return {

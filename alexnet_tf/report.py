@@ -67,7 +67,8 @@ def make(workdir, *, source=None, data_dir=None):
     facts = statistics.load(os.path.join(workdir, "statistics.npz"))
     data = dataset.load_data(config, data_source, splits, facts, console)
     ten_views = assessment.ten_views(config, model, data)
-    judged = [assessment.judge(ten_views, data, split, console) for split in splits]
+    headline = assessment.headline(config)
+    judged = [assessment.judge(ten_views, data, split, console, headline=headline) for split in splits]
     path = write(workdir, config, model, data, judged, step)
     console.print(f"report {path}\n  of          {checkpoint}", markup=False)
     return path
@@ -124,7 +125,7 @@ def write(workdir, config, model, data, judged, step):
 def _summary(config, data, judged, step):
     names, source = data.source.class_names, data.source
     train = len(source.splits["train"].labels)
-    result = judged.results["ten views"]
+    result = judged.results[judged.headline]
     wrong, majority = result.top1_error, errors.majority_error(judged.labels)
     network = "AlexNet (Krizhevsky, Sutskever and Hinton 2012)"
     if config.network != "alexnet":
@@ -145,6 +146,11 @@ def _errors(config, data, judged):
         "Centre crop: the network looks once, at the middle. Ten views: at the corners and the middle and their mirror "
         "images, and its ten answers are averaged, as in the paper."
     )
+    if judged[-1].headline != "ten views":
+        yield pages.Paragraph(
+            "The training had no mirror images (--flips=none), but half of the ten views are such: what this page says "
+            f"elsewhere is by the {judged[-1].headline}."
+        )
     rows = []
     for each in judged:
         for way, result in each.results.items():
@@ -215,7 +221,7 @@ def _kernels(workdir, config, model):
 
 def _answers(workdir, judged, examples, names):
     places = np.linspace(0, len(judged.labels) - 1, min(SHOWN, len(judged.labels))).round().astype(int)
-    probabilities = judged.probabilities["ten views"]
+    probabilities = judged.probabilities[judged.headline]
     named = [_most_probable(probabilities[place], names) for place in places]
     yield pages.Heading("What it says")
     yield from _picture(
@@ -233,7 +239,7 @@ def _most_probable(probabilities, names):
 
 
 def _confusion(workdir, judged, names):
-    matrix = judged.results["ten views"].confusion
+    matrix = judged.results[judged.headline].confusion
     yield pages.Heading("What it confuses")
     yield from _picture(
         workdir,
@@ -248,7 +254,7 @@ def _confusion(workdir, judged, names):
 
 
 def _hardest(workdir, judged, examples, names):
-    probabilities = judged.probabilities["ten views"]
+    probabilities = judged.probabilities[judged.headline]
     right = probabilities[np.arange(len(judged.labels)), judged.labels]
     places = np.argsort(right, kind="stable")[:SHOWN]
     captions = []

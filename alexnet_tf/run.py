@@ -350,7 +350,8 @@ def _finish(run):
         data = data._replace(examples={**data.examples, **test.examples})
     ten_views = assessment.ten_views(config, run.trainer.model, data)
     held_out = [split for split in ("validation", "test") if split in data.examples]
-    judged = [assessment.judge(ten_views, data, split, console) for split in held_out]
+    headline = assessment.headline(config)
+    judged = [assessment.judge(ten_views, data, split, console, headline=headline) for split in held_out]
     written = {
         "step": run.steps,
         "checkpoint": run.checkpoints.current,

@@ -209,6 +209,29 @@ def test_a_run_that_has_no_report_yet_has_no_curve(tmp_path, photographs):
     assert "What it says" in read(workdir).headings
 
 
+@pytest.mark.parametrize("flips, share", [("horizontal", "0.0 %"), ("both", "0.0 %"), ("none", "100.0 %")])
+def test_a_run_is_judged_by_mirror_images_only_if_it_learnt_from_such(
+    tmp_path, photographs, monkeypatch, capsys, flips, share
+):
+    def judge(ten_views, data, split, console=None, *, headline):
+        labels = data.examples[split].labels
+        probabilities = {"centre crop": np.eye(3)[labels], "ten views": np.eye(3)[(labels + 1) % 3]}
+        results = {way: errors.of_probabilities(each, labels) for way, each in probabilities.items()}
+        return assessment.Judged(split, labels, probabilities, results, headline)
+
+    monkeypatch.setattr(assessment, "judge", judge)
+    config = dataclasses.replace(CONFIG, source=f"folder:{photographs}", flips=flips)
+    workdir = make_run(tmp_path / "run", config)
+    report.make(str(workdir))
+    page = read(workdir)
+    assert f"it names {share} rightly" in page.paragraphs[0]
+    assert (["alder", "birch & <beech>", "5", "100.0 %"] in page.rows) == (flips != "none")
+    assert any("had no mirror images" in each for each in page.paragraphs) == (flips == "none")
+    capsys.readouterr()
+    assessment.evaluate(str(workdir), "test")
+    assert ("alder taken for birch" in capsys.readouterr().out) == (flips != "none")
+
+
 def test_arithmetic_of_the_papers_network_is_the_recorded_one():
     assert report.training_flops(alexnet_tf.AlexNet()) == pytest.approx(4.1356e9, rel=1e-4)
 
