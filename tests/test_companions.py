@@ -93,6 +93,16 @@ def test_a_request_by_rest_of_no_photograph_asks_nobody(export_dir):
         assert done.stderr == f"Expected a photograph that can be read. Received: {received}\n"
 
 
+def test_a_request_by_grpc_where_no_server_is_ends_in_one_line(export_dir):
+    pytest.importorskip("tensorflow_serving.apis.prediction_service_pb2_grpc")
+    # Nothing listens on port 1.
+    command = [sys.executable, export_dir / "request.py", export_dir / "photograph.png", "127.0.0.1:1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("Expected an answer of 127.0.0.1:1. Received: UNAVAILABLE (")
+    assert "Traceback" not in done.stderr
+
+
 def test_the_request_by_grpc_is_answered(export_dir):
     pytest.importorskip("tensorflow_serving.apis.prediction_service_pb2_grpc")
     with loopback.serve(export_dir) as server:

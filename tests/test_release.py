@@ -170,13 +170,17 @@ def test_a_run_in_bfloat16_is_exported_as_it_is_evaluated(tmp_path):
 def test_the_newest_checkpoint_is_exported_and_its_errors_are_on_the_card(tmp_path):
     run = make_run(tmp_path / "run", SMALL, step=7)
     make_run(tmp_path / "run", dataclasses.replace(SMALL, seed=9), step=12)
-    record = {"evaluation": {"test": {"centre_crop": {"top1_error": 0.25}, "confusions": [["a", "b", 1, 0.5]]}}}
+    found = {"top1_error": 0.25, "top5_error": None}
+    record = {"evaluation": {"test": {"centre_crop": found, "confusions": [["a", "b", 1, 0.5]]}}}
     (tmp_path / "run" / "train.json").write_text(json.dumps({"step": 12, **record}))
     (tmp_path / "run" / "evaluation.json").write_text(json.dumps({"step": 7, "evaluation": {}}))
-    card = json.loads((pathlib.Path(release.export_run(run, tmp_path / "out")) / "model_card.json").read_text())
+    version = pathlib.Path(release.export_run(run, tmp_path / "out"))
+    card = json.loads((version / "model_card.json").read_text())
     assert card["step"] == 12
     assert card["checkpoint"] == "ckpt-12"
-    assert card["errors"] == {"test": {"centre_crop": {"top1_error": 0.25}}}
+    assert card["errors"] == {"test": {"centre_crop": found}}
+    assert "top1 error: 0.25" in (version / "model_card.md").read_text()
+    assert "None" not in (version / "model_card.md").read_text()
     assert card["data"] == {"source": "elpv", "training_images": 123}
     assert "--network=cifar10_18" in card["configuration"]
 

@@ -68,7 +68,10 @@ request.model_spec.signature_name = "serving_default"
 with open(path, "rb") as file:
     request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto([file.read()]))
 with grpc.insecure_channel(server) as channel:
-    response = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, timeout=10)
+    try:
+        response = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, timeout=10)
+    except grpc.RpcError as error:
+        sys.exit(f"Expected an answer of {server}. Received: {error.code().name} ({error.details()})")
 classes, scores, errors = (tf.make_ndarray(response.outputs[name])[0] for name in ("classes", "scores", "errors"))
 if errors:
     sys.exit(f"{path}: {errors.decode()}")
@@ -125,7 +128,7 @@ def write_card(card, directory):
     """Writes a model's card, ``model_card.json`` and ``model_card.md``.
 
     Args:
-      card: dict of values for JSON; dicts in it become sections.
+      card: dict of values for JSON; dicts in it become sections. What is None stands in the JSON alone.
       directory: of the version.
     """
     files.write_json(os.path.join(directory, "model_card.json"), card)
@@ -155,6 +158,8 @@ def _is_section(value):
 
 def _items(values, indent=""):
     for key, value in values.items():
+        if value is None:
+            continue
         if isinstance(value, dict):
             yield f"{indent}- {_words(key)}:"
             yield from _items(value, f"{indent}  ")
