@@ -6,7 +6,7 @@ import re
 import pytest
 
 from alexnet_tf import config as configuration
-from alexnet_tf import suite
+from alexnet_tf.suite import headers
 
 ROOT = pathlib.Path(__file__).parent.parent
 PATHS = sorted((ROOT / "flags").glob("*.flags"))
@@ -32,15 +32,15 @@ def test_every_experiment_has_its_flagfile():
 
 @pytest.mark.parametrize("path", PATHS, ids=NAMES)
 def test_head_names_exactly_what_differs_from_the_base(path):
-    header = suite.read_header(path)
-    assert sorted(suite.base_difference(path)) == sorted(header.changes)
+    header = headers.read_header(path)
+    assert sorted(headers.base_difference(path)) == sorted(header.changes)
     # An experiment without a base changes nothing of another's.
     assert bool(header.base) == bool(header.changes)
 
 
 @pytest.mark.parametrize("path", PATHS, ids=NAMES)
 def test_command_runs_the_file_itself(path):
-    command = suite.read_header(path).command
+    command = headers.read_header(path).command
     assert command.startswith(f"python tools/train.py --flagfile=flags/{path.stem}.flags")
     assert "--workdir=" in command
 

@@ -55,7 +55,13 @@ MAY_IMPORT = {
     "alexnet_tf.logs": ["alexnet_tf"],
     "alexnet_tf.report": ["alexnet_tf"],
     # Many runs, each a process of its own.
-    "alexnet_tf.suite": ["alexnet_tf.config", "alexnet_tf.files", "alexnet_tf.machine", "alexnet_tf.metrics"],
+    "alexnet_tf.suite": [
+        "alexnet_tf.config",
+        "alexnet_tf.files",
+        "alexnet_tf.machine",
+        "alexnet_tf.metrics",
+        "alexnet_tf.suite",
+    ],
     "alexnet_tf.benchmarks": ["alexnet_tf"],
 }
 

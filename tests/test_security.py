@@ -63,7 +63,7 @@ FORBIDDEN = {
 # Programs of ours, a list of arguments each; servers and exports that the user names or that a measurement made; a
 # peer's network of the source itself; names that are in the source, some lines above.
 ARGUED_FOR = {
-    "alexnet_tf/suite.py": ["subprocess"],
+    "alexnet_tf/suite/execution.py": ["subprocess"],
     "alexnet_tf/machine.py": ["subprocess"],
     "alexnet_tf/benchmarks/report.py": ["subprocess"],
     "alexnet_tf/benchmarks/serving.py": ["subprocess", "tensorflow.saved_model.load"],
@@ -171,7 +171,7 @@ def test_what_could_run_what_is_read_is_told_with_the_alternative(source, messag
 @pytest.mark.parametrize(
     "path, source",
     [
-        ("alexnet_tf/suite.py", "import subprocess\nsubprocess.Popen(command)"),
+        ("alexnet_tf/suite/execution.py", "import subprocess\nsubprocess.Popen(command)"),
         ("alexnet_tf/data/archives.py", "import tarfile\narchive = tarfile.open('a')\narchive.extractfile(member)"),
         ("alexnet_tf/data/prepared.py", "import numpy as np\nnp.load(file, allow_pickle=False)"),
         (

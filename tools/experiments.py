@@ -17,7 +17,9 @@ from absl import flags
 
 from alexnet_tf import config as configuration
 from alexnet_tf import files
-from alexnet_tf import suite
+from alexnet_tf.suite import execution
+from alexnet_tf.suite import plans
+from alexnet_tf.suite import tables
 
 flags.DEFINE_list("flagfiles", [], "experiments, with commas between; * stands for any characters")
 flags.DEFINE_list("seeds", ["0"], "of each experiment, with commas between")
@@ -51,38 +53,38 @@ FLAGS = flags.FLAGS
 def main(given):
     """Runs, harvests or lists; `given` has each flag of the configuration that was given, as on a command line."""
     patterns = program.require("flagfiles")
-    places = suite.Places(program.require("workdir"), program.require("results"))
+    places = plans.Places(program.require("workdir"), program.require("results"))
     paths = [path for pattern in patterns for path in sorted(glob.glob(pattern)) or [pattern]]
     if "seed" in given:
         raise ValueError(f"Expected --seeds. Received: {given['seed']}")
     data = {name: getattr(FLAGS, name) for name in ("source", "data_dir")}
     overrides = [flag for name, flag in given.items() if name not in data]
-    runs = suite.plan(paths, FLAGS.seeds, overrides)
-    own = suite.share(runs, FLAGS.index, FLAGS.count)
+    runs = plans.plan(paths, FLAGS.seeds, overrides)
+    own = plans.share(runs, FLAGS.index, FLAGS.count)
     if FLAGS.list:
         for run in own:
-            print(f"{run.experiment.name} seed {run.seed}: {suite.look(run, places).status}")
+            print(f"{run.experiment.name} seed {run.seed}: {execution.look(run, places).status}")
         return
-    suite.check_places(places, FLAGS.table)
+    plans.check_places(places, FLAGS.table)
     if FLAGS.curves:
         # Before hours of training. It loads TensorFlow, so only where it is asked for.
         from alexnet_tf.evaluation import figures
 
         figures.require_matplotlib("--curves")
     if FLAGS.harvest:
-        done = suite.harvest_all(own, places)
+        done = execution.harvest_all(own, places)
     else:
         train = [sys.executable, os.path.join(os.path.dirname(os.path.abspath(__file__)), "train.py")]
-        done = suite.run_all(own, places, train, tell=lambda line: print(line, flush=True), **data)
-    standings = {run.name: suite.look(run, places) for run in runs} | {each.run.name: each for each in done}
-    text = suite.table(standings.values(), places)
-    text += suite.reached(standings.values(), FLAGS.threshold)
+        done = execution.run_all(own, places, train, tell=lambda line: print(line, flush=True), **data)
+    standings = {run.name: execution.look(run, places) for run in runs} | {each.run.name: each for each in done}
+    text = tables.table(standings.values(), places)
+    text += tables.reached(standings.values(), FLAGS.threshold)
     print(f"\n{text}", end="")
     if FLAGS.table:
         with files.whole(FLAGS.table) as file:
             file.write(text)
     if FLAGS.curves:
-        drawn = figures.training_curves(suite.curves(standings.values()), threshold=FLAGS.threshold)
+        drawn = figures.training_curves(tables.curves(standings.values()), threshold=FLAGS.threshold)
         figures.save_figure(drawn, FLAGS.curves)
     written = {"results": places.results, "table": FLAGS.table, "curves": FLAGS.curves}
     print("", *(f"{what:<8}{path}" for what, path in written.items() if path), sep="\n")

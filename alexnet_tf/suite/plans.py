@@ -1,0 +1,98 @@
+"""Runs that are to be made: experiments and seeds, where each has its place, and who makes which."""
+
+import dataclasses
+import os
+import tempfile
+from typing import NamedTuple
+
+from alexnet_tf import config as configuration
+from alexnet_tf.suite import headers
+
+
+class Run(NamedTuple):
+    """An experiment with a seed."""
+
+    experiment: headers.Experiment
+    seed: int
+    config: configuration.Config  # resolved, with the seed and what overrides the flagfile
+    flags: tuple = ()  # what overrides the flagfile, as on a command line
+
+    @property
+    def name(self):
+        return f"{self.experiment.name}-{self.seed}"
+
+
+class Places(NamedTuple):
+    """Where the runs and their results are."""
+
+    workdir: str
+    results: str
+
+    def of_run(self, run, suffix=""):
+        """The run's work directory, or the file with a suffix beside it."""
+        return os.path.join(self.workdir, run.name + suffix)
+
+    def result(self, run):
+        return os.path.join(self.results, f"{run.name}.json")
+
+
+def plan(flagfiles, seeds, flags=()):
+    """Every experiment with every seed.
+
+    Args:
+      flagfiles: paths.
+      seeds: integers, or their text.
+      flags: of the configuration, as on a command line, to override what is in the flagfiles.
+
+    Returns:
+      A list of `Run`, one experiment after another.
+
+    Raises:
+      ValueError: as `headers.read_experiment`; or for two experiments of one name, or seeds that are none.
+    """
+    try:
+        seeds = [int(seed) for seed in seeds]
+    except ValueError:
+        seeds = []
+    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise ValueError("Expected seeds to be different whole numbers from 0, with commas between. Received: others")
+    experiments = [headers.read_experiment(path) for path in flagfiles]
+    names = [experiment.name for experiment in experiments]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"Expected flagfiles of different names. Received: {twice[0]} twice")
+    configs = [headers.configure(experiment.path, flags) for experiment in experiments]
+    return [
+        Run(experiment, seed, dataclasses.replace(config, seed=seed), tuple(flags))
+        for experiment, config in zip(experiments, configs)
+        for seed in seeds
+    ]
+
+
+def share(runs, index, count):
+    """What one of several machines runs: every `count`-th run, from the one at `index`.
+
+    Raises:
+      ValueError: for an index outside [0, count).
+    """
+    if not 0 <= index < count:
+        raise ValueError(f"Expected index to be 0 to {count - 1}, below count. Received: {index}")
+    return runs[index::count]
+
+
+def check_places(places, table=""):
+    """Makes the directories and checks that files can be written where they will be.
+
+    Raises:
+      OSError: naming the directory.
+    """
+    for what, directory in (("workdir", places.workdir), ("results", places.results), ("table", table)):
+        if what == "table":
+            directory = os.path.dirname(os.path.abspath(table))
+        try:
+            os.makedirs(directory, exist_ok=True)
+            with tempfile.TemporaryFile(dir=directory):
+                pass
+        except OSError as error:
+            raise OSError(
+                f"Expected --{what} to be where files can be written. Received: {directory} ({error.strerror})"
+            ) from None

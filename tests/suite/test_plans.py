@@ -1,0 +1,48 @@
+"""Which runs are made, by whom, and where."""
+
+import pytest
+import small_experiments as small
+
+from alexnet_tf.suite import plans
+
+
+@pytest.mark.parametrize("flags, message", [(["--batch_size=0"], "batch_size"), (["--crop_size=40"], "image_size")])
+def test_an_override_out_of_range_ends_it_before_any_run(flagfile, flags, message):
+    with pytest.raises(ValueError, match=f"^{flagfile}: Expected .*{message}"):
+        plans.plan([flagfile], [0], flags)
+
+
+@pytest.mark.parametrize("seeds", [[], ["0", "x"], ["-1"], ["1", "1"]])
+def test_seeds_that_are_none_are_refused(flagfile, seeds):
+    with pytest.raises(ValueError, match="Expected seeds"):
+        plans.plan([flagfile], seeds)
+
+
+def test_two_flagfiles_of_one_name_are_refused(flagfile, tmp_path):
+    (tmp_path / "deeper").mkdir()
+    (tmp_path / "deeper" / "small.flags").write_text(small.HEADER + small.FLAGS)
+    with pytest.raises(ValueError, match="Expected flagfiles of different names. Received: small twice"):
+        plans.plan([flagfile, tmp_path / "deeper" / "small.flags"], [0])
+
+
+@pytest.mark.parametrize("count", range(1, 8))
+def test_machines_share_every_run_once(flagfile, variant, count):
+    runs = plans.plan([flagfile, variant], range(3))
+    parts = [plans.share(runs, index, count) for index in range(count)]
+    assert sorted(run.name for part in parts for run in part) == sorted(run.name for run in runs)
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    with pytest.raises(ValueError, match=f"Expected index to be 0 to {count - 1}"):
+        plans.share(runs, count, count)
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    fine, wrong = str(tmp_path / "fine"), str(tmp_path / "file" / "deeper")
+    for places, table, flag in [
+        (plans.Places(fine, wrong), "", "results"),
+        (plans.Places(wrong, fine), "", "workdir"),
+        (plans.Places(fine, fine), f"{wrong}/table.md", "table"),
+        (plans.Places(fine, str(tmp_path / "file")), "", "results"),
+    ]:
+        with pytest.raises(OSError, match=f"Expected --{flag} to be where files can be written. Received: .*file"):
+            plans.check_places(places, table)

@@ -1,0 +1,103 @@
+"""The table of experiments."""
+
+import json
+import os
+import pathlib
+
+import pytest
+import small_experiments as small
+
+from alexnet_tf.suite import execution
+from alexnet_tf.suite import plans
+from alexnet_tf.suite import tables
+
+
+def test_the_table_tells_mean_spread_and_the_difference_seed_by_seed(flagfile, variant, places):
+    flagfile.write_text(flagfile.read_text().replace("# Data", "# Paper: 30 | a third\n# Data"))
+    base = small.leave_results(places, plans.plan([flagfile], [0, 1, 2]), [(0.30, 0.10), (0.34, 0.12), (0.35, 0.14)])
+    ours = small.leave_results(places, plans.plan([variant], [1, 2, 3]), [(0.36, 0.12), (0.36, 0.16), (0.50, 0.20)])
+    table = tables.table([*base, *ours, execution.look(plans.plan([variant], [4])[0], places)], places)
+    assert "| small | 30 \\| a third | - |" in table
+    row = small.cells(table.replace("\\|", "or"), "small")
+    assert row["ours"] == "33.00 / 12.00 (30.00 to 35.00 / 10.00 to 14.00, 3 seeds)"
+    assert row["difference to the base"] == "-"
+    assert row["status"] == "done (3 of 3 seeds); within band"
+    assert row["data"] == "pictures (100 train, 20 test)"
+    assert row["images seen"] == "400" and row["wall time"] == "11 s"
+    row = small.cells(table, "variant")
+    # Of seeds 1 and 2; seed 3 has no pair.
+    assert row["difference to the base"] == "+1.50 / +1.00 (+1.00 to +2.00 / +0.00 to +2.00, 2 pairs) to small"
+    assert row["ours"].startswith("40.67 / 16.00 (36.00 to 50.00")
+    assert row["status"] == "done (3 of 4 seeds); outside band"
+    assert "on: a machine that was not recorded" in table
+    # The base's results are found without being asked for, and only those of the same overrides.
+    assert small.cells(tables.table(ours, places), "variant") == {**row, "status": "done (3 of 3 seeds); outside band"}
+    precise = plans.plan([variant], [1], ["--precision=bfloat16"])
+    other = places._replace(workdir=f"{places.workdir}2", results=f"{places.results}2")
+    plans.check_places(other)
+    standings = small.leave_results(other, precise, [(0.2, 0.1)])
+    assert small.cells(tables.table(standings, places), "variant, with precision=bfloat16")[
+        "difference to the base"
+    ] == ("small: not run")
+
+
+@pytest.mark.parametrize(
+    "top1, status", [(0.35, "within"), (0.2501, "within"), (0.3501, "outside"), (0.2499, "outside")]
+)
+def test_the_band_holds_both_of_its_ends(flagfile, places, top1, status):
+    standings = small.leave_results(places, plans.plan([flagfile], [0]), [(top1, 0.1)])
+    assert small.cells(tables.table(standings, places), "small")["status"] == f"done (1 of 1 seeds); {status} band"
+
+
+def test_the_header_says_which_views_and_how_many_errors_are_compared(flagfile, places):
+    standings = small.leave_results(places, plans.plan([flagfile], [0]), [(0.3, 0.1)])
+    seen = {}
+    for views, expected in (("centre", "30"), ("ten", "30 / 10")):
+        header = small.HEADER.replace("Views: centre", f"Views: {views}").replace("30 / 10", expected)
+        flagfile.write_text(header.replace("5 / 2", expected) + small.FLAGS)
+        seen[views] = small.cells(
+            tables.table(execution.harvest_all(plans.plan([flagfile], [0]), places), places), "small"
+        )["ours"]
+    assert seen == {"centre": "30.00 (1 seed)", "ten": "25.00 / 10.00 (1 seed)"}
+    # Unless it says so: the centre for the small nets.
+    flagfile.write_text(small.HEADER.replace("# Views: centre\n", "") + small.FLAGS)
+    run = plans.plan([flagfile], [0])[0]
+    assert "30.00 / 10.00 (1 seed)" in tables.table([standings[0]._replace(run=run)], places)
+
+
+def test_without_a_test_set_the_validation_set_counts(flagfile, places):
+    (run,) = plans.plan([flagfile], [0])
+    workdir = pathlib.Path(places.of_run(run))
+    small.leave_run(workdir, run.config)
+    figures = json.loads((workdir / "train.json").read_text())
+    section = figures["evaluation"]["test"]
+    better = {**section, "centre_crop": {**section["centre_crop"], "top1_error": 0.31}}
+    (workdir / "train.json").write_text(json.dumps({**figures, "evaluation": {"validation": better}}))
+    assert "31.00 / 10.00 (1 seed)" in tables.table(execution.harvest_all([run], places), places)
+    os.remove(places.result(run))
+    both = {"validation": better, "test": section}
+    (workdir / "train.json").write_text(json.dumps({**figures, "evaluation": both}))
+    assert "25.00 / 10.00 (1 seed)" in tables.table(execution.harvest_all([run], places), places)
+
+
+@pytest.mark.parametrize(
+    "threshold, expected",
+    [(0.9, 1.0), (0.8, 1.0), (0.65, 2.25), (0.5, 3.0), (0.25, None), (0.3, 5.0), (0.31, 4 + 0.29 / 0.3)],
+)
+def test_epochs_to_an_error_lie_on_straight_lines(threshold, expected):
+    curve = {"epoch": [1.0, 2.0, 3.0, 4.0, 5.0], "train_error": [0.8, 0.7, 0.5, 0.6, 0.3]}
+    found = tables.epochs_to_error(curve, threshold)
+    assert found == (expected if expected is None else pytest.approx(expected, abs=1e-12))
+
+
+def test_when_experiments_reach_an_error_is_said_of_all_seeds(flagfile, variant):
+    curve = lambda *errors: {"epoch": [1.0, 2.0, 3.0], "train_error": list(errors)}
+    runs = plans.plan([flagfile, variant], [0, 1])
+    found = [curve(0.6, 0.4, 0.2), curve(0.5, 0.2, 0.1), curve(0.6, 0.4, 0.2), curve(0.9, 0.8, 0.7)]
+    standings = [execution.Standing(run, "done", result={"curve": each}) for run, each in zip(runs, found)]
+    text = tables.reached(standings, 0.3)
+    names = [run.experiment.name for run in runs]
+    assert f"- {names[0]}: after {(2.5 + 5 / 3) / 2:.2f} (1.67 to 2.50, 2 seeds) epochs\n" in text
+    assert f"- {names[2]}: not within 3 epochs by 1 of 2 seeds\n" in text
+    assert tables.curves(standings) == {names[0]: found[:2], names[2]: found[2:]}
+    assert tables.reached([execution.Standing(runs[0], "not run")], 0.3) == ""
