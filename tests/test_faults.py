@@ -1,13 +1,11 @@
 """Whatever happens to a run, it goes on where it stood, and ends with the weights of one that was left alone."""
 
-import contextlib
 import dataclasses
 import os
 import pathlib
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +18,7 @@ import small_runs
 
 from alexnet_tf import files
 from alexnet_tf import run as running
+from alexnet_tf.benchmarks import workers
 from alexnet_tf.data import prepare
 from alexnet_tf.data import service
 from alexnet_tf.data import sources
@@ -244,11 +243,11 @@ def test_a_data_service_that_dies_ends_the_run_in_one_line_and_without_it_it_goe
     options = {**of_the_data, "color_noise": 0.0, "validation_fraction": 0.1, "checkpoint_steps": 1}
     whole = running.train(config("", **options, epochs=3.0), str(tmp_path / "whole"))
 
-    port = free_port()
-    serving = server.start("data_service", tmp_path / "log", f"--port={port}")
+    (address,) = workers.free_addresses(1)
+    serving = server.start("data_service", tmp_path / "log", f"--port={address.rpartition(':')[2]}")
     while serving.is_alive() and "data service at" not in serving.said():
         time.sleep(0.01)
-    served = config("", **options, epochs=2.0, data_service=f"grpc://localhost:{port}")
+    served = config("", **options, epochs=2.0, data_service=f"grpc://{address}")
     running.train(served, str(tmp_path / "run"))
     serving.kill()
     serving.wait()
@@ -257,15 +256,9 @@ def test_a_data_service_that_dies_ends_the_run_in_one_line_and_without_it_it_goe
     with pytest.raises(ConnectionError) as caught:
         running.train(dataclasses.replace(served, epochs=3.0), str(tmp_path / "run"))
     assert str(caught.value) == (
-        f"Expected a batch from the data service at grpc://localhost:{port} within 4 s. Received: none"
+        f"Expected a batch from the data service at grpc://{address} within 4 s. Received: none"
     )
     resumed = running.train(config("", **options, epochs=3.0), str(tmp_path / "run"))
     assert resumed["step"] == whole["step"] == 6
     assert resumed["evaluation"] == whole["evaluation"]
     small_runs.assert_same_bits(small_runs.stored(tmp_path / "run", 6), small_runs.stored(tmp_path / "whole", 6))
-
-
-def free_port():
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(("localhost", 0))
-        return probe.getsockname()[1]

@@ -13,6 +13,7 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
+from alexnet_tf.benchmarks import workers
 from alexnet_tf.data import pipeline
 from alexnet_tf.data import prepare
 from alexnet_tf.data import prepared
@@ -132,14 +133,8 @@ def test_a_damaged_record_ends_the_batches(made, storage, tmp_path):
     assert "corrupted record" in message
 
 
-def free_port():
-    with socket.socket() as listening:
-        listening.bind(("localhost", 0))
-        return listening.getsockname()[1]
-
-
 def test_a_service_that_is_not_there_is_a_connection_error(made):
-    address = f"grpc://localhost:{free_port()}"
+    address = f"grpc://{workers.free_addresses(1)[0]}"
     message = refused(address, made["raw"], patience=2)
     assert message == f"Expected a batch from the data service at {address} within 2 s. Received: none"
 
@@ -200,7 +195,7 @@ def processes():
 
 def test_batches_go_on_whoever_is_killed(made, processes):
     """A second data worker is killed, one of this process replaces it; then the service ends."""
-    address = f"grpc://localhost:{free_port()}"
+    address = f"grpc://{workers.free_addresses(1)[0]}"
     # At the same time: a data worker waits for its service.
     processes += [start(f"--port={address.rpartition(':')[2]}"), start(f"--dispatcher={address}")]
     assert processes[0].stdout.readline() == f"data service at {address}\n"
