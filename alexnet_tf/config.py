@@ -92,7 +92,7 @@ class Config:
     communication: str = _option(
         "network",
         "paper",
-        "where two towers meet: before conv3, fc6, fc7 and fc8, or before fc8 alone",
+        "where two towers meet: before conv3, fc6, fc7 and fc8, or before fc8 alone, with wider conv2 and fc6",
         "paper 3.5; original #150: fc8",
         choices=("paper", "fc8"),
     )

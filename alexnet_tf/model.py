@@ -61,7 +61,7 @@ CHOICES = {
 
 
 class Widths(NamedTuple):
-    """Kernels of each convolutional layer of a tower, and neurons of each of its fully connected ones."""
+    """Kernels of each convolutional layer of a tower, and neurons of its fully connected ones but the last."""
 
     conv1: int
     conv2: int
@@ -69,21 +69,25 @@ class Widths(NamedTuple):
     conv4: int
     conv5: int
     conv6: int
-    fc: int
+    fc6: int
+    fc7: int
 
 
-# Of a tower, by the images' side: one of the paper's two; one as wide as both; or one of the two with last layers as
-# wide as both's. Those for 32 x 32 are ours.
+# Of a tower, by the images' side: one of the paper's two; one of two that meet before fc8 alone, with two wider layers
+# that make up for what others read less; one as wide as both; or one of the two with last layers as wide as both's.
+# Those for 32 x 32 are ours.
 WIDTHS = {
     224: {
-        "two": Widths(48, 128, 192, 192, 128, 128, 2048),
-        "one": Widths(96, 256, 384, 384, 256, 256, 4096),
-        "half": Widths(48, 128, 192, 192, 256, 256, 4096),
+        "two": Widths(48, 128, 192, 192, 128, 128, 2048, 2048),
+        "two, apart": Widths(48, 160, 192, 192, 128, 128, 4096, 2048),  # original #150
+        "one": Widths(96, 256, 384, 384, 256, 256, 4096, 4096),
+        "half": Widths(48, 128, 192, 192, 256, 256, 4096, 4096),  # original #145-half
     },
     32: {
-        "two": Widths(16, 32, 48, 48, 32, 32, 256),
-        "one": Widths(32, 64, 96, 96, 64, 64, 512),
-        "half": Widths(16, 32, 48, 48, 64, 64, 512),
+        "two": Widths(16, 32, 48, 48, 32, 32, 256, 256),
+        "two, apart": Widths(16, 48, 48, 48, 32, 32, 512, 256),
+        "one": Widths(32, 64, 96, 96, 64, 64, 512, 512),
+        "half": Widths(16, 32, 48, 48, 64, 64, 512, 512),
     },
 }
 
@@ -116,7 +120,8 @@ class _Tower(NamedTuple):
 
     @property
     def widths(self):
-        return WIDTHS[self.variant.image_size][self.variant.towers]
+        apart = ", apart" if self.variant.communication == "fc8" else ""
+        return WIDTHS[self.variant.image_size][self.variant.towers + apart]
 
     def layer(self, layer_class, *args, name, **kwargs):
         """A layer of this tower, named as in the paper with the tower's letter."""
@@ -238,7 +243,8 @@ def _sixth(tower, x):
 
 def _fully_connected(tower, number, x):
     """Layer 6 or 7 of a tower: 2048 neurons over all of both towers, with dropout (paper section 4.2)."""
-    x = tower.layer(Dense, tower.widths.fc, name=f"fc{number}", **tower.weights(number, 0.01, 1))(x)
+    units = getattr(tower.widths, f"fc{number}")
+    x = tower.layer(Dense, units, name=f"fc{number}", **tower.weights(number, 0.01, 1))(x)
     x = tower.activation(number)(x)
     return tower.layer(Dropout, tower.variant.dropout, seed=tower.seed_of(10 + number), name=f"dropout{number}")(x)
 
@@ -328,7 +334,8 @@ class AlexNet(keras.Model):
       dropout: float in [0, 1), the rate in layers 6 and 7.
       towers: "two"; "one" of the width of both, whose layers are ``conv1`` to ``fc8`` (62,378,344 parameters); or
         "half", one tower alone whose conv5, fc6 and fc7 are as wide as both (original #145-half, 59,798,312).
-      communication: "paper" for towers that meet before layers 3, 6, 7 and 8; "fc8" for there alone (original #150).
+      communication: "paper" for towers that meet before layers 3, 6, 7 and 8; "fc8" for there alone, with 160 kernels a
+        tower in conv2 and 4096 neurons in fc6 (original #150, 60,714,408 parameters).
       activation: "relu", or "tanh" (paper section 3.1).
       normalization: "response"; "first" for layer 1 alone (original #167); "none" (#148); or "batch", "group" or
         "layer" in its places.
@@ -341,7 +348,8 @@ class AlexNet(keras.Model):
       bottleneck: int, units of a linear layer before fc8, half in each tower, for very many classes (original #146:
         2048); 0 for none.
       image_size: int, 224; or 32 for the same layers in small, to try on small pictures what the paper claims (ours):
-        16, 32, 48, 48 and 32 kernels and 256 neurons a tower, the first 5 x 5 at every position.
+        16, 32, 48, 48 and 32 kernels and 256 neurons a tower (48 in conv2 and 512 in fc6 of towers that are apart), the
+        first 5 x 5 at every position.
       initialization: "recipe" starts as the recipe does; "he", for few classes and few images, with weights
         N(0, 2 / inputs) and biases 0 (He et al., "Delving Deep into Rectifiers", 2015).
       seed: int, of initial weights and dropout; None draws anew.

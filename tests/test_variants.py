@@ -56,7 +56,13 @@ HALF = {
     "fc7": (1, 4096, 4096),
     "fc8": (1, 4096, 1000),
 }
-FC8 = {"conv3": (2, 3 * 3 * 128, 192), "fc6": (2, 6 * 6 * 128, 2048), "fc7": (2, 2048, 2048)}
+# Each tower reads its own maps alone; conv2 and fc6 are wider for that.
+FC8 = {
+    "conv2": (2, 5 * 5 * 48, 160),
+    "conv3": (2, 3 * 3 * 160, 192),
+    "fc6": (2, 6 * 6 * 128, 4096),
+    "fc7": (2, 4096, 2048),
+}
 CONV6 = (2, 3 * 3 * 256, 128)
 # What one tower sends to the other before layers 3, 6 and 7, for both directions and for their gradients.
 MEETINGS = (13 * 13 * 128, 6 * 6 * 128, 2048)
@@ -72,13 +78,14 @@ class Case(NamedTuple):
     # Values that a normalisation learns or keeps for each map, 2 or 4.
     normalization: int = 0
     parameters: int | None = None  # where a source or an article says it
+    num_classes: int = 1000
 
 
 CASES = {
     "paper": Case("paper", {}, parameters=60_965_224),
     "one tower": Case("paper", {"towers": "one"}, ONE, parameters=62_378_344),
     "half": Case("original", {"towers": "half"}, HALF, parameters=59_798_312),
-    "fc8": Case("original", {"communication": "fc8"}, FC8),
+    "fc8": Case("original", {"communication": "fc8"}, FC8, parameters=60_714_408),
     "tanh": Case("paper", {"activation": "tanh"}),
     "tanh, original": Case("original", {"activation": "tanh"}),
     "first": Case("paper", {"normalization": "first"}),
@@ -95,6 +102,13 @@ CASES = {
     "without conv5": Case("original", {"left_out": "conv5"}, {"conv5": None, "fc6": (2, 6 * 6 * 384, 2048)}),
     "sixth convolution": Case("original", {"sixth_convolution": True}, {"conv6": (2, 3 * 3 * 256, 128)}),
     "bottleneck": Case("paper", {"bottleneck": 2048}, {"bottleneck": (2, 4096, 1024), "fc8": (1, 2048, 1000)}),
+    # Of 2011's ImageNet, whose every label has a class.
+    "six_conv_2011": Case(
+        "original",
+        {"sixth_convolution": True, "bottleneck": 2048},
+        {"conv6": (2, 3 * 3 * 256, 128), "bottleneck": (2, 4096, 1024), "fc8": (1, 2048, 21_843)},
+        num_classes=21_843,
+    ),
     "two towers, much": Case(
         "paper",
         {
@@ -185,7 +199,7 @@ def test_full_size(name, freed):
     # On a CPU TensorFlow adds up the 48,400 values of a group one by one, which in float32 costs more than 1e-4.
     dtype = "float64" if case.arguments.get("normalization") == "group" else "float32"
     # Compiled, the normalisations are the same (test_layers, test_model), and each takes a while to compile.
-    model = AlexNet(1000, case.recipe, dtype=dtype, jit_compile=False, **case.arguments)
+    model = AlexNet(case.num_classes, case.recipe, dtype=dtype, jit_compile=False, **case.arguments)
     expected = {layer: inputs * units + units for layer, (inputs, units) in units_of(case).items()}
     if case.normalization:
         convolutions = {layer: units for layer, (_, units) in units_of(case).items() if layer[:5] in ("conv1", "conv2")}

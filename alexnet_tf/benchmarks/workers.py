@@ -17,6 +17,7 @@ from alexnet_tf import experiment
 from alexnet_tf.benchmarks import measuring
 from alexnet_tf.benchmarks import steps
 from alexnet_tf.training import distribution
+from alexnet_tf.training import trainer
 
 ALONE, TOGETHER, NARROW = "one process, two cores", "two workers", "two workers, bfloat16 reduced"
 REACH = 0.7
@@ -39,10 +40,10 @@ def worker(configs, addresses, index, core):
     for name, config in configs.items():
         with joined.scope():
             model = experiment.build_model(config, steps.NUM_CLASSES)
-            trainer = experiment.build_trainer(config, model, experiment.blank_statistics(), joined.strategy)
+            learner = experiment.build_trainer(config, model, experiment.blank_statistics(), joined.strategy)
         part = dataclasses.replace(config, batch_size=config.batch_size // len(addresses))
-        sides[of_worker(name, index)] = steps.training_side(part, trainer)
-        sides[of_worker(reduction_of(name), index)] = _reduction(joined.strategy, trainer, config)
+        sides[of_worker(name, index)] = steps.training_side(part, learner)
+        sides[of_worker(reduction_of(name), index)] = _reduction(joined.strategy, learner, config)
     return sides
 
 
@@ -56,13 +57,12 @@ def reduction_of(name):
     return f"all-reduce of {name}"
 
 
-def _reduction(strategy, trainer, config):
-    """A side of means of tensors like the gradients of a step; each is waited for."""
+def _reduction(strategy, learner, config):
+    """A side of means of tensors like the gradients of a step, taken as there; each is waited for."""
 
     def mean(scale):
-        dtype = tf.dtypes.as_dtype(config.reduce_precision)
-        values = [tf.cast(variable, dtype) * tf.cast(scale, dtype) for variable in trainer.optimizer.variables]
-        reduced = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, values)
+        values = [tf.multiply(variable, scale) for variable in learner.optimizer.variables]
+        reduced = trainer.mean_over_replicas(values, tf.dtypes.as_dtype(config.reduce_precision))
         # Looked at, or nothing would have to be calculated.
         return tf.add_n([tf.reshape(value, [-1])[0] for value in reduced])
 

@@ -1,7 +1,6 @@
 """The training step and the loop around it. Neither knows which network, which data or which options."""
 
 import contextlib
-import functools
 import math
 import time
 from typing import NamedTuple
@@ -96,21 +95,33 @@ class Trainer:
 
     def _reduced(self, gradients, result):
         """The means of gradients and loss over all replicas, whose parts are equal, and the sums of counts."""
-        # In parts, so that those of the last layers are on their way while the first ones go backward.
-        options = tf.distribute.experimental.CommunicationOptions(bytes_per_pack=_BYTES_PER_PACK)
-        reduce = functools.partial(tf.distribute.get_replica_context().all_reduce, options=options)
         if self._reduce_dtype is None:
-            *gradients, loss = reduce(tf.distribute.ReduceOp.MEAN, [*gradients, result.loss])
+            *gradients, loss = mean_over_replicas([*gradients, result.loss])
         else:
-            dtypes = [gradient.dtype for gradient in gradients]
-            narrow = [tf.cast(gradient, self._reduce_dtype) for gradient in gradients]
-            narrow = reduce(tf.distribute.ReduceOp.MEAN, narrow)
-            gradients = [tf.cast(gradient, dtype) for gradient, dtype in zip(narrow, dtypes)]
-            loss = reduce(tf.distribute.ReduceOp.MEAN, result.loss)
+            gradients = mean_over_replicas(gradients, self._reduce_dtype)
+            (loss,) = mean_over_replicas([result.loss])
         # A replica alone knows whether there is a count, and it is the same everywhere.
         counts = [count for count in result[1:] if count is not None]
-        sums = iter(tf.unstack(reduce(tf.distribute.ReduceOp.SUM, tf.stack(counts))))
+        total = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.stack(counts))
+        sums = iter(tf.unstack(total))
         return gradients, StepResult(loss, *(None if count is None else next(sums) for count in result[1:]))
+
+
+def mean_over_replicas(values, dtype=None):
+    """The means of tensors over all replicas; to be called in each of them.
+
+    Args:
+      values: list of tensors.
+      dtype: of the tensors on their way from replica to replica; None leaves each as it is.
+
+    Returns:
+      A list of tensors, of the types that they had.
+    """
+    # In parts, so that those of the last layers are on their way while the first ones go backward.
+    options = tf.distribute.experimental.CommunicationOptions(bytes_per_pack=_BYTES_PER_PACK)
+    sent = values if dtype is None else [tf.cast(value, dtype) for value in values]
+    means = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, sent, options=options)
+    return [tf.cast(mean, value.dtype) for mean, value in zip(means, values)]
 
 
 def _count(is_so):
