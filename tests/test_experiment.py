@@ -93,3 +93,72 @@ def test_a_run_of_a_small_net_is_taken_up_on_one_device(tmp_path):
     assert step == 7
     for before, after in zip(model.variables, restored.variables):
         np.testing.assert_array_equal(before.numpy(), after.numpy())
+
+
+SIX = configuration.Config(recipe="original", image_size=32, crop_size=32, sixth_convolution=True, bottleneck=8, seed=1)
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory):
+    """A run of a small net of six convolutional layers with seven classes behind a bottleneck, and its values."""
+    workdir, config = tmp_path_factory.mktemp("before"), SIX.resolved()
+    model = experiment.build_model(config, 7)
+    for variable in model.trainable_variables:
+        variable.assign_add(0.5 * tf.ones_like(variable))
+    schedule = experiment.build_schedule(config)
+    experiment.build_checkpoints(config, model, None, schedule, "abcdefg", workdir).save(9)
+    return workdir, {variable.path: variable.numpy() for variable in model.trainable_variables}
+
+
+def begun(before, num_classes=5, **changes):
+    """A network that begins with that run's weights, and what it had before it did."""
+    workdir, _ = before
+    config = dataclasses.replace(SIX, seed=2, initialize_from=str(workdir), **changes).resolved()
+    model = experiment.build_model(config, num_classes)
+    own = {variable.path: variable.numpy() for variable in model.trainable_variables}
+    path = experiment.initialize_weights(config, model)
+    assert path == str(workdir / "checkpoints" / "ckpt-9")
+    return {variable.path: variable.numpy() for variable in model.trainable_variables}, own
+
+
+@pytest.mark.parametrize(
+    "changes, anew",
+    [
+        ({"new_layers": ("fc8",)}, {"fc8"}),
+        # As net #146 goes on from 2011 to 2012: without the bottleneck, fc8 reads fc7.
+        ({"new_layers": ("fc8",), "bottleneck": 0}, {"fc8"}),
+        # As it begins in 2011: what is convolutional is kept.
+        (
+            {"new_layers": ("fc6", "fc7", "bottleneck", "fc8"), "bottleneck": 12},
+            {"fc6_a", "fc6_b", "fc7_a", "fc7_b", "bottleneck_a", "bottleneck_b", "fc8"},
+        ),
+        # As in 2009, when it begins with a net of five.
+        ({"new_layers": ("conv6", "fc8")}, {"conv6_a", "conv6_b", "fc8"}),
+    ],
+)
+def test_a_run_begins_with_all_layers_of_another_but_the_new_ones(before, changes, anew):
+    found, own = begun(before, **changes)
+    assert {path.split("/")[0] for path in found} >= anew
+    for path, value in found.items():
+        expected = own[path] if path.split("/")[0] in anew else before[1][path]
+        np.testing.assert_array_equal(value, expected, err_msg=path)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"new_layers": ("fc9",)}, "Expected new_layers among .*fc8.* Received: fc9"),
+        ({"new_layers": ()}, "fc8.* Layers that shall start anew are named by new_layers"),
+        ({"new_layers": ("fc8",), "left_out": "conv3"}, "conv4.* Layers that shall start anew are named by new_layers"),
+        ({"new_layers": ("fc8",), "towers": "one"}, "conv1.* Layers that shall start anew are named by new_layers"),
+    ],
+)
+def test_what_does_not_fit_another_run_is_named(before, changes, message):
+    with pytest.raises(ValueError, match=message):
+        begun(before, **changes)
+
+
+def test_a_run_that_begins_with_none_is_told(tmp_path):
+    config = dataclasses.replace(SIX, initialize_from=str(tmp_path)).resolved()
+    with pytest.raises(FileNotFoundError, match="Expected a checkpoint in "):
+        experiment.initialize_weights(config, experiment.build_model(config, 5))

@@ -3,9 +3,11 @@
 import pathlib
 import re
 
+import numpy as np
 import pytest
 
 from alexnet_tf import config as configuration
+from alexnet_tf import experiment
 from alexnet_tf.suite import headers
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -59,6 +61,57 @@ def test_only_what_is_another_file_s_is_left_out(path):
     for line in lines[1:]:
         name = re.match(r"--(\w+)", line)[1]
         assert getattr(own, name) != getattr(base, name), line
+
+
+@pytest.mark.parametrize("path", PATHS, ids=NAMES)
+def test_head_says_what_to_expect_or_why_nothing_can_be(path):
+    header = headers.read_header(path)
+    assert len(header.expected) == len(header.band)
+    assert header.expected or re.fullmatch(r"none \(.{10,}\)", header.expectation), header.expectation
+
+
+def rates(name, epochs):
+    """Rates of weights and biases, and of conv1's, after so many epochs of an experiment."""
+    config = configuration.read_flagfile(f"flags/{name}.flags").resolved()
+    schedule = experiment.build_schedule(config)
+    return [experiment.learning_rates(config, schedule, epoch)[:4] for epoch in epochs]
+
+
+def test_discrete_exponential_schedules_are_those_that_were_run():
+    """Four rates of the weights in equal parts of 90 epochs, two of the biases."""
+    for name, span, frozen in (("doubly_exponential", 250, 74), ("layer1_normalization_only", 1000, 73)):
+        found = rates(name, [0, 22.4, 22.6, 44.9, 45.1, 67.4, 67.6, frozen - 0.1, frozen, 90])
+        weights = [0.01 * span ** (-drops / 3) for drops in (0, 0, 1, 1, 2, 2, 3, 3, 3, 3)]
+        biases = [0.02] * 4 + [0.002] * 6
+        conv1 = [*zip(weights, biases)][:-2] + [(0.0, 0.0)] * 2
+        np.testing.assert_allclose(found, [[*row] for row in np.column_stack([weights, biases, conv1])], err_msg=name)
+
+
+def test_rates_as_run_are_the_original_s():
+    epochs = [0, 24.9, 25, 51, 66.9, 67, 71.9, 72, 79, 91]
+    assert rates("as_run", epochs) == rates("original", epochs)
+    weights = [0.01, 0.01, 0.001, 0.0001, 0.0001, 0.0001, 0.0001, 0.0001, 0.00001, 0.00001]
+    conv1 = [0.01, 0.01, 0.001, 0.0001, 0.0001, 0.00001, 0.00001, 0, 0, 0]
+    biases = [0.02] * 10
+    conv1_biases = [0.02] * 7 + [0] * 3
+    np.testing.assert_allclose(rates("original", epochs), np.column_stack([weights, biases, conv1, conv1_biases]))
+
+
+def test_pre_training_is_that_of_net_146():
+    """The rates of what was there already and of new layers, and where they change."""
+    changes = {
+        "six_conv_2009": ((0.001, 0.01), 2.16, 0.001, 6.65),
+        "six_conv_2011": ((0.001, 0.01), 6, 0.001, 8.11),
+        "six_conv": ((0.001, 0.01), 9, 0.001, 54),
+    }
+    for name, (first, epoch, then, epochs) in changes.items():
+        config = configuration.read_flagfile(f"flags/{name}.flags").resolved()
+        assert config.epochs == epochs
+        schedule = experiment.build_schedule(config)
+        for progress, expected in ((0, first), (epoch - 0.01, first), (epoch, (then, then))):
+            every = experiment.learning_rates(config, schedule, progress)
+            np.testing.assert_allclose([every[0], every[4]], expected, err_msg=name)
+            np.testing.assert_allclose([every[1], every[5]], 0.02, err_msg=name)
 
 
 def test_schedules_are_those_that_were_run():

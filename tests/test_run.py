@@ -292,6 +292,28 @@ def test_conv1_s_weights_stand_still_once_frozen(without_report, small_folder, t
         assert (end[name] != frozen[name]).any() == ("conv1" not in name), name
 
 
+def test_a_run_begins_with_another_once(without_report, small_folder, tmp_path, capsys):
+    """It starts from that run's newest weights; resumed, it goes on from its own."""
+    before = str(tmp_path / "before")
+    running.train(small_runs.config(small_folder, epochs=1.0), before)
+    kept = lambda path, workdir, step: small_runs.stored(workdir, step)[path]
+    kernel = "variables/conv1.Skernel/.ATTRIBUTES/VARIABLE_VALUE"
+    changes = {"initialize_from": before, "new_layers": ("fc10",), "seed": 3}
+    standing = small_runs.config(small_folder, epochs=1.0, learning_rate=0.0, **changes)
+    running.train(standing, str(tmp_path / "standing"))
+    assert f"starts from {before}/checkpoints/ckpt-3, but for fc10" in capsys.readouterr().out
+    np.testing.assert_array_equal(kept(kernel, tmp_path / "standing", 3), kept(kernel, before, 3))
+    last = kernel.replace("conv1", "fc10")
+    assert np.all(kept(last, tmp_path / "standing", 3) != kept(last, before, 3))
+
+    learning = small_runs.config(small_folder, epochs=1.0, **changes)
+    running.train(learning, str(tmp_path / "twice"))
+    running.train(dataclasses.replace(learning, epochs=2.0), str(tmp_path / "twice"))
+    assert capsys.readouterr().out.count("starts from") == 1
+    running.train(dataclasses.replace(learning, epochs=2.0), str(tmp_path / "whole"))
+    small_runs.assert_same_bits(small_runs.stored(tmp_path / "twice", 6), small_runs.stored(tmp_path / "whole", 6))
+
+
 def test_without_test_and_validation_set_there_is_nothing_to_watch(small_folder, tmp_path):
     shutil.rmtree(small_folder / "test")
     with pytest.raises(ValueError) as caught:

@@ -38,10 +38,11 @@ def run_all(runs, places, program, *, source="", data_dir="", tell=print):
       tell: called with a line before and after each run.
 
     Returns:
-      A list of `Standing`. What goes wrong in a run is in its status; the others go on.
+      A list of `Standing`, a run behind the one that it begins with. What goes wrong in a run is in its status; the
+      others go on.
     """
     standings = []
-    for number, run in enumerate(runs):
+    for number, run in enumerate(plans.in_order(runs)):
         label = f"{run.name} ({number + 1} of {len(runs)})"
         data = {} if run.config.source or run.config.data_dir else {"source": source, "data_dir": data_dir}
         try:
@@ -51,6 +52,8 @@ def run_all(runs, places, program, *, source="", data_dir="", tell=print):
                     standing = Standing(run, "done", result=results.harvest(run, places))
                 elif standing.is_open and not _has_data(run, data):
                     standing = Standing(run, "not run", "needs ImageNet")
+                elif standing.is_open and run.start and not os.path.exists(f"{places.of_start(run)}/train.json"):
+                    standing = Standing(run, "not run", f"begins with {run.start}, which is not there or not finished")
                 elif standing.is_open:
                     tell(f"{label}: {run.experiment.header.claim}")
                     standing = _train(run, places, program, data, lock)
@@ -73,11 +76,15 @@ def _has_data(run, data):
 
 def _train(run, places, program, data, lock):
     """Trains a run, or the rest of it; its `Standing`."""
-    facts = {"machine": machine.facts()}
-    state = places.of_run(run, ".state.json")
-    files.write_json(state, facts)
+    is_new = not os.path.exists(places.of_run(run))
+    machines = [] if is_new else results.read_state(run, places).get("machines", [])
+    facts = machine.facts()
+    # Each that it was trained on, in their order.
+    state = {"machines": machines if facts in machines else [*machines, facts]}
+    files.write_json(places.of_run(run, ".state.json"), state)
     given = [f"--{name}={value}" for name, value in data.items() if value]
     command = [*program, f"--flagfile={run.experiment.path}", *given, *run.flags]
+    command += [f"--initialize_from={places.of_start(run)}"] if run.start else []
     command += [f"--seed={run.seed}", f"--workdir={places.of_run(run)}"]
     # Should this process be killed, training goes on and keeps the lock.
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace", pass_fds=[lock]) as process:
@@ -87,7 +94,7 @@ def _train(run, places, program, data, lock):
             last = line.strip() or last
     if process.returncode:
         ended = f"status {process.returncode}" if process.returncode > 0 else f"signal {-process.returncode}"
-        files.write_json(state, {**facts, "failed": last or ended})
+        files.write_json(places.of_run(run, ".state.json"), {**state, "failed": last or ended})
         return Standing(run, "failed", last or ended, is_open=True)
     return Standing(run, "done", result=results.harvest(run, places))
 
@@ -122,7 +129,7 @@ def _look_at_workdir(run, places):
     if os.path.exists(os.path.join(workdir, "config.flags")):
         left = results.read_run(workdir)
         # More epochs only go on with a run.
-        if differing := left.config.differences(run.config):
+        if differing := headers.published(left.config).differences(headers.published(run.config)):
             raise ValueError(
                 f"Expected --workdir without {run.name} of another configuration. Received: one with another "
                 + ", ".join(differing)

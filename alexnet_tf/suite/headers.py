@@ -25,12 +25,13 @@ KEYS = (
     "Views",
     "Cost",
 )
-MANDATORY = ("Claim", "Command", "Data", "Cost")
+MANDATORY = ("Claim", "Command", "Expected", "Band", "Data", "Cost")
 # What stands in results for each value of the key "Views".
 VIEWS = {"centre": "centre_crop", "ten": "ten_views"}
 
 _KEY_LINE = re.compile(r"# ([A-Z][a-z]+):(?: (.*))?")
 _FIGURES = re.compile(r"(\d+(?:\.\d+)?)(?: / (\d+(?:\.\d+)?))?(?![\d.])")
+_NONE = re.compile(r"none\b")
 # Where a run finds things, but not what it learns.
 PLACES = ("source", "data_dir")
 IMAGENET = ("imagenet", "ilsvrc")
@@ -43,10 +44,11 @@ class Header(NamedTuple):
     command: str
     data: str  # such as cifar10 or ilsvrc2012
     cost: str
+    expectation: str  # what is expected, as it is written
+    expected: tuple = ()  # top-1 error in percent, or top-1 and top-5; empty where nobody has recorded one
+    band: tuple = ()  # how far from each of these is still as expected, in points
     paper: str = ""
     original: str = ""
-    expected: tuple = ()  # top-1 error in percent, or top-1 and top-5
-    band: tuple = ()  # how far from each of these is still as expected, in points
     base: str = ""  # the experiment to compare with
     changes: tuple = ()  # fields of the configuration in which it differs from its base
     views: str = ""  # of VIEWS
@@ -93,16 +95,16 @@ def read_header(path):
             raise ValueError(f"{path}: Expected Changes to be flags of the configuration. Received: {unknown[0]}")
     if found.get("views", "ten") not in VIEWS:
         raise ValueError(f"{path}: Expected Views to be {' | '.join(VIEWS)}. Received: {found['views']!r}")
+    found["expectation"] = found["expected"]
     for key in ("expected", "band"):
-        if key in found:
-            figures = _FIGURES.match(found[key])
-            if not figures:
-                raise ValueError(
-                    f"{path}: Expected {key.title()} to begin with errors in percent, such as 18 or 40.7 / 18.2. "
-                    f"Received: {found[key]!r}"
-                )
-            found[key] = tuple(float(figure) for figure in figures.groups() if figure)
-    if len(found.get("expected", ())) != len(found.get("band", ())):
+        figures = _FIGURES.match(found[key])
+        if not figures and not _NONE.match(found[key]):
+            raise ValueError(
+                f"{path}: Expected {key.title()} to begin with errors in percent, such as 18 or 40.7 / 18.2, or with "
+                f"none. Received: {found[key]!r}"
+            )
+        found[key] = tuple(float(figure) for figure in figures.groups() if figure) if figures else ()
+    if len(found["expected"]) != len(found["band"]):
         raise ValueError(
             f"{path}: Expected Band to have as many figures as Expected. Received: Expected {values.get('Expected')}, "
             f"Band {values.get('Band')}"
@@ -206,6 +208,9 @@ def learns_differently(config, other):
 
 
 def published(config):
-    """A configuration without the paths of a machine, as it stands in a result."""
-    name = os.path.basename(config.initialize_from.rstrip("/"))
+    """A configuration without the paths of a machine, as it stands in a result.
+
+    A run that another one begins with is named by its experiment, as in a flagfile: it has the same seed.
+    """
+    name = os.path.basename(config.initialize_from.rstrip("/")).removesuffix(f"-{config.seed}")
     return dataclasses.replace(config, source="", data_dir="", initialize_from=name)

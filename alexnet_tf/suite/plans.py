@@ -16,6 +16,7 @@ class Run(NamedTuple):
     seed: int
     config: configuration.Config  # resolved, with the seed and what overrides the flagfile
     flags: tuple = ()  # what overrides the flagfile, as on a command line
+    start: str = ""  # name of the run whose weights it begins with; empty without, or where a flag says which
 
     @property
     def name(self):
@@ -31,6 +32,10 @@ class Places(NamedTuple):
     def of_run(self, run, suffix=""):
         """The run's work directory, or the file with a suffix beside it."""
         return os.path.join(self.workdir, run.name + suffix)
+
+    def of_start(self, run):
+        """The work directory of the run that a run begins with; empty without."""
+        return run.start and os.path.join(self.workdir, run.start)
 
     def result(self, run):
         return os.path.join(self.results, f"{run.name}.json")
@@ -61,11 +66,34 @@ def plan(flagfiles, seeds, flags=()):
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"Expected flagfiles of different names. Received: {twice[0]} twice")
     configs = [headers.configure(experiment.path, flags) for experiment in experiments]
+    starts = [_start(experiment, flags) for experiment in experiments]
     return [
-        Run(experiment, seed, dataclasses.replace(config, seed=seed), tuple(flags))
-        for experiment, config in zip(experiments, configs)
+        Run(experiment, seed, dataclasses.replace(config, seed=seed), tuple(flags), start and f"{start}-{seed}")
+        for experiment, config, start in zip(experiments, configs, starts)
         for seed in seeds
     ]
+
+
+def _start(experiment, flags):
+    """The name of the experiment that one begins with: one with a flagfile beside, named as the directory it reads."""
+    name = os.path.basename(experiment.config.initialize_from.rstrip("/"))
+    is_beside = os.path.isfile(os.path.join(os.path.dirname(experiment.path), f"{name}.flags"))
+    is_given = any(flag.lstrip("-").startswith("initialize_from=") for flag in flags)
+    return name if name and is_beside and not is_given else ""
+
+
+def in_order(runs):
+    """The same runs, each behind the one that it begins with."""
+    by_name = {run.name: run for run in runs}
+
+    def before(run):
+        seen = []
+        while run.start in by_name and run.start not in seen:
+            seen.append(run.start)
+            run = by_name[run.start]
+        return len(seen)
+
+    return sorted(runs, key=before)
 
 
 def share(runs, index, count):

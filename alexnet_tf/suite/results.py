@@ -70,6 +70,7 @@ def read_run(workdir):
 
 
 def read_state(run, places):
+    """What is noted beside a work directory: a dict, of ``machines`` that trained there, and why it ``failed``."""
     path = places.of_run(run, ".state.json")
     return _read_object(path) if os.path.exists(path) else {}
 
@@ -125,7 +126,7 @@ def harvest(run, places):
         "images_seen": images,
         "wall_seconds": round(seconds, 3),
         "images_per_second": round(images / seconds, 3),
-        "machine": read_state(run, places).get("machine"),
+        "machines": read_state(run, places).get("machines", []),
     }
     _check_result(result, workdir)
     files.write_json(places.result(run), result)
@@ -173,7 +174,7 @@ def _check_result(result, path):
         curve = [result["curve"][name] for name in ("epoch", "train_error", "train_loss", "watched_error")]
         if not all(image >= 0 for image in images) or len({len(column) for column in curve}) > 1:
             raise ValueError("no run")
-        result["data"]["name"], result["overrides"].items(), (result["machine"] or {}).items()
+        result["data"]["name"], result["overrides"].items(), [facts.items() for facts in result["machines"]]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"Expected a result of tools/experiments.py. Received: {path} ({error!r})") from None
 

@@ -24,7 +24,8 @@ def table(standings, places):
     head = ("experiment", "paper", "original", "ours", "difference to the base", "data", "images seen", "wall time")
     lines = [_line((*head, "status")), _line(["---"] * 9)]
     lines += [_line(_row(group, places)) for group in groups.values()]
-    machines = sorted({_machine(each.result["machine"]) for each in standings if each.result})
+    known = [each.result["machines"] for each in standings if each.result]
+    machines = sorted({_machine(facts) for those in known for facts in those or [{}]})
     if machines:
         lines += ["", f"Wall times are those of training, means over the seeds, on: {'; '.join(machines)}."]
     missing = [group[0].run.experiment for group in groups.values() if _needs_imagenet(group)]
@@ -32,7 +33,8 @@ def table(standings, places):
         lines += ["", "Not run, for want of ImageNet:", ""]
     for experiment in missing:
         header = experiment.header
-        expected = f"{_plain(header.expected)}, give or take {_plain(header.band)}" if header.expected else "not stated"
+        band = f", give or take {_plain(header.band)}" if header.band else ""
+        expected = f"{header.expectation}{band}"
         lines.append(f"- {experiment.name}: `{header.command}`; expected error in percent: {expected}. {header.cost}")
     return "\n".join(lines) + "\n"
 

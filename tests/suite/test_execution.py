@@ -45,6 +45,35 @@ def test_every_run_is_a_process_of_its_own_and_none_is_done_twice(flagfile, vari
     assert len(small.calls(tmp_path)) == 4
 
 
+def test_a_run_begins_with_the_run_of_its_seed(flagfile, places, trainer, tmp_path):
+    later = tmp_path / "later.flags"
+    header = small.HEADER.replace("# Data", "# Base: small\n# Changes: initialize_from\n# Data")
+    later.write_text(f"{header}--flagfile={flagfile}\n--initialize_from=runs/small\n")
+    (waiting,) = small.run_quietly(plans.plan([later], [1]), places, trainer)
+    assert str(waiting) == "not run: begins with small-1, which is not there or not finished"
+    # The first of the list is the last to run.
+    done = small.run_quietly(plans.plan([later, flagfile], [0, 1]), places, trainer)
+    assert [each.run.name for each in done] == ["small-0", "small-1", "later-0", "later-1"]
+    assert small.statuses(done) == ["done"] * 4
+    given = f"--initialize_from={places.workdir}/small-"
+    assert [[each for each in call if each.startswith("--init")] for call in small.calls(tmp_path)] == [
+        [],
+        [],
+        [f"{given}0"],
+        [f"{given}1"],
+    ]
+    # It is the experiment as it is written.
+    assert done[2].result["overrides"] == {} and done[3].result["configuration"]["initialize_from"] == "small"
+    assert tables.table(done[2:], places).count("done (2 of 2 seeds); within band") == 1
+    assert small.statuses(small.run_quietly(plans.plan([later], [0, 1]), places, trainer)) == ["done", "done"]
+    os.rename(places.result(done[3].run), tmp_path / "aside")
+    assert execution.look(done[3].run, places).status == "finished"
+
+    (given,) = plans.plan([later], [2], ["--initialize_from=/elsewhere/other"])
+    small.run_quietly([given], places, trainer)
+    assert small.calls(tmp_path)[-1].count("--initialize_from=/elsewhere/other") == 1
+
+
 def test_data_that_a_flagfile_names_stay(flagfile, places, trainer, tmp_path):
     flagfile.write_text(flagfile.read_text() + "--source=elpv\n")
     small.run_quietly(plans.plan([flagfile], [0]), places, trainer, source="folder:/somewhere")

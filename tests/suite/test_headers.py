@@ -17,6 +17,7 @@ def test_a_header_is_read_by_key(flagfile):
         command="python tools/train.py --flagfile=flags/small.flags --source=folder:DIR --workdir=DIR",
         data="pictures",
         cost="a second.",
+        expectation="30 / 10",
         expected=(30.0, 10.0),
         band=(5.0, 2.0),
         views="centre",
@@ -36,7 +37,10 @@ def test_a_header_is_read_by_key(flagfile):
         ("# Views", "# Changes: momentun\n# Views", "Expected Changes to be flags of the configuration.*momentun"),
         ("# Expected: 30 / 10", "# Expected: few", "Expected Expected to begin with errors in percent"),
         ("# Band: 5 / 2", "# Band: 5", "Expected Band to have as many figures as Expected"),
-        ("# Band: 5 / 2\n", "", "Expected Band to have as many figures as Expected"),
+        ("# Band: 5 / 2\n", "", "Expected Band in the header"),
+        ("# Expected: 30 / 10\n", "", "Expected Expected in the header"),
+        ("# Band: 5 / 2", "# Band: none", "Expected Band to have as many figures as Expected"),
+        ("# Expected: 30 / 10", "# Expected: nonesuch", "Expected Expected to begin with .* or with none"),
     ],
 )
 def test_a_bad_header_names_file_and_key(flagfile, before, after, message):
@@ -45,6 +49,13 @@ def test_a_bad_header_names_file_and_key(flagfile, before, after, message):
     with pytest.raises(ValueError, match=f"small.flags: {message}") as caught:
         headers.read_header(flagfile)
     assert "\n" not in str(caught.value)
+
+
+def test_what_nobody_has_recorded_is_told_as_it_is_written(flagfile):
+    header = small.HEADER.replace("Expected: 30 / 10", "Expected: none (but more).").replace("5 / 2", "none")
+    flagfile.write_text(header + small.FLAGS)
+    found = headers.read_header(flagfile)
+    assert (found.expected, found.band, found.expectation) == ((), (), "none (but more).")
 
 
 def test_a_flagfile_that_cannot_be_read_is_named(flagfile, tmp_path):

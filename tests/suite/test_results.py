@@ -4,10 +4,12 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 
 import pytest
 import small_experiments as small
 
+from alexnet_tf import machine
 from alexnet_tf.suite import plans
 from alexnet_tf.suite import results
 from alexnet_tf.suite import tables
@@ -38,17 +40,32 @@ def test_what_is_kept_of_a_run(flagfile, places):
     assert result["wall_seconds"] == 4 * (0.8 + 2)
     assert result["images_per_second"] == round(400 / 11.2, 3)
     # Nobody saw where it ran.
-    assert result["machine"] is None
+    assert result["machines"] == []
 
 
 def test_a_result_tells_the_machine_that_it_was_trained_on(flagfile, places, trainer):
     (done,) = small.run_quietly(plans.plan([flagfile], [0]), places, trainer)
-    facts = done.result["machine"]
+    (facts,) = done.result["machines"]
     assert facts["processor"] and facts["cores"] == len(os.sched_getaffinity(0))
     import tensorflow as tf
 
     assert facts["tensorflow"] == tf.__version__
     assert f"on: {facts['processor']}, {facts['cores']} cores" in tables.table([done], places)
+
+
+def test_a_result_tells_all_machines_of_a_run_that_moved(flagfile, places, trainer):
+    (run,) = plans.plan([flagfile], [0])
+    small.leave_run(pathlib.Path(places.of_run(run)), run.config, epochs=2)
+    elsewhere = {"processor": "another", "cores": 3}
+    pathlib.Path(places.of_run(run, ".state.json")).write_text(json.dumps({"machines": [elsewhere]}))
+    (done,) = small.run_quietly([run], places, trainer)
+    assert done.result["machines"] == [elsewhere, machine.facts()]
+    assert "another, 3 cores" in tables.table([done], places)
+    # What is trained anew has nothing of it.
+    shutil.rmtree(places.of_run(run))
+    os.remove(places.result(run))
+    (done,) = small.run_quietly([run], places, trainer)
+    assert done.result["machines"] == [machine.facts()]
 
 
 def test_a_result_stays_small(flagfile, places):
