@@ -32,6 +32,8 @@ setuptools.setup(
         "figures": ["matplotlib>=3.8"],
         "neighbours": ["faiss-cpu>=1.15"],
         "profile": ["tensorboard-plugin-profile>=2.24", "xprof>=2.24"],
+        # The second implementation that tests compare with; skipped without it. It brings gigabytes along.
+        "torch": ["torch>=2.4"],
         "test": [
             "elpv-dataset>=1.0",
             "faiss-cpu>=1.15",

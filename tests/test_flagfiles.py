@@ -8,7 +8,10 @@ import pytest
 
 from alexnet_tf import config as configuration
 from alexnet_tf import experiment
+from alexnet_tf.suite import execution
 from alexnet_tf.suite import headers
+from alexnet_tf.suite import plans
+from alexnet_tf.suite import tables
 
 ROOT = pathlib.Path(__file__).parent.parent
 PATHS = sorted((ROOT / "flags").glob("*.flags"))
@@ -135,3 +138,15 @@ def test_schedules_are_those_that_were_run():
             config.epochs,
         )
         assert found == values, name
+
+
+def test_the_results_page_has_the_rows_that_the_tool_makes():
+    """From what is kept of each run: whoever adds one, or changes a head, makes the page anew."""
+    of_others = {"quickstart", "cifar10"}
+    runs = plans.plan([path.relative_to(ROOT) for path in PATHS if path.stem not in of_others], range(3))
+    places = plans.Places("no_runs", "results")
+    text = tables.table([execution.look(run, places) for run in runs], places)
+    page = (ROOT / "RESULTS.md").read_text(encoding="utf-8").splitlines()
+    for line in text.splitlines():
+        if line.startswith(("| ", "- ")):
+            assert line in page
