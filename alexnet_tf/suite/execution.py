@@ -53,7 +53,10 @@ def run_all(runs, places, program, *, source="", data_dir="", tell=print):
                 elif standing.is_open and not _has_data(run, data):
                     standing = Standing(run, "not run", "needs ImageNet")
                 elif standing.is_open and run.start and not os.path.exists(f"{places.of_start(run)}/train.json"):
-                    standing = Standing(run, "not run", f"begins with {run.start}, which is not there or not finished")
+                    why = (
+                        f"begins with {run.start}, which is not there or not finished; --initialize_from takes another"
+                    )
+                    standing = Standing(run, "not run", why)
                 elif standing.is_open:
                     tell(f"{label}: {run.experiment.header.claim}")
                     standing = _train(run, places, program, data, lock)

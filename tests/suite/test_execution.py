@@ -50,7 +50,9 @@ def test_a_run_begins_with_the_run_of_its_seed(flagfile, places, trainer, tmp_pa
     header = small.HEADER.replace("# Data", "# Base: small\n# Changes: initialize_from\n# Data")
     later.write_text(f"{header}--flagfile={flagfile}\n--initialize_from=runs/small\n")
     (waiting,) = small.run_quietly(plans.plan([later], [1]), places, trainer)
-    assert str(waiting) == "not run: begins with small-1, which is not there or not finished"
+    assert str(waiting) == (
+        "not run: begins with small-1, which is not there or not finished; --initialize_from takes another"
+    )
     # The first of the list is the last to run.
     done = small.run_quietly(plans.plan([later, flagfile], [0, 1]), places, trainer)
     assert [each.run.name for each in done] == ["small-0", "small-1", "later-0", "later-1"]
