@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -205,7 +206,7 @@ def experiment(tmp_path, pictures):
     path = tmp_path / "pictures.flags"
     path.write_text(
         "# Claim: a small net learns.\n# Command: python tools/train.py --flagfile=FILE --source=folder:DIR\n"
-        "# Data: pictures\n# Cost: two steps.\n"
+        "# Expected: none (made up)\n# Band: none\n# Data: pictures\n# Cost: two steps.\n"
         "--flagfile=flags/cifar10_26.flags\n--batch_size=10\n--epochs=1\n--drop_epochs=\n--report_steps=1\n"
     )
     places = [f"--workdir={tmp_path / 'runs'}", f"--results={tmp_path / 'results'}", f"--source=folder:{pictures}"]
@@ -258,17 +259,35 @@ def test_experiments_run_once_and_end_in_a_table(experiment, no_tensorflow, tmp_
 
 def test_an_experiment_that_is_killed_goes_on(experiment, tmp_path):
     arguments = [*experiment, "--epochs=60", "--checkpoint_steps=5"]
-    # As a machine that goes down: with all that it runs.
-    killed = subprocess.Popen(
-        program("experiments", *arguments), cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL
-    )
     workdir = tmp_path / "runs" / "pictures-0"
-    deadline = time.monotonic() + 300
-    while steps_reported(workdir) < 20 and time.monotonic() < deadline:
-        time.sleep(0.02)
+
+    def begin(steps):
+        begun = subprocess.Popen(
+            program("experiments", *arguments),
+            cwd=ROOT,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        deadline = time.monotonic() + 300
+        while steps_reported(workdir) < steps and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return begun
+
+    # Who asks this process alone to stop means what it runs, too.
+    asked = begin(10)
+    asked.send_signal(signal.SIGTERM)
+    said = asked.communicate(timeout=120)[1].splitlines()
+    assert asked.returncode == 143
+    assert re.match(r"train.py: stopped\b.*; the same command goes on", said[-2])
+    assert said[-1] == "experiments.py: stopped; the same command goes on"
+    stood = steps_reported(workdir)
+    # As a machine that goes down: with all that it runs.
+    killed = begin(stood + 10)
     os.killpg(killed.pid, signal.SIGKILL)
-    killed.wait(timeout=60)
-    assert 20 <= steps_reported(workdir) < 120 and not (workdir / "train.json").exists()
+    killed.communicate(timeout=60)
+    assert stood + 10 <= steps_reported(workdir) < 120 and not (workdir / "train.json").exists()
     assert run("experiments", *arguments, "--list").stdout == "pictures seed 0: begun\n"
     done = run("experiments", *arguments)
     assert done.returncode == 0 and "resumed from" in done.stdout, done.stderr
@@ -289,7 +308,14 @@ def test_an_experiment_that_is_killed_goes_on(experiment, tmp_path):
         (["--count=0"], 2, "count"),
         (["--index=2", "--count=2"], 1, "Expected index to be 0 to 1, below count. Received: 2"),
         (["--seed=1"], 1, "Expected --seeds. Received: --seed=1"),
-        (["--seeds=one"], 1, "Expected seeds to be different whole numbers"),
+        (["--seeds=one"], 1, "Expected seeds to be different whole numbers from 0, with commas between. Received: one"),
+        (["--threshold=60"], 2, "threshold"),
+        (
+            ["--list", "--table=table.md"],
+            1,
+            "Expected --list alone, which keeps and writes nothing",
+        ),
+        (["--table=tests"], 1, "Expected --table to be a file. Received: tests, a directory"),
         (["--flagfiles=/nowhere/x.flags"], 1, "/nowhere/x.flags"),
         (["--batch_size=0"], 1, "pictures.flags: Expected batch_size to be 1 to 65536. Received: 0"),
         (["--results=README.md"], 1, "Expected --results to be where files can be written. Received: README.md"),

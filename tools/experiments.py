@@ -10,6 +10,7 @@ override the flagfiles', and the result says so; --source and --data_dir are for
 import dataclasses
 import glob
 import os
+import signal
 import sys
 
 import program
@@ -20,6 +21,7 @@ from alexnet_tf import files
 from alexnet_tf.suite import execution
 from alexnet_tf.suite import plans
 from alexnet_tf.suite import tables
+from alexnet_tf.training import stopping
 
 flags.DEFINE_list("flagfiles", [], "experiments, with commas between; * stands for any characters")
 flags.DEFINE_list("seeds", ["0"], "of each experiment, with commas between")
@@ -29,7 +31,13 @@ flags.DEFINE_integer("index", 0, "with several machines: which this is, from 0",
 flags.DEFINE_integer("count", 1, "of machines among which the runs are spread", lower_bound=1)
 flags.DEFINE_string("table", "", "also a file for the table, in Markdown")
 flags.DEFINE_string("curves", "", "also a file for the training errors over the epochs, a PNG (needs matplotlib)")
-flags.DEFINE_float("threshold", 0.25, "a training error: when each experiment reaches it is said, and marked in curves")
+flags.DEFINE_float(
+    "threshold",
+    0.25,
+    "a training error as a share, 0 to 1: when each experiment reaches it is said, and marked in curves",
+    lower_bound=0,
+    upper_bound=1,
+)
 flags.DEFINE_boolean("harvest", False, "run nothing: keep what has finished, and make the table")
 flags.DEFINE_boolean("list", False, "run and keep nothing: say where each run stands")
 
@@ -62,12 +70,17 @@ def main(given):
     runs = plans.plan(paths, FLAGS.seeds, overrides)
     own = plans.share(runs, FLAGS.index, FLAGS.count)
     if FLAGS.list:
+        if FLAGS.harvest or FLAGS.table or FLAGS.curves:
+            raise ValueError(
+                "Expected --list alone, which keeps and writes nothing. Received: harvest, table or curves"
+            )
         for run in own:
-            print(f"{run.experiment.name} seed {run.seed}: {execution.look(run, places).status}")
+            print(f"{run.experiment.name} seed {run.seed}: {execution.look(run, places)}")
         return
-    plans.check_places(places, FLAGS.table)
+    plans.check_places(places, table=FLAGS.table, curves=FLAGS.curves)
     if FLAGS.curves:
         # Before hours of training. It loads TensorFlow, so only where it is asked for.
+        program.load_tensorflow_quietly()
         from alexnet_tf.evaluation import figures
 
         figures.require_matplotlib("--curves")
@@ -88,18 +101,24 @@ def main(given):
         figures.save_figure(drawn, FLAGS.curves)
     written = {"results": places.results, "table": FLAGS.table, "curves": FLAGS.curves}
     print("", *(f"{what:<8}{path}" for what, path in written.items() if path), sep="\n")
-    if failed := [each for each in done if each.status == "failed"]:
-        raise ValueError(f"Expected all {len(done)} runs to end well. Received: {len(failed)} failed")
+    # What was begun and not asked for here is no mistake.
+    bad = ("failed",) if FLAGS.harvest else ("failed", "begun", "waits")
+    if others := [each.status for each in done if each.status in bad]:
+        counts = ", ".join(f"{others.count(status)} {status}" for status in sorted(set(others)))
+        raise ValueError(f"Expected all {len(done)} runs to end well. Received: {counts}")
 
 
 def start():
     """Parses flags and calls `main`. `program.run` would load TensorFlow, and take what is given for a whole run."""
     program.parse(__doc__, OWN_FLAGS)
     names = [field.name for field in dataclasses.fields(configuration.Config)]
+    signal.signal(signal.SIGTERM, stopping.Stop().ask)
     try:
         main({name: FLAGS[name].serialize() for name in names if FLAGS[name].present})
     except KeyboardInterrupt:
         sys.exit(130)
+    except stopping.Stopped:
+        program.fail("stopped; the same command goes on", stopping.STATUS)
     except (ValueError, OSError) as error:
         if FLAGS.traceback:
             raise

@@ -52,7 +52,7 @@ def run_plain(main, purpose, own_flags, arguments=""):
 def _call(main, argument, config):
     """Calls the program with TensorFlow set up as a configuration says, and ends the process on an error."""
     try:
-        _load_tensorflow_quietly()
+        load_tensorflow_quietly()
         _set_up_process(config)
         main(argument)
     except KeyboardInterrupt:
@@ -105,7 +105,7 @@ def require(name):
     return value
 
 
-def _load_tensorflow_quietly():
+def load_tensorflow_quietly():
     """Imports TensorFlow without the lines that it writes to standard error before any log level counts."""
     sys.stderr.flush()
     standard_error = os.dup(2)

@@ -11,13 +11,16 @@ from alexnet_tf.suite import headers
 from alexnet_tf.suite import plans
 from alexnet_tf.suite import results
 
+# What a training that was asked to stop ends with: by Ctrl-C, and by SIGTERM.
+STOPPED = (130, 143)
+
 
 class Standing(NamedTuple):
     """Where a run stands."""
 
     run: plans.Run
-    # "done": there is a result; "finished": it has only to be harvested; "begun"; "not run"; "failed"; "left": another
-    # process is at it
+    # "done": there is a result; "finished": it has only to be harvested; "begun"; "not run"; "failed"; "waits" for the
+    # run that it begins with; "left": another process is at it
     status: str
     detail: str = ""
     result: dict | None = None
@@ -50,16 +53,11 @@ def run_all(runs, places, program, *, source="", data_dir="", tell=print):
                 standing = look(run, places)
                 if standing.status == "finished":
                     standing = Standing(run, "done", result=results.harvest(run, places))
-                elif standing.is_open and not _has_data(run, data):
-                    standing = Standing(run, "not run", "needs ImageNet")
-                elif standing.is_open and run.start and not os.path.exists(f"{places.of_start(run)}/train.json"):
-                    why = (
-                        f"begins with {run.start}, which is not there or not finished; --initialize_from takes another"
-                    )
-                    standing = Standing(run, "not run", why)
                 elif standing.is_open:
-                    tell(f"{label}: {run.experiment.header.claim}")
-                    standing = _train(run, places, program, data, lock)
+                    standing = _wanting(run, places, data)
+                    if not standing:
+                        tell(f"{label}: {run.experiment.header.claim}")
+                        standing = _train(run, places, program, data, lock)
         except BlockingIOError:
             standing = Standing(run, "left", "another process is at it")
         except (OSError, ValueError) as error:
@@ -67,6 +65,16 @@ def run_all(runs, places, program, *, source="", data_dir="", tell=print):
         tell(f"{label}: {standing}")
         standings.append(standing)
     return standings
+
+
+def _wanting(run, places, data):
+    """The `Standing` of a run that cannot begin, for want of data or of the run that it begins with; None if it can."""
+    if not _has_data(run, data):
+        return Standing(run, "not run", "needs ImageNet")
+    if run.start and not os.path.exists(os.path.join(places.of_start(run), "train.json")):
+        why = f"for {run.start}, which is not there or not finished; --initialize_from begins with another"
+        return Standing(run, "waits", why)
+    return None
 
 
 def _has_data(run, data):
@@ -91,15 +99,29 @@ def _train(run, places, program, data, lock):
     command += [f"--seed={run.seed}", f"--workdir={places.of_run(run)}"]
     # Should this process be killed, training goes on and keeps the lock.
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace", pass_fds=[lock]) as process:
-        last = ""
-        for line in process.stderr:
-            sys.stderr.write(line)
-            last = line.strip() or last
+        try:
+            last = _pass_on(process.stderr)
+        except BaseException:
+            # Who stops this process means the training, which saves where it stands.
+            process.terminate()
+            _pass_on(process.stderr)
+            raise
+    if process.returncode in STOPPED:
+        return Standing(run, "begun", last, is_open=True)
     if process.returncode:
         ended = f"status {process.returncode}" if process.returncode > 0 else f"signal {-process.returncode}"
         files.write_json(places.of_run(run, ".state.json"), {**state, "failed": last or ended})
         return Standing(run, "failed", last or ended, is_open=True)
     return Standing(run, "done", result=results.harvest(run, places))
+
+
+def _pass_on(lines):
+    """Writes what a process says on standard error there; returns its last line, empty without."""
+    last = ""
+    for line in lines:
+        sys.stderr.write(line)
+        last = line.strip() or last
+    return last
 
 
 def look(run, places):

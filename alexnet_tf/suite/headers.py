@@ -177,6 +177,19 @@ def base_path(path, header):
     return base
 
 
+def check_base(experiment):
+    """Raises ValueError unless an experiment differs from its base in just what its header says."""
+    header, path = experiment.header, experiment.path
+    if header.base == experiment.name:
+        raise ValueError(f"{path}: Expected Base to name another flagfile. Received: itself")
+    found = base_difference(path)
+    if header.base and sorted(found) != sorted(header.changes):
+        raise ValueError(
+            f"{path}: Expected Changes to name what differs from {header.base}: {' '.join(found)}. Received: "
+            f"{' '.join(header.changes) or 'none'}"
+        )
+
+
 def base_difference(path):
     """The fields of the configuration in which a flagfile differs from its base, all but the data's place and the seed.
 

@@ -53,25 +53,37 @@ def plan(flagfiles, seeds, flags=()):
       A list of `Run`, one experiment after another.
 
     Raises:
-      ValueError: as `headers.read_experiment`; or for two experiments of one name, or seeds that are none.
+      ValueError: as `headers.read_experiment` and `headers.check_base`; for two experiments of one name, those that
+        begin with each other, or seeds that are none.
     """
-    try:
-        seeds = [int(seed) for seed in seeds]
-    except ValueError:
-        seeds = []
-    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
-        raise ValueError("Expected seeds to be different whole numbers from 0, with commas between. Received: others")
+    seeds = _whole_numbers(seeds)
     experiments = [headers.read_experiment(path) for path in flagfiles]
     names = [experiment.name for experiment in experiments]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"Expected flagfiles of different names. Received: {twice[0]} twice")
     configs = [headers.configure(experiment.path, flags) for experiment in experiments]
+    for experiment in experiments:
+        headers.check_base(experiment)
     starts = [_start(experiment, flags) for experiment in experiments]
+    _check_starts(dict(zip(names, starts)))
     return [
         Run(experiment, seed, dataclasses.replace(config, seed=seed), tuple(flags), start and f"{start}-{seed}")
         for experiment, config, start in zip(experiments, configs, starts)
         for seed in seeds
     ]
+
+
+def _whole_numbers(seeds):
+    try:
+        numbers = [int(seed) for seed in seeds]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
+        raise ValueError(
+            f"Expected seeds to be different whole numbers from 0, with commas between. Received: "
+            f"{','.join(map(str, seeds)) or 'none'}"
+        )
+    return numbers
 
 
 def _start(experiment, flags):
@@ -82,16 +94,22 @@ def _start(experiment, flags):
     return name if name and is_beside and not is_given else ""
 
 
+def _check_starts(starts):
+    """Raises for experiments that begin with each other; `starts` has for each name that of another, or nothing."""
+    for name in starts:
+        chain = [name]
+        while (start := starts.get(chain[-1])) and start not in chain:
+            chain.append(start)
+        if start:
+            raise ValueError(f"Expected experiments not to begin with each other. Received: {', '.join(chain)}")
+
+
 def in_order(runs):
     """The same runs, each behind the one that it begins with."""
     by_name = {run.name: run for run in runs}
 
     def before(run):
-        seen = []
-        while run.start in by_name and run.start not in seen:
-            seen.append(run.start)
-            run = by_name[run.start]
-        return len(seen)
+        return 1 + before(by_name[run.start]) if run.start in by_name else 0
 
     return sorted(runs, key=before)
 
@@ -107,15 +125,22 @@ def share(runs, index, count):
     return runs[index::count]
 
 
-def check_places(places, table=""):
+def check_places(places, **outputs):
     """Makes the directories and checks that files can be written where they will be.
 
+    Args:
+      places: `Places`.
+      **outputs: paths of files by the flag that names each, such as table; "" for none.
+
     Raises:
-      OSError: naming the directory.
+      OSError: naming the directory or file.
     """
-    for what, directory in (("workdir", places.workdir), ("results", places.results), ("table", table)):
-        if what == "table":
-            directory = os.path.dirname(os.path.abspath(table))
+    written = {name: path for name, path in outputs.items() if path}
+    if directories := [name for name, path in written.items() if os.path.isdir(path)]:
+        name = directories[0]
+        raise IsADirectoryError(f"Expected --{name} to be a file. Received: {written[name]}, a directory")
+    beside = {name: os.path.dirname(os.path.abspath(path)) for name, path in written.items()}
+    for what, directory in {"workdir": places.workdir, "results": places.results, **beside}.items():
         try:
             os.makedirs(directory, exist_ok=True)
             with tempfile.TemporaryFile(dir=directory):

@@ -7,6 +7,9 @@ from alexnet_tf.suite import headers
 from alexnet_tf.suite import plans
 from alexnet_tf.suite import results
 
+# How many images the errors are of, where the data are those that a header names; a few may be unreadable.
+HELD_OUT = {"cifar10": 10_000, "ilsvrc2012": 50_000, "ilsvrc2010": 150_000}
+
 
 def table(standings, places):
     """The table of experiments in Markdown.
@@ -68,11 +71,11 @@ def _row(group, places):
         header.paper or "-",
         header.original or "-",
         _spread(list(ours.values())) if ours else "-",
-        _to_base(group, ours, places),
+        _to_base(group, ours, kept, places),
         _data(header, kept),
         f"{mean('images_seen'):,.0f}" if kept else "-",
         _duration(mean("wall_seconds")) if kept else "-",
-        _status(group, list(ours.values())),
+        _status(group, ours, kept),
     ]
 
 
@@ -97,23 +100,39 @@ def _spread(rows, what="seed", sign=""):
     return f"{text} ({ranges}, {len(rows)} {what}s)"
 
 
-def _to_base(group, ours, places):
+def _to_base(group, ours, kept, places):
     """By how much the error is higher than the base's with the same seeds."""
     experiment = group[0].run.experiment
     if not experiment.header.base or not ours:
         return "-"
     path = headers.base_path(experiment.path, experiment.header)
-    found = {}
+    found, is_other = {}, False
     for run in plans.plan([path], list(ours), group[0].run.flags):
         with contextlib.suppress(ValueError, OSError):
             result = results.read_result(places.result(run))
-            if not headers.learns_differently(results.config_of(result), run.config):
+            if headers.learns_differently(results.config_of(result), run.config):
+                continue
+            if _held_out(result) == _held_out(kept[run.seed]):
                 # Seen as the experiment itself is.
                 found[run.seed] = _ours(result, experiment)
+            else:
+                is_other = True
     pairs = [[own - other for own, other in zip(ours[seed], found[seed])] for seed in ours if seed in found]
-    return (
-        f"{_spread(pairs, 'pair', '+')} to {experiment.header.base}" if pairs else f"{experiment.header.base}: not run"
-    )
+    if not pairs:
+        return f"{experiment.header.base}: {'of other data' if is_other else 'not run'}"
+    return f"{_spread(pairs, 'pair', '+')} to {experiment.header.base}"
+
+
+def _held_out(result):
+    """How many images a run was judged by, by split: so data sets are told apart."""
+    return {split: count for split, count in result["data"]["images"].items() if split != "train"}
+
+
+def _is_of(header, result):
+    """Whether a run's data may be those that the header names."""
+    expected = HELD_OUT.get(header.data)
+    counted = _held_out(result)
+    return expected is None or abs(counted.get("test", counted.get("validation", 0)) - expected) <= 0.01 * expected
 
 
 def _data(header, kept):
@@ -121,7 +140,8 @@ def _data(header, kept):
         return header.data
     # Of several seeds, those of the first: where they differ, the files tell.
     images = next(iter(kept.values()))["data"]["images"]
-    return f"{header.data} ({', '.join(f'{count:,} {split}' for split, count in images.items())})"
+    name = header.data if all(_is_of(header, result) for result in kept.values()) else f"other than {header.data}"
+    return f"{name} ({', '.join(f'{count:,} {split}' for split, count in images.items())})"
 
 
 def _machine(facts):
@@ -136,23 +156,31 @@ def _duration(seconds):
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
-def _status(group, ours):
-    run = group[0].run
-    header = run.experiment.header
+def _status(group, ours, kept):
     if ours:
-        parts = [f"done ({len(ours)} of {len(group)} seeds)"]
-        if headers.learns_differently(
-            dataclasses.replace(run.config, seed=run.experiment.config.seed), run.experiment.config
-        ):
-            parts.append("not as written")
-        elif header.expected:
-            means = [sum(column) / len(column) for column in zip(*ours)]
-            inside = all(abs(m - e) <= b + 1e-9 for m, e, b in zip(means, header.expected, header.band))
-            parts.append(f"{'within' if inside else 'outside'} band")
+        parts = [f"done ({len(ours)} of {len(group)} seeds)", *_verdict(group[0].run, list(ours.values()), kept)]
     else:
         parts = ["not run: needs ImageNet" if _needs_imagenet(group) else "not run"]
     parts += [f"seed {each.run.seed} {each}" for each in group if each.status not in ("done", "not run")]
     return "; ".join(parts)
+
+
+def _verdict(run, ours, kept):
+    """How the errors stand to the band, or why they are not compared; at most one text."""
+    experiment = run.experiment
+    header = experiment.header
+    as_written = dataclasses.replace(run.config, seed=experiment.config.seed)
+    if headers.learns_differently(as_written, experiment.config):
+        return ["not as written"]
+    if len({str(_held_out(result)) for result in kept.values()}) > 1:
+        return ["seeds of different data"]
+    if not all(_is_of(header, result) for result in kept.values()):
+        return ["other data"]
+    if not header.expected:
+        return []
+    means = [sum(column) / len(column) for column in zip(*ours)]
+    inside = all(abs(m - e) <= b + 1e-9 for m, e, b in zip(means, header.expected, header.band))
+    return [f"{'within' if inside else 'outside'} band"]
 
 
 def epochs_to_error(curve, threshold):

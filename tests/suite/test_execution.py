@@ -51,7 +51,7 @@ def test_a_run_begins_with_the_run_of_its_seed(flagfile, places, trainer, tmp_pa
     later.write_text(f"{header}--flagfile={flagfile}\n--initialize_from=runs/small\n")
     (waiting,) = small.run_quietly(plans.plan([later], [1]), places, trainer)
     assert str(waiting) == (
-        "not run: begins with small-1, which is not there or not finished; --initialize_from takes another"
+        "waits: for small-1, which is not there or not finished; --initialize_from begins with another"
     )
     # The first of the list is the last to run.
     done = small.run_quietly(plans.plan([later, flagfile], [0, 1]), places, trainer)
@@ -96,6 +96,14 @@ def test_a_failed_run_is_told_and_the_others_go_on(flagfile, places, trainer, tm
     # As it would be with luck.
     small.leave_run(pathlib.Path(places.of_run(runs[0])), runs[0].config)
     assert small.statuses(execution.harvest_all(runs, places)) == ["done", failed[1], "done"]
+
+
+def test_a_training_that_was_asked_to_stop_has_only_begun(flagfile, places, trainer):
+    runs = plans.plan([flagfile], [6, 1])
+    done = small.run_quietly(runs, places, trainer)
+    assert small.statuses(done) == ["begun: train.py: stopped at step 5", "done"]
+    assert small.statuses(map(execution.look, runs, [places] * 2)) == ["begun", "done"]
+    assert "done (1 of 2 seeds); within band; seed 6 begun: train.py: stopped" in tables.table(done, places)
 
 
 def test_a_run_goes_on_after_fewer_epochs_and_results_are_not_those_of_before(flagfile, places, trainer, tmp_path):

@@ -18,6 +18,31 @@ def test_seeds_that_are_none_are_refused(flagfile, seeds):
         plans.plan([flagfile], seeds)
 
 
+@pytest.mark.parametrize(
+    "before, after, message",
+    [
+        ("Base: small", "Base: nothere", "Expected Base to name a flagfile beside it. Received: nothere"),
+        ("Base: small", "Base: variant", "Expected Base to name another flagfile. Received: itself"),
+        ("epochs, dropout", "epochs", "Changes to name what differs from small: dropout epochs. Received: epochs$"),
+        ("# Changes: epochs, dropout\n", "", "Expected Changes to name what differs from small: .* Received: none"),
+    ],
+)
+def test_a_base_that_does_not_fit_ends_it_before_any_run(variant, before, after, message):
+    assert before in variant.read_text()
+    variant.write_text(variant.read_text().replace(before, after))
+    with pytest.raises(ValueError, match=f"{variant}: .*{message}"):
+        plans.plan([variant], [0])
+
+
+def test_experiments_that_begin_with_each_other_are_refused(flagfile, tmp_path):
+    paths = [tmp_path / f"{name}.flags" for name in "abc"]
+    for path, other in zip(paths, "bca"):
+        path.write_text(f"{small.HEADER}--flagfile={flagfile}\n--initialize_from=runs/{other}\n")
+    with pytest.raises(ValueError, match="Expected experiments not to begin with each other. Received: a, b, c"):
+        plans.plan(paths, [0])
+    assert [run.start for run in plans.plan(paths[:2], [3])] == ["b-3", "c-3"]
+
+
 def test_two_flagfiles_of_one_name_are_refused(flagfile, tmp_path):
     (tmp_path / "deeper").mkdir()
     (tmp_path / "deeper" / "small.flags").write_text(small.HEADER + small.FLAGS)
@@ -45,4 +70,6 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
         (plans.Places(fine, str(tmp_path / "file")), "", "results"),
     ]:
         with pytest.raises(OSError, match=f"Expected --{flag} to be where files can be written. Received: .*file"):
-            plans.check_places(places, table)
+            plans.check_places(places, table=table)
+    with pytest.raises(OSError, match=f"Expected --curves to be a file. Received: {tmp_path}, a directory"):
+        plans.check_places(plans.Places(fine, fine), table="", curves=str(tmp_path))

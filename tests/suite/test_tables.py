@@ -49,6 +49,30 @@ def test_the_band_holds_both_of_its_ends(flagfile, places, top1, status):
     assert small.cells(tables.table(standings, places), "small")["status"] == f"done (1 of 1 seeds); {status} band"
 
 
+def test_what_was_learnt_from_other_data_is_told_and_compared_with_nothing(flagfile, variant, places):
+    def leave(run, tested):
+        small.leave_run(pathlib.Path(places.of_run(run)), run.config, tested=tested)
+        return execution.harvest_all([run], places)
+
+    first, second = plans.plan([flagfile], [0, 1])
+    found = [*leave(first, 20), *leave(second, 30)]
+    assert small.cells(tables.table(found, places), "small")["status"] == "done (2 of 2 seeds); seeds of different data"
+    other, same = plans.plan([variant], [0, 1])
+    row = small.cells(tables.table(leave(other, 30), places), "variant")
+    assert row["difference to the base"] == "small: of other data"
+    row = small.cells(tables.table([*leave(other, 30), *leave(same, 30)], places), "variant")
+    assert row["difference to the base"] == "+0.00 / +0.00 (1 pair) to small"
+
+    # A data set that is known, by how many images it holds out.
+    flagfile.write_text(flagfile.read_text().replace("Data: pictures", "Data: cifar10"))
+    for tested, name, verdict in ((20, "other than cifar10", "other data"), (9990, "cifar10", "within band")):
+        pathlib.Path(places.result(first)).unlink()
+        (run,) = plans.plan([flagfile], [0])
+        row = small.cells(tables.table(leave(run, tested), places), "small")
+        assert row["data"] == f"{name} (100 train, {tested:,} test)"
+        assert row["status"] == f"done (1 of 1 seeds); {verdict}"
+
+
 def test_the_header_says_which_views_and_how_many_errors_are_compared(flagfile, places):
     standings = small.leave_results(places, plans.plan([flagfile], [0]), [(0.3, 0.1)])
     seen = {}
