@@ -32,7 +32,7 @@ class Judged(NamedTuple):
     headline: str  # of `WAYS`, the one that the run is judged by
 
 
-def evaluate(workdirs, split="validation", *, source=None, data_dir=None, search_fraction=0.5, search_seed=0):
+def evaluate(workdirs, split="", *, source=None, data_dir=None, search_fraction=0.5, search_seed=0):
     """Evaluates the newest checkpoint of a run, or of several and their ensemble, by central crop and by ten views.
 
     An ensemble averages its members' probabilities, once plainly and once with weights that are searched on one part
@@ -41,7 +41,7 @@ def evaluate(workdirs, split="validation", *, source=None, data_dir=None, search
 
     Args:
       workdirs: a directory in which `train` ran, or a list of them.
-      split: "validation", "test" or "train".
+      split: "validation", "test" or "train"; empty for the one that training watched.
       source, data_dir: another place of the data set, where it has moved; None for both takes the first run's.
       search_fraction: float in (0, 1), the share of each class that weights are searched on.
       search_seed: int, of that draw.
@@ -58,6 +58,7 @@ def evaluate(workdirs, split="validation", *, source=None, data_dir=None, search
     _check_directories(workdirs)
     configs = [experiment.read_config(workdir, source, data_dir) for workdir in workdirs]
     data_source, _ = dataset.open_data(configs[0])
+    split = split or dataset.watched_split(data_source)
     if split not in data_source.splits:
         raise ValueError(f"Expected split to be one of {', '.join(data_source.splits)}. Received: {split}")
     if len(workdirs) > 1:

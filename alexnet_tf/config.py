@@ -694,6 +694,8 @@ def read_flagfile(path):
     define_flags(flag_values)
     try:
         _, *rest = flag_values(["read_flagfile", f"--flagfile={path}"])
+    except flags.CantOpenFlagFileError as error:
+        raise ValueError(f"{path}: {unreadable_flagfile(error)}") from None
     # A RecursionError is what a long chain of files, each of which names the next, ends in.
     except (flags.Error, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from None
@@ -701,6 +703,11 @@ def read_flagfile(path):
         # Nothing behind such a word was read as a flag.
         raise ValueError(f"{path}: Expected --flag=value on each line. Received: {rest[0]!r}")
     return from_flags(flag_values)
+
+
+def unreadable_flagfile(error):
+    """The text of an ``absl.flags.CantOpenFlagFileError`` as it stands in other errors."""
+    return f"Expected a flagfile that can be read. Received: {str(error).rpartition('flagfile: ')[2]}"
 
 
 def help_table():

@@ -80,6 +80,17 @@ def _stage(layer_name):
     return layer_name.removesuffix("_a").removesuffix("_b")
 
 
+def check_start(config, workdir):
+    """Checks that the run that a new one begins with has a checkpoint; for a new one only.
+
+    Raises:
+      FileNotFoundError: if there is none.
+      checkpoints.DamagedError: if there are some and none can be read.
+    """
+    if config.initialize_from and not checkpoints.paths(os.path.join(workdir, "checkpoints")):
+        checkpoints.newest_checkpoint(os.path.join(config.initialize_from, "checkpoints"))
+
+
 def initialize_weights(config, model):
     """Takes up the weights of the run that the configuration names, but for those of its new layers.
 

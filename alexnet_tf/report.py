@@ -43,6 +43,7 @@ _IMAGENET = {
         ("its authors' net #145, centre crop", 0.390247, 0.182953),
     ],
 }
+_CIFAR10_CLASSES = set("airplane automobile bird cat deer dog frog horse ship truck".split())
 _CIFAR10 = {"cifar10_26": 0.26, "cifar10_19": 0.19, "cifar10_18": 0.18}
 
 
@@ -142,15 +143,9 @@ def _summary(config, data, judged, step):
 def _errors(config, data, judged):
     yield pages.Heading("Errors")
     yield pages.Paragraph(
-        "Top-1: the most probable class is wrong. Top-5: the right one is not among the five most probable. "
-        "Centre crop: the network looks once, at the middle. Ten views: at the corners and the middle and their mirror "
-        "images, and its ten answers are averaged, as in the paper."
+        f"Top-1: the most probable class is wrong. Top-5: the right one is not among the five most probable. "
+        f"{_ways(config)} {_elsewhere(judged[-1])}"
     )
-    if judged[-1].headline != "ten views":
-        yield pages.Paragraph(
-            "The training had no mirror images (--flips=none), but half of the ten views are such: what this page says "
-            f"elsewhere is by the {judged[-1].headline}."
-        )
     rows = []
     for each in judged:
         for way, result in each.results.items():
@@ -169,9 +164,28 @@ def _errors(config, data, judged):
         )
 
 
+def _ways(config):
+    if config.crop_size == config.image_size:
+        return (
+            "Centre crop: the network looks once, at the whole image. Ten views, which are two here: at the image and "
+            "its mirror image, and its answers are averaged."
+        )
+    return (
+        "Centre crop: the network looks once, at the middle. Ten views: at the corners and the middle and their mirror "
+        "images, and its ten answers are averaged, as in the paper."
+    )
+
+
+def _elsewhere(judged):
+    why = ""
+    if judged.headline != "ten views":
+        why = ", as the training had no mirror images (--flips=none) and half of the ten views are such"
+    return f"What this page says elsewhere is by the {judged.headline}{why}."
+
+
 def _recorded(config, source):
     """What paper and authors recorded on these data: a list of (name, top-1, top-5)."""
-    if config.network in _CIFAR10:
+    if config.network in _CIFAR10 and set(source.class_names) == _CIFAR10_CLASSES:
         return [("its authors, CIFAR-10, one view of the whole image", _CIFAR10[config.network], None)]
     return next((rows for name, rows in _IMAGENET.items() if name in source.name), [])
 

@@ -106,6 +106,7 @@ def _open(config, workdir, joined, held):
         _keep_others_out(workdir, held)
     # Before the data are read.
     experiment.home_devices(config)
+    experiment.check_start(config, workdir)
     source, facts = dataset.open_data(config)
     facts = _read_statistics(workdir) or facts
     watched = dataset.watched_split(source)

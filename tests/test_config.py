@@ -324,7 +324,7 @@ def test_values_at_the_edge_of_going_together_are_taken(values):
         ("--dropout=1.5", "Expected dropout to be 0 to 0.99. Received: 1.5"),
         # absl reads nothing behind the first word that is no flag.
         ("--seed=3\nepochs=4\n--patience=5", "Expected --flag=value on each line. Received: 'epochs=4'"),
-        ("--flagfile=nowhere.flags", "nowhere.flags"),
+        ("--flagfile=nowhere.flags", "Expected a flagfile that can be read. Received: [Errno 2] No such file"),
     ],
 )
 def test_bad_flagfile_is_refused_in_one_line(text, message, tmp_path):

@@ -24,6 +24,7 @@ from alexnet_tf.data import sources
 from alexnet_tf.data import statistics
 from alexnet_tf.evaluation import errors
 
+CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck".split()
 NAMES = ["alder", "birch & <beech>", "cedar"]
 CONFIG = configuration.Config(
     network="alexnet",
@@ -227,6 +228,8 @@ def test_a_run_is_judged_by_mirror_images_only_if_it_learnt_from_such(
     assert f"it names {share} rightly" in page.paragraphs[0]
     assert (["alder", "birch & <beech>", "5", "100.0 %"] in page.rows) == (flips != "none")
     assert any("had no mirror images" in each for each in page.paragraphs) == (flips == "none")
+    by = "centre crop, as" if flips == "none" else "ten views."
+    assert any(f"What this page says elsewhere is by the {by}" in each for each in page.paragraphs)
     capsys.readouterr()
     assessment.evaluate(str(workdir), "test")
     assert ("alder taken for birch" in capsys.readouterr().out) == (flips != "none")
@@ -247,17 +250,18 @@ def test_the_machine_is_measured():
 
 
 @pytest.mark.parametrize(
-    "network, name, expected",
+    "network, name, classes, expected",
     [
-        ("alexnet", "imagenet2012", [0.407, 0.40664]),
-        ("alexnet", "prepared (ilsvrc2010)", [0.375, 0.390, 0.374727, 0.390247]),
-        ("alexnet", "folder:photographs", []),
-        ("cifar10_18", "folder:photographs", [0.18]),
+        ("alexnet", "imagenet2012", "ab", [0.407, 0.40664]),
+        ("alexnet", "prepared (ilsvrc2010)", "ab", [0.375, 0.390, 0.374727, 0.390247]),
+        ("alexnet", "folder:photographs", "ab", []),
+        ("cifar10_18", "folder:photographs", CIFAR10, [0.18]),
+        ("cifar10_18", "folder:photographs", CIFAR10[:4], []),
     ],
 )
-def test_recorded_errors_stand_beside_the_same_data_alone(network, name, expected):
+def test_recorded_errors_stand_beside_the_same_data_alone(network, name, classes, expected):
     config = dataclasses.replace(CONFIG, network=network)
-    source = sources.Source(name, ("a", "b"), {})
+    source = sources.Source(name, tuple(classes), {})
     assert [top1 for _, top1, _ in report._recorded(config, source)] == expected
 
 

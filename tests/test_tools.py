@@ -49,7 +49,16 @@ def test_help_is_a_table_of_the_hyperparameters(name):
     [
         (["--learning_rat=1"], 2, "Unknown command line flag 'learning_rat'"),
         (["--batch_size=many"], 2, "batch_size"),
-        (["--flagfile=/nowhere.flags"], 2, "/nowhere.flags"),
+        (
+            ["--flagfile=/nowhere.flags"],
+            2,
+            "Expected a flagfile that can be read. Received: [Errno 2] No such file or dir",
+        ),
+        (
+            ["--workdir=runs/none", "--source=elpv", "--initialize_from=/nowhere"],
+            1,
+            "Expected a checkpoint in /nowhere/che",
+        ),
         (["surplus"], 2, "Expected flags only. Received: surplus"),
         ([], 2, "Expected --workdir"),
         (["--batch_size=0"], 1, "Expected batch_size to be 1 to 65536. Received: 0"),

@@ -2,13 +2,17 @@
 
 python tools/evaluate.py --workdir=runs/quickstart
 python tools/evaluate.py --workdir=runs/first,runs/second,runs/third
+
+The runs' own configurations count; of the flags below only --source and --data_dir, where the data set has moved.
 """
 
 import program
 from absl import flags
 
 flags.DEFINE_list("workdir", [], "directories in which tools/train.py ran; of several, the ensemble's errors too")
-flags.DEFINE_string("split", "validation", "validation, test or train")
+flags.DEFINE_string(
+    "split", "", "validation, test or train; empty for what training watched: validation, or test where there is none"
+)
 flags.DEFINE_float("search_fraction", 0.5, "share of each class that an ensemble's weights are searched on")
 flags.DEFINE_integer("search_seed", 0, "seed of that draw", lower_bound=0)
 
@@ -16,7 +20,6 @@ flags.DEFINE_integer("search_seed", 0, "seed of that draw", lower_bound=0)
 def main(config):
     from alexnet_tf import assessment
 
-    # The runs' own configurations count; of the flags only where the data are, if that is given.
     assessment.evaluate(
         program.require("workdir"),
         flags.FLAGS.split,

@@ -2,7 +2,8 @@
 
 python tools/figures.py --workdir=runs/quickstart
 
-Training does that at its end; this does it again, or for a run that goes on, from the newest checkpoint.
+Training does that at its end; this does it again, or for a run that goes on, from the newest checkpoint. The run's own
+configuration counts; of the flags below only --source and --data_dir, where the data set has moved.
 """
 
 import program
@@ -14,7 +15,6 @@ flags.DEFINE_string("workdir", "", "the directory in which tools/train.py ran")
 def main(config):
     from alexnet_tf import report
 
-    # The run's own configuration counts; of the flags only where the data are, if that is given.
     report.make(program.require("workdir"), source=config.source, data_dir=config.data_dir)
 
 

@@ -3,7 +3,8 @@
 python tools/neighbours.py --workdir=runs/quickstart --image=cat.jpg,dog.png --figure=neighbours.png
 python tools/neighbours.py --workdir=runs/quickstart --query_split=validation --query=0,5,17
 
-The first call makes an index of the data set's features, once for each checkpoint. Without a query that is all.
+The first call makes an index of the data set's features, once for each checkpoint. Without a query that is all. The
+run's own configuration counts; of the flags below only --source and --data_dir, where the data set has moved.
 """
 
 import program
@@ -38,7 +39,6 @@ OWN_FLAGS = (
 def main(config):
     from alexnet_tf import retrieval
 
-    # The run's own configuration counts; of the flags only where the data are, if that is given.
     own = flags.FLAGS
     where = {"source": config.source, "data_dir": config.data_dir}
     workdir = program.require("workdir")

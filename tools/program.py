@@ -87,6 +87,8 @@ def parse(purpose, own_flags=(), arguments="", *, configurable=True):
             raise flags.Error(f"Expected flags only. Received: {' '.join(rest)}")
         if arguments and not rest:
             raise flags.Error(f"Expected at least one {arguments.rstrip('.')}. Received: none")
+    except flags.CantOpenFlagFileError as error:
+        fail(ValueError(configuration.unreadable_flagfile(error)), USAGE_ERROR)
     # What a flagfile that is no text ends in, and a chain of flagfiles that is too long.
     except (flags.Error, OSError, UnicodeDecodeError, RecursionError) as error:
         fail(error, USAGE_ERROR)
