@@ -222,7 +222,7 @@ def test_a_run_without_a_validation_set_watches_the_test_set(small_folder, tmp_p
     assert picture.shape == (8 * (2 * 6 + 1), 8 * (16 * 6 + 1), 3)  # 32 kernels of 5, 16 a row, gaps of 1
     assert assessment.evaluate(str(run))["evaluation"] == written["evaluation"]
     with pytest.raises(ValueError, match="Expected split to be one of train, test. Received: validation"):
-        assessment.evaluate(str(run))
+        assessment.evaluate(str(run), "validation")
 
 
 @pytest.mark.parametrize(
