@@ -170,9 +170,11 @@ def _check_result(result, path):
         config_of(result)
         if not figures(result, "centre_crop") + figures(result, "ten_views"):
             raise ValueError("no errors")
-        images = result["images_seen"], result["wall_seconds"], *result["data"]["images"].values()
+        counts = [result[name] for name in ("step", "images_seen", "wall_seconds", "images_per_second")]
+        counts += result["data"]["images"].values()
         curve = [result["curve"][name] for name in ("epoch", "train_error", "train_loss", "watched_error")]
-        if not all(image >= 0 for image in images) or len({len(column) for column in curve}) > 1:
+        is_whole = isinstance(result["experiment"], str) and len({len(column) for column in curve}) == 1
+        if not is_whole or not all(count >= 0 for count in counts):
             raise ValueError("no run")
         result["data"]["name"], result["overrides"].items(), [facts.items() for facts in result["machines"]]
     except (KeyError, TypeError, ValueError, AttributeError) as error:

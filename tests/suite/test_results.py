@@ -88,6 +88,8 @@ def test_a_result_stays_small(flagfile, places):
         lambda result: json.dumps({**result, "configuration": {"batch_size": "many"}}),
         lambda result: json.dumps({**result, "curve": {**result["curve"], "epoch": []}}),
         lambda result: json.dumps({**result, "images_seen": "many"}),
+        lambda result: json.dumps({**result, "step": "many"}),
+        lambda result: json.dumps({**result, "experiment": 3}),
         lambda result: json.dumps({key: value for key, value in result.items() if key != "seed"}),
     ],
 )
