@@ -268,7 +268,8 @@ class Small:
 small = functools.cache(Small)
 
 
-@pytest.mark.parametrize("name", CASES)
+# "six_conv_2011" is two of the others at once.
+@pytest.mark.parametrize("name", [name for name in CASES if name != "six_conv_2011"])
 def test_small(name):
     """Logits; and a step reaches every variable."""
     network = small(name)
