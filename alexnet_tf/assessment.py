@@ -68,7 +68,7 @@ def evaluate(workdirs, split="", *, source=None, data_dir=None, search_fraction=
     model, step, checkpoint = experiment.restore(config, data_source.class_names, workdir)
     facts = statistics.load(os.path.join(workdir, "statistics.npz"))
     data = dataset.load_data(config, data_source, [split], facts, console)
-    judged = judge(ten_views(config, model, data), data, split, console, headline=headline(config))
+    (judged,) = judge_all(config, model, data, [split], console)
     written = {"step": step, "checkpoint": checkpoint, "evaluation": {split: tell(judged, data, console)}}
     files.write_json(os.path.join(workdir, "evaluation.json"), written)
     return written
@@ -251,7 +251,26 @@ def headline(config):
     return "centre crop" if config.flips == "none" else "ten views"
 
 
-def judge(ten_views, data, split, console=None, *, headline="ten views"):
+def judge_all(config, model, data, splits, console=None):
+    """Has a run's network look at every image of some splits.
+
+    Args:
+      config, model: the run's configuration and its network.
+      data, console: as in `judge`.
+      splits: names of the data's examples.
+
+    Returns:
+      A list of `Judged`.
+
+    Raises:
+      ValueError: as `judge`.
+    """
+    # Traced once for all.
+    views, way = ten_views(config, model, data), headline(config)
+    return [judge(views, data, split, console, headline=way) for split in splits]
+
+
+def judge(ten_views, data, split, console=None, *, headline):
     """Has a network look at every image of a split.
 
     Args:

@@ -67,9 +67,7 @@ def make(workdir, *, source=None, data_dir=None):
     model, step, checkpoint = experiment.restore(config, data_source.class_names, workdir)
     facts = statistics.load(os.path.join(workdir, "statistics.npz"))
     data = dataset.load_data(config, data_source, splits, facts, console)
-    ten_views = assessment.ten_views(config, model, data)
-    headline = assessment.headline(config)
-    judged = [assessment.judge(ten_views, data, split, console, headline=headline) for split in splits]
+    judged = assessment.judge_all(config, model, data, splits, console)
     path = write(workdir, config, model, data, judged, step)
     console.print(f"report {path}\n  of          {checkpoint}", markup=False)
     return path
@@ -143,7 +141,7 @@ def _summary(config, data, judged, step):
 def _errors(config, data, judged):
     yield pages.Heading("Errors")
     yield pages.Paragraph(
-        f"Top-1: the most probable class is wrong. Top-5: the right one is not among the five most probable. "
+        "Top-1: the most probable class is wrong. Top-5: the right one is not among the five most probable. "
         f"{_ways(config)} {_elsewhere(judged[-1])}"
     )
     rows = []

@@ -349,10 +349,8 @@ def _finish(run):
     if "test" in data.source.splits and "test" not in data.examples:
         test = dataset.load_data(config, data.source, ["test"], data.statistics, console)
         data = data._replace(examples={**data.examples, **test.examples})
-    ten_views = assessment.ten_views(config, run.trainer.model, data)
     held_out = [split for split in ("validation", "test") if split in data.examples]
-    headline = assessment.headline(config)
-    judged = [assessment.judge(ten_views, data, split, console, headline=headline) for split in held_out]
+    judged = assessment.judge_all(config, run.trainer.model, data, held_out, console)
     written = {
         "step": run.steps,
         "checkpoint": run.checkpoints.current,

@@ -87,7 +87,7 @@ def test_discrete_exponential_schedules_are_those_that_were_run():
         weights = [0.01 * span ** (-drops / 3) for drops in (0, 0, 1, 1, 2, 2, 3, 3, 3, 3)]
         biases = [0.02] * 4 + [0.002] * 6
         conv1 = [*zip(weights, biases)][:-2] + [(0.0, 0.0)] * 2
-        np.testing.assert_allclose(found, [[*row] for row in np.column_stack([weights, biases, conv1])], err_msg=name)
+        np.testing.assert_allclose(found, np.column_stack([weights, biases, conv1]), err_msg=name)
 
 
 def test_rates_as_run_are_the_original_s():

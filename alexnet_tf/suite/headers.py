@@ -182,7 +182,7 @@ def check_base(experiment):
     header, path = experiment.header, experiment.path
     if header.base == experiment.name:
         raise ValueError(f"{path}: Expected Base to name another flagfile. Received: itself")
-    found = base_difference(path)
+    found = _base_difference(experiment)
     if header.base and sorted(found) != sorted(header.changes):
         raise ValueError(
             f"{path}: Expected Changes to name what differs from {header.base}: {' '.join(found)}. Received: "
@@ -202,10 +202,13 @@ def base_difference(path):
     Raises:
       ValueError: for a bad header or configuration, or a base that is not there.
     """
-    experiment = read_experiment(path)
+    return _base_difference(read_experiment(path))
+
+
+def _base_difference(experiment):
     if not experiment.header.base:
         return []
-    return different(experiment.config, configure(base_path(path, experiment.header)))
+    return different(experiment.config, configure(base_path(experiment.path, experiment.header)))
 
 
 def different(config, other, but=(*PLACES, "seed")):

@@ -136,9 +136,9 @@ def check_places(places, **outputs):
       OSError: naming the directory or file.
     """
     written = {name: path for name, path in outputs.items() if path}
-    if directories := [name for name, path in written.items() if os.path.isdir(path)]:
-        name = directories[0]
-        raise IsADirectoryError(f"Expected --{name} to be a file. Received: {written[name]}, a directory")
+    for name, path in written.items():
+        if os.path.isdir(path):
+            raise IsADirectoryError(f"Expected --{name} to be a file. Received: {path}, a directory")
     beside = {name: os.path.dirname(os.path.abspath(path)) for name, path in written.items()}
     for what, directory in {"workdir": places.workdir, "results": places.results, **beside}.items():
         try:
