@@ -5,7 +5,7 @@ import importlib
 __version__ = "0.1.0"
 
 # TensorFlow takes seconds to load; a program's --help should not.
-_HOMES = {"AlexNet": "alexnet_tf.model", "LocalResponseNormalization": "alexnet_tf.layers"}
+_HOMES = {"AlexNet": "alexnet_tf.models.alexnet", "LocalResponseNormalization": "alexnet_tf.models.layers"}
 
 __all__ = ["AlexNet", "LocalResponseNormalization"]
 

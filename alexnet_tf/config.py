@@ -9,7 +9,7 @@ import math
 import textwrap
 import zlib
 
-# What differs between the recipes outside the network itself (for that, `model.RECIPES`).
+# What differs between the recipes outside the network itself (for that, `alexnet.RECIPES`).
 RECIPE_DEFAULTS = {
     "paper": {
         "bias_learning_rate_factor": 1.0,

@@ -8,6 +8,7 @@ test of "resumed equals uninterrupted" would not notice an operation that is not
 
 import gc
 import os
+import pathlib
 import sys
 
 import pytest
@@ -25,13 +26,22 @@ for gpu in tf.config.list_physical_devices("GPU")[:1]:
     tf.config.set_visible_devices(gpu, "GPU")
     tf.config.experimental.enable_tensor_float_32_execution(False)
 
+TESTS = pathlib.Path(__file__).parent
 # Modules that take longest, which begin first: a process that has one left at the end works alone.
-LONGEST = ("test_faults", "test_run", "test_workers", "test_tools", "test_benchmarks", "test_export", "test_service")
+LONGEST = (
+    "runs/test_faults.py",
+    "runs/test_train.py",
+    "runs/test_workers.py",
+    "commands/test_tools.py",
+    "benchmarks/test_benchmarks.py",
+    "export/test_saved_model.py",
+    "data/test_service.py",
+)
 
 
 def pytest_collection_modifyitems(items):
-    order = {f"{name}.py": place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.relative_to(TESTS).as_posix(), len(order)))
 
 
 # What is loaded stays, and need not be looked through whenever garbage is collected.
@@ -41,7 +51,7 @@ gc.freeze()
 @pytest.fixture(autouse=True, scope="session")
 def without_measuring_the_machine():
     """A report at the end of every run tells what the machine can do, which takes a second of all its cores."""
-    from alexnet_tf import report
+    from alexnet_tf.runs import report
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "MATRIX_SIDE", 64)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from alexnet_tf import config as configuration
-from alexnet_tf import experiment
-from alexnet_tf.suite import execution
-from alexnet_tf.suite import headers
-from alexnet_tf.suite import plans
-from alexnet_tf.suite import tables
+from alexnet_tf.experiments import headers
+from alexnet_tf.experiments import plan
+from alexnet_tf.experiments import runner
+from alexnet_tf.experiments import tables
+from alexnet_tf.runs import builders
 
 ROOT = pathlib.Path(__file__).parent.parent
 PATHS = sorted((ROOT / "flags").glob("*.flags"))
@@ -76,8 +76,8 @@ def test_head_says_what_to_expect_or_why_nothing_can_be(path):
 def rates(name, epochs):
     """Rates of weights and biases, and of conv1's, after so many epochs of an experiment."""
     config = configuration.read_flagfile(f"flags/{name}.flags").resolved()
-    schedule = experiment.build_schedule(config)
-    return [experiment.learning_rates(config, schedule, epoch)[:4] for epoch in epochs]
+    schedule = builders.build_schedule(config)
+    return [builders.learning_rates(config, schedule, epoch)[:4] for epoch in epochs]
 
 
 def test_discrete_exponential_schedules_are_those_that_were_run():
@@ -110,9 +110,9 @@ def test_pre_training_is_that_of_net_146():
     for name, (first, epoch, then, epochs) in changes.items():
         config = configuration.read_flagfile(f"flags/{name}.flags").resolved()
         assert config.epochs == epochs
-        schedule = experiment.build_schedule(config)
+        schedule = builders.build_schedule(config)
         for progress, expected in ((0, first), (epoch - 0.01, first), (epoch, (then, then))):
-            every = experiment.learning_rates(config, schedule, progress)
+            every = builders.learning_rates(config, schedule, progress)
             np.testing.assert_allclose([every[0], every[4]], expected, err_msg=name)
             np.testing.assert_allclose([every[1], every[5]], 0.02, err_msg=name)
 
@@ -143,9 +143,9 @@ def test_schedules_are_those_that_were_run():
 def test_the_results_page_has_the_rows_that_the_tool_makes():
     """From what is kept of each run: whoever adds one, or changes a head, makes the page anew."""
     of_others = {"quickstart", "cifar10"}
-    runs = plans.plan([path.relative_to(ROOT) for path in PATHS if path.stem not in of_others], range(3))
-    places = plans.Places("no_runs", "results")
-    text = tables.table([execution.look(run, places) for run in runs], places)
+    runs = plan.plan([path.relative_to(ROOT) for path in PATHS if path.stem not in of_others], range(3))
+    places = plan.Places("no_runs", "results")
+    text = tables.table([runner.look(run, places) for run in runs], places)
     page = (ROOT / "RESULTS.md").read_text(encoding="utf-8").splitlines()
     for line in text.splitlines():
         if line.startswith(("| ", "- ")):

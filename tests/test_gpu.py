@@ -8,12 +8,10 @@ import sys
 import numpy as np
 import pytest
 import small_runs
+import small_steps
 import tensorflow as tf
-from test_experiment import BLANK
-from test_experiment import CONFIG
-from test_experiment import batch
 
-from alexnet_tf import experiment
+from alexnet_tf.runs import builders
 
 pytestmark = pytest.mark.skipif(not tf.config.list_physical_devices("GPU"), reason="needs a GPU")
 
@@ -22,10 +20,10 @@ TRAIN = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 def three_steps(home, **changes):
     """The losses of three steps from the same start on the same batch, and the weights behind them."""
-    config = dataclasses.replace(CONFIG, **changes).resolved()
+    config = dataclasses.replace(small_steps.CONFIG, **changes).resolved()
     with tf.device(home):
-        trainer = experiment.build_trainer(config, experiment.build_model(config, 10), BLANK)
-        same, rates = batch(config.batch_size), experiment.initial_rates(config)
+        trainer = builders.build_trainer(config, builders.build_model(config, 10), small_steps.BLANK)
+        same, rates = small_steps.batch(config.batch_size), builders.initial_rates(config)
         losses = [float(trainer.step(same, rates).loss) for _ in range(3)]
     return losses, {variable.path: variable.numpy() for variable in trainer.model.trainable_variables}
 

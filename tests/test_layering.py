@@ -1,14 +1,14 @@
 """Who may use what, read from the source; every message says what to do instead."""
 
 import ast
-import pathlib
 import re
 import subprocess
 import sys
 
 import pytest
+import source_code
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = source_code.ROOT
 
 # For a module, or all below it unless they have a row of their own: what of ours it may import. The way of the data
 # is data, network, learning, evaluation, serving, and nothing flows backwards; evaluation and serving are given a
@@ -16,51 +16,43 @@ ROOT = pathlib.Path(__file__).parents[1]
 MAY_IMPORT = {
     "alexnet_tf": [],
     "alexnet_tf.config": [],
-    "alexnet_tf.layers": [],
-    "alexnet_tf.placement": [],
-    "alexnet_tf.model": ["alexnet_tf.layers", "alexnet_tf.placement"],
-    "alexnet_tf.cifar10": ["alexnet_tf.layers"],
-    "alexnet_tf.data": ["alexnet_tf.config", "alexnet_tf.files", "alexnet_tf.messages", "alexnet_tf.data"],
+    "alexnet_tf.models": [],
+    "alexnet_tf.models.placement": [],
+    "alexnet_tf.models.alexnet": ["alexnet_tf.models.layers", "alexnet_tf.models.placement"],
+    "alexnet_tf.models.cifar10": ["alexnet_tf.models.layers"],
+    "alexnet_tf.data": ["alexnet_tf.config", "alexnet_tf.utils", "alexnet_tf.data"],
     "alexnet_tf.data.augmentation": [],
     "alexnet_tf.training": [
         "alexnet_tf.config",
-        "alexnet_tf.files",
-        "alexnet_tf.messages",
+        "alexnet_tf.profiling.trace",
+        "alexnet_tf.utils",
         "alexnet_tf.training",
     ],
     "alexnet_tf.training.trainer": [],
-    "alexnet_tf.training.timeline": ["alexnet_tf.messages", "alexnet_tf.training.account"],
-    "alexnet_tf.evaluation": ["alexnet_tf.config", "alexnet_tf.files", "alexnet_tf.data", "alexnet_tf.evaluation"],
+    "alexnet_tf.profiling": ["alexnet_tf.utils", "alexnet_tf.profiling"],
+    "alexnet_tf.evaluation": ["alexnet_tf.config", "alexnet_tf.utils", "alexnet_tf.data", "alexnet_tf.evaluation"],
     "alexnet_tf.evaluation.ensembles": ["alexnet_tf.evaluation.errors"],
-    "alexnet_tf.serving": [
+    "alexnet_tf.reporting": ["alexnet_tf.utils", "alexnet_tf.evaluation", "alexnet_tf.reporting"],
+    "alexnet_tf.export": [
         "alexnet_tf.config",
         "alexnet_tf.data",
-        "alexnet_tf.layers",
         "alexnet_tf.evaluation",
-        "alexnet_tf.files",
-        "alexnet_tf.messages",
-        "alexnet_tf.serving",
+        "alexnet_tf.export",
+        "alexnet_tf.models.layers",
+        "alexnet_tf.serving.client",
+        "alexnet_tf.serving.protocol",
+        "alexnet_tf.utils",
     ],
-    "alexnet_tf.files": [],
-    "alexnet_tf.messages": [],
-    "alexnet_tf.machine": [],
-    "alexnet_tf.metrics": [],
-    # The data set and the other parts of a run from its configuration, and the run.
-    "alexnet_tf.dataset": ["alexnet_tf.config", "alexnet_tf.data"],
-    "alexnet_tf.experiment": ["alexnet_tf"],
-    "alexnet_tf.run": ["alexnet_tf"],
-    "alexnet_tf.assessment": ["alexnet_tf"],
-    "alexnet_tf.release": ["alexnet_tf"],
-    "alexnet_tf.retrieval": ["alexnet_tf"],
-    "alexnet_tf.logs": ["alexnet_tf"],
-    "alexnet_tf.report": ["alexnet_tf"],
+    "alexnet_tf.serving": ["alexnet_tf.serving", "alexnet_tf.utils"],
+    "alexnet_tf.utils": [],
+    # A configuration becomes a run.
+    "alexnet_tf.runs": ["alexnet_tf"],
     # Many runs, each a process of its own.
-    "alexnet_tf.suite": [
+    "alexnet_tf.experiments": [
         "alexnet_tf.config",
-        "alexnet_tf.files",
-        "alexnet_tf.machine",
-        "alexnet_tf.metrics",
-        "alexnet_tf.suite",
+        "alexnet_tf.experiments",
+        "alexnet_tf.training.metrics",
+        "alexnet_tf.utils",
     ],
     "alexnet_tf.benchmarks": ["alexnet_tf"],
 }
@@ -69,8 +61,8 @@ MAY_IMPORT = {
 ONLY_IN = {
     "tensorflow_datasets": (["alexnet_tf/data/"], "ask alexnet_tf.data.sources for the photographs"),
     "elpv_dataset": (["alexnet_tf/data/"], "ask alexnet_tf.data.sources for the photographs"),
-    "xprof": (["alexnet_tf/training/timeline.py"], "read profiles by alexnet_tf.training.timeline"),
-    "matplotlib": (["alexnet_tf/evaluation/figures.py"], "return numbers and let alexnet_tf.evaluation.figures draw"),
+    "xprof": (["alexnet_tf/profiling/trace.py"], "read profiles by alexnet_tf.profiling.trace"),
+    "matplotlib": (["alexnet_tf/reporting/figures.py"], "return numbers and let alexnet_tf.reporting.figures draw"),
 }
 
 # absl.flags beside the tools: functions of config.py.
@@ -78,12 +70,15 @@ FLAG_FUNCTIONS = ["define_flags", "read_flagfile"]
 
 # TF 2 has no other public name for these.
 COMPAT_V1 = {
-    "alexnet_tf/training/account.py": ["tensorflow.compat.v1.Event", "tensorflow.compat.v1.RunMetadata"],
-    "alexnet_tf/serving/loopback.py": ["tensorflow.compat.v1.Session", "tensorflow.compat.v1.saved_model.loader.load"],
+    "alexnet_tf/profiling/placement_report.py": ["tensorflow.compat.v1.Event", "tensorflow.compat.v1.RunMetadata"],
+    "alexnet_tf/serving/stub_server.py": [
+        "tensorflow.compat.v1.Session",
+        "tensorflow.compat.v1.saved_model.loader.load",
+    ],
 }
 
 # Names of the standard library that are safe inside the package, as nothing there is run as a program.
-STANDARD_NAMES = ["alexnet_tf/data/statistics.py"]
+STANDARD_NAMES = ["alexnet_tf/data/statistics.py", "alexnet_tf/profiling/trace.py"]
 
 NAMES_FROM = ["typing", "collections.abc"]
 
@@ -97,89 +92,9 @@ PROCESS_WIDE = re.compile(
 )
 
 
-def module_of(path):
-    """The dotted name of a file such as "alexnet_tf/data/pipeline.py"."""
-    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-
-
-def is_at_or_below(name, above):
-    return name == above or name.startswith(f"{above}.")
-
-
-class Uses(ast.NodeVisitor):
-    """Every dotted name that a file imports or reads, under its full name whatever it is called there.
-
-    Collects (line, name, the outermost function that it stands in or "", whether it is an import).
-    """
-
-    def __init__(self, path, tree):
-        self.found = []
-        self._package = module_of(path) if path.endswith("__init__.py") else module_of(path).rpartition(".")[0]
-        self._names = {}
-        self._function = ""
-        # Twice, as a name may be read above the line that imports it.
-        self.visit(tree)
-        self.found = []
-        self.visit(tree)
-
-    def _add(self, node, name, is_import=False):
-        self.found.append((node.lineno, name, self._function, is_import))
-
-    def visit_FunctionDef(self, node):
-        outer, self._function = self._function, self._function or node.name
-        self.generic_visit(node)
-        self._function = outer
-
-    visit_AsyncFunctionDef = visit_FunctionDef
-
-    def visit_Import(self, node):
-        for alias in node.names:
-            self._add(node, alias.name, is_import=True)
-            first = alias.name.partition(".")[0]
-            self._names[alias.asname or first] = alias.name if alias.asname else first
-
-    def visit_ImportFrom(self, node):
-        module = node.module or ""
-        if node.level:
-            above = self._package.split(".")[: len(self._package.split(".")) - node.level + 1]
-            module = ".".join([*above, *([module] if module else [])])
-        for alias in node.names:
-            self._add(node, f"{module}.{alias.name}", is_import=True)
-            self._names[alias.asname or alias.name] = f"{module}.{alias.name}"
-
-    def dotted(self, node):
-        if isinstance(node, ast.Name):
-            return self._names.get(node.id)
-        above = self.dotted(node.value) if isinstance(node, ast.Attribute) else None
-        return above and f"{above}.{node.attr}"
-
-    def visit_Attribute(self, node):
-        name = self.dotted(node)
-        if name:
-            self._add(node, name)
-        else:
-            self.generic_visit(node)
-
-    def visit_Name(self, node):
-        if node.id in self._names:
-            self._add(node, self._names[node.id])
-
-    def visit_Subscript(self, node):
-        name = self.dotted(node.value)
-        if name and not isinstance(node.ctx, ast.Load):
-            self._add(node, f"{name}.__setitem__")
-        self.generic_visit(node)
-
-    def visit_Call(self, node):
-        name = self.dotted(node.func) or getattr(node.func, "id", "")
-        if name in ("importlib.import_module", "__import__") and node.args and isinstance(node.args[0], ast.Constant):
-            self._add(node, node.args[0].value, is_import=True)
-        self.generic_visit(node)
-
-
 def check_our_imports(path, uses):
-    module = module_of(path)
-    if not is_at_or_below(module, "alexnet_tf"):
+    module = source_code.module_of(path)
+    if not source_code.is_at_or_below(module, "alexnet_tf"):
         return
     row = module
     while row and row not in MAY_IMPORT:
@@ -189,21 +104,24 @@ def check_our_imports(path, uses):
         yield 1, f"{module} stands nowhere in the way of the data: give it a row in MAY_IMPORT"
         return
     for line, name, _, is_import in uses.found:
-        if is_import and is_at_or_below(name, "alexnet_tf"):
-            if not any(is_at_or_below(name, allowed) for allowed in MAY_IMPORT[row]):
-                yield line, f"imports {name}: take what you need of it as an argument, from experiment.py or a tool"
+        if is_import and source_code.is_at_or_below(name, "alexnet_tf"):
+            if not any(source_code.is_at_or_below(name, allowed) for allowed in MAY_IMPORT[row]):
+                yield (
+                    line,
+                    f"imports {name}: take what you need of it as an argument, from runs/builders.py or a command",
+                )
 
 
 def check_libraries(path, uses):
     for line, name, _, _ in uses.found:
         for library, (places, alternative) in ONLY_IN.items():
-            if is_at_or_below(name, library) and not path.startswith(tuple(places)):
+            if source_code.is_at_or_below(name, library) and not path.startswith(tuple(places)):
                 yield line, f"uses {name}: {alternative}"
 
 
 def check_flags(path, uses):
     for line, name, function, _ in uses.found:
-        if is_at_or_below(name, "absl.flags") and not path.startswith("tools/"):
+        if source_code.is_at_or_below(name, "absl.flags") and not path.startswith("tools/"):
             if path != "alexnet_tf/config.py" or function not in FLAG_FUNCTIONS:
                 yield line, f"uses {name}: flags end at the tools, take plain values as arguments"
 
@@ -212,7 +130,7 @@ def check_private_names(path, uses):
     for line, name, _, _ in uses.found:
         first, *rest = name.split(".")
         private = any(part.startswith("_") and not part.startswith("__") for part in rest)
-        if is_at_or_below(name, "tensorflow.python") or is_at_or_below(name, "keras.src"):
+        if source_code.is_at_or_below(name, "tensorflow.python") or source_code.is_at_or_below(name, "keras.src"):
             yield line, f"uses {name}: take the public name, below tf. or keras."
         elif private and first in ("tensorflow", "keras", "tensorflow_datasets", "numpy", "rich", "absl"):
             yield line, f"uses {name}: names with an underscore change without notice, take a public one"
@@ -220,8 +138,8 @@ def check_private_names(path, uses):
 
 def check_compat_v1(path, uses):
     for line, name, _, _ in uses.found:
-        if is_at_or_below(name, "tensorflow.compat.v1"):
-            if not any(is_at_or_below(name, argued_for) for argued_for in COMPAT_V1.get(path, [])):
+        if source_code.is_at_or_below(name, "tensorflow.compat.v1"):
+            if not any(source_code.is_at_or_below(name, argued_for) for argued_for in COMPAT_V1.get(path, [])):
                 yield line, f"uses {name}: write it in TF 2, or argue for it in a comment and a row of COMPAT_V1"
 
 
@@ -268,7 +186,7 @@ def check_file_name(path):
 def complaints(path, source):
     """What is wrong with a file, a line each; `path` is relative to the repository."""
     tree = ast.parse(source)
-    uses = Uses(path, tree)
+    uses = source_code.Uses(path, tree)
     found = [*check_file_name(path), *check_process_wide_settings(path, uses)]
     if not path.startswith("tests/"):
         found += check_our_imports(path, uses)
@@ -282,52 +200,61 @@ def complaints(path, source):
     return [f"{path}:{line} {message}" for line, message in dict.fromkeys(found)]
 
 
-FILES = sorted(
-    file.relative_to(ROOT).as_posix()
-    for folder in ("alexnet_tf", "tools", "tests")
-    for file in ROOT.glob(f"{folder}/**/*.py")
-)
-
-
-@pytest.mark.parametrize("path", FILES)
+@pytest.mark.parametrize("path", source_code.FILES)
 def test_file_keeps_the_layering(path):
     assert complaints(path, (ROOT / path).read_text(encoding="utf-8")) == []
 
 
 def test_every_part_is_looked_at():
     assert {"alexnet_tf/__init__.py", "alexnet_tf/training/trainer.py", "tools/train.py", "tests/conftest.py"} <= set(
-        FILES
+        source_code.FILES
     )
 
 
 @pytest.mark.parametrize(
     "path, source, message",
     [
-        ("alexnet_tf/config.py", "from alexnet_tf import model", "take what you need of it as an argument"),
-        ("alexnet_tf/layers.py", "from alexnet_tf import config", "imports alexnet_tf.config"),
-        ("alexnet_tf/placement.py", "from . import layers", "imports alexnet_tf.layers"),
-        ("alexnet_tf/model.py", "from alexnet_tf.data import augmentation", "imports alexnet_tf.data.augmentation"),
+        ("alexnet_tf/config.py", "from alexnet_tf.models import alexnet", "take what you need of it as an argument"),
+        ("alexnet_tf/models/layers.py", "from alexnet_tf import config", "imports alexnet_tf.config"),
+        ("alexnet_tf/models/placement.py", "from . import layers", "imports alexnet_tf.models.layers"),
+        (
+            "alexnet_tf/models/alexnet.py",
+            "from alexnet_tf.data import augmentation",
+            "imports alexnet_tf.data.augmentation",
+        ),
         ("alexnet_tf/data/augmentation.py", "from alexnet_tf import config", "imports alexnet_tf.config"),
         ("alexnet_tf/data/pipeline.py", "import alexnet_tf.training.trainer", "imports alexnet_tf.training.trainer"),
         ("alexnet_tf/training/trainer.py", "from alexnet_tf import config", "imports alexnet_tf.config"),
         ("alexnet_tf/training/trainer.py", "from ..data import pipeline", "imports alexnet_tf.data.pipeline"),
-        ("alexnet_tf/training/actions.py", "from alexnet_tf import model", "imports alexnet_tf.model"),
-        ("alexnet_tf/evaluation/errors.py", "from alexnet_tf import model", "imports alexnet_tf.model"),
+        (
+            "alexnet_tf/training/actions.py",
+            "from alexnet_tf.models import alexnet",
+            "imports alexnet_tf.models.alexnet",
+        ),
+        (
+            "alexnet_tf/evaluation/errors.py",
+            "from alexnet_tf.models import alexnet",
+            "imports alexnet_tf.models.alexnet",
+        ),
         ("alexnet_tf/evaluation/errors.py", "import alexnet_tf", "imports alexnet_tf:"),
         (
-            "alexnet_tf/serving/export.py",
-            "def f():\n  from alexnet_tf import model",
-            "export.py:2 imports alexnet_tf.model",
+            "alexnet_tf/export/saved_model.py",
+            "def f():\n  from alexnet_tf.models import alexnet",
+            "saved_model.py:2 imports alexnet_tf.models.alexnet",
         ),
-        ("alexnet_tf/serving/export.py", "from alexnet_tf import experiment", "imports alexnet_tf.experiment"),
-        ("alexnet_tf/helpers.py", "", "give it a row in MAY_IMPORT"),
-        ("alexnet_tf/model.py", "import tensorflow_datasets as tfds", "alexnet_tf.data.sources"),
         (
-            "alexnet_tf/experiment.py",
+            "alexnet_tf/export/saved_model.py",
+            "from alexnet_tf.runs import builders",
+            "imports alexnet_tf.runs.builders",
+        ),
+        ("alexnet_tf/helpers.py", "", "give it a row in MAY_IMPORT"),
+        ("alexnet_tf/models/alexnet.py", "import tensorflow_datasets as tfds", "alexnet_tf.data.sources"),
+        (
+            "alexnet_tf/runs/builders.py",
             "import importlib\ndef f():\n  return importlib.import_module('tensorflow_datasets')",
             "alexnet_tf.data.sources",
         ),
-        ("tools/figures.py", "import matplotlib.pyplot as plt", "let alexnet_tf.evaluation.figures draw"),
+        ("tools/figures.py", "import matplotlib.pyplot as plt", "let alexnet_tf.reporting.figures draw"),
         ("alexnet_tf/training/trainer.py", "from absl import flags", "take plain values as arguments"),
         ("alexnet_tf/config.py", "from absl import flags", "take plain values as arguments"),
         (
@@ -335,31 +262,51 @@ def test_every_part_is_looked_at():
             "def from_flags():\n  import absl.flags as f\n  f.FLAGS",
             "config.py:3 uses absl.flags.FLAGS",
         ),
-        ("alexnet_tf/layers.py", "from tensorflow.python.ops import nn", "take the public name"),
-        ("alexnet_tf/layers.py", "import tensorflow as tf\ntf.python.ops", "uses tensorflow.python.ops"),
-        ("alexnet_tf/layers.py", "from keras.src import ops", "take the public name"),
+        ("alexnet_tf/models/layers.py", "from tensorflow.python.ops import nn", "take the public name"),
+        ("alexnet_tf/models/layers.py", "import tensorflow as tf\ntf.python.ops", "uses tensorflow.python.ops"),
+        ("alexnet_tf/models/layers.py", "from keras.src import ops", "take the public name"),
         ("tools/train.py", "import keras\nkeras.layers.Layer._name", "take a public one"),
-        ("alexnet_tf/layers.py", "import tensorflow as tf\ntf.compat.v1.get_variable", "write it in TF 2"),
-        ("alexnet_tf/layers.py", "import tensorflow.compat.v1 as tf", "write it in TF 2"),
-        ("alexnet_tf/training/account.py", "import tensorflow as tf\ntf.compat.v1.Session", "a row of COMPAT_V1"),
-        ("alexnet_tf/model.py", "import tensorflow as tf\ndef f():\n  tf.random.set_seed(1)", "tools/program.py"),
-        ("alexnet_tf/model.py", "import tensorflow\nx = tensorflow.config.set_visible_devices", "set_visible_devices"),
+        ("alexnet_tf/models/layers.py", "import tensorflow as tf\ntf.compat.v1.get_variable", "write it in TF 2"),
+        ("alexnet_tf/models/layers.py", "import tensorflow.compat.v1 as tf", "write it in TF 2"),
         (
-            "alexnet_tf/model.py",
+            "alexnet_tf/profiling/placement_report.py",
+            "import tensorflow as tf\ntf.compat.v1.Session",
+            "a row of COMPAT_V1",
+        ),
+        (
+            "alexnet_tf/models/alexnet.py",
+            "import tensorflow as tf\ndef f():\n  tf.random.set_seed(1)",
+            "tools/program.py",
+        ),
+        (
+            "alexnet_tf/models/alexnet.py",
+            "import tensorflow\nx = tensorflow.config.set_visible_devices",
+            "set_visible_devices",
+        ),
+        (
+            "alexnet_tf/models/alexnet.py",
             "from tensorflow.config import threading as t\nt.set_intra_op",
             "threading.set_intra_op",
         ),
-        ("alexnet_tf/model.py", "import tensorflow as tf\ntf.config.experimental.enable_op_determinism", "determinism"),
-        ("alexnet_tf/model.py", "import keras\nkeras.utils.set_random_seed", "tools/program.py"),
+        (
+            "alexnet_tf/models/alexnet.py",
+            "import tensorflow as tf\ntf.config.experimental.enable_op_determinism",
+            "determinism",
+        ),
+        ("alexnet_tf/models/alexnet.py", "import keras\nkeras.utils.set_random_seed", "tools/program.py"),
         ("alexnet_tf/data/sources.py", "import numpy as np\nnp.random.seed", "tools/program.py"),
         ("alexnet_tf/data/sources.py", "import os\ndef f():\n  os.environ['A'] = 'b'", "uses os.environ.__setitem__"),
         ("alexnet_tf/data/sources.py", "import os\nos.environ.setdefault", "tools/program.py"),
-        ("tests/test_model.py", "import tensorflow as tf\ntf.config.set_soft_device_placement", "conftest.py only"),
-        ("alexnet_tf/experiment.py", "from alexnet_tf.model import AlexNet", "import the module"),
-        ("alexnet_tf/experiment.py", "from os.path import join", "import the module"),
-        ("alexnet_tf/experiment.py", "from . import model", "by its full name"),
-        ("alexnet_tf/model.py", "print('loaded')", "let the caller call it"),
-        ("alexnet_tf/model.py", "import tensorflow as tf\nMEAN = [tf.zeros([3])]", "do it in a function"),
+        (
+            "tests/models/test_alexnet.py",
+            "import tensorflow as tf\ntf.config.set_soft_device_placement",
+            "conftest.py only",
+        ),
+        ("alexnet_tf/runs/builders.py", "from alexnet_tf.models.alexnet import AlexNet", "import the module"),
+        ("alexnet_tf/runs/builders.py", "from os.path import join", "import the module"),
+        ("alexnet_tf/runs/builders.py", "from . import train", "by its full name"),
+        ("alexnet_tf/models/alexnet.py", "print('loaded')", "let the caller call it"),
+        ("alexnet_tf/models/alexnet.py", "import tensorflow as tf\nMEAN = [tf.zeros([3])]", "do it in a function"),
         ("tools/profile.py", "", "rename it"),
         ("alexnet_tf/training/logging.py", "", "rename it"),
     ],
@@ -373,9 +320,12 @@ def test_what_breaks_the_layering_is_told_with_the_alternative(path, source, mes
 @pytest.mark.parametrize(
     "path, source",
     [
-        ("alexnet_tf/model.py", "from alexnet_tf import layers\nfrom alexnet_tf import placement"),
+        (
+            "alexnet_tf/models/alexnet.py",
+            "from alexnet_tf.models import layers\nfrom alexnet_tf.models import placement",
+        ),
         ("alexnet_tf/config.py", "def define_flags():\n  from absl import flags\n  return lambda: flags.DEFINE_string"),
-        ("alexnet_tf/training/account.py", "import tensorflow as tf\ntf.compat.v1.Event.FromString"),
+        ("alexnet_tf/profiling/placement_report.py", "import tensorflow as tf\ntf.compat.v1.Event.FromString"),
         (
             "alexnet_tf/training/trainer.py",
             "from typing import NamedTuple\nimport tensorflow as tf\ntf.config.list_logical_devices",

@@ -18,16 +18,13 @@ import zlib
 import numpy as np
 import packaging.requirements
 import packaging.utils
+import pictures
 import PIL.Image
 import pytest
+import source_code
 import tensorflow as tf
-import test_layering
-import test_photograph
 
 from alexnet_tf import config
-from alexnet_tf import files
-from alexnet_tf import messages
-from alexnet_tf import metrics
 from alexnet_tf.data import archives
 from alexnet_tf.data import photograph
 from alexnet_tf.data import pipeline
@@ -35,10 +32,13 @@ from alexnet_tf.data import prepare
 from alexnet_tf.data import prepared
 from alexnet_tf.data import sources
 from alexnet_tf.data import statistics
-from alexnet_tf.evaluation import neighbours
-from alexnet_tf.evaluation import pages
+from alexnet_tf.evaluation import feature_index
+from alexnet_tf.reporting import pages
 from alexnet_tf.serving import client
 from alexnet_tf.training import checkpoints
+from alexnet_tf.training import metrics
+from alexnet_tf.utils import files
+from alexnet_tf.utils import messages
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -63,15 +63,15 @@ FORBIDDEN = {
 # Programs of ours, a list of arguments each; servers and exports that the user names or that a measurement made; a
 # peer's network of the source itself; names that are in the source, some lines above.
 ARGUED_FOR = {
-    "alexnet_tf/suite/execution.py": ["subprocess"],
-    "alexnet_tf/machine.py": ["subprocess"],
+    "alexnet_tf/experiments/runner.py": ["subprocess"],
+    "alexnet_tf/utils/machine.py": ["subprocess"],
     "alexnet_tf/benchmarks/report.py": ["subprocess"],
     "alexnet_tf/benchmarks/serving.py": ["subprocess", "tensorflow.saved_model.load"],
     "alexnet_tf/benchmarks/network_peers.py": ["keras.layers.Lambda"],
     "alexnet_tf/benchmarks/measuring.py": ["importlib.import_module"],
     "alexnet_tf/__init__.py": ["importlib.import_module"],
     "alexnet_tf/serving/client.py": ["urllib", "http.client", "tensorflow.saved_model.load"],
-    "alexnet_tf/serving/loopback.py": ["tensorflow.compat.v1.saved_model.loader.load"],
+    "alexnet_tf/serving/stub_server.py": ["tensorflow.compat.v1.saved_model.loader.load"],
 }
 
 
@@ -100,11 +100,11 @@ def check_call(call, name):
 
 def complaints(path, source):
     tree = ast.parse(source)
-    uses = test_layering.Uses(path, tree)
+    uses = source_code.Uses(path, tree)
     found = []
     for line, name, _, _ in uses.found:
         for pattern, alternative in FORBIDDEN.items():
-            argued_for = any(test_layering.is_at_or_below(name, each) for each in ARGUED_FOR.get(path, []))
+            argued_for = any(source_code.is_at_or_below(name, each) for each in ARGUED_FOR.get(path, []))
             if re.fullmatch(pattern, name) and not argued_for:
                 found.append((line, f"uses {name}: {alternative}"))
     for node in ast.walk(tree):
@@ -117,7 +117,7 @@ def complaints(path, source):
     return [f"{path}:{line} {message}" for line, message in dict.fromkeys(found)]
 
 
-@pytest.mark.parametrize("path", [path for path in test_layering.FILES if not path.startswith("tests/")])
+@pytest.mark.parametrize("path", [path for path in source_code.FILES if not path.startswith("tests/")])
 def test_source_runs_nothing_that_it_reads(path):
     assert complaints(path, (ROOT / path).read_text(encoding="utf-8")) == []
 
@@ -171,7 +171,7 @@ def test_what_could_run_what_is_read_is_told_with_the_alternative(source, messag
 @pytest.mark.parametrize(
     "path, source",
     [
-        ("alexnet_tf/suite/execution.py", "import subprocess\nsubprocess.Popen(command)"),
+        ("alexnet_tf/experiments/runner.py", "import subprocess\nsubprocess.Popen(command)"),
         ("alexnet_tf/data/archives.py", "import tarfile\narchive = tarfile.open('a')\narchive.extractfile(member)"),
         ("alexnet_tf/data/prepared.py", "import numpy as np\nnp.load(file, allow_pickle=False)"),
         (
@@ -224,7 +224,7 @@ def made(tmp_path_factory):
     for number in range(4):
         path = root / "train" / f"class {number % 2}" / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        PIL.Image.fromarray(test_photograph.noise(9, 9, number)).save(path)
+        PIL.Image.fromarray(pictures.noise(9, 9, number)).save(path)
     prepare.prepare(sources.folder(root), root / "data", prepare.Options(shard_examples=2))
     return root / "data"
 
@@ -236,9 +236,9 @@ def data_dir(made, tmp_path):
 
 @pytest.fixture
 def index_dir(tmp_path):
-    images = neighbours.Images(np.zeros(3, np.int64), ["a", "b", "c"], np.arange(3))
+    images = feature_index.Images(np.zeros(3, np.int64), ["a", "b", "c"], np.arange(3))
     features = np.ones([3, 4], np.float32)
-    neighbours.write(tmp_path / "index", [features], images, units=4, class_names=["a"], facts={})
+    feature_index.write(tmp_path / "index", [features], images, units=4, class_names=["a"], facts={})
     return tmp_path / "index"
 
 
@@ -263,7 +263,7 @@ def test_no_pickle_is_read(trap, data_dir, index_dir):
     calls = {
         places: lambda: prepared.read_index(data_dir, "train"),
         facts: lambda: statistics.load(facts),
-        features: lambda: neighbours.open_index(index_dir),
+        features: lambda: feature_index.open_index(index_dir),
     }
     for path, call in calls.items():
         call()
@@ -394,7 +394,7 @@ def test_json_of_great_depth_is_refused_in_a_line(text, data_dir, index_dir):
         assert refusal(prepared.open_data_dir, data_dir).startswith("Expected ")
         (data_dir / name).write_bytes(whole)
     (index_dir / "manifest.json").write_text(text)
-    assert refusal(neighbours.open_index, index_dir).startswith("Expected JSON in ")
+    assert refusal(feature_index.open_index, index_dir).startswith("Expected JSON in ")
     rest = client.Rest("localhost:1")
     assert "no JSON object" in refusal(rest._parsed, text.encode()) or text == DEEP["closed"]
     assert "HTTP status 500" in str(rest._refusal(500, text.encode()))
@@ -409,7 +409,7 @@ def test_an_answer_of_a_server_is_limited(monkeypatch):
 def test_an_index_of_features_with_labels_that_are_none_is_refused(value, index_dir):
     path = index_dir / "images.json"
     path.write_text(re.sub(r'"labels": \[[^]]*\]', f'"labels": {value}', path.read_text()))
-    assert refusal(neighbours.open_index, index_dir).startswith("Expected ")
+    assert refusal(feature_index.open_index, index_dir).startswith("Expected ")
 
 
 @pytest.mark.parametrize(
@@ -564,7 +564,7 @@ def png(width, height):
 
 
 def jpeg(width, height, **options):
-    content = bytearray(test_photograph.encode(test_photograph.noise(8, 8), "JPEG", **options))
+    content = bytearray(pictures.encode(pictures.noise(8, 8), "JPEG", **options))
     place = max(content.find(b"\xff\xc0"), content.find(b"\xff\xc2"))
     content[place + 5 : place + 9] = struct.pack(">HH", height, width)
     return bytes(content)
@@ -628,11 +628,11 @@ def test_a_gif_of_many_parts_is_not_decoded(monkeypatch):
 
 
 def test_a_photograph_declares_the_pixels_that_it_has():
-    files = test_photograph.formats() | {
-        "jpeg": test_photograph.encode(test_photograph.noise(40, 60), "JPEG"),
-        "webp lossy": test_photograph.encode(test_photograph.noise(40, 60), "WEBP"),
-        "webp extended": test_photograph.encode(test_photograph.noise(40, 60), "WEBP", exif=b"Exif\0\0" + bytes(9)),
-        "large gif": test_photograph.encode(PIL.Image.fromarray(test_photograph.noise(400, 300)), "GIF"),
+    files = pictures.formats() | {
+        "jpeg": pictures.encode(pictures.noise(40, 60), "JPEG"),
+        "webp lossy": pictures.encode(pictures.noise(40, 60), "WEBP"),
+        "webp extended": pictures.encode(pictures.noise(40, 60), "WEBP", exif=b"Exif\0\0" + bytes(9)),
+        "large gif": pictures.encode(PIL.Image.fromarray(pictures.noise(400, 300)), "GIF"),
         "no photograph": b"RIFF",
         "nothing": b"",
     }
@@ -647,7 +647,7 @@ def test_large_photographs_are_skipped_and_named(tmp_path):
     folder.mkdir(parents=True)
     (tmp_path / "train" / "b").mkdir()
     for path in (folder / "good.png", tmp_path / "train" / "b" / "good.png"):
-        PIL.Image.fromarray(test_photograph.noise(9, 9)).save(path)
+        PIL.Image.fromarray(pictures.noise(9, 9)).save(path)
     for number, (content, _) in enumerate(LARGE.values()):
         (folder / f"large {number}.jpg").write_bytes(content)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -67,8 +67,8 @@ def _prepare(config, photographs, scratch):
     """Writes photographs as JPEG and as raw records; where."""
     import rich.console
 
-    from alexnet_tf import dataset
     from alexnet_tf.data import prepare
+    from alexnet_tf.runs import dataset
 
     written = []
     for storage in prepare.STORAGES:

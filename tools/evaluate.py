@@ -18,9 +18,9 @@ flags.DEFINE_integer("search_seed", 0, "seed of that draw", lower_bound=0)
 
 
 def main(config):
-    from alexnet_tf import assessment
+    from alexnet_tf.runs import evaluate
 
-    assessment.evaluate(
+    evaluate.evaluate(
         program.require("workdir"),
         flags.FLAGS.split,
         source=config.source,

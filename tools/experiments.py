@@ -17,11 +17,11 @@ import program
 from absl import flags
 
 from alexnet_tf import config as configuration
-from alexnet_tf import files
-from alexnet_tf.suite import execution
-from alexnet_tf.suite import plans
-from alexnet_tf.suite import tables
+from alexnet_tf.experiments import plan
+from alexnet_tf.experiments import runner
+from alexnet_tf.experiments import tables
 from alexnet_tf.training import stopping
+from alexnet_tf.utils import files
 
 flags.DEFINE_list("flagfiles", [], "experiments, with commas between; * stands for any characters")
 flags.DEFINE_list("seeds", ["0"], "of each experiment, with commas between")
@@ -61,35 +61,35 @@ FLAGS = flags.FLAGS
 def main(given):
     """Runs, harvests or lists; `given` has each flag of the configuration that was given, as on a command line."""
     patterns = program.require("flagfiles")
-    places = plans.Places(program.require("workdir"), program.require("results"))
+    places = plan.Places(program.require("workdir"), program.require("results"))
     paths = [path for pattern in patterns for path in sorted(glob.glob(pattern)) or [pattern]]
     if "seed" in given:
         raise ValueError(f"Expected --seeds. Received: {given['seed']}")
     data = {name: getattr(FLAGS, name) for name in ("source", "data_dir")}
     overrides = [flag for name, flag in given.items() if name not in data]
-    runs = plans.plan(paths, FLAGS.seeds, overrides)
-    own = plans.share(runs, FLAGS.index, FLAGS.count)
+    runs = plan.plan(paths, FLAGS.seeds, overrides)
+    own = plan.share(runs, FLAGS.index, FLAGS.count)
     if FLAGS.list:
         if FLAGS.harvest or FLAGS.table or FLAGS.curves:
             raise ValueError(
                 "Expected --list alone, which keeps and writes nothing. Received: harvest, table or curves"
             )
         for run in own:
-            print(f"{run.experiment.name} seed {run.seed}: {execution.look(run, places)}")
+            print(f"{run.experiment.name} seed {run.seed}: {runner.look(run, places)}")
         return
-    plans.check_places(places, table=FLAGS.table, curves=FLAGS.curves)
+    plan.check_places(places, table=FLAGS.table, curves=FLAGS.curves)
     if FLAGS.curves:
         # Before hours of training. It loads TensorFlow, so only where it is asked for.
         program.load_tensorflow_quietly()
-        from alexnet_tf.evaluation import figures
+        from alexnet_tf.reporting import figures
 
         figures.require_matplotlib("--curves")
     if FLAGS.harvest:
-        done = execution.harvest_all(own, places)
+        done = runner.harvest_all(own, places)
     else:
         train = [sys.executable, os.path.join(os.path.dirname(os.path.abspath(__file__)), "train.py")]
-        done = execution.run_all(own, places, train, tell=lambda line: print(line, flush=True), **data)
-    standings = {run.name: execution.look(run, places) for run in runs} | {each.run.name: each for each in done}
+        done = runner.run_all(own, places, train, tell=lambda line: print(line, flush=True), **data)
+    standings = {run.name: runner.look(run, places) for run in runs} | {each.run.name: each for each in done}
     text = tables.table(standings.values(), places)
     text += tables.reached(standings.values(), FLAGS.threshold)
     print(f"\n{text}", end="")

@@ -20,10 +20,10 @@ OPTIONS = ["name", "views", "top", "max_pixels", "precision"]
 
 
 def main(_):
-    from alexnet_tf import release
+    from alexnet_tf.runs import export
 
     workdir, export_dir = program.require("workdir"), program.require("export_dir")
-    release.export_run(workdir, export_dir, **{name: getattr(flags.FLAGS, name) for name in OPTIONS})
+    export.export_run(workdir, export_dir, **{name: getattr(flags.FLAGS, name) for name in OPTIONS})
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ flags.DEFINE_string("workdir", "", "the directory in which tools/train.py ran")
 
 
 def main(config):
-    from alexnet_tf import report
+    from alexnet_tf.runs import report
 
     report.make(program.require("workdir"), source=config.source, data_dir=config.data_dir)
 

@@ -37,19 +37,19 @@ OWN_FLAGS = (
 
 
 def main(config):
-    from alexnet_tf import retrieval
+    from alexnet_tf.runs import neighbours
 
     own = flags.FLAGS
     where = {"source": config.source, "data_dir": config.data_dir}
     workdir = program.require("workdir")
     if not (own.image or own.query or own.random):
-        index = retrieval.index_run(workdir, own.index_split, own.index_dir, dtype=own.dtype, **where)
+        index = neighbours.index_run(workdir, own.index_split, own.index_dir, dtype=own.dtype, **where)
         print(f"{len(index)} {own.index_split} images are indexed in {index.directory}")
         return
-    queries = retrieval.Queries(
+    queries = neighbours.Queries(
         tuple(own.image), own.query_split, tuple(map(int, own.query)), own.random, own.random_seed
     )
-    retrieval.query(
+    neighbours.query(
         workdir,
         queries,
         index_split=own.index_split,

@@ -13,9 +13,9 @@ flags.DEFINE_string("json", "", "also write the account to this file")
 
 
 def main(config):
-    from alexnet_tf import experiment
+    from alexnet_tf.runs import builders
 
-    print(experiment.placement_account(config, flags.FLAGS.num_classes, flags.FLAGS.json))
+    print(builders.placement_account(config, flags.FLAGS.num_classes, flags.FLAGS.json))
 
 
 if __name__ == "__main__":

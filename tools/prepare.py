@@ -18,8 +18,8 @@ flags.DEFINE_boolean("verify", False, "read the data set in data_dir from end to
 def main(config):
     import rich.console
 
-    from alexnet_tf import dataset
     from alexnet_tf.data import prepare
+    from alexnet_tf.runs import dataset
 
     console = rich.console.Console(soft_wrap=True, highlight=False)
     if flags.FLAGS.verify:

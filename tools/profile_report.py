@@ -15,13 +15,13 @@ flags.DEFINE_string("json", "", "also write the figures to this file")
 
 def main(rest):
     del rest
-    from alexnet_tf import files
-    from alexnet_tf.training import timeline
+    from alexnet_tf.profiling import trace
+    from alexnet_tf.utils import files
 
-    found = timeline.measure(timeline.read(timeline.newest(program.require("workdir"))))
+    found = trace.measure(trace.read(trace.newest(program.require("workdir"))))
     if flags.FLAGS.json:
         files.write_json(flags.FLAGS.json, found)
-    print(timeline.text(found))
+    print(trace.text(found))
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from absl import flags  # noqa: E402
 
 from alexnet_tf import config as configuration  # noqa: E402
-from alexnet_tf import machine  # noqa: E402
-from alexnet_tf import messages  # noqa: E402
 from alexnet_tf.training import stopping  # noqa: E402
+from alexnet_tf.utils import machine  # noqa: E402
+from alexnet_tf.utils import messages  # noqa: E402
 
 USAGE_ERROR = 2
 

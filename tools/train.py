@@ -23,7 +23,7 @@ flags.DEFINE_list(
 
 
 def main(config):
-    from alexnet_tf import run
+    from alexnet_tf.runs import train
     from alexnet_tf.training import distribution
 
     workdir, profile_steps = program.require("workdir"), _numbers(flags.FLAGS.profile_steps)
@@ -32,7 +32,7 @@ def main(config):
     signal.signal(signal.SIGTERM, stop.ask)
     joined = distribution.start(config.distribute, _cluster(config), lambda line: print(line, flush=True))
     signal.signal(signal.SIGTERM, stop.ask)
-    run.train(config, workdir, profile_steps, joined=joined, stop=stop)
+    train.train(config, workdir, profile_steps, joined=joined, stop=stop)
 
 
 def _cluster(config):

@@ -8,12 +8,12 @@ import tempfile
 import numpy as np
 import tensorflow as tf
 
-from alexnet_tf import dataset
-from alexnet_tf import experiment
 from alexnet_tf.benchmarks import measuring
 from alexnet_tf.benchmarks import peers
 from alexnet_tf.data import pipeline
 from alexnet_tf.data import prepared
+from alexnet_tf.runs import builders
+from alexnet_tf.runs import dataset
 
 # Images that are measured on; more would only fill the disk and the memory.
 MOST_IMAGES = 2000
@@ -88,7 +88,7 @@ def our_batches(config, splits, facts):
     if True in splits:
         examples[RAW] = pipeline.prepared_examples(splits[True])
     examples[CACHED], _, _ = pipeline.load(splits[False], cache="memory")
-    prepare = experiment.build_preparation(config, facts)
+    prepare = builders.build_preparation(config, facts)
     batches = {name: _training_batches(config, each) for name, each in examples.items()}
     return {name: lambda each=each: map(prepare, each) for name, each in batches.items()}
 
@@ -211,9 +211,9 @@ def training(request):
     source, facts = dataset.open_data(config)
     _check_batch_size(config, source.splits["train"])
     examples, _, _ = pipeline.load(source.splits["train"], cache=config.cache)
-    model = experiment.build_model(config, len(source.class_names))
-    trainer = experiment.build_trainer(config, model, facts)
-    rates = experiment.initial_rates(config)
+    model = builders.build_model(config, len(source.class_names))
+    trainer = builders.build_trainer(config, model, facts)
+    rates = builders.initial_rates(config)
     batches = _training_batches(config, examples)
     noise = synthetic_batch(config.batch_size, len(source.class_names), config.seed)
 

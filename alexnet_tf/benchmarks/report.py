@@ -12,8 +12,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from alexnet_tf import files
-from alexnet_tf import machine
 from alexnet_tf.benchmarks import feeding
 from alexnet_tf.benchmarks import measuring
 from alexnet_tf.benchmarks import retrieval
@@ -21,7 +19,9 @@ from alexnet_tf.benchmarks import serving
 from alexnet_tf.benchmarks import showing
 from alexnet_tf.benchmarks import steps
 from alexnet_tf.benchmarks import workers
-from alexnet_tf.evaluation import figures
+from alexnet_tf.reporting import figures
+from alexnet_tf.utils import files
+from alexnet_tf.utils import machine
 
 # Batch sizes at which a step's time and memory are measured.
 GROWTH = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)

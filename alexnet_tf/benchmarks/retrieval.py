@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from alexnet_tf.benchmarks import measuring
-from alexnet_tf.evaluation import neighbours
+from alexnet_tf.evaluation import feature_index
 
 # Those of AlexNet's last hidden layer.
 UNITS = 4096
@@ -74,16 +74,16 @@ def clustered(count, seed):
 
 def _build(directory, count):
     """An index of made-up features, and `measuring.Figure` of what it takes."""
-    images = neighbours.Images(np.zeros(count, np.int64), [""] * count, np.arange(count))
-    neighbours.write(directory, clustered(count, 0), images, units=UNITS, class_names=["made up"], facts={})
-    index = neighbours.open_index(directory)
+    images = feature_index.Images(np.zeros(count, np.int64), [""] * count, np.arange(count))
+    feature_index.write(directory, clustered(count, 0), images, units=UNITS, class_names=["made up"], facts={})
+    index = feature_index.open_index(directory)
     began = time.perf_counter()
-    neighbours.build_approximate(index)
+    feature_index.build_approximate(index)
     seconds = time.perf_counter() - began
     size = lambda name: pathlib.Path(directory, name).stat().st_size / 1e6
     return index, [
-        measuring.Figure(f"features of {count}", size(neighbours.FEATURES), "MB"),
-        measuring.Figure(f"approximate index of {count}", size(neighbours.APPROXIMATE), "MB"),
+        measuring.Figure(f"features of {count}", size(feature_index.FEATURES), "MB"),
+        measuring.Figure(f"approximate index of {count}", size(feature_index.APPROXIMATE), "MB"),
         measuring.Figure(f"building the approximate index of {count}", seconds, "s"),
     ]
 
@@ -131,4 +131,4 @@ def _recall(index):
     """How many of the nearest an approximate search finds, as `measuring.Figure`."""
     queries = np.concatenate(list(clustered(200, 99)))
     exact, approximate = (index.search(queries, K, method=method).indices for method in ("exact", "approximate"))
-    return measuring.Figure(f"recall at {K} of {len(index)}", neighbours.recall(approximate, exact), "")
+    return measuring.Figure(f"recall at {K} of {len(index)}", feature_index.recall(approximate, exact), "")

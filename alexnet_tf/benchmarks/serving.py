@@ -14,14 +14,14 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from alexnet_tf import experiment
 from alexnet_tf.benchmarks import measuring
 from alexnet_tf.benchmarks import steps
+from alexnet_tf.export import saved_model as export
+from alexnet_tf.export import signatures
+from alexnet_tf.runs import builders
 from alexnet_tf.serving import client
-from alexnet_tf.serving import export
-from alexnet_tf.serving import loopback
 from alexnet_tf.serving import protocol
-from alexnet_tf.serving import signatures
+from alexnet_tf.serving import stub_server
 
 BATCH = 32
 # Height and width of photographs as people send them; the second is ImageNet's usual one.
@@ -37,7 +37,7 @@ TOLERANCE = 1e-5
 @contextlib.contextmanager
 def _exported(config):
     """The network with a thousand classes, not trained, as an export; its directory."""
-    model = experiment.build_model(config, steps.NUM_CLASSES, devices=None, jit_compile=False)
+    model = builders.build_model(config, steps.NUM_CLASSES, devices=None, jit_compile=False)
     mean_image = np.full([config.image_size, config.image_size, 3], 120, np.float32)
     preparation = signatures.Preparation(mean_image, config.crop_size, scale=config.input_scale)
     class_names = [f"class {number}" for number in range(steps.NUM_CLASSES)]
@@ -70,7 +70,7 @@ def answers(request):
     with _exported(config) as directory:
         path, _ = client.newest_version(directory)
         loaded = tf.saved_model.load(path).signatures
-        for record in tf.data.TFRecordDataset(os.path.join(path, loopback.WARMUP)).as_numpy_iterator():
+        for record in tf.data.TFRecordDataset(os.path.join(path, stub_server.WARMUP)).as_numpy_iterator():
             asked = protocol.warmup_request(record)
             inputs = {name: tf.constant(value) for name, value in protocol.arrays(asked.inputs).items()}
             loaded[asked.model_spec.signature_name](**inputs)
@@ -147,7 +147,7 @@ def load(request):
 @contextlib.contextmanager
 def _serving(directory):
     """A server in a process of its own: its address and the process."""
-    command = [sys.executable, "-m", loopback.__name__, f"--directory={directory}", f"--workers={2 * max(CLIENTS)}"]
+    command = [sys.executable, "-m", stub_server.__name__, f"--directory={directory}", f"--workers={2 * max(CLIENTS)}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             port = process.stdout.readline().strip()

@@ -7,10 +7,10 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from alexnet_tf import logs
 from alexnet_tf.benchmarks import feeding
 from alexnet_tf.benchmarks import measuring
 from alexnet_tf.benchmarks import steps
+from alexnet_tf.runs import tensorboard
 from alexnet_tf.training import actions
 from alexnet_tf.training import trainer as training
 
@@ -33,11 +33,11 @@ def summaries(request):
     trainer = steps.build_trainer(config)
     rates = steps.interleave(request, {steps.OURS: steps.training_side(config, trainer)})
     step = config.batch_size / float(np.median(rates[steps.OURS]))
-    latest = logs.Latest([feeding.synthetic_batch(config.batch_size, steps.NUM_CLASSES, config.seed)])
+    latest = tensorboard.Latest([feeding.synthetic_batch(config.batch_size, steps.NUM_CLASSES, config.seed)])
     next(iter(latest))
     with tempfile.TemporaryDirectory(prefix="alexnet_benchmark_") as directory:
         scalars = actions.Summaries(directory)
-        details = logs.details(scalars, trainer, latest, config, 0.0)
+        details = tensorboard.details(scalars, trainer, latest, config, 0.0)
         # Every call is due.
         progress = [_progress(each, each * config.summary_epochs) for each in range(request.rounds + 2)]
         once = _seconds(details, progress[:1])

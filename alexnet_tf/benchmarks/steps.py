@@ -16,13 +16,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from alexnet_tf import experiment
-from alexnet_tf import layers
-from alexnet_tf import placement
 from alexnet_tf.benchmarks import feeding
 from alexnet_tf.benchmarks import measuring
 from alexnet_tf.benchmarks import network_peers
-from alexnet_tf.training import account as step_account
+from alexnet_tf.models import layers
+from alexnet_tf.models import placement
+from alexnet_tf.profiling import placement_report
+from alexnet_tf.runs import builders
 from alexnet_tf.training import trainer as training
 
 OURS, KERAS, TORCH, TENSORFLOW = "ours", "Keras textbook", "torch", "TensorFlow"
@@ -45,8 +45,8 @@ CROSSING_BATCH = 128
 
 def build_trainer(config, change=lambda model: model):
     """Our training step of a resolved configuration, of the network that `change` makes of ours."""
-    model = change(experiment.build_model(config, NUM_CLASSES))
-    return experiment.build_trainer(config, model, experiment.blank_statistics())
+    model = change(builders.build_model(config, NUM_CLASSES))
+    return builders.build_trainer(config, model, builders.blank_statistics())
 
 
 # Compiling the step takes seconds and its variables half a gigabyte, and rows in a row need the same.
@@ -62,7 +62,7 @@ def training_side(config, trainer, amount=None):
       amount: what a step yields; its images by default.
     """
     batch = feeding.synthetic_batch(config.batch_size, NUM_CLASSES, config.seed)
-    rates = experiment.initial_rates(config)
+    rates = builders.initial_rates(config)
 
     def work():
         while True:
@@ -314,9 +314,9 @@ def two_devices(request):
         raise measuring.NotRunError("needs two devices, such as --devices=/CPU:0,/CPU:1")
     trainer = build_trainer(config)
     batch = feeding.synthetic_batch(config.batch_size, NUM_CLASSES, config.seed)
-    rates = experiment.initial_rates(config)
+    rates = builders.initial_rates(config)
     # Before any other step is taken: only a first run can be observed.
-    account = step_account.account(trainer.step, batch, rates)
+    account = placement_report.account(trainer.step, batch, rates)
     alone = dataclasses.replace(config, devices=())
     sides = {
         "one device": training_side(alone, _our_trainer(alone)),
@@ -331,7 +331,7 @@ def two_devices(request):
 def _shares(config, account):
     """What crosses, and the first device's share of what grows with the network, fc8 aside: it lives there alone."""
     reach = MOST_CROSSING_BYTES / 1e6 * config.batch_size / CROSSING_BATCH
-    crossing = step_account.crossing_bytes(account, is_input=False) / 1e6
+    crossing = placement_report.crossing_bytes(account, is_input=False) / 1e6
     figures = [measuring.Figure("crosses a step, beside the input", crossing, "MB", reach, measuring.AT_MOST)]
     device = account.devices[0]
     for what, quantity, only in (
@@ -339,8 +339,8 @@ def _shares(config, account):
         ("FLOP backward", "flops", {"phase": "backward"}),
         ("parameters updated", "parameters", {}),
     ):
-        whole = step_account.total(account, quantity, aside=("fc8",), **only)
-        share = 100 * step_account.total(account, quantity, aside=("fc8",), device=device, **only) / whole
+        whole = placement_report.total(account, quantity, aside=("fc8",), **only)
+        share = 100 * placement_report.total(account, quantity, aside=("fc8",), device=device, **only) / whole
         figures.append(
             measuring.Figure(f"{what} on {device}, fc8 aside", share, "%", 50.0, measuring.EXACTLY),
         )
@@ -376,7 +376,7 @@ def update(request):
     """
     config = request.config.resolved()
     optimizer = _our_trainer(config).optimizer
-    rates = experiment.initial_rates(config)
+    rates = builders.initial_rates(config)
 
     @tf.function
     def our_update(rates, *gradients):
@@ -402,14 +402,14 @@ def traces(request):
         request.config, schedule="epochs", drop_epochs=(1.0, 2.0), batch_size=min(8, request.config.batch_size)
     ).resolved()
     trainer = build_trainer(config)
-    schedule = experiment.build_schedule(config)
+    schedule = builders.build_schedule(config)
     batch = feeding.synthetic_batch(config.batch_size, NUM_CLASSES, config.seed)
     taken = training.train(
         trainer,
         [batch] * 4,
         steps=4,
         steps_per_epoch=1,
-        learning_rates=lambda progress: experiment.learning_rates(config, schedule, progress),
+        learning_rates=lambda progress: builders.learning_rates(config, schedule, progress),
     )
     figures = [measuring.Figure("traces of the step", trainer.traces, "", 1.0, measuring.EXACTLY)]
     what = f"{taken} steps, between which the learning rate drops twice"

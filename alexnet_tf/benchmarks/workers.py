@@ -13,9 +13,9 @@ import statistics
 
 import tensorflow as tf
 
-from alexnet_tf import experiment
 from alexnet_tf.benchmarks import measuring
 from alexnet_tf.benchmarks import steps
+from alexnet_tf.runs import builders
 from alexnet_tf.training import distribution
 from alexnet_tf.training import trainer
 
@@ -39,8 +39,8 @@ def worker(configs, addresses, index, core):
     sides = {}
     for name, config in configs.items():
         with joined.scope():
-            model = experiment.build_model(config, steps.NUM_CLASSES)
-            learner = experiment.build_trainer(config, model, experiment.blank_statistics(), joined.strategy)
+            model = builders.build_model(config, steps.NUM_CLASSES)
+            learner = builders.build_trainer(config, model, builders.blank_statistics(), joined.strategy)
         part = dataclasses.replace(config, batch_size=config.batch_size // len(addresses))
         sides[of_worker(name, index)] = steps.training_side(part, learner)
         sides[of_worker(reduction_of(name), index)] = _reduction(joined.strategy, learner, config)

@@ -13,11 +13,11 @@ import numpy as np
 import psutil
 import tensorflow as tf
 
-from alexnet_tf import messages
 from alexnet_tf.data import augmentation
 from alexnet_tf.data import draws
 from alexnet_tf.data import photograph
 from alexnet_tf.data import statistics
+from alexnet_tf.utils import messages
 
 CROP_SIZE = augmentation.CROP_SIZE
 IMAGE_SIZE = photograph.IMAGE_SIZE

@@ -13,8 +13,6 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from alexnet_tf import files
-from alexnet_tf import messages
 from alexnet_tf.data import draws
 from alexnet_tf.data import photograph
 from alexnet_tf.data import pipeline
@@ -22,6 +20,8 @@ from alexnet_tf.data import prepared
 from alexnet_tf.data import records
 from alexnet_tf.data import sources
 from alexnet_tf.data import statistics
+from alexnet_tf.utils import files
+from alexnet_tf.utils import messages
 
 STORAGES = ("jpeg", "raw")
 # Images that pass from the decoding threads to the writer at a time.

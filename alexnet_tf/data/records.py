@@ -13,7 +13,7 @@ import weakref
 import google_crc32c
 import numpy as np
 
-from alexnet_tf import files
+from alexnet_tf.utils import files
 
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")

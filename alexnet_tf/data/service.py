@@ -16,11 +16,11 @@ import time
 
 import tensorflow as tf
 
-from alexnet_tf import messages
 from alexnet_tf.data import graph_draws
 from alexnet_tf.data import pipeline
 from alexnet_tf.data import prepared
 from alexnet_tf.data import records
+from alexnet_tf.utils import messages
 
 # Seconds to wait for a batch, and for a dispatcher.
 PATIENCE = 60

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from alexnet_tf import messages
 from alexnet_tf.data import archives
+from alexnet_tf.utils import messages
 
 FOLDER_LAYOUT = (
     "DIR/train/CLASS/IMAGE, and if there are any DIR/val/CLASS/IMAGE and DIR/test/CLASS/IMAGE, "

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alexnet_tf import files
+from alexnet_tf.utils import files
 
 # What NumPy raises for a file that is no whole archive of arrays: a TypeError for one that is an array alone, a
 # RuntimeError for one that seems encrypted or packed in an unknown way, a MemoryError or an OverflowError for an array

@@ -19,8 +19,8 @@ import grpc
 import numpy as np
 import tensorflow as tf
 
-from alexnet_tf import messages
 from alexnet_tf.serving import protocol
+from alexnet_tf.utils import messages
 
 REST_PORT = 8501
 PROTOCOLS = ("auto", "grpc", "rest")

@@ -11,8 +11,8 @@ import rich.console
 import rich.progress
 import tensorflow as tf
 
-from alexnet_tf import files
-from alexnet_tf.training import timeline
+from alexnet_tf.profiling import trace
+from alexnet_tf.utils import files
 
 # A loss this near to ln(classes) is that of a network that knows nothing.
 _FLAT_MARGIN = 0.01
@@ -193,7 +193,7 @@ class Profiler:
     Args:
       directory: of the run's event files.
       first_step, last_step: ints, the steps, both included, counted from 1 at the start of the run.
-      describe: called without arguments when the profile ends; returns what `timeline.describe` does.
+      describe: called without arguments when the profile ends; returns what `trace.describe` does.
     """
 
     def __init__(self, directory, first_step, last_step, describe):
@@ -221,7 +221,7 @@ class Profiler:
         if not self._is_running:
             yield
             return
-        with tf.profiler.experimental.Trace(timeline.STEP, step_num=step, _r=1):
+        with tf.profiler.experimental.Trace(trace.STEP, step_num=step, _r=1):
             yield
             if step == self._last_step:
                 # What a GPU still has to do belongs to the profile.
@@ -232,9 +232,9 @@ class Profiler:
     def _stop(self):
         self._is_running = False
         tf.profiler.experimental.stop()
-        traces = sorted(glob.glob(os.path.join(glob.escape(self._directory), timeline.TRACES)))
+        traces = sorted(glob.glob(os.path.join(glob.escape(self._directory), trace.TRACES)))
         if traces:
-            files.write_json(os.path.join(os.path.dirname(traces[-1]), timeline.DESCRIPTION), self._describe())
+            files.write_json(os.path.join(os.path.dirname(traces[-1]), trace.DESCRIPTION), self._describe())
 
 
 class FlatLoss:

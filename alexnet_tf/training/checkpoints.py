@@ -8,8 +8,8 @@ import shutil
 
 import tensorflow as tf
 
-from alexnet_tf import files
-from alexnet_tf import messages
+from alexnet_tf.utils import files
+from alexnet_tf.utils import messages
 
 # What reading a damaged file raises: TensorFlow's readers translate its errors into Python's.
 _READING_ERRORS = (tf.errors.OpError, ValueError, RuntimeError, KeyError, IndexError)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from alexnet_tf import messages
+from alexnet_tf.utils import messages
 
 KINDS = ("none", "mirrored", "multiworker")
 # Steps between a process's wish to stop and the stop: by then its sum over all processes is there without waiting.

@@ -1,0 +1,1 @@
+"""What each device does in a step, and where the time goes."""

@@ -1,0 +1,345 @@
+"""From a configuration to the parts of a run: network, data, learning and their account."""
+
+import dataclasses
+import functools
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from alexnet_tf import config as configuration
+from alexnet_tf.data import augmentation
+from alexnet_tf.data import pipeline
+from alexnet_tf.data import statistics
+from alexnet_tf.evaluation import errors
+from alexnet_tf.models import alexnet
+from alexnet_tf.models import cifar10
+from alexnet_tf.models import placement
+from alexnet_tf.profiling import placement_report
+from alexnet_tf.training import checkpoints
+from alexnet_tf.training import optimizer as optimization
+from alexnet_tf.training import trainer as training
+from alexnet_tf.utils import files
+
+# Examples a step of evaluation; ten views make ten times as many crops.
+EVALUATION_BATCH = 64
+# Keras's names of the ways to calculate.
+PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+
+
+def build_model(config, num_classes, **changes):
+    """The network of a configuration; `changes` are other arguments of it."""
+    arguments = {
+        "dtype": PRECISIONS[config.precision],
+        "initialization": config.initialization,
+        "seed": config.seed,
+        "activation": config.activation,
+        "normalization": config.normalization,
+        "pooling": config.pooling,
+    }
+    if config.network != "alexnet":
+        arguments["image_size"] = config.crop_size
+        # The small nets live on one device, whichever is current.
+        own = {name: value for name, value in changes.items() if name != "devices"}
+        return cifar10.Cifar10Net(config.network, num_classes, **arguments | own)
+    arguments |= {
+        "recipe": config.recipe,
+        # One tower alone lives on one device, whatever is there.
+        "devices": home_devices(config) if config.towers == "two" else None,
+        "dropout": config.dropout,
+        "towers": config.towers,
+        "communication": config.communication,
+        "left_out": config.left_out,
+        "sixth_convolution": config.sixth_convolution,
+        "bottleneck": config.bottleneck,
+        "image_size": config.crop_size,
+    }
+    return alexnet.AlexNet(num_classes, **arguments | changes)
+
+
+def home_devices(config):
+    """The homes of the two towers; None for one device, which every replica of several has.
+
+    Raises:
+      ValueError: as `placement.choose_devices`.
+    """
+    return placement.choose_devices(config.devices) if config.distribute == "none" else None
+
+
+# Indices into the vector of learning rates: those of weights and, one further, of biases, by the kind of layer.
+_CONV1, _NEW = 2, 4
+
+
+def _is_new(config, variable):
+    """Whether a variable is of a layer that starts anew, in a run that starts from another's weights."""
+    return bool(config.initialize_from) and _stage(variable.path.split("/")[0]) in config.new_layers
+
+
+def _stage(layer_name):
+    """The name of a layer in the paper, without its tower."""
+    return layer_name.removesuffix("_a").removesuffix("_b")
+
+
+def check_start(config, workdir):
+    """Checks that the run that a new one begins with has a checkpoint; for a new one only.
+
+    Raises:
+      FileNotFoundError: if there is none.
+      checkpoints.DamagedError: if there are some and none can be read.
+    """
+    if config.initialize_from and not checkpoints.paths(os.path.join(workdir, "checkpoints")):
+        checkpoints.newest_checkpoint(os.path.join(config.initialize_from, "checkpoints"))
+
+
+def initialize_weights(config, model):
+    """Takes up the weights of the run that the configuration names, but for those of its new layers.
+
+    Args:
+      config: a `config.Config` with ``initialize_from``.
+      model: the network; also of another number of classes than that run's, where its last layer is new.
+
+    Returns:
+      The checkpoint's path.
+
+    Raises:
+      FileNotFoundError: if that run has no checkpoint.
+      ValueError: for a new layer that the network does not have, or another one that is not in the checkpoint or of
+        another shape there.
+    """
+    names = {_stage(layer.name) for layer in model.layers if layer.trainable_weights}
+    for new in config.new_layers:
+        if new not in names:
+            raise ValueError(f"Expected new_layers among {', '.join(sorted(names))}. Received: {new}")
+    # What dropout has drawn so far is no weight.
+    kept = {
+        variable.path: variable.value
+        for variable in model.variables
+        if not _is_new(config, variable) and not variable.path.startswith("dropout")
+    }
+    try:
+        return checkpoints.load_weights(os.path.join(config.initialize_from, "checkpoints"), kept)
+    except ValueError as error:
+        raise ValueError(f"{error}. Layers that shall start anew are named by new_layers") from None
+
+
+def _rule(config, variable):
+    """How a variable learns."""
+    layer = variable.path.split("/")[0]
+    is_new = _is_new(config, variable)
+    first = _NEW if is_new else _CONV1 if _stage(layer) == "conv1" else 0
+    if not variable.path.endswith("kernel"):
+        # Biases, and what normalisations learn.
+        return optimization.Rule(first + 1, config.bias_weight_decay)
+    is_dense = len(variable.shape) == 2 and config.dense_weight_decay is not None
+    return optimization.Rule(first, config.dense_weight_decay if is_dense else config.weight_decay)
+
+
+def build_optimizer(config, model):
+    """The update rule for a model's variables, whose learning rates are those of `learning_rates`."""
+    rules = [_rule(config, variable) for variable in model.trainable_variables]
+    variables = [variable.value for variable in model.trainable_variables]
+    return optimization.MomentumSGD(variables, rules, momentum=config.momentum)
+
+
+def build_schedule(config):
+    """The schedule of the weights' learning rate."""
+    if config.schedule == "plateau":
+        return optimization.Plateau(factor=config.drop_factor, patience=config.patience, most_drops=config.most_drops)
+    if config.schedule == "epochs":
+        return optimization.Epochs(config.drop_epochs, factor=config.drop_factor)
+    if config.schedule == "exponential_steps":
+        return optimization.ExponentialSteps(config.epochs, steps=config.rate_steps, span=config.rate_span)
+    return optimization.Linear(config.epochs)
+
+
+def learning_rates(config, schedule, progress):
+    """The rates after `progress` epochs: of weights and biases, of conv1's weights and biases, and of new layers'."""
+    initial = initial_rate(config)
+    weights = initial * schedule.multiplier(progress)
+    if config.schedule == "exponential_steps":
+        own = optimization.ExponentialSteps(config.epochs, steps=config.bias_rate_steps, span=config.bias_rate_span)
+        biases = own.multiplier(progress)
+    else:
+        biases = schedule.multiplier(progress, config.most_bias_drops)
+    rates = np.array([weights, biases * initial * config.bias_learning_rate_factor])
+    # Slower are conv1's weights alone, as in the original; frozen are its biases too.
+    conv1 = rates * [0.1 if _is_past(config.conv1_slow_epoch, progress) else 1.0, 1.0]
+    if _is_past(config.conv1_frozen_epoch, progress):
+        conv1 *= 0.0
+    new = rates * [1.0 if _is_past(config.new_layers_rate_epochs, progress) else config.new_layers_rate_factor, 1.0]
+    return [*rates.tolist(), *conv1.tolist(), *new.tolist()]
+
+
+def initial_rate(config):
+    """The rate of the weights at the start, a float, scaled to the size of the batch as the configuration asks."""
+    times = config.batch_size / config.base_batch_size
+    return (
+        config.learning_rate * {"none": 1.0, "linear": times, "square_root": times**0.5}[config.learning_rate_scaling]
+    )
+
+
+def _is_past(epoch, progress):
+    """Whether an epoch lies behind; 0 never does."""
+    return 0 < epoch <= progress
+
+
+def initial_rates(config):
+    """The rates at the start, as a step takes them: float32 ``[6]``."""
+    return tf.constant(learning_rates(config, build_schedule(config), 0.0), tf.float32)
+
+
+def build_preparation(config, facts):
+    """The function from a batch of `pipeline.training_batches` to (images, labels), compiled for the device."""
+    prepare = functools.partial(
+        augmentation.training_images,
+        mean_image=tf.constant(facts.mean_image),
+        components=tf.constant(facts.components),
+        mean_crop=config.mean_crop,
+        divisor=config.input_divisor,
+        scale=config.input_scale,
+        upside_down=config.flips == "both",
+    )
+
+    @tf.function(jit_compile=True, autograph=False)
+    def compiled(batch):
+        draws = config.color_noise * batch["noise"]
+        return prepare(batch["crops"], batch["offsets"], batch["flips"], draws)
+
+    return lambda batch: (compiled(batch), batch["labels"])
+
+
+def blank_statistics(config=None):
+    """Statistics for made-up images: no mean, components of length one."""
+    size = config.image_size if config else pipeline.IMAGE_SIZE
+    mean_image = np.zeros([size, size, 3], np.float32)
+    return statistics.Statistics(mean_image, np.eye(3, dtype=np.float32), np.ones(3, np.float32), 0)
+
+
+def build_trainer(config, model, facts, strategy=None):
+    """The training step of a configuration; with a ``tf.distribute.Strategy``, in whose scope this is called, of each
+    of its replicas."""
+    return training.Trainer(
+        model,
+        build_optimizer(config, model),
+        build_preparation(config, facts),
+        strategy,
+        None if config.reduce_precision == "float32" else tf.dtypes.as_dtype(config.reduce_precision),
+    )
+
+
+def build_checkpoints(config, model, optimizer, schedule, class_names, workdir):
+    """The checkpoints of a work directory: weights, dropout's state and, with an optimiser, velocities."""
+    variables = {variable.path: variable.value for variable in model.variables}
+    if optimizer:
+        names = [variable.path for variable in model.trainable_variables]
+        variables |= {f"{name}/velocity": value for name, value in zip(names, optimizer.velocities)}
+    facts = {"network": config.network, "recipe": config.recipe, "classes": list(class_names)}
+    return checkpoints.Checkpoints(
+        os.path.join(workdir, "checkpoints"),
+        variables,
+        schedule,
+        facts,
+        every=config.checkpoint_steps,
+        keep=config.keep_checkpoints,
+    )
+
+
+def read_config(workdir, source=None, data_dir=None):
+    """The configuration of a run that is there.
+
+    Args:
+      workdir: the run's directory.
+      source, data_dir: another place of the data set, where it has moved; None or empty for both keeps the run's.
+
+    Returns:
+      A `config.Config`, resolved.
+
+    Raises:
+      FileNotFoundError: if the directory is no run's.
+      ValueError: for a damaged ``config.flags``.
+    """
+    path = os.path.join(workdir, "config.flags")
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"Expected a run with its config.flags in {workdir}. Received: none")
+    config = configuration.read_flagfile(path).resolved()
+    if source or data_dir:
+        config = dataclasses.replace(config, source=source or "", data_dir=data_dir or "")
+    return config
+
+
+def read_class_names(workdir):
+    """The names of a run's classes, a list of strings, from its newest checkpoint.
+
+    Raises:
+      FileNotFoundError: if there is no checkpoint.
+      ValueError: if it cannot be read.
+    """
+    return list(checkpoints.read_facts(checkpoints.newest_checkpoint(os.path.join(workdir, "checkpoints")))["classes"])
+
+
+def restore(config, class_names, workdir, tell=lambda line: None, **changes):
+    """The network of a run on one device with its newest weights.
+
+    Args:
+      config: from `read_config`.
+      class_names: of the data, or from `read_class_names`.
+      workdir: the run's directory.
+      tell: called with a line about a newer checkpoint that is damaged.
+      **changes: other arguments of the network.
+
+    Returns:
+      The network, the number of steps that it was trained for, and the checkpoint's path.
+
+    Raises:
+      FileNotFoundError: if there is no checkpoint.
+      ValueError: if it is of other classes or another network, or cannot be read.
+    """
+    model = build_model(config, len(class_names), devices=None, **changes)
+    saved = build_checkpoints(config, model, None, build_schedule(config), class_names, workdir)
+    if not saved.latest:
+        raise FileNotFoundError(f"Expected a checkpoint in {workdir}/checkpoints. Received: none")
+    return model, saved.restore(tell), saved.current
+
+
+def evaluate_split(probabilities, data, split, ways, distribution):
+    """`errors.evaluate` over a split of the data, each process of a `distribution.Distribution` a part."""
+    examples = data.examples[split]
+    return errors.evaluate(
+        probabilities,
+        pipeline.evaluation_batches(examples, batch_size=EVALUATION_BATCH, worker=distribution.worker),
+        ways=ways,
+        num_classes=len(data.source.class_names),
+        num_examples=len(examples),
+        total=distribution.sum,
+    )
+
+
+def placement_account(config, num_classes, json_path=""):
+    """What each device does in one training step of a configuration, and what crosses.
+
+    Args:
+      config: a `config.Config`.
+      num_classes: int.
+      json_path: where to write the account for machines; empty for nowhere.
+
+    Returns:
+      The account as text, from `training.account`.
+
+    Raises:
+      ValueError: for a bad configuration or a device that is not there.
+    """
+    config = config.resolved()
+    trainer = build_trainer(config, build_model(config, num_classes), blank_statistics(config))
+    size = config.batch_size
+    batch = {
+        "crops": tf.zeros([size, config.crop_size, config.crop_size, 3], tf.uint8),
+        "offsets": tf.zeros([size, 2], tf.int32),
+        "flips": tf.zeros([size, 2], tf.bool),
+        "labels": tf.zeros([size], tf.int64),
+        "noise": tf.zeros([size, 3], tf.float32),
+    }
+    rates = initial_rates(config)
+    found = placement_report.account(trainer.step, batch, rates)
+    if json_path:
+        files.write_json(json_path, placement_report.as_dict(found))
+    return placement_report.table(found)

@@ -1,0 +1,1 @@
+"""Files, messages and the machine: what every part of the package needs."""

@@ -1,0 +1,338 @@
+"""The programs, as a user starts them."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import forks
+import numpy as np
+import pytest
+import small_runs
+import tensorflow as tf
+
+from alexnet_tf import config as configuration
+from alexnet_tf.utils import machine
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def program(name, *arguments):
+    return [sys.executable, str(ROOT / "tools" / f"{name}.py"), *map(str, arguments)]
+
+
+def run(name, *arguments, **options):
+    return subprocess.run(program(name, *arguments), capture_output=True, text=True, cwd=ROOT, timeout=300, **options)
+
+
+def small_net(folder, **changes):
+    """The arguments of eight steps of ten with a small network."""
+    own = {"batch_size": 2, "epochs": 0.8, "drop_epochs": (), "checkpoint_steps": 3, "image_size": 40}
+    return small_runs.flags(small_runs.config(folder, **own | changes))
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "prepare", "placement", "experiments"])
+def test_help_is_a_table_of_the_hyperparameters(name):
+    done = run(name, "--help")
+    assert done.returncode == 0 and not done.stderr
+    for flag in ("--learning_rate", "--weight_decay", "--color_noise", "--dropout"):
+        assert flag in done.stdout
+    assert "paper 5" in done.stdout and "original #145" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments, status, message",
+    [
+        (["--learning_rat=1"], 2, "Unknown command line flag 'learning_rat'"),
+        (["--batch_size=many"], 2, "batch_size"),
+        (
+            ["--flagfile=/nowhere.flags"],
+            2,
+            "Expected a flagfile that can be read. Received: [Errno 2] No such file or dir",
+        ),
+        (
+            ["--workdir=runs/none", "--source=elpv", "--initialize_from=/nowhere"],
+            1,
+            "Expected a checkpoint in /nowhere/che",
+        ),
+        (["surplus"], 2, "Expected flags only. Received: surplus"),
+        ([], 2, "Expected --workdir"),
+        (["--batch_size=0"], 1, "Expected batch_size to be 1 to 65536. Received: 0"),
+        (["--recipe=caffe"], 1, "Expected recipe to be paper | original. Received: 'caffe'"),
+        (["--workdir=runs/none", "--source=folder:/nowhere"], 1, "DIR/train/CLASS/IMAGE"),
+        (["--workdir=runs/none", "--data_dir=/nowhere"], 1, "Expected a data set that tools/prepare.py made"),
+        (["--workdir=runs/none", "--data_dir=a", "--source=elpv"], 1, "Expected source or data_dir. Received: both"),
+    ],
+)
+def test_bad_input_gets_one_line(arguments, status, message):
+    done = forks.run("train", *arguments)
+    assert done.returncode == status
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert not (ROOT / "runs" / "none").exists()
+
+
+@pytest.mark.parametrize(
+    "cores, gpus, flags, expected",
+    [
+        (2, 0, {}, (1, 2)),
+        (2, 0, {"intra_op_threads": 2}, (2, 2)),
+        (2, 0, {"intra_op_threads": 3, "inter_op_threads": 1}, (3, 1)),
+        (2, 1, {}, (0, 0)),
+        (1, 0, {}, (0, 0)),
+        (16, 0, {}, (0, 0)),
+        (16, 0, {"inter_op_threads": 4}, (0, 4)),
+    ],
+)
+def test_threads_are_chosen_by_cores_and_flags(cores, gpus, flags, expected, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import program as programs
+
+    monkeypatch.setattr(machine, "available_cores", lambda: cores)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"] * gpus)
+    assert programs.threads(configuration.Config(**flags)) == expected
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """Ten photographs of each of two classes for training, two for validation."""
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 10), ("val", 2)):
+        for name in ("one", "other"):
+            directory = tmp_path / "photographs" / split / name
+            directory.mkdir(parents=True)
+            for number in range(count):
+                pixels = generator.integers(0, 256, (256, 256, 3), dtype=np.uint8)
+                (directory / f"{number}.jpg").write_bytes(tf.io.encode_jpeg(pixels).numpy())
+    return tmp_path / "photographs"
+
+
+def steps_reported(workdir):
+    return len(small_runs.lines(workdir, "train"))
+
+
+def test_a_killed_run_resumes_and_ends_with_the_same_bits(photographs, tmp_path):
+    arguments = small_net(photographs)
+    whole = forks.run("train", f"--workdir={tmp_path / 'whole'}", *arguments)
+    assert whole.returncode == 0, whole.stderr
+
+    workdir = tmp_path / "killed"
+    killed = forks.server().start("train", tmp_path / "log", f"--workdir={workdir}", *arguments)
+    deadline = time.monotonic() + 300
+    while steps_reported(workdir) < 5 and time.monotonic() < deadline:
+        time.sleep(0.002)
+    killed.kill()
+    killed.wait()
+    assert not (workdir / "checkpoints" / "ckpt-8.index").exists()
+
+    # As a user starts it.
+    resumed = run("train", f"--workdir={workdir}", *arguments)
+    assert resumed.returncode == 0 and not resumed.stderr, resumed.stderr
+    assert "resumed from" in resumed.stdout
+    small_runs.assert_same_bits(small_runs.stored(workdir, 8), small_runs.stored(tmp_path / "whole", 8))
+    records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == list(range(1, 9))
+
+    # The terminal's last lines lead to what the run left.
+    assert str(workdir / "report.html") in resumed.stdout
+    evaluated = run("evaluate", f"--workdir={workdir}")
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "validation: 4 images, each seen once" in evaluated.stdout
+
+
+def test_a_loss_that_is_no_number_ends_the_run_in_one_line(photographs, tmp_path):
+    done = forks.run(
+        "train",
+        f"--workdir={tmp_path / 'run'}",
+        *small_net(photographs, network="cifar10_26", epochs=3.0, learning_rate=10.0, weight_decay=1.0),
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("train.py: Expected a finite loss. Received: ") and "at step " in line
+
+
+def test_prepared_data_train_and_a_flipped_bit_is_named(photographs, tmp_path):
+    (photographs / "train" / "one" / "text.jpg").write_text("no photograph")
+    data_dir = tmp_path / "prepared"
+    done = forks.run("prepare", f"--source=folder:{photographs}", f"--data_dir={data_dir}", "--shard_examples=12")
+    assert done.returncode == 0, done.stderr
+    assert "train: 20 images in 2 shards" in done.stdout and "validation: 4 images in 1 shards" in done.stdout
+    assert "1 train files could not be read" in done.stdout and "text.jpg: Unknown image file format" in done.stdout
+    done = forks.run("prepare", "--verify", f"--data_dir={data_dir}")
+    assert done.returncode == 0 and "24 images are as they were written" in done.stdout
+
+    options = [
+        *small_net(photographs, batch_size=4, cache="none", image_size=256, crop_size=64),
+        "--source=",
+        f"--data_dir={data_dir}",
+    ]
+    done = forks.run("train", f"--workdir={tmp_path / 'run'}", *options, "--epochs=1")
+    assert done.returncode == 0, done.stderr
+    assert "train: 20 images of 2 classes" in done.stdout
+    done = forks.run("evaluate", f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 0 and "validation: 4 images, each seen once" in done.stdout
+
+    shard = data_dir / "prepared-train.tfrecord-00001-of-00002"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 4
+    shard.write_bytes(content)
+    verified = forks.run("prepare", "--verify", f"--data_dir={data_dir}")
+    trained = forks.run("train", f"--workdir={tmp_path / 'run'}", *options, "--epochs=2")
+    for done in (verified, trained):
+        assert done.returncode == 1
+        (line,) = done.stderr.strip().splitlines()
+        assert str(shard) in line and "wrong checksum at train/" in line
+
+
+def test_placement_prints_the_account(tmp_path):
+    done = forks.run("placement", "--devices=/CPU:0,/CPU:1", "--batch_size=4", f"--json={tmp_path / 'account.json'}")
+    assert done.returncode == 0, done.stderr
+    assert "50.0" in done.stdout
+    assert json.loads((tmp_path / "account.json").read_text())
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Pictures of 32 x 32 of two classes, one bright: 20 for training and 4 for testing."""
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 10), ("test", 2)):
+        for brightness, name in enumerate(("dark", "bright")):
+            directory = tmp_path / "pictures" / split / name
+            directory.mkdir(parents=True)
+            for number in range(count):
+                pixels = generator.integers(0, 128, (32, 32, 3), dtype=np.uint8) + np.uint8(100 * brightness)
+                (directory / f"{number}.png").write_bytes(tf.io.encode_png(pixels).numpy())
+    return tmp_path / "pictures"
+
+
+@pytest.fixture
+def experiment(tmp_path, pictures):
+    """The beginning of a command line of tools/experiments.py with an experiment of its own."""
+    path = tmp_path / "pictures.flags"
+    path.write_text(
+        "# Claim: a small net learns.\n# Command: python tools/train.py --flagfile=FILE --source=folder:DIR\n"
+        "# Expected: none (made up)\n# Band: none\n# Data: pictures\n# Cost: two steps.\n"
+        "--flagfile=flags/cifar10_26.flags\n--batch_size=10\n--epochs=1\n--drop_epochs=\n--report_steps=1\n"
+    )
+    places = [f"--workdir={tmp_path / 'runs'}", f"--results={tmp_path / 'results'}", f"--source=folder:{pictures}"]
+    return [f"--flagfiles={path}", *places]
+
+
+@pytest.fixture
+def no_tensorflow(tmp_path):
+    """The environment of a process that cannot load TensorFlow."""
+    directory = tmp_path / "modules"
+    directory.mkdir()
+    (directory / "tensorflow.py").write_text("raise RuntimeError('TensorFlow was loaded')")
+    return {**os.environ, "PYTHONPATH": str(directory)}
+
+
+def test_experiments_run_once_and_end_in_a_table(experiment, no_tensorflow, tmp_path):
+    done = run("experiments", *experiment, "--seeds=0,1", f"--table={tmp_path / 'table.md'}")
+    assert done.returncode == 0, done.stderr
+    table = (tmp_path / "table.md").read_text()
+    assert table in done.stdout and "done (2 of 2 seeds)" in table and "pictures (20 train, 4 test)" in table
+    results = [json.loads((tmp_path / "results" / f"pictures-{seed}.json").read_text()) for seed in (0, 1)]
+    assert [result["step"] for result in results] == [2, 2]
+    assert results[0]["curve"]["train_loss"] != results[1]["curve"]["train_loss"]
+    figures = json.loads((tmp_path / "runs" / "pictures-1" / "train.json").read_text())
+    assert figures["evaluation"]["test"].pop("confusions") is not None
+    assert results[1]["errors"] == figures["evaluation"]
+
+    # Neither the finished run nor one that has only to be harvested loads TensorFlow.
+    (tmp_path / "results" / "pictures-0.json").unlink()
+    said = run("experiments", *experiment, "--seeds=0,1,2", "--list", env=no_tensorflow)
+    assert said.stdout.splitlines() == [
+        "pictures seed 0: finished",
+        "pictures seed 1: done",
+        "pictures seed 2: not run",
+    ]
+    again = run("experiments", *experiment, "--seeds=0,1", env=no_tensorflow)
+    assert again.returncode == 0 and table in again.stdout, again.stderr
+    assert json.loads((tmp_path / "results" / "pictures-0.json").read_text()) == results[0]
+    harvested = run(
+        "experiments", *experiment, "--seeds=0,1,2", "--harvest", "--index=1", "--count=2", env=no_tensorflow
+    )
+    assert harvested.returncode == 0 and "done (2 of 3 seeds)" in harvested.stdout, harvested.stderr
+    # Here training would, and says so.
+    failed = run("experiments", *experiment, "--seeds=1,2", env=no_tensorflow)
+    assert failed.returncode == 1
+    assert "seed 2 failed: RuntimeError: TensorFlow was loaded" in failed.stdout
+    last = failed.stderr.splitlines()[-1]
+    assert last == "experiments.py: Expected all 2 runs to end well. Received: 1 failed"
+
+
+def test_an_experiment_that_is_killed_goes_on(experiment, tmp_path):
+    arguments = [*experiment, "--epochs=60", "--checkpoint_steps=5"]
+    workdir = tmp_path / "runs" / "pictures-0"
+
+    def begin(steps):
+        begun = subprocess.Popen(
+            program("experiments", *arguments),
+            cwd=ROOT,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        deadline = time.monotonic() + 300
+        while steps_reported(workdir) < steps and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return begun
+
+    # Who asks this process alone to stop means what it runs, too.
+    asked = begin(10)
+    asked.send_signal(signal.SIGTERM)
+    said = asked.communicate(timeout=120)[1].splitlines()
+    assert asked.returncode == 143
+    assert re.match(r"train.py: stopped\b.*; the same command goes on", said[-2])
+    assert said[-1] == "experiments.py: stopped; the same command goes on"
+    stood = steps_reported(workdir)
+    # As a machine that goes down: with all that it runs.
+    killed = begin(stood + 10)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate(timeout=60)
+    assert stood + 10 <= steps_reported(workdir) < 120 and not (workdir / "train.json").exists()
+    assert run("experiments", *arguments, "--list").stdout == "pictures seed 0: begun\n"
+    done = run("experiments", *arguments)
+    assert done.returncode == 0 and "resumed from" in done.stdout, done.stderr
+    assert "| pictures, with checkpoint_steps=5, epochs=60.0 |" in done.stdout and "not as written" in done.stdout
+    result = json.loads((tmp_path / "results" / "pictures-0.json").read_text())
+    assert result["overrides"] == {"epochs": 60.0, "checkpoint_steps": 5}
+    assert result["images_seen"] == 1200 and result["curve"]["epoch"] == list(range(1, 61))
+
+
+@pytest.mark.parametrize(
+    "arguments, status, message",
+    [
+        (["--flagfiles="], 2, "Expected --flagfiles. Received: none"),
+        (["--workdir="], 2, "Expected --workdir. Received: none"),
+        (["--results="], 2, "Expected --results. Received: none"),
+        (["--learning_rat=1"], 2, "Unknown command line flag 'learning_rat'"),
+        (["surplus"], 2, "Expected flags only. Received: surplus"),
+        (["--count=0"], 2, "count"),
+        (["--index=2", "--count=2"], 1, "Expected index to be 0 to 1, below count. Received: 2"),
+        (["--seed=1"], 1, "Expected --seeds. Received: --seed=1"),
+        (["--seeds=one"], 1, "Expected seeds to be different whole numbers from 0, with commas between. Received: one"),
+        (["--threshold=60"], 2, "threshold"),
+        (
+            ["--list", "--table=table.md"],
+            1,
+            "Expected --list alone, which keeps and writes nothing",
+        ),
+        (["--table=tests"], 1, "Expected --table to be a file. Received: tests, a directory"),
+        (["--flagfiles=/nowhere/x.flags"], 1, "/nowhere/x.flags"),
+        (["--batch_size=0"], 1, "pictures.flags: Expected batch_size to be 1 to 65536. Received: 0"),
+        (["--results=README.md"], 1, "Expected --results to be where files can be written. Received: README.md"),
+    ],
+)
+def test_bad_input_to_experiments_gets_one_line(experiment, arguments, status, message, tmp_path):
+    done = forks.run("experiments", *experiment, *arguments)
+    assert done.returncode == status
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert not (tmp_path / "results").exists()

@@ -1,0 +1,38 @@
+"""An experiment, a variant of it, places for both, and the command that trains them."""
+
+import sys
+
+import pytest
+import small_experiments as small
+
+from alexnet_tf.experiments import plan
+
+
+@pytest.fixture
+def flagfile(tmp_path):
+    path = tmp_path / "small.flags"
+    path.write_text(small.HEADER + small.FLAGS)
+    return path
+
+
+@pytest.fixture
+def variant(tmp_path, flagfile):
+    path = tmp_path / "variant.flags"
+    header = small.HEADER.replace("# Data", "# Base: small\n# Changes: epochs, dropout\n# Data")
+    path.write_text(f"{header}--flagfile={flagfile}\n--epochs=2\n--dropout=0.2\n")
+    return path
+
+
+@pytest.fixture
+def places(tmp_path):
+    places = plan.Places(str(tmp_path / "runs"), str(tmp_path / "results"))
+    plan.check_places(places)
+    return places
+
+
+@pytest.fixture
+def trainer(tmp_path):
+    """The command line of `small.TRAINER`."""
+    path = tmp_path / "trainer.py"
+    path.write_text(f"ROOT, LOG = {str(small.ROOT)!r}, {str(tmp_path / 'calls')!r}\n{small.TRAINER}")
+    return [sys.executable, str(path)]

@@ -1,0 +1,143 @@
+"""Processes that begin with TensorFlow loaded, so that a test may start, and kill, many of them."""
+
+import atexit
+import functools
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+_SERVER = """
+import json, os, runpy, signal, sys
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+import alexnet_tf.runs.train
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+print("ready", flush=True)
+for line in sys.stdin:
+    order = json.loads(line)
+    # TensorFlow is loaded and has calculated nothing yet: so long it may be forked.
+    child = os.fork()
+    if child:
+        print(child, flush=True)
+        continue
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for number, name in ((1, order["output"]), (2, order["errors"])):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    os.chdir(order["directory"])
+    sys.argv = [order["tool"], *order["arguments"]]
+    sys.path.insert(0, os.path.dirname(order["tool"]))
+    status = 0
+    try:
+        runpy.run_path(order["tool"], run_name="__main__")
+    except SystemExit as error:
+        status = error.code or 0
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with open(order["output"] + ".part", "w") as ended:
+        ended.write(str(status))
+    os.replace(order["output"] + ".part", order["output"] + ".status")
+    os._exit(status)
+"""
+
+
+class Server:
+    """A process that forks; each fork runs a program of tools/ from its beginning."""
+
+    def __init__(self):
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+        )
+        if self._process.stdout.readline() != "ready\n":
+            raise RuntimeError("Expected a process that forks. Received: none")
+
+    def start(self, tool, output, *arguments, errors=None, directory=ROOT):
+        """Starts a program.
+
+        Args:
+          tool: its name, such as "train".
+          output: the file for what it says, written anew.
+          *arguments: of its command line.
+          errors: another file for what goes to standard error; None for the same one.
+          directory: where it starts.
+
+        Returns:
+          A `Child`.
+        """
+        output = os.path.abspath(output)
+        errors = os.path.abspath(errors or output)
+        for old in (output, errors, f"{output}.status"):
+            pathlib.Path(old).unlink(missing_ok=True)
+        order = {"tool": str(ROOT / "tools" / f"{tool}.py"), "arguments": [str(each) for each in arguments]}
+        order |= {"output": output, "errors": errors, "directory": str(directory)}
+        self._process.stdin.write(f"{json.dumps(order)}\n")
+        self._process.stdin.flush()
+        return Child(int(self._process.stdout.readline()), output)
+
+    def close(self):
+        self._process.stdin.close()
+        self._process.wait(timeout=60)
+        self._process.stdout.close()
+
+
+class Child:
+    """A process that was forked; what it says is in a file."""
+
+    def __init__(self, pid, output):
+        self.pid = pid
+        self._output = output
+        self.status = None  # None while it runs, and of one that was killed
+
+    def is_alive(self):
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def kill(self, number=signal.SIGKILL):
+        try:
+            os.kill(self.pid, number)
+        except ProcessLookupError:
+            pass
+
+    def wait(self, timeout=600):
+        """Waits for the end; returns the status."""
+        deadline = time.monotonic() + timeout
+        while self.is_alive():
+            if time.monotonic() > deadline:
+                self.kill()
+                raise TimeoutError(f"Expected an end. Received: none within {timeout} s\n{self.said()}")
+            time.sleep(0.01)
+        if os.path.exists(self._output + ".status"):
+            with open(self._output + ".status") as file:
+                self.status = int(file.read())
+        return self.status
+
+    def said(self):
+        return pathlib.Path(self._output).read_text() if os.path.exists(self._output) else ""
+
+
+@functools.lru_cache(maxsize=1)
+def server():
+    """The server of this test process, which ends with it."""
+    started = Server()
+    atexit.register(started.close)
+    return started
+
+
+def run(tool, *arguments, directory=ROOT):
+    """Runs a program of tools/ to its end; a ``subprocess.CompletedProcess`` with both texts."""
+    with tempfile.TemporaryDirectory() as scratch:
+        output, errors = (os.path.join(scratch, name) for name in ("output", "errors"))
+        status = server().start(tool, output, *arguments, errors=errors, directory=directory).wait()
+        texts = [pathlib.Path(path).read_text(encoding="utf-8") for path in (output, errors)]
+    return subprocess.CompletedProcess([tool, *arguments], status, *texts)

@@ -1,0 +1,120 @@
+"""A flagfile of a small net, a program that does as if it trained it, and what a run leaves behind."""
+
+import json
+import pathlib
+
+from alexnet_tf.experiments import runner
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+HEADER = """\
+# Claim: a small net
+#   learns.
+# Command: python tools/train.py --flagfile=flags/small.flags --source=folder:DIR --workdir=DIR
+# Expected: 30 / 10
+# Band: 5 / 2
+# Data: pictures
+# Views: centre
+# Cost: a second.
+"""
+FLAGS = """\
+--network=cifar10_26
+--recipe=original
+--image_size=32
+--crop_size=32
+--schedule=linear
+--batch_size=10
+--epochs=4
+"""
+
+# Does to a work directory what tools/train.py does, at once. Seed 6 stops, 7 fails, 8 is killed, 9 hangs.
+TRAINER = """
+import json, os, pathlib, signal, sys, time
+from absl import flags
+sys.path[:0] = [ROOT, ROOT + "/tests/helpers"]
+from alexnet_tf import config as configuration
+import small_experiments
+configuration.define_flags(flags.FLAGS)
+flags.DEFINE_string("workdir", "", "")
+flags.FLAGS(sys.argv)
+config = configuration.from_flags(flags.FLAGS)
+with open(LOG, "a") as file:
+    file.write(json.dumps(sys.argv[1:]) + "\\n")
+if config.seed == 6:
+    os.mkdir(flags.FLAGS.workdir)
+    print("train.py: stopped at step 5", file=sys.stderr)
+    sys.exit(143)
+if config.seed == 7:
+    sys.exit("a first line\\ntrain.py: Expected luck. Received: none")
+if config.seed == 8:
+    os.kill(os.getpid(), signal.SIGKILL)
+if config.seed == 9:
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+small_experiments.leave_run(pathlib.Path(flags.FLAGS.workdir), config)
+"""
+
+
+def leave_run(workdir, config, *, top1=0.25, top5=0.1, epochs=None, tested=20):
+    """Writes what a run of 100 training images leaves behind: two reports an epoch, the error falling by a tenth."""
+    config = config.resolved()
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / "config.flags").write_text(config.to_flagfile())
+    steps_per_epoch = 100 // config.batch_size
+    done = round(config.epochs if epochs is None else epochs)
+    with open(workdir / "metrics.jsonl", "w") as file:
+        for epoch in range(1, done + 1):
+            step = epoch * steps_per_epoch
+            # 80 images at 100 a second, 20 at 10 a second; the mean error is 0.9 - 0.1 * epoch.
+            for examples, speed, at, error in (80, 100.0, step - 2, -0.02), (20, 10.0, step, 0.08):
+                record = {
+                    "kind": "train",
+                    "step": at,
+                    "epoch": at / steps_per_epoch,
+                    "train_loss": 2 - 0.1 * epoch + error,
+                    "train_error": max(0, 0.9 - 0.1 * epoch + error),
+                    "examples": examples,
+                    "images_per_second": speed,
+                    "epoch_ended": at == step,
+                }
+                file.write(json.dumps(record) + "\n")
+            record = {"kind": "validation", "step": step, "epoch": epoch, "num_examples": 20, "top1_error": 1 / epoch}
+            file.write(json.dumps(record) + "\n")
+    views = {"num_examples": tested, "loss": 1.0, "top1_error": top1, "top5_error": top5}
+    section = {
+        "majority_error": 0.9,
+        "centre_crop": views,
+        "ten_views": {**views, "top1_error": top1 - 0.05},
+        "confusions": [["cat", "dog", 3, 0.5]],
+    }
+    if done == config.epochs:
+        figures = {"step": done * steps_per_epoch, "checkpoint": f"{workdir}/ckpt", "evaluation": {"test": section}}
+        (workdir / "train.json").write_text(json.dumps(figures))
+
+
+def calls(tmp_path):
+    """The command lines that the trainer was given."""
+    path = tmp_path / "calls"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def statuses(standings):
+    return [str(each) for each in standings]
+
+
+def run_quietly(runs, places, trainer, **options):
+    return runner.run_all(runs, places, trainer, tell=lambda line: None, **options)
+
+
+def leave_results(places, runs, errors):
+    """Harvests runs with these top-1 and top-5 errors."""
+    for run, (top1, top5) in zip(runs, errors):
+        leave_run(pathlib.Path(places.of_run(run)), run.config, top1=top1, top5=top5)
+    return runner.harvest_all(runs, places)
+
+
+def cells(table, name):
+    """The row of an experiment, by column."""
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines() if line[:1] == "|"]
+    (row,) = [row for row in rows if row[0] == name]
+    return dict(zip(rows[0], row))

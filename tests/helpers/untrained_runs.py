@@ -1,0 +1,30 @@
+"""Work directories as training leaves them, of networks that were never trained."""
+
+import dataclasses
+import os
+import pathlib
+
+import numpy as np
+
+from alexnet_tf import config as configuration
+from alexnet_tf.data import statistics
+from alexnet_tf.runs import builders
+
+CLASS_NAMES = ["defective", "sound"]
+# He's start makes a network whose answers differ from picture to picture without any training.
+CONFIG = configuration.Config(initialization="he", input_scale=0.02, seed=3, source="elpv").resolved()
+SMALL = dataclasses.replace(CONFIG, network="cifar10_18", image_size=36, crop_size=32)
+
+
+def make_run(workdir, config, class_names=CLASS_NAMES, step=7):
+    """A work directory as training leaves it."""
+    pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
+    (pathlib.Path(workdir) / "config.flags").write_text(config.to_flagfile())
+    generator = np.random.default_rng(1)
+    mean_image = generator.uniform(60, 140, [config.image_size, config.image_size, 3]).astype(np.float32)
+    facts = statistics.Statistics(mean_image, np.eye(3, dtype=np.float32), np.ones(3, np.float32), 123)
+    statistics.save(facts, os.path.join(workdir, "statistics.npz"))
+    model = builders.build_model(config, len(class_names))
+    schedule = builders.build_schedule(config)
+    builders.build_checkpoints(config, model, None, schedule, class_names, workdir).save(step)
+    return str(workdir)

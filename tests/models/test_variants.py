@@ -1,0 +1,370 @@
+"""The paper's experiments: each variant of the network against a second implementation and written-out arithmetic.
+
+Each is built at full size for its parameters and logits; and small, from its configuration, to take a step on one
+device and on two.
+"""
+
+import functools
+import gc
+import json
+import math
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import pytest
+import reference_network
+import tensorflow as tf
+
+from alexnet_tf import config as configuration
+from alexnet_tf.data import statistics
+from alexnet_tf.models.alexnet import AlexNet
+from alexnet_tf.profiling import placement_report
+from alexnet_tf.runs import builders
+
+DEVICES = ("/CPU:0", "/CPU:1")
+
+# Towers, inputs of a unit and units a tower, of each layer; every unit has a bias.
+TWO = {
+    "conv1": (2, 11 * 11 * 3, 48),
+    "conv2": (2, 5 * 5 * 48, 128),
+    "conv3": (2, 3 * 3 * 256, 192),
+    "conv4": (2, 3 * 3 * 192, 192),
+    "conv5": (2, 3 * 3 * 192, 128),
+    "fc6": (2, 6 * 6 * 256, 2048),
+    "fc7": (2, 4096, 2048),
+    "fc8": (1, 4096, 1000),
+}
+ONE = {
+    "conv1": (1, 11 * 11 * 3, 96),
+    "conv2": (1, 5 * 5 * 96, 256),
+    "conv3": (1, 3 * 3 * 256, 384),
+    "conv4": (1, 3 * 3 * 384, 384),
+    "conv5": (1, 3 * 3 * 384, 256),
+    "fc6": (1, 6 * 6 * 256, 4096),
+    "fc7": (1, 4096, 4096),
+    "fc8": (1, 4096, 1000),
+}
+# One tower alone: what reads both reads half as much, but for the wide last three layers.
+HALF = {
+    "conv1": (1, 11 * 11 * 3, 48),
+    "conv2": (1, 5 * 5 * 48, 128),
+    "conv3": (1, 3 * 3 * 128, 192),
+    "conv4": (1, 3 * 3 * 192, 192),
+    "conv5": (1, 3 * 3 * 192, 256),
+    "fc6": (1, 6 * 6 * 256, 4096),
+    "fc7": (1, 4096, 4096),
+    "fc8": (1, 4096, 1000),
+}
+# Each tower reads its own maps alone; conv2 and fc6 are wider for that.
+FC8 = {
+    "conv2": (2, 5 * 5 * 48, 160),
+    "conv3": (2, 3 * 3 * 160, 192),
+    "fc6": (2, 6 * 6 * 128, 4096),
+    "fc7": (2, 4096, 2048),
+}
+CONV6 = (2, 3 * 3 * 256, 128)
+# What one tower sends to the other before layers 3, 6 and 7, for both directions and for their gradients.
+MEETINGS = (13 * 13 * 128, 6 * 6 * 128, 2048)
+
+
+class Case(NamedTuple):
+    """A variant, and what is to come of it at full size."""
+
+    recipe: str
+    arguments: dict
+    # Changes to the layers of `TWO` (or all of others); None for one that is not there.
+    layers: dict = {}
+    # Values that a normalisation learns or keeps for each map, 2 or 4.
+    normalization: int = 0
+    parameters: int | None = None  # where a source or an article says it
+    num_classes: int = 1000
+
+
+CASES = {
+    "paper": Case("paper", {}, parameters=60_965_224),
+    "one tower": Case("paper", {"towers": "one"}, ONE, parameters=62_378_344),
+    "half": Case("original", {"towers": "half"}, HALF, parameters=59_798_312),
+    "fc8": Case("original", {"communication": "fc8"}, FC8, parameters=60_714_408),
+    "tanh": Case("paper", {"activation": "tanh"}),
+    "tanh, original": Case("original", {"activation": "tanh"}),
+    "first": Case("paper", {"normalization": "first"}),
+    "first, original": Case("original", {"normalization": "first"}),
+    "none": Case("original", {"normalization": "none"}),
+    "batch": Case("paper", {"normalization": "batch"}, normalization=4),
+    "batch, original": Case("original", {"normalization": "batch"}, normalization=4),
+    "group": Case("paper", {"normalization": "group"}, normalization=2),
+    "layer, original": Case("original", {"normalization": "layer"}, normalization=2),
+    "nonoverlapping": Case("original", {"pooling": "nonoverlapping"}),
+    # Without a layer, the next one reads what it would have read.
+    "without conv3": Case("paper", {"left_out": "conv3"}, {"conv3": None, "conv4": (2, 3 * 3 * 256, 192)}),
+    "without conv4": Case("original", {"left_out": "conv4"}, {"conv4": None}),
+    "without conv5": Case("original", {"left_out": "conv5"}, {"conv5": None, "fc6": (2, 6 * 6 * 384, 2048)}),
+    "sixth convolution": Case("original", {"sixth_convolution": True}, {"conv6": (2, 3 * 3 * 256, 128)}),
+    "bottleneck": Case("paper", {"bottleneck": 2048}, {"bottleneck": (2, 4096, 1024), "fc8": (1, 2048, 1000)}),
+    # Of 2011's ImageNet, whose every label has a class.
+    "six_conv_2011": Case(
+        "original",
+        {"sixth_convolution": True, "bottleneck": 2048},
+        {"conv6": (2, 3 * 3 * 256, 128), "bottleneck": (2, 4096, 1024), "fc8": (1, 2048, 21_843)},
+        num_classes=21_843,
+    ),
+    "two towers, much": Case(
+        "paper",
+        {
+            "communication": "fc8",
+            "normalization": "group",
+            "pooling": "nonoverlapping",
+            "sixth_convolution": True,
+            "bottleneck": 100,
+        },
+        FC8 | {"conv6": (2, 3 * 3 * 128, 128), "bottleneck": (2, 2048, 50), "fc8": (1, 100, 1000)},
+        normalization=2,
+    ),
+    "one tower, much": Case(
+        "original",
+        {
+            "towers": "one",
+            "activation": "tanh",
+            "normalization": "batch",
+            "left_out": "conv3",
+            "sixth_convolution": True,
+            "bottleneck": 100,
+        },
+        ONE
+        | {
+            "conv3": None,
+            "conv4": (1, 3 * 3 * 256, 384),
+            "conv6": (1, 3 * 3 * 256, 256),
+            "bottleneck": (1, 4096, 100),
+            "fc8": (1, 100, 1000),
+        },
+        normalization=4,
+    ),
+}
+# What tower b of the small network sends before layers 3, 6 and 7, and before fc8; tower a sends the first three, too.
+SMALL_MEETINGS = (7 * 7 * 32, 3 * 3 * 32, 256)
+SMALL_CROSSINGS = {
+    "tanh": (SMALL_MEETINGS, 256),
+    "batch, original": (SMALL_MEETINGS, 256),
+    "group": (SMALL_MEETINGS, 256),
+    "layer, original": (SMALL_MEETINGS, 256),
+    "sixth convolution": ((*SMALL_MEETINGS, 3 * 3 * 32), 256),
+    "bottleneck": ((*SMALL_MEETINGS, 256), 1024),
+    "fc8": ((), 256),
+    "two towers, much": ((), 50),
+}
+
+
+def units_of(case):
+    """Inputs of a unit and units of each layer, by the name it has in the package."""
+    layers = {}
+    for name, layer in (TWO | case.layers).items():
+        if layer:
+            towers, inputs, units = layer
+            layers |= {f"{name}{tower}": (inputs, units) for tower in (("_a", "_b") if towers == 2 else ("",))}
+    return layers
+
+
+def set_large_weights(model, activation="relu"):
+    """Gives a network large weights and returns them, as `reference_network` takes them."""
+    layers = [layer for layer in model.layers if layer.get_weights()]
+    shapes = {layer.name: tuple(layer.kernel.shape) for layer in layers if hasattr(layer, "kernel")}
+    weights = reference_network.large_weights(shapes, 1, activation)
+    for seed, layer in enumerate(layers):
+        if layer.name not in shapes:
+            channels, count = layer.output.shape[-1], len(layer.get_weights())
+            weights[layer.name] = reference_network.large_normalization(channels, count, seed, activation)
+        layer.set_weights(weights[layer.name])
+    return weights
+
+
+def assert_logits_agree(received, weights, images, case):
+    expected = reference_network.forward(weights, images, case.recipe, **case.arguments)["fc8"]
+    assert np.max(np.abs(received - expected)) < 1e-4 * np.std(expected)
+
+
+@pytest.fixture
+def freed():
+    """Networks refer to themselves: at full size they are not left to pile up."""
+    yield
+    gc.collect()
+
+
+# One recipe of each is enough here: small, those that matter in both are compared in both.
+@pytest.mark.parametrize("name", sorted(CASES.keys() - {"tanh, original", "first, original", "batch, original"}))
+def test_full_size(name, freed):
+    """Parameters, written out layer by layer, and logits."""
+    case = CASES[name]
+    # On a CPU TensorFlow adds up the 48,400 values of a group one by one, which in float32 costs more than 1e-4.
+    dtype = "float64" if case.arguments.get("normalization") == "group" else "float32"
+    # Compiled, the normalisations are the same (test_layers, test_model), and each takes a while to compile.
+    model = AlexNet(case.num_classes, case.recipe, dtype=dtype, jit_compile=False, **case.arguments)
+    expected = {layer: inputs * units + units for layer, (inputs, units) in units_of(case).items()}
+    if case.normalization:
+        convolutions = {layer: units for layer, (_, units) in units_of(case).items() if layer[:5] in ("conv1", "conv2")}
+        expected |= {f"norm{layer[4:]}": case.normalization * maps for layer, maps in convolutions.items()}
+    assert {layer.name: layer.count_params() for layer in model.layers if layer.count_params()} == expected
+    assert model.count_params() == sum(expected.values())
+    assert case.parameters in (None, model.count_params())
+
+    weights = set_large_weights(model, case.arguments.get("activation", "relu"))
+    images = reference_network.random_images(1, seed=2)
+    assert_logits_agree(model(images).numpy(), weights, images, case)
+
+
+CROPS = np.random.default_rng(3).integers(0, 256, [2, 32, 32, 3], dtype=np.uint8)
+
+
+class Small:
+    """A variant for images of 32 x 32, from its configuration: its logits, and what one step made of it.
+
+    The step is without momentum and decay and at rate 1: after it the velocities are the gradients with their sign
+    turned.
+    """
+
+    def __init__(self, name, devices=()):
+        self.case = CASES[name]
+        config = configuration.Config(
+            **self.case.arguments,
+            recipe=self.case.recipe,
+            devices=devices,
+            image_size=32,
+            crop_size=32,
+            batch_size=2,
+            momentum=0.0,
+            weight_decay=0.0,
+            bias_weight_decay=0.0,
+            input_divisor=1.0,
+            seed=3,
+        ).resolved()
+        model = builders.build_model(config, 20, jit_compile=False)
+        self.weights = set_large_weights(model, config.activation)
+        self.images = reference_network.random_images(2, seed=2, size=32)
+        self.logits = model(self.images).numpy()
+
+        mean = np.full([32, 32, 3], 127.5, np.float32)
+        facts = statistics.Statistics(mean, np.eye(3, dtype=np.float32), np.ones(3, np.float32), 0)
+        trainer = builders.build_trainer(config, model, facts)
+        batch = {
+            "crops": tf.constant(CROPS),
+            "offsets": tf.zeros([2, 2], tf.int32),
+            "flips": tf.zeros([2, 2], tf.bool),
+            "labels": tf.constant([1, 2], tf.int64),
+            "noise": tf.zeros([2, 3]),
+        }
+        rates = tf.ones(builders.initial_rates(config).shape)
+        before = {variable.path: variable.numpy() for variable in model.trainable_variables}
+        if devices:
+            self.account = placement_report.account(trainer.step, batch, rates)
+        else:
+            self.loss = trainer.step(batch, rates).loss.numpy()
+        self.gradients = {path: -value.numpy() for path, value in zip(before, trainer.optimizer.velocities)}
+        self.after = {variable.path: variable.numpy() for variable in model.variables}
+        self.changes = {path: self.after[path] - value for path, value in before.items()}
+
+
+# Networks of a few megabytes: kept for the tests that compare them.
+small = functools.cache(Small)
+
+
+# "six_conv_2011" is two of the others at once.
+@pytest.mark.parametrize("name", [name for name in CASES if name != "six_conv_2011"])
+def test_small(name):
+    """Logits; and a step reaches every variable."""
+    network = small(name)
+    assert_logits_agree(network.logits, network.weights, network.images, network.case)
+    assert 0 < network.loss < np.inf
+    for path, change in network.changes.items():
+        assert np.all(np.isfinite(change)) and np.any(change), path
+
+
+@pytest.mark.parametrize("name", SMALL_CROSSINGS)
+def test_two_devices_give_the_same(name):
+    one, two = small(name), small(name, DEVICES)
+    # As in test_placement: the same kernels on the same numbers, and the same draws of dropout.
+    np.testing.assert_allclose(two.logits, one.logits, rtol=0, atol=1e-6 * np.max(np.abs(one.logits)))
+    for received, expected in ((two.gradients, one.gradients), (two.after, one.after)):
+        assert list(received) == list(expected)
+        for path, value in expected.items():
+            atol = 1e-6 * np.max(np.abs(value))
+            np.testing.assert_allclose(received[path], value, rtol=0, atol=atol, err_msg=path)
+
+
+@pytest.mark.parametrize("name", SMALL_CROSSINGS)
+def test_activities_cross_where_the_towers_meet_and_nothing_else_does(name):
+    """What crosses has a gradient that crosses back."""
+    meetings, last = SMALL_CROSSINGS[name]
+    found = small(name, DEVICES).account
+    crossed = [each for each in found.crossings if not each.is_input]
+    expected = [elements for elements in meetings for _ in range(4)] + [last] * 2
+    assert sorted(math.prod(each.shape) for each in crossed) == sorted(2 * each for each in expected)
+    assert {each.name for each in found.crossings if each.is_input} == {"prepare/PartitionedCall", "learning_rates"}
+    layers = {each.layer: each.device for each in found.operations if each.flops}
+    assert layers == {layer: "CPU:1" if layer.endswith("_b") else "CPU:0" for layer in units_of(CASES[name])}
+
+
+def test_towers_that_meet_at_fc8_exchange_nothing_else(tmp_path, freed):
+    """At full size: the batch goes to the second device, fc7's outputs come back, and their gradients return."""
+    config = configuration.Config(communication="fc8", devices=DEVICES, batch_size=2)
+    builders.placement_account(config, 1000, str(tmp_path / "account.json"))
+    crossings = json.loads((tmp_path / "account.json").read_text())["crossings"]
+    received = {(each["is_input"], each["source"], each["destination"], *each["shape"]) for each in crossings}
+    assert received == {
+        (True, "CPU:0", "CPU:1", 2, 224, 224, 3),
+        (True, "CPU:0", "CPU:1", 6),  # learning rates
+        (False, "CPU:1", "CPU:0", 2, 2048),
+        (False, "CPU:0", "CPU:1", 2, 2048),
+    }
+    assert len(crossings) == len(received)
+
+
+@pytest.mark.parametrize("devices", [(), DEVICES])
+def test_batch_normalization_keeps_averages_of_its_inputs(devices):
+    network = small("batch, original", devices)
+    images = reference_network.pad(CROPS.astype(np.float64) - 127.5, 2, 2)
+    for tower in "ab":
+        outputs = reference_network.convolution(images, *network.weights[f"conv1_{tower}"])
+        _, _, mean, variance = network.weights[f"norm1_{tower}"]
+        expected = 0.99 * mean + 0.01 * outputs.mean(axis=(0, 1, 2))
+        received = network.after[f"norm1_{tower}/moving_mean"]
+        np.testing.assert_allclose(received, expected, rtol=0, atol=1e-6 * np.max(np.abs(expected)))
+        expected = 0.99 * variance + 0.01 * outputs.var(axis=(0, 1, 2))
+        np.testing.assert_allclose(network.after[f"norm1_{tower}/moving_variance"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("recipe, deviation", [("paper", 0.01), ("original", 0.03)])
+def test_new_layers_start_as_described(recipe, deviation):
+    """Conv6 as the other middle layers of the recipe, the bottleneck as a fully connected one; both towers apart."""
+    model = AlexNet(2, recipe, sixth_convolution=True, bottleneck=1024, image_size=32, seed=1)
+    for name, expected, start in (("conv6", deviation, 1), ("bottleneck", 0.01, 0)):
+        kernels = []
+        for tower in "ab":
+            kernel, bias = model.get_layer(f"{name}_{tower}").get_weights()
+            kernels.append(kernel.ravel())
+            # Five standard errors.
+            assert abs(kernel.std(dtype=np.float64) / expected - 1) < 5 / np.sqrt(2 * kernel.size), name
+            np.testing.assert_array_equal(bias, start, err_msg=name)
+        assert abs(np.corrcoef(*kernels)[0, 1]) < 5 / np.sqrt(kernels[0].size), name
+
+
+NOT_DEFAULT = [
+    {"towers": "half", "normalization": "layer", "left_out": "conv4"},
+    {"towers": "one", "activation": "tanh", "pooling": "nonoverlapping", "initialization": "he"},
+    {"communication": "fc8", "normalization": "group", "bottleneck": 64, "devices": list(DEVICES)},
+    {"normalization": "batch", "sixth_convolution": True, "dtype": "mixed_bfloat16"},
+]
+
+
+@pytest.mark.parametrize("arguments", NOT_DEFAULT, ids=" ".join)
+def test_configuration_goes_there_and_back(arguments):
+    model = AlexNet(5, "original", seed=7, image_size=32, **arguments)
+    text = json.dumps(keras.saving.serialize_keras_object(model))
+    copy = keras.saving.deserialize_keras_object(json.loads(text))
+    received = copy.get_config()
+    assert received == model.get_config()
+    assert {name: received[name] for name in arguments} == arguments
+    assert [layer.get_config() for layer in copy.layers] == [layer.get_config() for layer in model.layers]
+    assert [variable.path for variable in copy.variables] == [variable.path for variable in model.variables]
+    for received, expected in zip(copy.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(received, expected)

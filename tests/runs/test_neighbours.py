@@ -1,0 +1,306 @@
+"""From a run to the images that it takes for the nearest: asked by number and by file, of data prepared or not."""
+
+import dataclasses
+import importlib.util
+import json
+import pathlib
+
+import forks
+import numpy as np
+import pytest
+import tensorflow as tf
+import untrained_runs
+from PIL import Image
+
+from alexnet_tf.data import prepare
+from alexnet_tf.data import sources
+from alexnet_tf.evaluation import feature_index
+from alexnet_tf.reporting import figures
+from alexnet_tf.runs import export
+from alexnet_tf.runs import neighbours
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+# Nothing is held out.
+ALL_TRAIN = {"validation_fraction": 0.0, "schedule": "linear"}
+CLASS_NAMES = ["apple", "pear", "plum"]
+TRAIN, TEST = 24, 6
+UNREADABLE = "train/pear/10.png"
+needs_matplotlib = pytest.mark.skipif(
+    not importlib.util.find_spec("matplotlib"), reason="needs matplotlib: pip install -e '.[figures]'"
+)
+
+
+def picture(seed, size=(44, 50)):
+    coarse = np.random.default_rng(seed).integers(0, 256, [5, 6, 3], dtype=np.uint8)
+    return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Photographs of three classes, one of which cannot be read."""
+    root = tmp_path_factory.mktemp("photographs")
+    for split, count in (("train", TRAIN), ("test", TEST)):
+        for number in range(count):
+            path = root / split / CLASS_NAMES[number % 3] / f"{number:02}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture(number + 100 * (split == "test")).save(path)
+    (root / UNREADABLE).write_bytes((root / UNREADABLE).read_bytes()[:200])
+    return root
+
+
+@pytest.fixture
+def run(folder, tmp_path):
+    return make_run(folder, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def same_run(folder, tmp_path_factory):
+    """For tests that leave it as it is, but for the index of its training images."""
+    return make_run(folder, tmp_path_factory.mktemp("runs") / "same")
+
+
+def make_run(folder, workdir, **changes):
+    # Without response normalisation, whose compilation is most of what these tests would take.
+    config = dataclasses.replace(
+        untrained_runs.SMALL, source=f"folder:{folder}", **{"normalization": "none", **ALL_TRAIN, **changes}
+    )
+    return untrained_runs.make_run(workdir, config, CLASS_NAMES)
+
+
+def stored(index):
+    return np.asarray(index.features, np.float64)
+
+
+def test_features_are_those_that_an_export_answers(folder, tmp_path):
+    run = make_run(folder, tmp_path / "run", normalization="response")
+    index = neighbours.index_run(run, dtype="float32")
+    served = tf.saved_model.load(export.export_run(run, tmp_path / "served")).signatures["features"]
+    contents = [pathlib.Path(name).read_bytes() for name in index.images.names]
+    expected = served(image_bytes=tf.constant(contents))["features"].numpy()
+    assert expected.std() > 0.01
+    np.testing.assert_allclose(index.features, expected, rtol=1e-4, atol=1e-5)
+    half = neighbours.index_run(run, index_dir=tmp_path / "half")
+    assert half.features.dtype == np.float16
+    np.testing.assert_allclose(half.features, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_an_index_names_what_could_be_read(run, folder, capsys):
+    index = neighbours.index_run(run)
+    assert index.directory == pathlib.Path(run, "neighbours", "train")
+    assert len(index) == TRAIN - 1
+    # In the order of the folder: class by class.
+    paths = sorted((folder / "train").glob("*/*.png"))
+    places = [place for place, path in enumerate(paths) if path != folder / UNREADABLE]
+    np.testing.assert_array_equal(index.images.places, places)
+    assert index.images.names == [str(paths[place]) for place in places]
+    names = [index.class_names[label] for label in index.images.labels]
+    assert names == [paths[place].parent.name for place in places]
+    said = capsys.readouterr().out
+    assert "warning: 1 train files could not be read" in said and "23 train images" in said
+    assert index.facts["step"] == 7 and index.facts["split"] == "train"
+
+
+def test_answers_are_the_nearest_by_their_features(same_run, folder):
+    answers = neighbours.query(same_run, neighbours.Queries(indices=(0, 5)), k=4, dtype="float32")
+    train = neighbours.index_run(same_run)
+    test = neighbours.index_run(same_run, "test", dtype="float32")
+    for place, answer in zip((0, 5), answers["queries"]):
+        distances = np.linalg.norm(stored(train) - stored(test)[place], axis=1)
+        nearest = np.argsort(distances, kind="stable")[:4]
+        near = answer["neighbours"]
+        assert [each["index"] for each in near] == train.images.places[nearest].tolist()
+        assert [each["name"] for each in near] == [train.images.names[number] for number in nearest]
+        assert [each["class"] for each in near] == [CLASS_NAMES[train.images.labels[number]] for number in nearest]
+        np.testing.assert_allclose([each["distance"] for each in near], distances[nearest], rtol=1e-4)
+        assert answer["index"] == place and answer["split"] == "test" and answer["left_out"] is None
+        assert answer["class"] == pathlib.Path(answer["name"]).parent.name
+
+
+def test_an_image_of_the_index_is_not_its_own_neighbour(same_run, folder):
+    by_index = neighbours.query(same_run, neighbours.Queries(split="train", indices=(3,)), k=TRAIN - 2)["queries"][0]
+    assert 3 not in [each["index"] for each in by_index["neighbours"]]
+    by_path = neighbours.query(same_run, neighbours.Queries((by_index["name"],)), k=TRAIN - 2)["queries"][0]
+    assert by_path["neighbours"] == by_index["neighbours"]
+    assert by_path["left_out"] == by_index["left_out"] == by_index["name"]
+    assert by_path["class"] is None and by_index["class"] == "apple"
+
+
+def test_a_copy_of_an_image_has_it_as_the_nearest(same_run, folder, tmp_path):
+    picture(4).save(tmp_path / "copy.png")
+    (answer,) = neighbours.query(same_run, neighbours.Queries((str(tmp_path / "copy.png"),)), dtype="float32")[
+        "queries"
+    ]
+    assert answer["neighbours"][0]["name"] == str(folder / "train" / "pear" / "04.png")
+    assert answer["neighbours"][0]["distance"] < 1e-3 * answer["neighbours"][1]["distance"]
+
+
+def test_an_index_is_made_once_for_each_checkpoint(run, folder, capsys):
+    features = neighbours.index_run(run).directory / "features.npy"
+    before = features.stat().st_mtime_ns
+    capsys.readouterr()
+    neighbours.index_run(run)
+    assert features.stat().st_mtime_ns == before and not capsys.readouterr().out
+    # The same step of another training.
+    make_run(folder, run, seed=9)
+    neighbours.index_run(run)
+    assert "is of ckpt-7, now there is ckpt-7" in capsys.readouterr().out
+    assert neighbours.index_run(run, dtype="float32").features.dtype == np.float32
+    assert "is in float16" in capsys.readouterr().out
+    assert neighbours.index_run(run).features.dtype == np.float32
+
+
+def test_an_index_of_other_images_is_made_anew(run, folder, tmp_path, capsys):
+    neighbours.index_run(run)
+    other = tmp_path / "other"
+    for number in range(6):
+        (other / "train" / CLASS_NAMES[number % 3]).mkdir(parents=True, exist_ok=True)
+        picture(number).save(other / "train" / CLASS_NAMES[number % 3] / f"{number}.png")
+    assert len(neighbours.index_run(run, source=f"folder:{other}")) == 6
+    assert "is of other images" in capsys.readouterr().out
+
+
+def test_an_index_of_something_else_stays(run, folder, tmp_path):
+    directory = tmp_path / "index"
+    neighbours.index_run(run, index_dir=directory)
+    other = make_run(folder, tmp_path / "other", seed=9)
+    with pytest.raises(ValueError, match=f"^Expected the index in .* of train images by {other}. Received: one of tr"):
+        neighbours.index_run(other, index_dir=directory)
+    with pytest.raises(ValueError, match="to be of test images by .* Received: one of train images"):
+        neighbours.index_run(run, "test", index_dir=directory)
+    (directory / "images.json").write_text("{")
+    with pytest.raises(ValueError, match="^Expected JSON in .*images.json. Received: "):
+        neighbours.index_run(run, index_dir=directory)
+
+
+@pytest.mark.parametrize("storage", prepare.STORAGES)
+def test_prepared_data_can_be_searched(folder, tmp_path, storage):
+    config = dataclasses.replace(
+        untrained_runs.CONFIG,
+        source=f"folder:{folder}",
+        network="cifar10_18",
+        normalization="none",
+        crop_size=64,
+        **ALL_TRAIN,
+    )
+    data_dir = str(tmp_path / "prepared")
+    prepare.prepare(sources.open_source(f"folder:{folder}"), data_dir, prepare.Options(storage))
+    config = dataclasses.replace(config, source="", data_dir=data_dir)
+    run = untrained_runs.make_run(tmp_path / "run", config, CLASS_NAMES)
+    index = neighbours.index_run(run, dtype="float32")
+    assert len(index) == TRAIN - 1
+    # What is read alone is what was indexed.
+    answer = neighbours.query(run, neighbours.Queries(split="train", indices=(2,)), index_dir=index.directory)[
+        "queries"
+    ][0]
+    distances = np.linalg.norm(stored(index) - stored(index)[2], axis=1)
+    nearest = np.argsort(distances, kind="stable")[1:7]
+    assert [each["index"] for each in answer["neighbours"]] == nearest.tolist()
+    np.testing.assert_allclose([each["distance"] for each in answer["neighbours"]], distances[nearest], rtol=1e-4)
+    # A photograph of the folder that was prepared is known by the end of its path.
+    path = folder / index.images.names[2]
+    (answer,) = neighbours.query(run, neighbours.Queries((str(path),)))["queries"]
+    assert answer["left_out"] == index.images.names[2]
+
+
+@pytest.mark.parametrize(
+    "queries, arguments, message",
+    [
+        (neighbours.Queries(), {}, "^Expected at least one query. Received: none$"),
+        (neighbours.Queries(("/nowhere.png",)), {}, "^Expected a photograph in /nowhere.png. Received: .*No such file"),
+        (neighbours.Queries((str(ROOT / "setup.py"),)), {}, "^Expected a photograph in .*setup.py. Received: "),
+        (neighbours.Queries(indices=(6,)), {}, "^Expected queries from 0 to 5, of test. Received: 6$"),
+        (neighbours.Queries(split="train", indices=(11,)), {}, f"^Expected a photograph in .*{UNREADABLE}. Received: "),
+        (neighbours.Queries(random=7), {}, "^Expected to draw 0 to the 6 test images. Received: 7$"),
+        (neighbours.Queries(split="validation", random=1), {}, "^Expected split to be one of train, test. Received"),
+        (neighbours.Queries(random=1), {"index_split": "validation"}, "^Expected split to be one of train, test."),
+        (neighbours.Queries(random=1), {"method": "best"}, "^Expected method to be one of auto, exact, approximate"),
+        (neighbours.Queries(random=1), {"json_path": "/nowhere/a.json"}, "^Expected a file in a directory that is th"),
+        (neighbours.Queries(random=1), {"figure_path": "a.svg"}, r"^Expected a figure's file to end in .png. Received"),
+        (
+            neighbours.Queries(split="train", indices=(0,) * 51),
+            {"figure_path": "a.png"},
+            "^Expected at most 50 queries",
+        ),
+    ],
+)
+def test_a_bad_request_gets_one_line_before_an_index_is_made(run, queries, arguments, message):
+    if arguments.get("figure_path") == "a.png":
+        pytest.importorskip("matplotlib")
+    with pytest.raises((ValueError, OSError), match=message) as caught:
+        neighbours.query(run, queries, **arguments)
+    assert "\n" not in str(caught.value)
+    assert not pathlib.Path(run, "neighbours").exists()
+
+
+def test_more_neighbours_than_there_are_images_are_refused(same_run):
+    with pytest.raises(ValueError, match="^Expected k to be 1 to the 23 images. Received: 24$"):
+        neighbours.query(same_run, neighbours.Queries(random=1), k=24)
+
+
+def test_a_draw_follows_from_its_seed(same_run):
+    drawn = lambda seed: [
+        each["index"] for each in neighbours.query(same_run, neighbours.Queries(random=4, seed=seed), k=1)["queries"]
+    ]
+    assert drawn(1) == drawn(1) != drawn(2)
+    assert len(set(drawn(1))) == 4
+
+
+def test_an_approximate_search_makes_what_it_needs(same_run):
+    pytest.importorskip("faiss")
+    queries = neighbours.Queries(random=3)
+    approximate, exact = (neighbours.query(same_run, queries, method=method) for method in ("approximate", "exact"))
+    # Every image is a candidate.
+    assert approximate.pop("method") == "approximate" and exact.pop("method") == "exact"
+    assert approximate == exact
+    assert feature_index.open_index(pathlib.Path(same_run, "neighbours", "train")).has_approximate
+
+
+def test_table_says_who_is_near_and_how_many_agree():
+    near = [
+        {"distance": 1.5, "class": "pear", "name": "a.png"},
+        {"distance": 12345.6, "class": "plum", "name": "b.png"},
+    ]
+    queries = [
+        {"name": "q.png", "class": "pear", "neighbours": near},
+        {"name": "cat.jpg", "class": None, "neighbours": near},
+    ]
+    lines = neighbours.table({"queries": queries}).splitlines()
+    assert lines[0] == "q.png: pear" and lines[3] == "cat.jpg"
+    assert lines[1].split() == ["1", "1.5", "pear", "a.png"]
+    assert lines[-1] == "of their query's class: 1 of 2 neighbours"
+
+
+@needs_matplotlib
+def test_figure_shows_each_image_with_its_name_and_whether_it_agrees():
+    shown = [figures.Shown(np.full([9, 9, 3], 20 * number, np.uint8), "pear", 1.5) for number in range(3)]
+    other = figures.Shown(np.zeros([9, 9, 3], np.uint8), "a plum with a long name", 2.25)
+    query = figures.Shown(np.full([9, 9, 3], 255, np.uint8), "pear")
+    axes = figures.neighbours([(query, True, [*shown, other]), (query, False, [other, *shown])]).axes
+    assert len(axes) == 10
+    np.testing.assert_array_equal(axes[2].images[0].get_array(), shown[1].picture)
+    colors = [each.spines["left"].get_edgecolor() for each in axes]
+    assert colors[1] == colors[2] == colors[3] != colors[4]
+    # Without a frame: the queries, and all where the class is not known.
+    assert not any(color[3] for color in [colors[0], *colors[5:]]) and colors[4][3] == 1
+    assert axes[1].get_xlabel() == "pear" and axes[4].get_xlabel() == "a plum with a …"
+    assert [text.get_text() for text in axes[4].texts] == ["2.25"] and not axes[0].texts
+    lefts = [each.get_position().x0 for each in axes[:5]]
+    assert lefts == sorted(lefts) and axes[5].get_position().y1 < axes[0].get_position().y0
+
+
+@needs_matplotlib
+def test_the_program_writes_text_json_and_figure(run, folder, tmp_path):
+    command = ["neighbours", f"--workdir={run}", "--k=3"]
+    request = [f"--image={folder / UNREADABLE}", "--query=1,4", "--json=a.json", "--figure=a.png"]
+    done = forks.run(*command, *request, directory=tmp_path)
+    assert done.returncode == 1 and not list(tmp_path.glob("a.*"))
+    assert done.stderr.startswith("neighbours.py: Expected a photograph in") and done.stderr.count("\n") == 1
+    request[0] = f"--image={folder / 'train' / 'apple' / '00.png'}"
+    done = forks.run(*command, *request, directory=tmp_path)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    answers = json.loads((tmp_path / "a.json").read_text())
+    assert [query["index"] for query in answers["queries"]] == [None, 1, 4]
+    assert neighbours.table(answers) in done.stdout
+    assert tf.io.decode_png((tmp_path / "a.png").read_bytes()).shape[2] == 4
+    done = forks.run(*command, "--query=first", directory=tmp_path)
+    assert done.returncode == 2 and "Expected numbers with commas between" in done.stderr

@@ -1,0 +1,283 @@
+"""Reports: every figure is the run's, every picture is there, and nothing outside is needed."""
+
+import dataclasses
+import html.parser
+import importlib.util
+import json
+import os
+import pathlib
+import re
+import shutil
+
+import numpy as np
+import pytest
+import serving_models as small
+import tensorflow as tf
+
+import alexnet_tf
+from alexnet_tf import config as configuration
+from alexnet_tf.data import sources
+from alexnet_tf.data import statistics
+from alexnet_tf.evaluation import errors
+from alexnet_tf.models import cifar10
+from alexnet_tf.runs import builders
+from alexnet_tf.runs import evaluate
+from alexnet_tf.runs import report
+
+CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck".split()
+NAMES = ["alder", "birch & <beech>", "cedar"]
+CONFIG = configuration.Config(
+    network="alexnet",
+    image_size=36,
+    crop_size=32,
+    initialization="he",
+    input_scale=0.02,
+    validation_fraction=0.2,
+    batch_size=10,
+).resolved()
+needs_matplotlib = pytest.mark.skipif(
+    not importlib.util.find_spec("matplotlib"), reason="needs matplotlib: pip install -e '.[figures]'"
+)
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """A folder of 15 photographs a class for training, and 5 for a test."""
+    folder = tmp_path_factory.mktemp("photographs")
+    for split, count in (("train", 15), ("test", 5)):
+        for number, name in enumerate(NAMES):
+            to = folder / split / name
+            to.mkdir(parents=True)
+            for place in range(count):
+                picture = small.pixels(40, 44, 100 * number + place + count)
+                (to / f"{place}.png").write_bytes(small.encoded(picture, "PNG"))
+    return folder
+
+
+def make_run(workdir, config, step=8):
+    """A work directory as training leaves it."""
+    workdir.mkdir()
+    (workdir / "config.flags").write_text(config.to_flagfile())
+    mean_image = np.full([config.image_size, config.image_size, 3], 120, np.float32)
+    facts = statistics.Statistics(mean_image, np.eye(3, dtype=np.float32), np.ones(3, np.float32), 36)
+    statistics.save(facts, workdir / "statistics.npz")
+    model = builders.build_model(config, len(NAMES))
+    schedule = builders.build_schedule(config)
+    builders.build_checkpoints(config, model, None, schedule, NAMES, str(workdir)).save(step)
+    records = []
+    for epoch in (1, 2, 3):
+        at = {"step": 4 * epoch, "epoch": float(epoch)}
+        records.append(
+            {"kind": "train", "train_error": 0.5 / epoch, "train_loss": 1.0 / epoch, "examples": 40}
+            | {"images_per_second": 20.0, "epoch_ended": True}
+            | at
+        )
+        records.append({"kind": "validation", "top1_error": 0.6 / epoch, "loss": 1.5 / epoch} | at)
+    records.insert(2, {"kind": "warning", "step": 4, "epoch": 1.0, "text": "something stood still"})
+    (workdir / "metrics.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, photographs):
+    """A run with its report."""
+    config = dataclasses.replace(CONFIG, source=f"folder:{photographs}")
+    workdir = make_run(tmp_path_factory.mktemp("runs") / "first", config)
+    assert report.make(str(workdir)) == str(workdir / "report.html")
+    return workdir
+
+
+class Cells(html.parser.HTMLParser):
+    """The rows of all tables, the headings and the paragraphs."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.rows, self.headings, self.paragraphs, self._into = [], [], [], None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "tr":
+            self.rows.append([])
+        self._into = {"td": self.rows and self.rows[-1], "h2": self.headings, "p": self.paragraphs}.get(tag)
+        if self._into is not None:
+            self._into.append("")
+
+    def handle_endtag(self, tag):
+        self._into = None
+
+    def handle_data(self, data):
+        if self._into is not None:
+            self._into[-1] += data
+
+
+def read(workdir):
+    return Cells((workdir / "report.html").read_text(encoding="utf-8"))
+
+
+def test_errors_are_those_of_an_evaluation(run):
+    rows = {row[0]: row[1:] for row in read(run).rows if row}
+    for split, count in (("validation", 9), ("test", 15)):
+        figures = evaluate.evaluate(str(run), split)["evaluation"][split]
+        for way in ("centre crop", "ten views"):
+            expected = errors.percent(figures[way.replace(" ", "_")]["top1_error"])
+            assert rows[f"this run, {split}, {way}"] == [str(count), expected, "-"]
+        assert rows[f"always the commonest class, {split}"] == ["", "66.67 %", "-"]
+
+
+def test_the_first_words_say_what_was_learnt(run):
+    (first, *_) = read(run).paragraphs
+    wrong = evaluate.evaluate(str(run), "test")["evaluation"]["test"]["ten_views"]["top1_error"]
+    assert "was shown 36 photographs of 3 classes (alder, birch & <beech>, cedar), 2.22 times each" in first
+    assert f"Of 15 others, the test set, it names {100 * (1 - wrong):.1f} % rightly" in first
+    assert "would be right for 33.3 %" in first
+
+
+@needs_matplotlib
+def test_every_picture_is_in_both_pages(run):
+    text = (run / "report.md").read_text(encoding="utf-8")
+    paths = re.findall(r"!\[.*\]\((.*)\)", text)
+    names = ["curves.png", "answers.png", "confusion.png", "hardest.png"]
+    assert sorted(paths) == sorted(["kernels.png", *(os.path.join("figures", name) for name in names)])
+    for path in paths:
+        assert tf.io.decode_png((run / path).read_bytes()).shape[0] > 20
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == len(paths)
+    assert not re.search(r"https?://|<script|<link", page)
+
+
+def test_only_what_the_checkpoint_has_seen_is_told(run):
+    # The third epoch, steps 9 to 12, is behind the checkpoint.
+    rows = {row[0]: row[1] for row in read(run).rows if len(row) == 2}
+    assert rows["time in training"] == "0 min 4 s"
+    assert rows["speed"].startswith("20.0 images/s")
+
+
+def test_warnings_and_configuration_are_told(run):
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "step 4: something stood still" in page
+    assert ["batch_size", "10", "128"] in read(run).rows
+    assert "--input_scale=0.02" in page
+
+
+@needs_matplotlib
+def test_neighbours_are_shown_where_they_were_drawn(run):
+    assert "What it finds alike" not in read(run).headings
+    (run / "figures" / "neighbours.png").write_bytes((run / "kernels.png").read_bytes())
+    report.make(str(run))
+    assert "What it finds alike" in read(run).headings
+    (run / "figures" / "neighbours.png").unlink()
+
+
+def test_without_matplotlib_the_report_says_what_is_missing(run, monkeypatch):
+    find_spec = importlib.util.find_spec
+    absent = lambda name, *rest: None if name == "matplotlib" else find_spec(name, *rest)
+    monkeypatch.setattr(importlib.util, "find_spec", absent)
+    report.make(str(run))
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == 1
+    assert "Expected matplotlib for this picture" in page
+
+
+def test_two_devices_have_their_account(tmp_path, photographs):
+    devices = ("/CPU:0", "/CPU:1")
+    config = dataclasses.replace(CONFIG, source=f"folder:{photographs}", devices=devices)
+    workdir = make_run(tmp_path / "two", config)
+    report.make(str(workdir))
+    page = (workdir / "report.html").read_text(encoding="utf-8")
+    assert "Tower a on /CPU:0, tower b on /CPU:1" in page
+    assert re.search(r"GFLOP, backward", page)
+
+
+def test_files_that_could_not_be_read_are_told(tmp_path):
+    for split, count in (("train", 15), ("test", 3)):
+        for number, name in enumerate(NAMES):
+            to = tmp_path / "photographs" / split / name
+            to.mkdir(parents=True)
+            for place in range(count):
+                (to / f"{place}.png").write_bytes(small.encoded(small.pixels(40, 44, place + number), "PNG"))
+    (tmp_path / "photographs" / "test" / NAMES[0] / "1.png").write_bytes(small.damaged("PNG"))
+    config = dataclasses.replace(CONFIG, source=f"folder:{tmp_path / 'photographs'}")
+    workdir = make_run(tmp_path / "run", config)
+    report.make(str(workdir))
+    text = (workdir / "report.md").read_text(encoding="utf-8")
+    assert re.search(r"1 test files could not be read, the first .*test/alder/1\.png: \w+", text)
+
+
+def test_a_run_that_has_no_report_yet_has_no_curve(tmp_path, photographs):
+    workdir = make_run(tmp_path / "begun", dataclasses.replace(CONFIG, source=f"folder:{photographs}"), step=1)
+    report.make(str(workdir))
+    assert "How it learnt" not in read(workdir).headings
+    assert "What it says" in read(workdir).headings
+
+
+@pytest.mark.parametrize("flips, share", [("horizontal", "0.0 %"), ("both", "0.0 %"), ("none", "100.0 %")])
+def test_a_run_is_judged_by_mirror_images_only_if_it_learnt_from_such(
+    tmp_path, photographs, monkeypatch, capsys, flips, share
+):
+    def judge(ten_views, data, split, console=None, *, headline):
+        labels = data.examples[split].labels
+        probabilities = {"centre crop": np.eye(3)[labels], "ten views": np.eye(3)[(labels + 1) % 3]}
+        results = {way: errors.of_probabilities(each, labels) for way, each in probabilities.items()}
+        return evaluate.Judged(split, labels, probabilities, results, headline)
+
+    monkeypatch.setattr(evaluate, "judge", judge)
+    config = dataclasses.replace(CONFIG, source=f"folder:{photographs}", flips=flips)
+    workdir = make_run(tmp_path / "run", config)
+    report.make(str(workdir))
+    page = read(workdir)
+    assert f"it names {share} rightly" in page.paragraphs[0]
+    assert (["alder", "birch & <beech>", "5", "100.0 %"] in page.rows) == (flips != "none")
+    assert any("had no mirror images" in each for each in page.paragraphs) == (flips == "none")
+    by = "centre crop, as" if flips == "none" else "ten views."
+    assert any(f"What this page says elsewhere is by the {by}" in each for each in page.paragraphs)
+    capsys.readouterr()
+    evaluate.evaluate(str(workdir), "test")
+    assert ("alder taken for birch" in capsys.readouterr().out) == (flips != "none")
+
+
+def test_arithmetic_of_the_papers_network_is_the_recorded_one():
+    assert report.training_flops(alexnet_tf.AlexNet()) == pytest.approx(4.1356e9, rel=1e-4)
+
+
+def test_arithmetic_of_a_small_net_is_worked_out_by_hand():
+    first = 32 * 32 * 5 * 5 * 3 * 32
+    rest = 16 * 16 * 5 * 5 * 32 * 32 + 8 * 8 * 5 * 5 * 32 * 64 + 4 * 4 * 64 * 10
+    assert report.training_flops(cifar10.Cifar10Net("cifar10_18")) == 2 * (2 * first + 3 * rest)
+
+
+def test_the_machine_is_measured():
+    assert report.peak_flops(rounds=1) > 1e8
+
+
+@pytest.mark.parametrize(
+    "network, name, classes, expected",
+    [
+        ("alexnet", "imagenet2012", "ab", [0.407, 0.40664]),
+        ("alexnet", "prepared (ilsvrc2010)", "ab", [0.375, 0.390, 0.374727, 0.390247]),
+        ("alexnet", "folder:photographs", "ab", []),
+        ("cifar10_18", "folder:photographs", CIFAR10, [0.18]),
+        ("cifar10_18", "folder:photographs", CIFAR10[:4], []),
+    ],
+)
+def test_recorded_errors_stand_beside_the_same_data_alone(network, name, classes, expected):
+    config = dataclasses.replace(CONFIG, network=network)
+    source = sources.Source(name, tuple(classes), {})
+    assert [top1 for _, top1, _ in report._recorded(config, source)] == expected
+
+
+@pytest.mark.parametrize(
+    "missing, message",
+    [
+        ("config.flags", "Expected a run with its config.flags in "),
+        ("statistics.npz", "statistics.npz"),
+        ("checkpoints", "Expected a checkpoint in "),
+    ],
+)
+def test_a_run_that_is_not_whole_is_refused(tmp_path, photographs, missing, message):
+    workdir = make_run(tmp_path / "broken", dataclasses.replace(CONFIG, source=f"folder:{photographs}"))
+    path = pathlib.Path(workdir, missing)
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises((ValueError, OSError)) as caught:
+        report.make(str(workdir))
+    assert message in str(caught.value)
+    assert not (workdir / "report.html").exists()

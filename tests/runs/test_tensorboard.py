@@ -1,0 +1,161 @@
+"""What a run shows in TensorBoard, and that showing it and profiling it change nothing that is learnt."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorboard.backend.event_processing import event_accumulator
+
+from alexnet_tf import config as configuration
+from alexnet_tf.profiling import trace
+from alexnet_tf.runs import tensorboard
+from alexnet_tf.runs import train as running
+
+LAYERS = {f"{name}_{tower}" for name in ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7") for tower in "ab"}
+SCALARS = {"train_loss", "train_top1_error", "train_top5_error", "learning_rate", "images_per_second", "input_wait"}
+VALIDATION = {"validation_loss", "validation_top1_error", "validation_top5_error"}
+
+
+def small_config(photographs, **changes):
+    """Six steps of a small network an epoch."""
+    values = {
+        "source": f"folder:{photographs}",
+        "image_size": 32,
+        "crop_size": 32,
+        "batch_size": 4,
+        "epochs": 1.0,
+        "schedule": "epochs",
+        "report_steps": 2,
+    }
+    return configuration.Config(**values | changes)
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """Four small photographs of each of six classes for training, two for validation."""
+    folder = tmp_path_factory.mktemp("photographs")
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 2)):
+        for label in range(6):
+            directory = folder / split / f"class{label}"
+            directory.mkdir(parents=True)
+            for number in range(count):
+                pixels = generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+                (directory / f"{number}.png").write_bytes(tf.io.encode_png(pixels).numpy())
+    return folder
+
+
+def train(config, workdir, **arguments):
+    """Trains without what a run does at its end."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running, "_finish", lambda *unused: {})
+        running.train(config, str(workdir), **arguments)
+
+
+@pytest.fixture(scope="module")
+def run(photographs, tmp_path_factory):
+    """The directory of a run that was profiled in its fourth and fifth step."""
+    workdir = tmp_path_factory.mktemp("run")
+    train(small_config(photographs), workdir, profile_steps=(4, 5))
+    return workdir
+
+
+def accumulated(workdir):
+    sizes = {"tensors": 0, "images": 0}
+    accumulator = event_accumulator.EventAccumulator(str(workdir / "tensorboard"), size_guidance=sizes)
+    accumulator.Reload()
+    return accumulator
+
+
+def steps_of(accumulator):
+    return {tag: [event.step for event in accumulator.Tensors(tag)] for tag in accumulator.Tags()["tensors"]}
+
+
+def test_a_run_shows_what_it_does(run):
+    accumulator = accumulated(run)
+    steps = steps_of(accumulator)
+    assert all(steps[name] == [2, 4, 6] for name in SCALARS)
+    assert all(steps[name] == [6] for name in VALIDATION)
+    for layer in LAYERS | {"fc8"}:
+        assert steps[f"weights/{layer}"] == steps[f"update_over_weights/{layer}"] == [2, 6]
+        ratios = [float(tf.make_ndarray(e.tensor_proto)) for e in accumulator.Tensors(f"update_over_weights/{layer}")]
+        assert all(0 < ratio < 1 for ratio in ratios), layer
+    # All 32 kernels in one picture, and the whole batch of four images, of the network's size.
+    width, height, *kernels = tf.make_ndarray(accumulator.Tensors("conv1_kernels")[0].tensor_proto)
+    assert (int(width), int(height), len(kernels)) == (4 * (16 * 6 + 1), 4 * (2 * 6 + 1), 1)
+    width, height, *images = tf.make_ndarray(accumulator.Tensors("augmented_images")[0].tensor_proto)
+    assert (int(width), int(height), len(images)) == (32, 32, 4)
+    scopes = {node.name.partition("/")[0] for node in accumulator.Graph().node}
+    assert {"prepare", "gradient_tape", "loss", "update"} <= scopes
+    assert len(steps["_hparams_/session_start_info"]) == 1
+
+
+def test_profile_of_a_run_is_read(run):
+    found = trace.measure(trace.read(trace.newest(run)))
+    assert found["steps"] == [4, 5]
+    assert found["layers"]["conv1_a forward"] > 0
+
+
+def weights(workdir, step):
+    reader = tf.train.load_checkpoint(str(workdir / "checkpoints" / f"ckpt-{step}"))
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map() if "variables" in name}
+
+
+def test_showing_and_profiling_change_nothing_that_is_learnt(run, photographs, tmp_path):
+    train(small_config(photographs, summary_epochs=0.0), tmp_path)
+    plain, shown = weights(tmp_path, 6), weights(run, 6)
+    assert plain.keys() == shown.keys()
+    for name, value in plain.items():
+        np.testing.assert_array_equal(shown[name], value, err_msg=name)
+    steps = steps_of(accumulated(tmp_path))
+    assert set(steps) == SCALARS | VALIDATION
+    with pytest.raises(FileNotFoundError, match="--profile_steps"):
+        trace.newest(tmp_path)
+
+
+def test_resumed_run_shows_nothing_twice_and_says_that_it_is_past_the_profile(run, photographs, capsys):
+    # Last in this file: it goes on with the run of the others.
+    profiles = list((run / "tensorboard").rglob("*.xplane.pb"))
+    train(small_config(photographs, epochs=2.0), run, profile_steps=(4, 5))
+    said = capsys.readouterr().out
+    assert "warning: nothing is profiled: step 4 is not among those to come, 7 to 12\n" in said
+    assert list((run / "tensorboard").rglob("*.xplane.pb")) == profiles
+    accumulator = accumulated(run)
+    steps = steps_of(accumulator)
+    assert steps["weights/conv1_a"] == [2, 6, 12]
+    assert steps["train_loss"] == [2, 4, 6, 8, 10, 12]
+    assert len(steps["_hparams_/session_start_info"]) == 1
+
+
+def test_profile_that_is_none_is_refused_before_anything_is_done(photographs, tmp_path):
+    with pytest.raises(ValueError, match=r"^Expected the first and the last step to profile, .* Received: 20,10$"):
+        train(small_config(photographs), tmp_path / "run", profile_steps=(20, 10))
+    assert not (tmp_path / "run").exists()
+
+
+def test_grey_levels_have_zero_in_the_middle_and_each_image_its_own_range():
+    images = np.zeros([3, 2, 2, 3], np.float32)
+    images[0, 0, 0, 0] = 200.0
+    images[1, 1, 1, 2] = -0.5
+    levels = tensorboard.grey_levels(images)
+    assert levels.dtype == np.uint8
+    assert levels[0, 0, 0].tolist() == [255, 128, 128]
+    assert levels[1, 1, 1].tolist() == [128, 128, 0]
+    assert (levels[2] == 128).all()
+
+
+def test_hyperparameters_are_all_fields_that_are_set():
+    config = small_config("any", drop_epochs=(0.25, 0.5)).resolved()
+    values = tensorboard.hyperparameters(config)
+    assert values["drop_epochs"] == "0.25,0.5" and values["learning_rate"] == 0.01 and values["reshuffle"] is True
+    unset = {name for name, value in dataclasses.asdict(config).items() if value is None}
+    assert set(values) == {field.name for field in dataclasses.fields(config)} - unset
+    assert all(isinstance(value, (bool, int, float, str)) for value in values.values())
+
+
+def test_latest_batch_stays_at_hand():
+    latest = tensorboard.Latest(range(3))
+    assert latest.batch is None
+    assert [(batch, latest.batch) for batch in latest] == [(0, 0), (1, 1), (2, 2)]
+    assert latest.batch == 2

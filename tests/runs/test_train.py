@@ -1,0 +1,330 @@
+"""Whole runs: one of the full-size network, others of the eight layers for small pictures, and of small networks."""
+
+import dataclasses
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import small_runs
+import tensorflow as tf
+from PIL import Image
+
+from alexnet_tf import config as configuration
+from alexnet_tf.runs import evaluate
+from alexnet_tf.runs import train as running
+
+
+def photograph(generator, shape):
+    """A smooth colour picture, so that JPEG keeps it."""
+    small = Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+    return small.resize(shape[::-1], Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Seven photographs of each of two classes for training, two of each for validation."""
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 7), ("val", 2)):
+        for label, name in enumerate(("bright", "dark")):
+            directory = tmp_path / "photographs" / split / name
+            directory.mkdir(parents=True)
+            for number in range(count):
+                picture = photograph(generator, (300 + number, 280))
+                picture.point(lambda value, label=label: value // (1 + 2 * label)).save(directory / f"{number}.jpg")
+    return tmp_path / "photographs"
+
+
+@pytest.fixture
+def without_report(monkeypatch):
+    """Leaves out what a run ends with, half of its time here: the report of what it has learnt."""
+    monkeypatch.setattr(running.report, "write", lambda workdir, *others: os.path.join(workdir, "none"))
+
+
+def small_config(folder, **changes):
+    values = {
+        "source": f"folder:{folder}",
+        "recipe": "original",
+        "image_size": 40,
+        "crop_size": 32,
+        "batch_size": 4,
+        "epochs": 2.0,
+        "learning_rate": 0.001,
+        "report_steps": 1,
+        **changes,
+    }
+    return configuration.Config(**values)
+
+
+def test_a_run_leaves_what_is_promised(folder, tmp_path, capsys):
+    config = small_config(folder, image_size=256, crop_size=224)
+    run = tmp_path / "run"
+    written = running.train(config, str(run))
+    assert configuration.read_flagfile(run / "config.flags") == config.resolved()
+    assert json.loads((run / "train.json").read_text()) == json.loads(json.dumps(written))
+    assert written["step"] == 6  # 14 images make 3 batches of 4, the last 2 images wait for another epoch
+    assert written["evaluation"]["validation"]["centre_crop"]["num_examples"] == 4
+    assert written["evaluation"]["validation"]["majority_error"] == 0.5
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records if record["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
+    assert [record["step"] for record in records if record["kind"] == "validation"] == [3, 6]
+    picture = tf.io.decode_png((run / "kernels.png").read_bytes()).numpy()
+    assert picture.shape == (8 * (6 * 12 + 1), 8 * (16 * 12 + 1), 3)  # 96 kernels of 11, 16 a row, gaps of 1
+    assert list((run / "tensorboard").glob("events.out.tfevents.*"))
+    assert not list(run.rglob("*.part"))
+    said = capsys.readouterr().out
+    assert "epoch 1: train loss" in said and "epoch 2: train loss" in said
+    assert "always the largest class" in said and "50.00 %" in said
+    assert f"tensorboard --logdir={run}" in said
+
+    again = evaluate.evaluate(str(run))
+    assert again["evaluation"] == written["evaluation"]
+    assert json.loads((run / "evaluation.json").read_text())["step"] == 6
+
+    with pytest.raises(ValueError, match=r"^Expected epochs to be at least 2, the 6 steps that .*\. Received: 1$"):
+        running.train(dataclasses.replace(config, epochs=1.0), str(run))
+
+    # Nothing is left to learn, so the same command only evaluates.
+    checkpoint = (run / "checkpoints" / "ckpt-6.index").stat().st_mtime_ns
+    assert running.train(config, str(run))["evaluation"] == written["evaluation"]
+    assert (run / "checkpoints" / "ckpt-6.index").stat().st_mtime_ns == checkpoint
+
+
+def test_a_configuration_that_was_written_runs_again(without_report, folder, tmp_path):
+    config = small_config(folder, epochs=1.0)
+    first = running.train(config, str(tmp_path / "first"))
+    written = configuration.read_flagfile(tmp_path / "first" / "config.flags")
+    second = running.train(written, str(tmp_path / "second"))
+    assert second["evaluation"] == first["evaluation"]
+
+
+def test_two_devices_learn_what_one_learns(without_report, folder, tmp_path):
+    config = small_config(folder, epochs=1.0)
+    weights = []
+    for name, devices in (("one", ()), ("two", ("/CPU:0", "/CPU:1"))):
+        run = tmp_path / name
+        running.train(dataclasses.replace(config, devices=devices), str(run))
+        reader = tf.train.load_checkpoint(str(run / "checkpoints" / "ckpt-3"))
+        weights.append(
+            {key: reader.get_tensor(key) for key in reader.get_variable_to_shape_map() if key.startswith("variables/")}
+        )
+    assert weights[0].keys() == weights[1].keys()
+    for key, value in weights[0].items():
+        if value.dtype == np.float32:
+            # Three steps of rounding, with the sums of two devices taken in another order.
+            np.testing.assert_allclose(weights[1][key], value, rtol=1e-4, atol=1e-6, err_msg=key)
+
+    # A run that began on one device goes on, on two.
+    longer = dataclasses.replace(config, devices=("/CPU:0", "/CPU:1"), epochs=2.0)
+    assert running.train(longer, str(tmp_path / "one"))["step"] == 6
+
+
+def test_unreadable_photographs_are_named_and_left_out(without_report, folder, tmp_path, capsys):
+    whole = (folder / "train" / "dark" / "0.jpg").read_bytes()
+    (folder / "train" / "dark" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "train" / "dark" / "text.jpg").write_text("not a picture")
+    running.train(small_config(folder, epochs=0.1), str(tmp_path / "run"))
+    said = capsys.readouterr().out
+    assert "2 train files could not be read" in said
+    assert "cut.jpg" in said and "text.jpg" in said
+    assert "train: 14 images of 2 classes" in said
+
+
+def test_a_work_directory_of_another_configuration_is_refused(folder, tmp_path):
+    (tmp_path / "run").mkdir()
+    config = small_config(folder).resolved()
+    (tmp_path / "run" / "config.flags").write_text(config.to_flagfile())
+    changed = dataclasses.replace(config, learning_rate=0.5, flips="both", report_steps=7)
+    with pytest.raises(ValueError, match="flips=horizontal.*rate=0.001.*flips=both.*rate=0.5") as error:
+        running.train(changed, str(tmp_path / "run"))
+    assert "report_steps" not in str(error.value)
+    assert (tmp_path / "run" / "config.flags").read_text() == config.to_flagfile()
+
+
+def test_a_checkpoint_of_other_classes_is_refused(without_report, folder, tmp_path):
+    config = small_config(folder, epochs=0.1)
+    running.train(config, str(tmp_path / "run"))
+    for split in ("train", "val"):
+        (folder / split / "third").mkdir()
+        photograph(np.random.default_rng(1), (256, 256)).save(folder / split / "third" / "0.jpg")
+    with pytest.raises(ValueError, match='classes=.*"third".*Received.*classes='):
+        running.train(config, str(tmp_path / "run"))
+    with pytest.raises(ValueError, match='classes=.*"third".*Received.*classes='):
+        evaluate.evaluate(str(tmp_path / "run"))
+
+
+def test_a_device_that_is_not_there_is_refused_with_those_that_are(folder, tmp_path):
+    config = small_config(folder, devices=("/GPU:6", "/GPU:7"))
+    with pytest.raises(ValueError, match="/CPU:0, /CPU:1.*Received: /GPU:6, /GPU:7"):
+        running.train(config, str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    "source, message",
+    [
+        ("", "Expected source to be elpv, folder:DIR"),
+        ("folder:/nowhere", "DIR/train/CLASS/IMAGE.*Received: /nowhere"),
+        ("imagenet2012:/nowhere", "ILSVRC2012_img_train.tar"),
+    ],
+)
+def test_data_that_are_not_there_leave_no_work_directory(tmp_path, source, message):
+    with pytest.raises((ValueError, OSError), match=message):
+        running.train(configuration.Config(source=source), str(tmp_path / "run"))
+    assert not os.path.exists(tmp_path / "run")
+
+
+def test_evaluation_needs_a_run(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match="config.flags"):
+        evaluate.evaluate(str(tmp_path))
+    (tmp_path / "config.flags").write_text(small_config(folder).to_flagfile())
+    with pytest.raises(FileNotFoundError, match="checkpoint"):
+        evaluate.evaluate(str(tmp_path))
+    with pytest.raises(ValueError, match="train, validation"):
+        evaluate.evaluate(str(tmp_path), split="test")
+
+
+@pytest.fixture
+def small_folder(tmp_path):
+    return small_runs.make_pictures(tmp_path / "small")
+
+
+def records(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_speed(lines):
+    of_the_clock = {"images_per_second", "input_wait"}
+    return [{name: value for name, value in line.items() if name not in of_the_clock} for line in lines]
+
+
+def test_a_run_without_a_validation_set_watches_the_test_set(small_folder, tmp_path, capsys):
+    run = tmp_path / "run"
+    written = running.train(small_runs.config(small_folder), str(run))
+    assert written["step"] == 12
+    assert list(written["evaluation"]) == ["test"]
+    assert json.loads((run / "train.json").read_text()) == json.loads(json.dumps(written))
+    tested = written["evaluation"]["test"]
+    assert tested["centre_crop"]["num_examples"] == tested["ten_views"]["num_examples"] == 10
+    # Nothing is held out of the training set.
+    said = capsys.readouterr().out
+    assert "train: 24 images of 2 classes" in said and "test: 10 images of 2 classes" in said
+    assert said.count("10 images, each seen once") == 1
+    assert "validation" not in said
+    watched = [line for line in said.splitlines() if line.startswith("epoch ")]
+    assert len(watched) == 4 and all(", test loss " in line for line in watched)
+    # What was watched at the last epoch's end is what is evaluated at the end.
+    last = [record for record in records(run) if record["kind"] != "train"][-1]
+    for name in ("loss", "top1_error", "num_examples"):
+        assert last[name] == pytest.approx(tested["centre_crop"][name], rel=1e-6)
+    assert 0.01 < tested["centre_crop"]["loss"] != tested["ten_views"]["loss"]  # of the mirror images too
+    picture = tf.io.decode_png((run / "kernels.png").read_bytes()).numpy()
+    assert picture.shape == (8 * (2 * 6 + 1), 8 * (16 * 6 + 1), 3)  # 32 kernels of 5, 16 a row, gaps of 1
+    assert evaluate.evaluate(str(run))["evaluation"] == written["evaluation"]
+    with pytest.raises(ValueError, match="Expected split to be one of train, test. Received: validation"):
+        evaluate.evaluate(str(run), "validation")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"normalization": "batch", "crop_size": 24, "crops": "random", "flips": "horizontal", "color_noise": 0.1},
+        {"network": "cifar10_26", "schedule": "exponential_steps", "conv1_slow_epoch": 1.0, "conv1_frozen_epoch": 3.0},
+    ],
+    ids=["cifar10_18", "batch_normalization_and_crops", "cifar10_26_and_rates"],
+)
+def test_a_small_run_resumes_to_the_same_bits(without_report, small_folder, tmp_path, changes, monkeypatch):
+    config = small_runs.config(small_folder, checkpoint_steps=1, keep_checkpoints=12, **changes)
+    whole = running.train(config, str(tmp_path / "whole"))
+    # Stopped in the middle of an epoch, by what is no error.
+    times = []
+
+    class Stopped(BaseException):
+        pass
+
+    def stop(self, progress, original=running.actions.Summaries.__call__):
+        original(self, progress)
+        times.append(progress.step)
+        if progress.step == 8:
+            raise Stopped
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(running.actions.Summaries, "__call__", stop)
+        running.train(config, str(tmp_path / "parts"))
+    assert times == list(range(1, 9))
+    resumed = running.train(config, str(tmp_path / "parts"))
+    assert resumed["evaluation"] == whole["evaluation"]
+    expected, found = small_runs.stored(tmp_path / "whole", 12), small_runs.stored(tmp_path / "parts", 12)
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    train = [[line for line in records(tmp_path / name) if line["kind"] == "train"] for name in ("whole", "parts")]
+    assert without_speed(train[1]) == without_speed(train[0])
+    assert [line["step"] for line in train[0]] == list(range(1, 13))
+
+
+def test_averages_of_batch_normalization_are_in_the_checkpoint(without_report, small_folder, tmp_path):
+    run = tmp_path / "run"
+    written = running.train(small_runs.config(small_folder, normalization="batch"), str(run))
+    values = small_runs.stored(run, 12)
+    averages = {name: value for name, value in values.items() if "moving_" in name}
+    assert len(averages) == 4
+    for name, value in averages.items():
+        start = float("variance" in name)
+        assert (value != start).any(), name
+    # In use they count: an evaluation in another process's place gives the same as the end of training.
+    again = evaluate.evaluate(str(run), split="test")
+    assert again["evaluation"] == written["evaluation"]
+
+
+def test_conv1_s_weights_stand_still_once_frozen(without_report, small_folder, tmp_path):
+    config = small_runs.config(small_folder, conv1_frozen_epoch=2.0, checkpoint_steps=1, keep_checkpoints=12)
+    run = tmp_path / "run"
+    running.train(config, str(run))
+    before, frozen, end = (small_runs.stored(run, step) for step in (5, 6, 12))
+    kernels = sorted(
+        name for name in end if "kernel" in name and "velocity" not in name and name.startswith("variables")
+    )
+    assert len(kernels) == 4
+    for name in kernels:
+        assert (frozen[name] != before[name]).any(), name
+        assert (end[name] != frozen[name]).any() == ("conv1" not in name), name
+
+
+def test_a_run_begins_with_another_once(without_report, small_folder, tmp_path, capsys):
+    """It starts from that run's newest weights; resumed, it goes on from its own."""
+    before = str(tmp_path / "before")
+    running.train(small_runs.config(small_folder, epochs=1.0), before)
+    kept = lambda path, workdir, step: small_runs.stored(workdir, step)[path]
+    kernel = "variables/conv1.Skernel/.ATTRIBUTES/VARIABLE_VALUE"
+    changes = {"initialize_from": before, "new_layers": ("fc10",), "seed": 3}
+    standing = small_runs.config(small_folder, epochs=1.0, learning_rate=0.0, **changes)
+    running.train(standing, str(tmp_path / "standing"))
+    assert f"starts from {before}/checkpoints/ckpt-3, but for fc10" in capsys.readouterr().out
+    np.testing.assert_array_equal(kept(kernel, tmp_path / "standing", 3), kept(kernel, before, 3))
+    last = kernel.replace("conv1", "fc10")
+    assert np.all(kept(last, tmp_path / "standing", 3) != kept(last, before, 3))
+
+    learning = small_runs.config(small_folder, epochs=1.0, **changes)
+    running.train(learning, str(tmp_path / "twice"))
+    capsys.readouterr()
+    # What has begun needs the other run no more.
+    os.rename(before, f"{before}.away")
+    running.train(dataclasses.replace(learning, epochs=2.0), str(tmp_path / "twice"))
+    said = capsys.readouterr().out
+    assert "resumed from" in said and "starts from" not in said
+
+
+def test_without_test_and_validation_set_there_is_nothing_to_watch(small_folder, tmp_path):
+    shutil.rmtree(small_folder / "test")
+    with pytest.raises(ValueError) as caught:
+        running.train(small_runs.config(small_folder), str(tmp_path / "run"))
+    message = str(caught.value)
+    assert message.startswith("Expected validation_fraction above 0, as ") and message.endswith("Received: 0")
+    assert "has no test set" in message and "\n" not in message
+    assert not (tmp_path / "run").exists()
+    # With a share of it held out the same folder is enough.
+    written = running.train(small_runs.config(small_folder, validation_fraction=0.25), str(tmp_path / "run"))
+    assert list(written["evaluation"]) == ["validation"]
+    assert written["evaluation"]["validation"]["centre_crop"]["num_examples"] == 6

@@ -1,0 +1,197 @@
+"""Several replicas learn what one learns: on the devices of a process here, in several processes in test_workers.py."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from alexnet_tf import config as configuration
+from alexnet_tf.runs import builders
+from alexnet_tf.training import distribution
+
+ADDRESSES = ("a:1", "b:2", "c:3")
+
+
+def environment(kind="worker", index=1, **jobs):
+    return json.dumps({"cluster": jobs or {"worker": list(ADDRESSES)}, "task": {"type": kind, "index": index}})
+
+
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        ({"addresses": ADDRESSES, "index": 2}, (ADDRESSES, 2)),
+        ({"environment": environment()}, (ADDRESSES, 1)),
+        ({"environment": environment("chief", 0, chief=["a:1"], worker=["b:2", "c:3"])}, (ADDRESSES, 0)),
+        ({"environment": environment("worker", 0, chief=["a:1"], worker=["b:2", "c:3"])}, (ADDRESSES, 1)),
+        # Flags go before the environment.
+        ({"addresses": ["d:4"], "index": 0, "environment": environment()}, (("d:4",), 0)),
+        ({"addresses": ["[::1]:80"], "index": 0}, (("[::1]:80",), 0)),
+    ],
+)
+def test_the_cluster_is_read_from_flags_or_the_environment(given, expected):
+    assert distribution.read_cluster(**given) == expected
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({}, "Expected workers and worker_index, or TF_CONFIG in the environment. Received: neither"),
+        ({"addresses": ADDRESSES}, "Expected worker_index with 3 workers. Received: none"),
+        ({"addresses": ADDRESSES, "index": 3}, "Expected worker_index from 0 to 2. Received: 3"),
+        ({"addresses": ADDRESSES, "index": -1}, "Expected worker_index from 0 to 2. Received: -1"),
+        ({"addresses": ["a"], "index": 0}, "Expected workers as HOST:PORT. Received: a"),
+        ({"addresses": ["a:99999"], "index": 0}, "Expected workers as HOST:PORT. Received: a:99999"),
+        ({"addresses": [":1"], "index": 0}, "Expected workers as HOST:PORT. Received: :1"),
+        ({"addresses": ["a:1", "a:1"], "index": 0}, "Expected each of workers once. Received: a:1,a:1"),
+        ({"environment": "{"}, "Expected TF_CONFIG to name a cluster"),
+        ({"environment": "[]"}, "Expected TF_CONFIG to name a cluster"),
+        ({"environment": environment("ps", 0, ps=["a:1"])}, "Received: type ps"),
+        ({"environment": environment(index=3)}, "Received: index 3 of 3"),
+        ({"environment": environment("worker", 0, worker=[1])}, "Expected TF_CONFIG to name a cluster"),
+    ],
+)
+def test_a_cluster_that_is_none_is_refused_in_one_line(given, message):
+    with pytest.raises(ValueError) as caught:
+        distribution.read_cluster(**given)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def mirrored():
+    """Two replicas, on the two logical devices of the tests."""
+    return distribution.start("mirrored")
+
+
+def small_config(**changes):
+    values = {"network": "cifar10_18", "image_size": 32, "crop_size": 32, "initialization": "he", "input_scale": 0.01}
+    return configuration.Config(**{**values, "learning_rate": 0.0001, "batch_size": 128, **changes}).resolved()
+
+
+def alexnet_config(**changes):
+    """Eight layers in small, without dropout, whose draws are each replica's own."""
+    return small_config(network="alexnet", dropout=0.0, **changes)
+
+
+def batch_at(step, config, classes=10):
+    generator = np.random.default_rng(step)
+    size = config.batch_size
+    labels = generator.integers(0, classes, size)
+    crops = generator.integers(0, 128, [size, 32, 32, 3]) + 12 * labels[:, None, None, None]
+    return {
+        "crops": tf.constant(crops, tf.uint8),
+        "offsets": tf.zeros([size, 2], tf.int32),
+        "flips": tf.constant(generator.integers(0, 2, [size, 2]), tf.bool),
+        "labels": tf.constant(labels),
+        "noise": tf.constant(generator.standard_normal([size, 3]), tf.float32),
+    }
+
+
+def learn(config, joined, steps):
+    """The trainer after some steps, and what each told."""
+    with joined.scope():
+        model = builders.build_model(config, 10)
+        facts = builders.blank_statistics(config)
+        trainer = builders.build_trainer(config, model, facts, joined.strategy)
+    rates = builders.initial_rates(config)
+    batches = joined.batches(batch_at(step, config) for step in range(steps))
+    results = [[None if value is None else value.numpy() for value in trainer.step(each, rates)] for each in batches]
+    return trainer, np.array(results)
+
+
+def weights_of(trainer):
+    return {variable.path: variable.numpy() for variable in trainer.model.trainable_variables}
+
+
+@pytest.mark.parametrize("make", [small_config, alexnet_config], ids=["cifar10_18", "alexnet"])
+def test_two_replicas_with_64_images_each_equal_one_with_128_over_20_steps(make, mirrored):
+    config = make()
+    one, told = learn(config, distribution.Distribution(), 20)
+    two, told_by_two = learn(config, mirrored, 20)
+    assert two.traces == 1
+    np.testing.assert_allclose(told_by_two[:, 0], told[:, 0], rtol=1e-5)
+    np.testing.assert_array_equal(told_by_two[:, 1:], told[:, 1:])
+    assert (told[:, 3] == 128).all() and told[-1, 0] < told[0, 0]
+    expected = weights_of(one)
+    started = {variable.path: variable.numpy() for variable in builders.build_model(config, 10).trainable_variables}
+    for path, value in weights_of(two).items():
+        np.testing.assert_allclose(value, expected[path], rtol=1e-5, atol=1e-5, err_msg=path)
+        # It is no equality of what never moved.
+        assert np.abs(expected[path] - started[path]).max() > 5e-5, path
+    for variable in two.model.trainable_variables:
+        first, second = mirrored.strategy.experimental_local_results(variable.value)
+        assert first.device != second.device
+        np.testing.assert_array_equal(first.numpy(), second.numpy())
+
+
+def test_gradients_may_cross_in_bfloat16(mirrored):
+    config = small_config(reduce_precision="bfloat16")
+    narrow, _ = learn(config, mirrored, 1)
+    exact, _ = learn(small_config(), mirrored, 1)
+    for path, value in weights_of(exact).items():
+        velocity = dict(zip(weights_of(exact), exact.optimizer.velocities))[path].numpy()
+        difference = np.abs(weights_of(narrow)[path] - value).max()
+        # Eight bits of the gradient, which after one step is all that the velocity is made of.
+        assert 0 < difference <= 2**-7 * np.abs(velocity).max(), path
+
+
+def test_replicas_drop_other_units(mirrored):
+    from alexnet_tf.models import layers
+
+    with mirrored.scope():
+        dropout = layers.Dropout(0.5, seed=3)
+        dropout.build([None, 400])
+    call = tf.function(lambda x: mirrored.strategy.run(lambda x: dropout(x, training=True), args=(x,)))
+    kept = [
+        [each.numpy() for each in mirrored.strategy.experimental_local_results(call(tf.ones([1, 400])))]
+        for _ in range(2)
+    ]
+    draws = [kept[0][0], kept[0][1], kept[1][0], kept[1][1]]
+    for place, first in enumerate(draws):
+        assert 0.4 < first.mean() < 0.6
+        for second in draws[:place]:
+            assert 0.3 < (first == second).mean() < 0.7
+    # The first draws what one alone draws.
+    alone = layers.Dropout(0.5, seed=3)
+    np.testing.assert_array_equal(alone(tf.ones([1, 400]), training=True).numpy(), draws[0])
+
+
+def test_one_replica_alone_is_as_if_nothing_were_there():
+    alone = distribution.start("none")
+    assert (alone.is_chief, alone.worker, alone.replicas, alone.strategy) == (True, (0, 1), 1, None)
+    assert alone.sum([np.array([1, 2])])[0].tolist() == [1, 2]
+    alone.check_same("numbers", [1, 2])
+    wishes = iter([False, True])
+    assert [alone.any_of(lambda: next(wishes))() for _ in range(2)] == [False, True]
+
+
+@pytest.mark.parametrize("kind, message", [("multiworker", "Expected the cluster"), ("ring", "Received: ring")])
+def test_what_cannot_be_joined_is_refused(kind, message):
+    with pytest.raises(ValueError, match=message):
+        distribution.start(kind)
+
+
+def test_errors_between_processes_become_one_line():
+    text = "Graph execution error:\n\nDetected at node reduce\n"
+    text += "Collective ops is aborted by: connection reset\n[[{{node x}}]]"
+    with pytest.raises(distribution.WorkerLostError) as caught, distribution.lost_workers(2):
+        raise tf.errors.UnavailableError(None, None, text)
+    said = str(caught.value)
+    assert said.startswith("Expected all 2 workers at work. Received: Collective ops is aborted by: connection reset; ")
+    assert "\n" not in said and caught.value.exit_status == 75
+    # Alone there is no other to lose.
+    with pytest.raises(tf.errors.UnavailableError), distribution.lost_workers(1):
+        raise tf.errors.UnavailableError(None, None, text)
+
+
+@pytest.mark.parametrize(
+    "scaling, batch_size, expected",
+    [("none", 512, 0.01), ("linear", 512, 0.04), ("square_root", 512, 0.02), ("linear", 64, 0.005)],
+)
+def test_rates_follow_the_batch_as_asked(scaling, batch_size, expected):
+    config = configuration.Config(
+        batch_size=batch_size, learning_rate_scaling=scaling, recipe="original", base_batch_size=128
+    ).resolved()
+    assert builders.initial_rate(config) == pytest.approx(expected)
+    rates = builders.learning_rates(config, builders.build_schedule(config), 0.0)
+    assert rates[:2] == pytest.approx([expected, 2 * expected])
