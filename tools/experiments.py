@@ -94,7 +94,7 @@ def main(given):
     text += tables.reached(standings.values(), FLAGS.threshold)
     print(f"\n{text}", end="")
     if FLAGS.table:
-        with files.whole(FLAGS.table) as file:
+        with files.atomic_write(FLAGS.table) as file:
             file.write(text)
     if FLAGS.curves:
         drawn = figures.training_curves(tables.curves(standings.values()), threshold=FLAGS.threshold)

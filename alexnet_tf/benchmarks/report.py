@@ -276,5 +276,5 @@ def write(found, json_path, markdown_path=""):
     facts = machine_facts(found)
     files.write_json(str(json_path), {"machine": facts, "rows": found})
     if markdown_path:
-        with files.whole(str(markdown_path)) as file:
+        with files.atomic_write(str(markdown_path)) as file:
             file.write(markdown(found, facts))

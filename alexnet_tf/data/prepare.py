@@ -107,7 +107,7 @@ def prepare(source, directory, options, *, settings=None, progress=None):
         "photographs": {split: len(source.splits[split].labels) for split in source.splits},
         "classes": len(source.class_names),
     }
-    with files.locked(directory / _LOCK, directory):
+    with files.exclusive_lock(directory / _LOCK, directory):
         if (directory / prepared.MANIFEST).exists():
             manifest = prepared.read_manifest(directory)
             _check_request(request, manifest["request"], directory)
@@ -211,7 +211,7 @@ def _write_shard(job, number, pieces):
     facts |= {"places": places, "sha256": digest, "skipped": json.dumps(reasons)}
     if accumulator.sums:
         facts |= {f"sums.{field}": value for field, value in accumulator.sums._asdict().items()}
-    with files.whole(job.facts_path(number), "wb") as file:
+    with files.atomic_write(job.facts_path(number), "wb") as file:
         np.savez(file, **facts)
 
 
@@ -242,7 +242,7 @@ def _finish(source, jobs, request):
         index |= {f"{job.split}.{field}": column for field, column in entries._asdict().items()}
         facts["per_class"] = np.bincount(entries.labels, minlength=len(source.class_names)).tolist()
         splits[job.split] = facts
-    with files.whole(directory / prepared.INDEX, "wb") as file:
+    with files.atomic_write(directory / prepared.INDEX, "wb") as file:
         np.savez(file, **index)
     statistics.save(accumulator.result(), directory / prepared.STATISTICS)
     class_facts = source.class_facts or [{}] * len(source.class_names)

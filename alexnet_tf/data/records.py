@@ -49,7 +49,7 @@ def write(path, payloads):
     digest = hashlib.sha256()
     places = []
     position = 0
-    with files.whole(path, "wb") as file:
+    with files.atomic_write(path, "wb") as file:
         for payload in payloads:
             length = struct.pack("<Q", len(payload))
             record = b"".join(

@@ -113,7 +113,7 @@ class Accumulator:
 
 def save(statistics, path):
     """Writes a `Statistics` to an ``.npz`` file, aside first, so that `path` is whole or not there."""
-    with files.whole(path, "wb") as file:
+    with files.atomic_write(path, "wb") as file:
         np.savez(file, **statistics._asdict(), mean_color=statistics.mean_color)
 
 

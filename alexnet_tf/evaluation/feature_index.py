@@ -92,11 +92,14 @@ def write(directory, batches, images, *, units, class_names, facts, dtype="float
     manifest = {"version": _VERSION, "count": count, "units": units, "dtype": dtype}
     manifest |= {"class_names": list(class_names), "facts": facts}
     listed = {"labels": images.labels.tolist(), "names": list(images.names), "places": images.places.tolist()}
-    with files.locked(directory / ".lock", str(directory)), files.whole(directory / FEATURES, "wb") as file:
+    with (
+        files.exclusive_lock(directory / ".lock", str(directory)),
+        files.atomic_write(directory / FEATURES, "wb") as file,
+    ):
         header = {"descr": np.dtype(dtype).newbyteorder("<").str, "fortran_order": False, "shape": (count, units)}
         np.lib.format.write_array_header_1_0(file, header)
         _write_features(file, batches, count, units, dtype, progress)
-        with files.whole(directory / IMAGES) as images_file:
+        with files.atomic_write(directory / IMAGES) as images_file:
             # In one piece: `json.dump` takes several times as long for a million names.
             images_file.write(json.dumps(listed))
             images_file.flush()
@@ -415,7 +418,7 @@ def build_approximate(index, progress=None):
         within.add(reduction.apply(_float32(features[first : first + rows])))
         if progress:
             progress(min(first + rows, count))
-    with files.whole(index.directory / APPROXIMATE, "wb") as file:
+    with files.atomic_write(index.directory / APPROXIMATE, "wb") as file:
         faiss.write_index(faiss.IndexPreTransform(reduction, within), faiss.PyCallbackIOWriter(file.write))
     size = (index.directory / APPROXIMATE).stat().st_size
     index.manifest["approximate"] = {"bytes": size, "directions": directions.shape[1]}

@@ -49,7 +49,7 @@ def run_all(runs, places, program, *, source="", data_dir="", tell=print):
         label = f"{run.name} ({number + 1} of {len(runs)})"
         data = {} if run.config.source or run.config.data_dir else {"source": source, "data_dir": data_dir}
         try:
-            with files.locked(places.of_run(run, ".lock"), run.name) as lock:
+            with files.exclusive_lock(places.of_run(run, ".lock"), run.name) as lock:
                 standing = look(run, places)
                 if standing.status == "finished":
                     standing = Standing(run, "done", result=results.harvest(run, places))

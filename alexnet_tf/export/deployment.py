@@ -119,7 +119,7 @@ def write(export_dir, name):
         for word, value in (("NAME", name), ("GRPC_PORT", str(GRPC_PORT)), ("REST_PORT", str(client.REST_PORT))):
             text = text.replace(word, value)
         paths.append(os.path.join(export_dir, file_name))
-        with files.whole(paths[-1]) as file:
+        with files.atomic_write(paths[-1]) as file:
             file.write(text)
     return paths
 
@@ -132,7 +132,7 @@ def write_card(card, directory):
       directory: of the version.
     """
     files.write_json(os.path.join(directory, "model_card.json"), card)
-    with files.whole(os.path.join(directory, "model_card.md")) as file:
+    with files.atomic_write(os.path.join(directory, "model_card.md")) as file:
         file.write(_markdown(card))
 
 

@@ -77,7 +77,7 @@ def _write(served, card, export_dir, options):
     if os.path.exists(export_dir) and not os.path.isdir(export_dir):
         raise NotADirectoryError(f"Expected export_dir to be a directory. Received: the file {export_dir}")
     os.makedirs(export_dir, exist_ok=True)
-    with files.locked(os.path.join(export_dir, ".lock"), export_dir), _aside(export_dir) as aside:
+    with files.exclusive_lock(os.path.join(export_dir, ".lock"), export_dir), _aside(export_dir) as aside:
         _write_saved_model(served, aside)
         deployment.write_card(card, aside)
         _write_warmup(served, options, os.path.join(aside, "assets.extra"))

@@ -43,7 +43,7 @@ def kernels(weights, *, columns=16, scale=8, gap=1):
 
 def save_png(picture, path):
     """Writes a uint8 ``[height, width, 3]`` picture, aside first, so that `path` is whole or not there."""
-    with files.whole(path, "wb") as file:
+    with files.atomic_write(path, "wb") as file:
         file.write(tf.io.encode_png(picture).numpy())
 
 
@@ -107,7 +107,7 @@ def save_figure(figure, path):
     # First in memory: what the disk refuses then is one error of its own.
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png")
-    with files.whole(path, "wb") as file:
+    with files.atomic_write(path, "wb") as file:
         file.write(drawn.getvalue())
 
 

@@ -116,7 +116,7 @@ def write(workdir, config, model, data, judged, step):
         ("report.md", pages.markdown(title, blocks)),
         ("report.html", pages.html(title, blocks, workdir)),
     ):
-        with files.whole(os.path.join(workdir, name)) as file:
+        with files.atomic_write(os.path.join(workdir, name)) as file:
             file.write(text)
     return path
 

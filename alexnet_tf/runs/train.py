@@ -154,7 +154,7 @@ def _open(config, workdir, joined, held):
 
 
 def _keep_others_out(workdir, held):
-    held.enter_context(files.locked(os.path.join(workdir, "lock"), f"the work directory {workdir}"))
+    held.enter_context(files.exclusive_lock(os.path.join(workdir, "lock"), f"the work directory {workdir}"))
 
 
 def _learn(run, profile_steps, stop):
@@ -234,7 +234,7 @@ def _claim(config, workdir, facts):
     """Makes the work directory this configuration's."""
     os.makedirs(workdir, exist_ok=True)
     statistics.save(facts, os.path.join(workdir, "statistics.npz"))
-    with files.whole(os.path.join(workdir, "config.flags")) as file:
+    with files.atomic_write(os.path.join(workdir, "config.flags")) as file:
         file.write(config.to_flagfile())
 
 

@@ -35,7 +35,7 @@ class Metrics:
         if os.path.exists(path):
             with open(path, encoding="utf-8") as file:
                 kept = [line for line in file if _step_of(line) <= first_step]
-            with files.whole(path) as file:
+            with files.atomic_write(path) as file:
                 file.writelines(kept)
 
     def write(self, **record):

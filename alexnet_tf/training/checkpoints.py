@@ -167,7 +167,7 @@ def _write_list(directory, found):
     if not found:
         return
     names = [os.path.basename(path) for path in found]
-    with files.whole(os.path.join(directory, _LIST)) as file:
+    with files.atomic_write(os.path.join(directory, _LIST)) as file:
         file.write(f'model_checkpoint_path: "{names[-1]}"\n')
         file.writelines(f'all_model_checkpoint_paths: "{name}"\n' for name in names)
         file.writelines(f"all_model_checkpoint_timestamps: {1 + number}\n" for number in range(len(names)))

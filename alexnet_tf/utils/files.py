@@ -1,61 +1,66 @@
-"""Files that are whole or not there."""
+"""Atomic writes, locks and JSON files."""
 
 import contextlib
 import fcntl
 import json
 import os
+from collections.abc import Iterator
+from typing import IO
+from typing import Any
 
 
 @contextlib.contextmanager
-def whole(path, mode="w"):
-    """Opens a file to be written aside, which gets its name when the block ends without an error.
+def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
+    """Opens a temporary file that replaces `path` when the block ends without an error.
 
     Args:
-      path: the final name.
+      path: the final path; the temporary file is `path` with ``.part`` appended.
       mode: "w" for text in UTF-8, "wb" for bytes.
 
     Yields:
-      The open file. After an error nothing is left of it, and what was at `path` before still is.
+      The open file. After an error it is removed, and an earlier file at `path` is unchanged.
     """
-    aside = f"{path}.part"
+    temporary = f"{path}.part"
     try:
-        with open(aside, mode, encoding=None if "b" in mode else "utf-8") as file:
+        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
-        os.replace(aside, path)
+        os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
-            os.remove(aside)
+            os.remove(temporary)
         raise
 
 
 @contextlib.contextmanager
-def locked(path, what):
-    """Holds a file for as long as this process, and those that it hands the file's number to, are alive.
+def exclusive_lock(path: str | os.PathLike, what: str | os.PathLike) -> Iterator[int]:
+    """Locks a file for the block, or until this process and the children that inherit the descriptor have exited.
 
     Args:
-      path: of the file, which stays.
-      what: what is kept from others, for the error.
+      path: the lock file; created if missing, never removed.
+      what: the directory that the lock protects, for the error message.
 
     Yields:
-      The file's number.
+      The descriptor of the lock file, an int, to pass to child processes.
 
     Raises:
-      BlockingIOError: if another process holds it.
+      BlockingIOError: if another process holds the lock.
     """
     with open(path, "w", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise BlockingIOError(f"Expected {what} for this program alone. Received: another one at work") from None
+            raise BlockingIOError(
+                f"Another process is using {what}; wait for it to finish, or use another directory"
+            ) from None
         yield file.fileno()
 
 
-def read_json(path):
-    """What is in a file in JSON.
+def read_json(path: str | os.PathLike) -> Any:
+    """Returns the value stored in a JSON file.
 
     Raises:
-      OSError: for a file that cannot be read.
-      ValueError: for one of no JSON, or of lists in lists in lists beyond what Python reads, naming it.
+      OSError: if the file cannot be read.
+      ValueError: if it is not JSON, or nested deeper than Python's parser allows; the message names the file.
     """
     try:
         with open(path, encoding="utf-8") as file:
@@ -64,8 +69,8 @@ def read_json(path):
         raise ValueError(f"Expected JSON in {path}. Received: {str(error).splitlines()[0]}") from None
 
 
-def write_json(path, values):
-    """Writes figures for machines."""
-    with whole(path) as file:
+def write_json(path: str | os.PathLike, values: Any) -> None:
+    """Writes a value as an indented JSON file, atomically."""
+    with atomic_write(path) as file:
         json.dump(values, file, indent=2)
         file.write("\n")

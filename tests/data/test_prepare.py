@@ -538,7 +538,7 @@ def test_a_second_one_at_work_is_refused(few, tmp_path, state):
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(BlockingIOError) as caught:
             prepare.prepare(few, directory, OPTIONS)
-    assert str(caught.value) == f"Expected {directory} for this program alone. Received: another one at work"
+    assert str(caught.value) == f"Another process is using {directory}; wait for it to finish, or use another directory"
     assert files_below(directory) == before
     prepare.prepare(few, directory, OPTIONS)
     assert prepared.verify(directory) == []

@@ -119,9 +119,9 @@ def test_a_killed_export_is_no_version_and_its_rest_goes_with_the_next(tmp_path)
 
 
 def test_one_export_at_a_time(tmp_path):
-    with export.files.locked(tmp_path / ".lock", "it"), pytest.raises(BlockingIOError) as caught:
+    with export.files.exclusive_lock(tmp_path / ".lock", "it"), pytest.raises(BlockingIOError) as caught:
         write(tmp_path)
-    assert str(caught.value) == f"Expected {tmp_path} for this program alone. Received: another one at work"
+    assert str(caught.value) == f"Another process is using {tmp_path}; wait for it to finish, or use another directory"
 
 
 @pytest.mark.parametrize("name", ["", "two words", "../up", "a/b", ".hidden"])

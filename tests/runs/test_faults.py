@@ -165,10 +165,10 @@ def test_a_second_run_on_a_work_directory_is_refused_while_the_first_is_at_work(
     workdir = tmp_path / "run"
     small = config(folder, epochs=1.0)
     workdir.mkdir()
-    with files.locked(workdir / "lock", "it"), pytest.raises(OSError) as caught:
+    with files.exclusive_lock(workdir / "lock", "it"), pytest.raises(OSError) as caught:
         train.train(small, str(workdir))
     assert str(caught.value) == (
-        f"Expected the work directory {workdir} for this program alone. Received: another one at work"
+        f"Another process is using the work directory {workdir}; wait for it to finish, or use another directory"
     )
     assert [path.name for path in workdir.iterdir()] == ["lock"]
     # A lock whose holder is gone, however it went, holds nobody.
