@@ -1,12 +1,10 @@
 """Every hyperparameter once: type, default, range, what it does and where it comes from.
 
-A `Config` is an immutable value. Command lines and flagfiles are made from it (`define_flags`), and a run writes
-its own in the same syntax (`to_flagfile`), so that it can be run again.
+A `Config` is an immutable value. `flagfiles` turns it into flags and flagfiles and back.
 """
 
 import dataclasses
 import math
-import textwrap
 import zlib
 
 # What differs between the recipes outside the network itself (for that, `alexnet.RECIPES`).
@@ -585,21 +583,6 @@ class Config:
         fixed = [field.name for field in dataclasses.fields(self) if not field.metadata["may_change"]]
         return zlib.crc32(repr([(name, getattr(self, name)) for name in fixed]).encode())
 
-    def to_flagfile(self):
-        """The configuration as the text of an absl flagfile."""
-        lines = ["# A run's whole configuration: python tools/train.py --flagfile=THIS --workdir=DIR"]
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if value is not None:
-                lines.append(f"--{field.name}={_format(value)}")
-        return "\n".join(lines) + "\n"
-
-
-def _format(value):
-    if isinstance(value, tuple):
-        return ",".join(_format(item) for item in value)
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
 
 def describe_range(field):
     """The values a field may take, for messages and the help."""
@@ -630,104 +613,3 @@ def _check(field, value):
         fits = all(isinstance(item, (int, float)) and math.isfinite(item) for item in value)
     if not fits:
         raise ValueError(f"Expected {field.name} to be {describe_range(field)}. Received: {value!r}")
-
-
-def define_flags(flag_values):
-    """Defines one absl flag for each field.
-
-    Args:
-      flag_values: an ``absl.flags.FlagValues``.
-    """
-    from absl import flags
-
-    for field in dataclasses.fields(Config):
-        facts = field.metadata
-        define = {
-            str: flags.DEFINE_string,
-            int: flags.DEFINE_integer,
-            float: flags.DEFINE_float,
-            bool: flags.DEFINE_boolean,
-            tuple: flags.DEFINE_list,
-            list: flags.DEFINE_list,
-        }[facts["kind"]]
-        default = list(field.default) if isinstance(field.default, tuple) else field.default
-        text = f"{facts['help']} ({facts['source']})"
-        define(field.name, default, text, flag_values=flag_values)
-
-
-def from_flags(flag_values):
-    """The `Config` that parsed flags describe.
-
-    Raises:
-      ValueError: for a value outside its range, or a list of numbers that is none.
-    """
-    values = {}
-    for field in dataclasses.fields(Config):
-        value = getattr(flag_values, field.name)
-        if isinstance(value, list):
-            value = tuple(item.strip() for item in value if item.strip())
-            if field.metadata["kind"] is list:
-                value = tuple(_number(field.name, item) for item in value)
-        values[field.name] = value
-    return Config(**values)
-
-
-def _number(name, text):
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"Expected {name} to be numbers with commas between. Received: {text!r}") from None
-
-
-def read_flagfile(path):
-    """The `Config` that a flagfile describes.
-
-    Args:
-      path: the flagfile, such as a run's config.flags.
-
-    Raises:
-      ValueError: for an unknown flag, a line that is no flag or a value outside its range.
-    """
-    from absl import flags
-
-    flag_values = flags.FlagValues()
-    define_flags(flag_values)
-    try:
-        _, *rest = flag_values(["read_flagfile", f"--flagfile={path}"])
-    except flags.CantOpenFlagFileError as error:
-        raise ValueError(f"{path}: {unreadable_flagfile(error)}") from None
-    # A RecursionError is what a long chain of files, each of which names the next, ends in.
-    except (flags.Error, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path}: {error}") from None
-    if rest:
-        # Nothing behind such a word was read as a flag.
-        raise ValueError(f"{path}: Expected --flag=value on each line. Received: {rest[0]!r}")
-    return from_flags(flag_values)
-
-
-def unreadable_flagfile(error):
-    """The text of an ``absl.flags.CantOpenFlagFileError`` as it stands in other errors."""
-    return f"Expected a flagfile that can be read. Received: {str(error).rpartition('flagfile: ')[2]}"
-
-
-def help_table():
-    """Every hyperparameter with default, range, meaning and source, as text of at most 110 columns."""
-    lines = []
-    section = None
-    for field in dataclasses.fields(Config):
-        facts = field.metadata
-        if facts["section"] != section:
-            section = facts["section"]
-            lines += ["", section.upper(), f"  {'flag':<29}{'default':<11}{'range':<19}meaning [source]"]
-        by_recipe = any(field.name in defaults for defaults in RECIPE_DEFAULTS.values())
-        default = "by recipe" if by_recipe else "" if field.default is None else _format(field.default)
-        default = default or "(none)"
-        meaning = textwrap.wrap(f"{facts['help']} [{facts['source']}]", 49)
-        allowed = describe_range(field).split(" | ") if facts["choices"] else [describe_range(field)]
-        for row in range(max(len(meaning), len(allowed))):
-            name = f"--{field.name}" if row == 0 else ""
-            value = default if row == 0 else ""
-            values = allowed[row] if row < len(allowed) else ""
-            text = meaning[row] if row < len(meaning) else ""
-            lines.append(f"  {name:<29}{value:<11}{values:<19}{text}".rstrip())
-    return "\n".join(lines).lstrip("\n")

@@ -7,6 +7,7 @@ import pytest
 from absl import flags
 
 from alexnet_tf import config
+from alexnet_tf import flagfiles
 
 FIELDS = dataclasses.fields(config.Config)
 NAMES = [field.name for field in FIELDS]
@@ -90,14 +91,14 @@ WRONG = [(field, value) for field in FIELDS for value in wrong_values(field)]
 def read(tmp_path, text):
     path = tmp_path / "some.flags"
     path.write_text(text, encoding="utf-8")
-    return config.read_flagfile(path)
+    return flagfiles.read_flagfile(path)
 
 
 def parsed(*arguments):
     flag_values = flags.FlagValues()
-    config.define_flags(flag_values)
+    flagfiles.define_flags(flag_values)
     flag_values(["program", *arguments])
-    return config.from_flags(flag_values)
+    return flagfiles.from_flags(flag_values)
 
 
 @each_field
@@ -166,7 +167,7 @@ def test_configuration_cannot_be_changed():
 def test_flagfile_of_one_other_value_reads_back_equal(field, tmp_path):
     default, changed = default_but(field, another(field))
     assert changed != default
-    assert read(tmp_path, changed.to_flagfile()) == changed
+    assert read(tmp_path, flagfiles.to_text(changed)) == changed
 
 
 @pytest.mark.parametrize(
@@ -184,7 +185,7 @@ def test_flagfile_of_one_other_value_reads_back_equal(field, tmp_path):
     ids=["default", "paper", "original", "everything_else", "replicas", "one_tower", "small_net", "empty_lists"],
 )
 def test_flagfile_reads_back_equal(value, tmp_path):
-    assert read(tmp_path, value.to_flagfile()) == value
+    assert read(tmp_path, flagfiles.to_text(value)) == value
 
 
 def test_every_value_differs_in_that_round_trip():
@@ -198,7 +199,7 @@ def test_every_value_differs_in_that_round_trip():
 
 
 def test_flagfile_names_every_field_of_a_resolved_configuration():
-    first, *lines = config.Config(dense_weight_decay=3.0).resolved().to_flagfile().splitlines()
+    first, *lines = flagfiles.to_text(config.Config(dense_weight_decay=3.0).resolved()).splitlines()
     assert first.startswith("#")
     assert [line.removeprefix("--").partition("=")[0] for line in lines] == NAMES
 
@@ -206,7 +207,7 @@ def test_flagfile_names_every_field_of_a_resolved_configuration():
 def test_there_is_a_flag_for_every_field():
     flag_values = flags.FlagValues()
     before = set(flag_values)
-    config.define_flags(flag_values)
+    flagfiles.define_flags(flag_values)
     assert set(flag_values) - before == set(NAMES)
     for field in FIELDS:
         assert field.metadata["help"] in flag_values[field.name].help
@@ -319,7 +320,7 @@ def test_values_at_the_edge_of_going_together_are_taken(values):
         ("--seed", "seed"),
         ("--learning_rate=high", "--learning_rate=high"),
         ("--deterministic=perhaps", "--deterministic=perhaps"),
-        ("--drop_epochs=25,later", "Expected drop_epochs to be numbers with commas between. Received: 'later'"),
+        ("--drop_epochs=25,later", "Expected drop_epochs to be numbers separated by commas. Received: 'later'"),
         ("--recipe=caffe", "Expected recipe to be paper | original. Received: 'caffe'"),
         ("--dropout=1.5", "Expected dropout to be 0 to 0.99. Received: 1.5"),
         # absl reads nothing behind the first word that is no flag.
@@ -340,7 +341,7 @@ def test_flagfile_that_cannot_be_read_is_named(content, tmp_path):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(ValueError, match=r"run\.flags"):
-        config.read_flagfile(path)
+        flagfiles.read_flagfile(path)
 
 
 @each_field
@@ -373,7 +374,7 @@ def test_all_differences_are_named():
 
 
 def test_help_is_a_table_of_at_most_110_columns():
-    lines = config.help_table().splitlines()
+    lines = flagfiles.help_table().splitlines()
     assert max(len(line) for line in lines) <= 110
     rows = {}
     for line in lines:

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from alexnet_tf import config as configuration
+from alexnet_tf import flagfiles
 from alexnet_tf.experiments import headers
 from alexnet_tf.experiments import plan
 from alexnet_tf.experiments import runner
@@ -58,8 +58,8 @@ def test_only_what_is_another_file_s_is_left_out(path):
     assert len(below) <= 1 and lines[: len(below)] == below
     if not below:
         return
-    base = configuration.read_flagfile(below[0].removeprefix("--flagfile=")).resolved()
-    own = configuration.read_flagfile(path).resolved()
+    base = flagfiles.read_flagfile(below[0].removeprefix("--flagfile=")).resolved()
+    own = flagfiles.read_flagfile(path).resolved()
     # What a recipe decides may have to be repeated where the recipe changes.
     for line in lines[1:]:
         name = re.match(r"--(\w+)", line)[1]
@@ -75,7 +75,7 @@ def test_head_says_what_to_expect_or_why_nothing_can_be(path):
 
 def rates(name, epochs):
     """Rates of weights and biases, and of conv1's, after so many epochs of an experiment."""
-    config = configuration.read_flagfile(f"flags/{name}.flags").resolved()
+    config = flagfiles.read_flagfile(f"flags/{name}.flags").resolved()
     schedule = builders.build_schedule(config)
     return [builders.learning_rates(config, schedule, epoch)[:4] for epoch in epochs]
 
@@ -108,7 +108,7 @@ def test_pre_training_is_that_of_net_146():
         "six_conv": ((0.001, 0.01), 9, 0.001, 54),
     }
     for name, (first, epoch, then, epochs) in changes.items():
-        config = configuration.read_flagfile(f"flags/{name}.flags").resolved()
+        config = flagfiles.read_flagfile(f"flags/{name}.flags").resolved()
         assert config.epochs == epochs
         schedule = builders.build_schedule(config)
         for progress, expected in ((0, first), (epoch - 0.01, first), (epoch, (then, then))):
@@ -128,7 +128,7 @@ def test_schedules_are_those_that_were_run():
         "no_communication": ((25, 49, 79), 66, 66, 72, 92),
     }
     for name, values in expected.items():
-        config = configuration.read_flagfile(f"flags/{name}.flags")
+        config = flagfiles.read_flagfile(f"flags/{name}.flags")
         assert config.schedule == "epochs"
         found = (
             config.drop_epochs,

@@ -24,7 +24,7 @@ import pytest
 import source_code
 import tensorflow as tf
 
-from alexnet_tf import config
+from alexnet_tf import flagfiles
 from alexnet_tf.data import archives
 from alexnet_tf.data import photograph
 from alexnet_tf.data import pipeline
@@ -426,9 +426,9 @@ def test_a_flagfile_is_only_text(tmp_path):
     mark, path = tmp_path / "mark", tmp_path / "run.flags"
     for value in (f"$(touch {mark})", f"`touch {mark}`", f"a; touch {mark}", f"|touch {mark}", "{0.__class__}", "%s%n"):
         path.write_text(f"--source={value}\n")
-        assert config.read_flagfile(path).source == value
+        assert flagfiles.read_flagfile(path).source == value
     path.write_text(f"--flagfile={path}\n--seed=3\n")
-    assert config.read_flagfile(path).seed == 3
+    assert flagfiles.read_flagfile(path).seed == 3
     assert not mark.exists()
 
 
@@ -453,7 +453,7 @@ def test_a_hostile_flagfile_is_refused_in_a_line(tmp_path):
         "--seed=__import__('os')",
     ):
         path.write_text(f"{text}\n")
-        refusal(config.read_flagfile, path)
+        refusal(flagfiles.read_flagfile, path)
 
 
 @pytest.mark.parametrize(

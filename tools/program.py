@@ -12,6 +12,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from absl import flags  # noqa: E402
 
 from alexnet_tf import config as configuration  # noqa: E402
+from alexnet_tf import flagfiles  # noqa: E402
 from alexnet_tf.training import stopping  # noqa: E402
 from alexnet_tf.utils import machine  # noqa: E402
 from alexnet_tf.utils import messages  # noqa: E402
@@ -31,7 +32,7 @@ def run(main, purpose, own_flags=()):
     """
     parse(purpose, own_flags)
     try:
-        config = configuration.from_flags(FLAGS)
+        config = flagfiles.from_flags(FLAGS)
     except ValueError as error:
         fail(error, 1)
     _call(main, config, config)
@@ -76,7 +77,7 @@ def parse(purpose, own_flags=(), arguments="", *, configurable=True):
       The list of what stands on the command line beside flags.
     """
     if configurable:
-        configuration.define_flags(FLAGS)
+        flagfiles.define_flags(FLAGS)
     flags.DEFINE_boolean("traceback", False, "show where an error came from")
     if {"--help", "-h", "--helpshort", "--helpfull"} & set(sys.argv):
         print(_help(purpose, own_flags, arguments, configurable))
@@ -88,7 +89,7 @@ def parse(purpose, own_flags=(), arguments="", *, configurable=True):
         if arguments and not rest:
             raise flags.Error(f"Expected at least one {arguments.rstrip('.')}. Received: none")
     except flags.CantOpenFlagFileError as error:
-        fail(ValueError(configuration.unreadable_flagfile(error)), USAGE_ERROR)
+        fail(ValueError(flagfiles.unreadable_flagfile(error)), USAGE_ERROR)
     # What a flagfile that is no text ends in, and a chain of flagfiles that is too long.
     except (flags.Error, OSError, UnicodeDecodeError, RecursionError) as error:
         fail(error, USAGE_ERROR)
@@ -194,4 +195,4 @@ def _help(purpose, own_flags, arguments, configurable):
         meaning = textwrap.wrap(text, 78)
         lines.append(f"  --{name:<29}{meaning[0]}")
         lines += [f"  {'':<31}{line}" for line in meaning[1:]]
-    return "\n".join(lines + (["", configuration.help_table()] if configurable else []))
+    return "\n".join(lines + (["", flagfiles.help_table()] if configurable else []))

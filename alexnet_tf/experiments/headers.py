@@ -11,6 +11,7 @@ import tempfile
 from typing import NamedTuple
 
 from alexnet_tf import config as configuration
+from alexnet_tf import flagfiles
 
 KEYS = (
     "Claim",
@@ -159,12 +160,12 @@ def configure(path, flags=()):
     """The resolved configuration of a flagfile with flags behind it."""
     try:
         if not flags:
-            return configuration.read_flagfile(path).resolved()
+            return flagfiles.read_flagfile(path).resolved()
         # In the syntax that a run gets.
         with tempfile.NamedTemporaryFile("w", suffix=".flags", encoding="utf-8") as file:
             file.write("\n".join([f"--flagfile={path}", *flags]) + "\n")
             file.flush()
-            return configuration.read_flagfile(file.name).resolved()
+            return flagfiles.read_flagfile(file.name).resolved()
     except ValueError as error:
         raise ValueError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
 

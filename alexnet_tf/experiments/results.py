@@ -7,6 +7,7 @@ import os
 from typing import NamedTuple
 
 from alexnet_tf import config as configuration
+from alexnet_tf import flagfiles
 from alexnet_tf.experiments import headers
 from alexnet_tf.training import metrics
 from alexnet_tf.utils import files
@@ -60,7 +61,7 @@ def read_run(workdir):
     Raises:
       ValueError: for a file that is not whole, naming it.
     """
-    config = configuration.read_flagfile(os.path.join(workdir, "config.flags")).resolved()
+    config = flagfiles.read_flagfile(os.path.join(workdir, "config.flags")).resolved()
     figures = os.path.join(workdir, "train.json")
     records = metrics.read(os.path.join(workdir, "metrics.jsonl"))
     left = Left(config, _read_object(figures) if os.path.exists(figures) else None, records)

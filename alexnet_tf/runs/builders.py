@@ -7,7 +7,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from alexnet_tf import config as configuration
+from alexnet_tf import flagfiles
 from alexnet_tf.data import augmentation
 from alexnet_tf.data import pipeline
 from alexnet_tf.data import statistics
@@ -261,7 +261,7 @@ def read_config(workdir, source=None, data_dir=None):
     path = os.path.join(workdir, "config.flags")
     if not os.path.isfile(path):
         raise FileNotFoundError(f"Expected a run with its config.flags in {workdir}. Received: none")
-    config = configuration.read_flagfile(path).resolved()
+    config = flagfiles.read_flagfile(path).resolved()
     if source or data_dir:
         config = dataclasses.replace(config, source=source or "", data_dir=data_dir or "")
     return config

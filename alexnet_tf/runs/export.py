@@ -6,6 +6,7 @@ import os
 import rich.console
 import tensorflow as tf
 
+from alexnet_tf import flagfiles
 from alexnet_tf.data import statistics
 from alexnet_tf.export import saved_model
 from alexnet_tf.export import signatures
@@ -55,7 +56,7 @@ def export_run(workdir, export_dir, *, precision="", **options):
         "tensorflow": tf.__version__,
         "data": {"source": config.source or config.data_dir, "training_images": facts.num_examples},
         "errors": _read_errors(workdir, step),
-        "configuration": config.to_flagfile(),
+        "configuration": flagfiles.to_text(config),
     }
     version = saved_model.export(model, preparation, class_names, card, export_dir, saved_model.Options(**options))
     console.print(

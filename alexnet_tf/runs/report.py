@@ -9,6 +9,7 @@ import rich.console
 import tensorflow as tf
 
 from alexnet_tf import config as configuration
+from alexnet_tf import flagfiles
 from alexnet_tf.data import statistics
 from alexnet_tf.evaluation import errors
 from alexnet_tf.models import placement
@@ -427,7 +428,7 @@ def _configuration(config):
             ["", "here", "recipe"], [[name, _plain(here), _plain(there)] for name, here, there in changed]
         )
     yield pages.Paragraph("All of it; it runs again by tools/train.py --flagfile.")
-    yield pages.Listing(config.to_flagfile())
+    yield pages.Listing(flagfiles.to_text(config))
 
 
 def _plain(value):

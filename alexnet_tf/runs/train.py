@@ -9,6 +9,7 @@ import numpy as np
 import rich.console
 
 from alexnet_tf import config as configuration
+from alexnet_tf import flagfiles
 from alexnet_tf.data import augmentation
 from alexnet_tf.data import pipeline
 from alexnet_tf.data import service
@@ -218,7 +219,7 @@ def _check_configuration(config, workdir):
     path = os.path.join(workdir, "config.flags")
     if not os.path.exists(path):
         return
-    before = configuration.read_flagfile(path).resolved()
+    before = flagfiles.read_flagfile(path).resolved()
     fields = config.differences(before)
     if fields:
         values = dataclasses.asdict(before), dataclasses.asdict(config)
@@ -235,7 +236,7 @@ def _claim(config, workdir, facts):
     os.makedirs(workdir, exist_ok=True)
     statistics.save(facts, os.path.join(workdir, "statistics.npz"))
     with files.atomic_write(os.path.join(workdir, "config.flags")) as file:
-        file.write(config.to_flagfile())
+        file.write(flagfiles.to_text(config))
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from alexnet_tf import config as configuration
+from alexnet_tf import flagfiles
 from alexnet_tf.data import statistics
 from alexnet_tf.evaluation import ensembles
 from alexnet_tf.evaluation import errors
@@ -265,7 +266,7 @@ def make_run(workdir, folder, class_names=CLASSES, diverged=False, **changes):
         bias = model.get_layer("fc8").trainable_variables[-1]
         bias.assign(np.full(bias.shape, np.nan))
     workdir.mkdir()
-    (workdir / "config.flags").write_text(config.to_flagfile())
+    (workdir / "config.flags").write_text(flagfiles.to_text(config))
     schedule = builders.build_schedule(config)
     builders.build_checkpoints(config, model, None, schedule, source.class_names, str(workdir)).save(1 + config.seed)
     mean_image = np.random.default_rng(config.seed).random([config.image_size, config.image_size, 3]) * 255
@@ -397,12 +398,12 @@ def test_a_run_without_checkpoint_or_with_other_classes_is_named(runs, folder, t
 
 
 def test_runs_that_hold_out_other_images_are_refused(runs, folder, tmp_path):
-    config = configuration.read_flagfile(f"{runs[0]}/config.flags")
+    config = flagfiles.read_flagfile(f"{runs[0]}/config.flags")
 
     def run_with(name, **changes):
         """The first run, as if its configuration had been another."""
         workdir = shutil.copytree(runs[0], tmp_path / name)
-        (workdir / "config.flags").write_text(dataclasses.replace(config, **changes).to_flagfile())
+        (workdir / "config.flags").write_text(flagfiles.to_text(dataclasses.replace(config, **changes)))
         return str(workdir)
 
     for name, changes, message in (

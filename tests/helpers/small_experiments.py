@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+from alexnet_tf import flagfiles
 from alexnet_tf.experiments import runner
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -32,12 +33,12 @@ TRAINER = """
 import json, os, pathlib, signal, sys, time
 from absl import flags
 sys.path[:0] = [ROOT, ROOT + "/tests/helpers"]
-from alexnet_tf import config as configuration
+from alexnet_tf import flagfiles
 import small_experiments
-configuration.define_flags(flags.FLAGS)
+flagfiles.define_flags(flags.FLAGS)
 flags.DEFINE_string("workdir", "", "")
 flags.FLAGS(sys.argv)
-config = configuration.from_flags(flags.FLAGS)
+config = flagfiles.from_flags(flags.FLAGS)
 with open(LOG, "a") as file:
     file.write(json.dumps(sys.argv[1:]) + "\\n")
 if config.seed == 6:
@@ -59,7 +60,7 @@ def leave_run(workdir, config, *, top1=0.25, top5=0.1, epochs=None, tested=20):
     """Writes what a run of 100 training images leaves behind: two reports an epoch, the error falling by a tenth."""
     config = config.resolved()
     workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "config.flags").write_text(config.to_flagfile())
+    (workdir / "config.flags").write_text(flagfiles.to_text(config))
     steps_per_epoch = 100 // config.batch_size
     done = round(config.epochs if epochs is None else epochs)
     with open(workdir / "metrics.jsonl", "w") as file:

@@ -8,6 +8,7 @@ import PIL.Image
 import tensorflow as tf
 
 from alexnet_tf import config as configuration
+from alexnet_tf import flagfiles
 
 
 def write_picture(path, generator, darker=1):
@@ -53,7 +54,7 @@ def config(folder, **changes):
 
 def flags(config):
     """The arguments of tools/train.py for a configuration."""
-    return [line for line in config.to_flagfile().splitlines() if line.startswith("--")]
+    return [line for line in flagfiles.to_text(config).splitlines() if line.startswith("--")]
 
 
 def stored(workdir, step):

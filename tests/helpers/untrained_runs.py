@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 
 from alexnet_tf import config as configuration
+from alexnet_tf import flagfiles
 from alexnet_tf.data import statistics
 from alexnet_tf.runs import builders
 
@@ -19,7 +20,7 @@ SMALL = dataclasses.replace(CONFIG, network="cifar10_18", image_size=36, crop_si
 def make_run(workdir, config, class_names=CLASS_NAMES, step=7):
     """A work directory as training leaves it."""
     pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
-    (pathlib.Path(workdir) / "config.flags").write_text(config.to_flagfile())
+    (pathlib.Path(workdir) / "config.flags").write_text(flagfiles.to_text(config))
     generator = np.random.default_rng(1)
     mean_image = generator.uniform(60, 140, [config.image_size, config.image_size, 3]).astype(np.float32)
     facts = statistics.Statistics(mean_image, np.eye(3, dtype=np.float32), np.ones(3, np.float32), 123)

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 import alexnet_tf
 from alexnet_tf import config as configuration
+from alexnet_tf import flagfiles
 from alexnet_tf.data import sources
 from alexnet_tf.data import statistics
 from alexnet_tf.evaluation import errors
@@ -57,7 +58,7 @@ def photographs(tmp_path_factory):
 def make_run(workdir, config, step=8):
     """A work directory as training leaves it."""
     workdir.mkdir()
-    (workdir / "config.flags").write_text(config.to_flagfile())
+    (workdir / "config.flags").write_text(flagfiles.to_text(config))
     mean_image = np.full([config.image_size, config.image_size, 3], 120, np.float32)
     facts = statistics.Statistics(mean_image, np.eye(3, dtype=np.float32), np.ones(3, np.float32), 36)
     statistics.save(facts, workdir / "statistics.npz")

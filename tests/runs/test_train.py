@@ -12,6 +12,7 @@ import tensorflow as tf
 from PIL import Image
 
 from alexnet_tf import config as configuration
+from alexnet_tf import flagfiles
 from alexnet_tf.runs import evaluate
 from alexnet_tf.runs import train as running
 
@@ -61,7 +62,7 @@ def test_a_run_leaves_what_is_promised(folder, tmp_path, capsys):
     config = small_config(folder, image_size=256, crop_size=224)
     run = tmp_path / "run"
     written = running.train(config, str(run))
-    assert configuration.read_flagfile(run / "config.flags") == config.resolved()
+    assert flagfiles.read_flagfile(run / "config.flags") == config.resolved()
     assert json.loads((run / "train.json").read_text()) == json.loads(json.dumps(written))
     assert written["step"] == 6  # 14 images make 3 batches of 4, the last 2 images wait for another epoch
     assert written["evaluation"]["validation"]["centre_crop"]["num_examples"] == 4
@@ -94,7 +95,7 @@ def test_a_run_leaves_what_is_promised(folder, tmp_path, capsys):
 def test_a_configuration_that_was_written_runs_again(without_report, folder, tmp_path):
     config = small_config(folder, epochs=1.0)
     first = running.train(config, str(tmp_path / "first"))
-    written = configuration.read_flagfile(tmp_path / "first" / "config.flags")
+    written = flagfiles.read_flagfile(tmp_path / "first" / "config.flags")
     second = running.train(written, str(tmp_path / "second"))
     assert second["evaluation"] == first["evaluation"]
 
@@ -134,12 +135,12 @@ def test_unreadable_photographs_are_named_and_left_out(without_report, folder, t
 def test_a_work_directory_of_another_configuration_is_refused(folder, tmp_path):
     (tmp_path / "run").mkdir()
     config = small_config(folder).resolved()
-    (tmp_path / "run" / "config.flags").write_text(config.to_flagfile())
+    (tmp_path / "run" / "config.flags").write_text(flagfiles.to_text(config))
     changed = dataclasses.replace(config, learning_rate=0.5, flips="both", report_steps=7)
     with pytest.raises(ValueError, match="flips=horizontal.*rate=0.001.*flips=both.*rate=0.5") as error:
         running.train(changed, str(tmp_path / "run"))
     assert "report_steps" not in str(error.value)
-    assert (tmp_path / "run" / "config.flags").read_text() == config.to_flagfile()
+    assert (tmp_path / "run" / "config.flags").read_text() == flagfiles.to_text(config)
 
 
 def test_a_checkpoint_of_other_classes_is_refused(without_report, folder, tmp_path):
@@ -177,7 +178,7 @@ def test_data_that_are_not_there_leave_no_work_directory(tmp_path, source, messa
 def test_evaluation_needs_a_run(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="config.flags"):
         evaluate.evaluate(str(tmp_path))
-    (tmp_path / "config.flags").write_text(small_config(folder).to_flagfile())
+    (tmp_path / "config.flags").write_text(flagfiles.to_text(small_config(folder)))
     with pytest.raises(FileNotFoundError, match="checkpoint"):
         evaluate.evaluate(str(tmp_path))
     with pytest.raises(ValueError, match="train, validation"):

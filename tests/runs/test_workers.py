@@ -227,13 +227,13 @@ def test_the_example_for_kubernetes_starts_what_the_tests_start():
     # No flag that the program does not have, nor a value that it would refuse.
     from absl import flags
 
-    from alexnet_tf import config as configuration
+    from alexnet_tf import flagfiles
 
     values = flags.FlagValues()
-    configuration.define_flags(values)
+    flagfiles.define_flags(values)
     own = ("--workers", "--worker_index", "--workdir")
     values(["train", *(each for each in told[1:] if not each.startswith(own))])
-    assert configuration.from_flags(values).batch_size % indexed["completions"] == 0
+    assert flagfiles.from_flags(values).batch_size % indexed["completions"] == 0
 
 
 @pytest.mark.parametrize(
