@@ -17,7 +17,9 @@ from alexnet_tf.models import cifar10
 from alexnet_tf.models import placement
 from alexnet_tf.profiling import placement_report
 from alexnet_tf.training import checkpoints
-from alexnet_tf.training import optimizer as optimization
+from alexnet_tf.training import optimizer
+from alexnet_tf.training import parameter_groups
+from alexnet_tf.training import schedules
 from alexnet_tf.training import trainer as training
 from alexnet_tf.utils import files
 
@@ -66,20 +68,6 @@ def home_devices(config):
     return placement.choose_devices(config.devices) if config.distribute == "none" else None
 
 
-# Indices into the vector of learning rates: those of weights and, one further, of biases, by the kind of layer.
-_CONV1, _NEW = 2, 4
-
-
-def _is_new(config, variable):
-    """Whether a variable is of a layer that starts anew, in a run that starts from another's weights."""
-    return bool(config.initialize_from) and _stage(variable.path.split("/")[0]) in config.new_layers
-
-
-def _stage(layer_name):
-    """The name of a layer in the paper, without its tower."""
-    return layer_name.removesuffix("_a").removesuffix("_b")
-
-
 def check_start(config, workdir):
     """Checks that the run that a new one begins with has a checkpoint; for a new one only.
 
@@ -106,7 +94,7 @@ def initialize_weights(config, model):
       ValueError: for a new layer that the network does not have, or another one that is not in the checkpoint or of
         another shape there.
     """
-    names = {_stage(layer.name) for layer in model.layers if layer.trainable_weights}
+    names = {parameter_groups.layer_of(layer.name) for layer in model.layers if layer.trainable_weights}
     for new in config.new_layers:
         if new not in names:
             raise ValueError(f"Expected new_layers among {', '.join(sorted(names))}. Received: {new}")
@@ -114,7 +102,8 @@ def initialize_weights(config, model):
     kept = {
         variable.path: variable.value
         for variable in model.variables
-        if not _is_new(config, variable) and not variable.path.startswith("dropout")
+        if parameter_groups.layer_of(variable.path) not in config.new_layers
+        and not variable.path.startswith("dropout")
     }
     try:
         return checkpoints.load_weights(os.path.join(config.initialize_from, "checkpoints"), kept)
@@ -122,69 +111,56 @@ def initialize_weights(config, model):
         raise ValueError(f"{error}. Layers that shall start anew are named by new_layers") from None
 
 
-def _rule(config, variable):
-    """How a variable learns."""
-    layer = variable.path.split("/")[0]
-    is_new = _is_new(config, variable)
-    first = _NEW if is_new else _CONV1 if _stage(layer) == "conv1" else 0
-    if not variable.path.endswith("kernel"):
-        # Biases, and what normalisations learn.
-        return optimization.Rule(first + 1, config.bias_weight_decay)
-    is_dense = len(variable.shape) == 2 and config.dense_weight_decay is not None
-    return optimization.Rule(first, config.dense_weight_decay if is_dense else config.weight_decay)
-
-
 def build_optimizer(config, model):
-    """The update rule for a model's variables, whose learning rates are those of `learning_rates`."""
-    rules = [_rule(config, variable) for variable in model.trainable_variables]
+    """The optimizer of a model's variables, which takes the learning rates that `learning_rates` returns."""
+    rules = parameter_groups.assign_groups(parameter_group_options(config), model.trainable_variables)
     variables = [variable.value for variable in model.trainable_variables]
-    return optimization.MomentumSGD(variables, rules, momentum=config.momentum)
+    return optimizer.MomentumSGD(variables, rules, momentum=config.momentum)
 
 
 def build_schedule(config):
-    """The schedule of the weights' learning rate."""
+    """The learning rate schedule of the weights."""
     if config.schedule == "plateau":
-        return optimization.Plateau(factor=config.drop_factor, patience=config.patience, most_drops=config.most_drops)
+        return schedules.Plateau(factor=config.drop_factor, patience=config.patience, max_drops=config.most_drops)
     if config.schedule == "epochs":
-        return optimization.Epochs(config.drop_epochs, factor=config.drop_factor)
+        return schedules.Epochs(config.drop_epochs, factor=config.drop_factor)
     if config.schedule == "exponential_steps":
-        return optimization.ExponentialSteps(config.epochs, steps=config.rate_steps, span=config.rate_span)
-    return optimization.Linear(config.epochs)
+        return schedules.ExponentialSteps(config.epochs, steps=config.rate_steps, span=config.rate_span)
+    return schedules.Linear(config.epochs)
 
 
-def learning_rates(config, schedule, progress):
-    """The rates after `progress` epochs: of weights and biases, of conv1's weights and biases, and of new layers'."""
-    initial = initial_rate(config)
-    weights = initial * schedule.multiplier(progress)
+def parameter_group_options(config):
+    """The `parameter_groups.Options` of a configuration."""
+    bias_schedule = None
     if config.schedule == "exponential_steps":
-        own = optimization.ExponentialSteps(config.epochs, steps=config.bias_rate_steps, span=config.bias_rate_span)
-        biases = own.multiplier(progress)
-    else:
-        biases = schedule.multiplier(progress, config.most_bias_drops)
-    rates = np.array([weights, biases * initial * config.bias_learning_rate_factor])
-    # Slower are conv1's weights alone, as in the original; frozen are its biases too.
-    conv1 = rates * [0.1 if _is_past(config.conv1_slow_epoch, progress) else 1.0, 1.0]
-    if _is_past(config.conv1_frozen_epoch, progress):
-        conv1 *= 0.0
-    new = rates * [1.0 if _is_past(config.new_layers_rate_epochs, progress) else config.new_layers_rate_factor, 1.0]
-    return [*rates.tolist(), *conv1.tolist(), *new.tolist()]
-
-
-def initial_rate(config):
-    """The rate of the weights at the start, a float, scaled to the size of the batch as the configuration asks."""
-    times = config.batch_size / config.base_batch_size
-    return (
-        config.learning_rate * {"none": 1.0, "linear": times, "square_root": times**0.5}[config.learning_rate_scaling]
+        bias_schedule = schedules.ExponentialSteps(
+            config.epochs, steps=config.bias_rate_steps, span=config.bias_rate_span
+        )
+    return parameter_groups.Options(
+        learning_rate=parameter_groups.scale_to_batch_size(
+            config.learning_rate, config.batch_size, config.base_batch_size, config.learning_rate_scaling
+        ),
+        bias_factor=config.bias_learning_rate_factor,
+        bias_schedule=bias_schedule,
+        max_bias_drops=config.most_bias_drops,
+        conv1_slow_epoch=config.conv1_slow_epoch,
+        conv1_frozen_epoch=config.conv1_frozen_epoch,
+        new_layers=config.new_layers if config.initialize_from else (),
+        new_layers_factor=config.new_layers_rate_factor,
+        new_layers_epochs=config.new_layers_rate_epochs,
+        weight_decay=config.weight_decay,
+        dense_weight_decay=config.dense_weight_decay,
+        bias_weight_decay=config.bias_weight_decay,
     )
 
 
-def _is_past(epoch, progress):
-    """Whether an epoch lies behind; 0 never does."""
-    return 0 < epoch <= progress
+def learning_rates(config, schedule, progress):
+    """The `parameter_groups.LearningRates` after `progress` epochs."""
+    return parameter_groups.learning_rates(parameter_group_options(config), schedule, progress)
 
 
 def initial_rates(config):
-    """The rates at the start, as a step takes them: float32 ``[6]``."""
+    """The learning rates of the first step, float32 ``[6]``."""
     return tf.constant(learning_rates(config, build_schedule(config), 0.0), tf.float32)
 
 
@@ -227,12 +203,12 @@ def build_trainer(config, model, facts, strategy=None):
     )
 
 
-def build_checkpoints(config, model, optimizer, schedule, class_names, workdir):
+def build_checkpoints(config, model, momentum_sgd, schedule, class_names, workdir):
     """The checkpoints of a work directory: weights, dropout's state and, with an optimiser, velocities."""
     variables = {variable.path: variable.value for variable in model.variables}
-    if optimizer:
+    if momentum_sgd:
         names = [variable.path for variable in model.trainable_variables]
-        variables |= {f"{name}/velocity": value for name, value in zip(names, optimizer.velocities)}
+        variables |= {f"{name}/velocity": value for name, value in zip(names, momentum_sgd.velocities)}
     facts = {"network": config.network, "recipe": config.recipe, "classes": list(class_names)}
     return checkpoints.Checkpoints(
         os.path.join(workdir, "checkpoints"),

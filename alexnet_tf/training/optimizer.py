@@ -1,8 +1,6 @@
-"""The paper's update rule, and the schedules of its learning rate."""
+"""The paper's update rule: stochastic gradient descent with momentum and weight decay."""
 
 import contextlib
-import json
-import math
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -26,12 +24,10 @@ def momentum_update(weight, velocity, gradient, *, learning_rate, momentum, weig
 
 
 class Rule(NamedTuple):
-    """How one variable learns."""
+    """How one variable is updated."""
 
-    # Index into the vector of learning rates that every step receives.
-    rate: int
-    # The coefficient of the decay in the update (paper section 5: 0.0005).
-    weight_decay: float
+    group: int  # index of its parameter group into the learning rates that each step receives
+    weight_decay: float  # coefficient of the decay in the update (paper, section 5: 0.0005)
 
 
 class MomentumSGD:
@@ -85,7 +81,7 @@ class MomentumSGD:
         def update(learning_rates, gradients):
             for place, gradient in zip(places, gradients):
                 rule = self.rules[place]
-                learning_rate = learning_rates[rule.rate]
+                learning_rate = learning_rates[rule.group]
                 weight, velocity = momentum_update(
                     weights[place],
                     velocities[place],
@@ -122,113 +118,3 @@ class MomentumSGD:
         for device, places, update in self._updates[replica]:
             with tf.device(device), tf.name_scope("update"):
                 update(learning_rates, [gradients[place] for place in places])
-
-
-class Plateau:
-    """Divides the rate when the validation error stops improving (paper section 5), a stated number of times.
-
-    Args:
-      factor: float in (0, 1), what the rate is multiplied by.
-      patience: int, at least 1: after so many epochs in a row without a new lowest error the rate drops.
-      most_drops: int, how many times it may drop; the paper's is 3.
-    """
-
-    def __init__(self, *, factor=0.1, patience=3, most_drops=3):
-        self.factor = factor
-        self.patience = patience
-        self.most_drops = most_drops
-        self.drops = 0
-        self.best_error = None
-        self.epochs_without_improvement = 0
-
-    def multiplier(self, progress, most_drops=math.inf):
-        """What the initial rate is multiplied by after `progress` epochs, counting at most `most_drops` drops."""
-        del progress
-        return self.factor ** min(self.drops, most_drops)
-
-    def epoch_ended(self, validation_error):
-        """Takes note of an epoch's validation error; returns whether the rate drops now."""
-        # Not a number is below nothing, so it is no improvement, not even as the first.
-        if validation_error < (math.inf if self.best_error is None else self.best_error):
-            self.best_error = validation_error
-            self.epochs_without_improvement = 0
-            return False
-        self.epochs_without_improvement += 1
-        if self.epochs_without_improvement < self.patience or self.drops >= self.most_drops:
-            return False
-        self.drops += 1
-        self.epochs_without_improvement = 0
-        return True
-
-    def state(self):
-        """The state as a JSON string, for a checkpoint."""
-        return json.dumps([self.drops, self.best_error, self.epochs_without_improvement])
-
-    def restore(self, state):
-        """Takes up a state that `state` returned."""
-        self.drops, self.best_error, self.epochs_without_improvement = json.loads(state)
-
-
-class _Stateless:
-    """A schedule that depends on the progress alone."""
-
-    def epoch_ended(self, validation_error):
-        del validation_error
-        return False
-
-    def state(self):
-        return json.dumps([])
-
-    def restore(self, state):
-        del state
-
-
-class Epochs(_Stateless):
-    """Drops the rate at the epochs of a list.
-
-    Args:
-      factor: float in (0, 1), what the rate is multiplied by at each.
-      epochs: rising list of floats: epochs completed when the rate drops.
-    """
-
-    def __init__(self, epochs, *, factor=0.1):
-        self.epochs = tuple(epochs)
-        self.factor = factor
-
-    def multiplier(self, progress, most_drops=math.inf):
-        return self.factor ** min(sum(progress >= epoch for epoch in self.epochs), most_drops)
-
-
-class ExponentialSteps(_Stateless):
-    """Holds the rate through equal parts of the run, each time by the same factor below (original #170: "dexp").
-
-    Args:
-      epochs: float above 0, the length of the training.
-      steps: int, at least 2, how many rates.
-      span: float, at least 1, the first rate over the last.
-    """
-
-    def __init__(self, epochs, *, steps=4, span=250.0):
-        self.epochs = epochs
-        self.steps = steps
-        self.span = span
-
-    def multiplier(self, progress, most_drops=math.inf):
-        del most_drops
-        drops = min(int(self.steps * progress / self.epochs), self.steps - 1)
-        return self.span ** (-drops / (self.steps - 1))
-
-
-class Linear(_Stateless):
-    """Lets the rate fall linearly to zero at the end of training. Not the paper's: for short runs.
-
-    Args:
-      epochs: float above 0, the length of the training.
-    """
-
-    def __init__(self, epochs):
-        self.epochs = epochs
-
-    def multiplier(self, progress, most_drops=math.inf):
-        del most_drops
-        return max(0.0, 1.0 - progress / self.epochs)

@@ -10,7 +10,7 @@ import tensorflow as tf
 from alexnet_tf.models import alexnet
 from alexnet_tf.models import placement
 from alexnet_tf.profiling import placement_report
-from alexnet_tf.training import optimizer as optimization
+from alexnet_tf.training import optimizer
 from alexnet_tf.training import trainer
 
 BATCH = 2
@@ -34,9 +34,9 @@ MEETINGS = (13 * 13 * 128, 6 * 6 * 128, 2048)
 
 def trainer_of(network, prepare, jit_compile=True):
     variables = [variable.value for variable in network.trainable_variables]
-    rules = [optimization.Rule(rate=0, weight_decay=0.0005)] * len(variables)
-    optimizer = optimization.MomentumSGD(variables, rules, jit_compile=jit_compile)
-    return trainer.Trainer(network, optimizer, prepare)
+    rules = [optimizer.Rule(group=0, weight_decay=0.0005)] * len(variables)
+    sgd = optimizer.MomentumSGD(variables, rules, jit_compile=jit_compile)
+    return trainer.Trainer(network, sgd, prepare)
 
 
 def alexnet_account(recipe, devices, jit_compile=True):

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from alexnet_tf.training import checkpoints
-from alexnet_tf.training import optimizer
+from alexnet_tf.training import schedules
 
 FACTS = {"network": "toy", "classes": ["broken", "whole"]}
 # As Keras and the velocities name them; TensorFlow writes slashes and dots in its keys differently.
@@ -31,7 +31,7 @@ class Run:
         self.variables = {
             name: tf.Variable(generator.standard_normal(shape), dtype=tf.float32) for name, shape in shapes.items()
         }
-        self.schedule = optimizer.Plateau(patience=1)
+        self.schedule = schedules.Plateau(patience=1)
         self.checkpoints = checkpoints.Checkpoints(
             str(directory), self.variables, self.schedule, FACTS if facts is None else facts, **arguments
         )

@@ -188,10 +188,10 @@ def test_errors_between_processes_become_one_line():
     "scaling, batch_size, expected",
     [("none", 512, 0.01), ("linear", 512, 0.04), ("square_root", 512, 0.02), ("linear", 64, 0.005)],
 )
-def test_rates_follow_the_batch_as_asked(scaling, batch_size, expected):
+def test_learning_rate_scales_with_the_batch_size(scaling, batch_size, expected):
     config = configuration.Config(
         batch_size=batch_size, learning_rate_scaling=scaling, recipe="original", base_batch_size=128
     ).resolved()
-    assert builders.initial_rate(config) == pytest.approx(expected)
+    assert builders.parameter_group_options(config).learning_rate == pytest.approx(expected)
     rates = builders.learning_rates(config, builders.build_schedule(config), 0.0)
     assert rates[:2] == pytest.approx([expected, 2 * expected])

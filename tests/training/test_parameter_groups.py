@@ -8,17 +8,15 @@ import tensorflow as tf
 
 from alexnet_tf import config as configuration
 from alexnet_tf.runs import builders
+from alexnet_tf.training import parameter_groups
 
-# Weights, biases, conv1's weights and biases, new layers' weights and biases.
-KINDS = ("weights", "biases", "conv1 weights", "conv1 biases", "new weights", "new biases")
 ORIGINAL = {"recipe": "original", "schedule": "epochs", "drop_epochs": (25.0, 51.0, 79.0)}
 
 
 def rates(progress, **values):
-    """The six rates by name."""
+    """The learning rates of a configuration."""
     config = configuration.Config(**values).resolved()
-    found = builders.learning_rates(config, builders.build_schedule(config), progress)
-    return dict(zip(KINDS, found, strict=True))
+    return builders.learning_rates(config, builders.build_schedule(config), progress)
 
 
 def assert_rates(found, weights, biases, conv1_weights=None, conv1_biases=None, new_weights=None, new_biases=None):
@@ -28,7 +26,7 @@ def assert_rates(found, weights, biases, conv1_weights=None, conv1_biases=None, 
         *(weights if conv1_weights is None else conv1_weights, biases if conv1_biases is None else conv1_biases),
         *(weights if new_weights is None else new_weights, biases if new_biases is None else new_biases),
     )
-    assert found == pytest.approx(dict(zip(KINDS, expected, strict=True)), rel=1e-12, abs=0)
+    assert found == pytest.approx(expected, rel=1e-12, abs=0)
 
 
 @pytest.mark.parametrize(
@@ -77,18 +75,18 @@ def test_exponential_steps_are_net_170_s():
     for eighth in range(8):
         for progress in (90 / 8 * eighth, 90 / 8 * (eighth + 1) - 1e-6):
             found = rates(progress, **values)
-            assert found["weights"] == pytest.approx(weights[eighth // 2], rel=2e-5)
-            assert found["biases"] == pytest.approx(0.02 if eighth < 4 else 0.002, rel=1e-12)
-            assert_rates(found, found["weights"], found["biases"])
+            assert found.weights == pytest.approx(weights[eighth // 2], rel=2e-5)
+            assert found.biases == pytest.approx(0.02 if eighth < 4 else 0.002, rel=1e-12)
+            assert_rates(found, found.weights, found.biases)
 
 
 def test_exponential_steps_of_biases_have_their_own_number_and_span():
     values = {"recipe": "paper", "schedule": "exponential_steps", "epochs": 6.0, "rate_steps": 2, "rate_span": 4.0}
     values |= {"bias_rate_steps": 3, "bias_rate_span": 9.0}
     found = [rates(progress, **values) for progress in range(6)]
-    assert [each["weights"] for each in found] == pytest.approx([0.01] * 3 + [0.0025] * 3, rel=1e-12)
+    assert [each.weights for each in found] == pytest.approx([0.01] * 3 + [0.0025] * 3, rel=1e-12)
     thirds = [0.01, 0.01, 0.01 / 3, 0.01 / 3, 0.01 / 9, 0.01 / 9]
-    assert [each["biases"] for each in found] == pytest.approx(thirds, rel=1e-12)
+    assert [each.biases for each in found] == pytest.approx(thirds, rel=1e-12)
 
 
 def test_initial_rates_are_those_of_the_first_step():
@@ -107,15 +105,15 @@ def rules(**values):
     optimizer = builders.build_optimizer(config, model)
     assert [each.shape for each in optimizer.variables] == [each.shape for each in model.trainable_variables]
     paths = [variable.path for variable in model.trainable_variables]
-    return {path: (KINDS[rule.rate], rule.weight_decay) for path, rule in zip(paths, optimizer.rules, strict=True)}
+    return {path: (parameter_groups.GROUPS[rule.group], rule.weight_decay) for path, rule in zip(paths, optimizer.rules, strict=True)}
 
 
 def test_rules_of_the_authors_18_percent_net():
     """Decay 0.004 of convolutions' weights and 1 of the last layer's; none of biases (recipe original)."""
     found = rules(network="cifar10_18", recipe="original", weight_decay=0.004, dense_weight_decay=1.0)
     assert found == {
-        "conv1/kernel": ("conv1 weights", 0.004),
-        "conv1/bias": ("conv1 biases", 0.0),
+        "conv1/kernel": ("conv1_weights", 0.004),
+        "conv1/bias": ("conv1_biases", 0.0),
         "conv2/kernel": ("weights", 0.004),
         "conv2/bias": ("biases", 0.0),
         "conv3/kernel": ("weights", 0.004),
@@ -152,7 +150,7 @@ def test_conv1_is_found_in_every_arrangement_of_towers(towers, first):
     for path, (rate, _) in found.items():
         layer, _, part = path.partition("/")
         expected = "weights" if part == "kernel" else "biases"
-        assert rate == (f"conv1 {expected}" if layer in first else expected), path
+        assert rate == (f"conv1_{expected}" if layer in first else expected), path
     assert {path.partition("/")[0] for path, (rate, _) in found.items() if rate.startswith("conv1")} == first
 
 
@@ -170,7 +168,7 @@ def test_new_layers_have_rates_of_their_own(new_layers, new):
     found = rules(initialize_from="runs/before", new_layers=new_layers)
     for path, (rate, decay) in found.items():
         layer, _, part = path.partition("/")
-        own = f"new {'weights' if part == 'kernel' else 'biases'}"
+        own = f"new_{'weights' if part == 'kernel' else 'biases'}"
         assert (rate, decay) == ((own, before[path][1]) if layer in new else before[path]), path
 
 

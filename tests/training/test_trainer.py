@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 
 from alexnet_tf.training import checkpoints
-from alexnet_tf.training import optimizer as optimization
+from alexnet_tf.training import optimizer
+from alexnet_tf.training import schedules
 from alexnet_tf.training import trainer as training
 
 BATCH = 8
@@ -18,7 +19,7 @@ CLASSES = 3
 STEPS_PER_EPOCH = 4
 MOMENTUM = 0.9
 # Weights' rate and decay, biases' rate and decay.
-RULES = [optimization.Rule(0, 0.001), optimization.Rule(1, 0.0)] * 2
+RULES = [optimizer.Rule(0, 0.001), optimizer.Rule(1, 0.0)] * 2
 
 
 def initial_weights():
@@ -61,8 +62,8 @@ class Toy:
 
 def toy_trainer(jit_compile=False):
     toy = Toy()
-    optimizer = optimization.MomentumSGD(toy.variables, RULES, momentum=MOMENTUM, jit_compile=jit_compile)
-    return training.Trainer(toy, optimizer, lambda batch: (batch["features"], batch["labels"]))
+    sgd = optimizer.MomentumSGD(toy.variables, RULES, momentum=MOMENTUM, jit_compile=jit_compile)
+    return training.Trainer(toy, sgd, lambda batch: (batch["features"], batch["labels"]))
 
 
 def weights_of(trainer):
@@ -94,7 +95,7 @@ def loop_by_hand(steps):
         rates = rates_at((step - 1) / STEPS_PER_EPOCH)
         for variable, velocity, gradient, rule in zip(variables, velocities, gradients, RULES):
             velocity *= MOMENTUM
-            velocity -= rates[rule.rate] * (rule.weight_decay * variable + gradient)
+            velocity -= rates[rule.group] * (rule.weight_decay * variable + gradient)
             variable += velocity
     return np.array(losses), np.array(mistakes), variables
 
@@ -223,8 +224,8 @@ def test_top5_errors_are_counted_where_there_are_more_than_five_classes():
 
     def counted(classes):
         model = lambda images, training: images[:, :classes] + shift
-        optimizer = optimization.MomentumSGD([shift], [optimization.Rule(0, 0.0)], jit_compile=False)
-        trainer = training.Trainer(model, optimizer, lambda batch: batch)
+        sgd = optimizer.MomentumSGD([shift], [optimizer.Rule(0, 0.0)], jit_compile=False)
+        trainer = training.Trainer(model, sgd, lambda batch: batch)
         reports = []
         data = [(logits, labels % classes)]
         train(trainer, 1, [reports.append], batches=data, learning_rates=lambda progress: [0.0])
@@ -256,7 +257,7 @@ def test_an_actions_exception_ends_the_training():
 def checkpoints_of(trainer, directory):
     variables = {f"weights{i}": variable for i, variable in enumerate(trainer.optimizer.variables)}
     variables |= {f"velocity{i}": variable for i, variable in enumerate(trainer.optimizer.velocities)}
-    return checkpoints.Checkpoints(str(directory), variables, optimization.Linear(5), {}, every=1)
+    return checkpoints.Checkpoints(str(directory), variables, schedules.Linear(5), {}, every=1)
 
 
 @pytest.mark.parametrize("stop", [7, 8])
