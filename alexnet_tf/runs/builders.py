@@ -102,8 +102,7 @@ def initialize_weights(config, model):
     kept = {
         variable.path: variable.value
         for variable in model.variables
-        if parameter_groups.layer_of(variable.path) not in config.new_layers
-        and not variable.path.startswith("dropout")
+        if parameter_groups.layer_of(variable.path) not in config.new_layers and not variable.path.startswith("dropout")
     }
     try:
         return checkpoints.load_weights(os.path.join(config.initialize_from, "checkpoints"), kept)

@@ -2,7 +2,8 @@
 
 import dataclasses
 from collections.abc import Iterable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
+from typing import Protocol
 
 from alexnet_tf.training import optimizer
 from alexnet_tf.training import schedules

@@ -105,7 +105,10 @@ def rules(**values):
     optimizer = builders.build_optimizer(config, model)
     assert [each.shape for each in optimizer.variables] == [each.shape for each in model.trainable_variables]
     paths = [variable.path for variable in model.trainable_variables]
-    return {path: (parameter_groups.GROUPS[rule.group], rule.weight_decay) for path, rule in zip(paths, optimizer.rules, strict=True)}
+    return {
+        path: (parameter_groups.GROUPS[rule.group], rule.weight_decay)
+        for path, rule in zip(paths, optimizer.rules, strict=True)
+    }
 
 
 def test_rules_of_the_authors_18_percent_net():
