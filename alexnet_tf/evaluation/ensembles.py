@@ -1,56 +1,58 @@
-"""Several networks asked together: the mean of their probabilities, plain or weighted (paper section 6)."""
+"""Ensembles: the mean of several networks' probabilities, with equal or searched weights (paper section 6)."""
 
+from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from alexnet_tf.evaluation import errors
 
-# A smaller gain in the loss, as a share of it, is rounding.
-_LEAST_GAIN = 1e-6
-# Examples that weights are tried on at a time.
-_PIECE = 64
+# A smaller relative decrease of the loss is treated as rounding.
+_MIN_DECREASE = 1e-6
+# Examples whose classes are reduced together in the search for weights.
+_CHUNK = 64
 
 
 class Ensemble(NamedTuple):
-    """What several networks reach together."""
+    """Errors of an ensemble."""
 
-    mean: errors.Errors  # of the plain mean, on all examples
-    weights: np.ndarray  # float64 [members], searched on one part of the examples
-    mean_judged: errors.Errors  # of the plain mean, on the other part
-    weighted_judged: errors.Errors  # with the weights, there too
+    mean: errors.Errors  # of equal weights, on all examples
+    weights: np.ndarray  # float64 [members], searched on the search part of the examples
+    mean_held_out: errors.Errors  # of equal weights, on the held-out part
+    weighted_held_out: errors.Errors  # of the searched weights, on the held-out part
 
 
-def evaluate(probabilities, labels, searched, judged):
-    """The errors of the plain mean, and of weights on examples that they were not searched on.
+def evaluate(probabilities: np.ndarray, labels: np.ndarray, search: np.ndarray, held_out: np.ndarray) -> Ensemble:
+    """Evaluates equal weights, and weights that are searched on one part of the examples and tested on the other.
 
     Args:
       probabilities: float32 ``[members, examples, classes]``.
       labels: int ``[examples]``.
-      searched, judged: from `divide`.
+      search, held_out: indices of the two parts, from `divide`.
 
     Returns:
       `Ensemble`.
     """
-    weights = search_weights(probabilities[:, searched], labels[searched])
-    others = probabilities[:, judged]
+    weights = search_weights(probabilities[:, search], labels[search])
+    others = probabilities[:, held_out]
     return Ensemble(
-        errors.of_probabilities(mean_probabilities(probabilities), labels),
+        errors.from_probabilities(mean_probabilities(probabilities), labels),
         weights,
-        errors.of_probabilities(mean_probabilities(others), labels[judged]),
-        errors.of_probabilities(mean_probabilities(others, weights), labels[judged]),
+        errors.from_probabilities(mean_probabilities(others), labels[held_out]),
+        errors.from_probabilities(mean_probabilities(others, weights), labels[held_out]),
     )
 
 
-def mean_probabilities(probabilities, weights=None):
-    """The mean of the members' probabilities: of softmax outputs, never of logits.
+def mean_probabilities(probabilities: np.ndarray, weights: Sequence[float] | None = None) -> np.ndarray:
+    """Computes the mean of the members' probabilities (softmax outputs, not logits).
 
     Args:
       probabilities: float32 ``[members, examples, classes]``, in [0, 1].
-      weights: float ``[members]``, none negative, of sum 1; None for equal ones.
+      weights: float ``[members]``, not negative, with sum 1; None for equal weights.
 
     Returns:
-      float32 ``[examples, classes]``, summed up in float64.
+      float32 ``[examples, classes]``, accumulated in float64.
 
     Raises:
       ValueError: for other shapes or weights.
@@ -60,10 +62,10 @@ def mean_probabilities(probabilities, weights=None):
     members, examples, classes = probabilities.shape
     weights = _equal_weights(members) if weights is None else np.asarray(weights, np.float64)
     if weights.shape != (members,) or not (weights >= 0).all() or abs(weights.sum() - 1) > 1e-6:
-        raise ValueError(f"Expected {members} weights of 0 or more, of sum 1. Received: {weights.tolist()}")
+        raise ValueError(f"Expected {members} non-negative weights with sum 1. Received: {weights.tolist()}")
     mean = np.empty([examples, classes], np.float32)
-    for part in errors.parts(examples, members * classes):
-        mean[part] = _mixed(weights[None], probabilities[:, part])[0]
+    for chunk in errors.chunks(examples, members * classes):
+        mean[chunk] = _weighted_means(weights[None], probabilities[:, chunk])[0]
     return mean
 
 
@@ -71,27 +73,29 @@ def _equal_weights(members):
     return np.full([members], 1 / members)
 
 
-def _mixed(weights, probabilities):
-    """Several weighted means: of weights ``[means, members]``, float32 ``[means, examples, classes]``."""
+def _weighted_means(weights, probabilities):
+    """Computes several weighted means, float32 ``[means, examples, classes]``, for weights ``[means, members]``."""
     return np.tensordot(weights, probabilities.astype(np.float64), 1).astype(np.float32)
 
 
-def divide(labels, fraction, seed):
-    """Divides examples in two, class by class, by a seeded draw.
+def divide(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Divides examples at random into a search part and a held-out part, class by class.
 
     Args:
       labels: int ``[examples]``.
-      fraction: float in (0, 1), the share of each class that the first part gets (rounded to the nearest).
-      seed: int, 0 or more.
+      fraction: float in (0, 1), the fraction of each class in the search part (rounded to the nearest count).
+      seed: int, at least 0.
 
     Returns:
-      Two int64 arrays of indices, rising: for the search of weights, and for judging them.
+      Two int64 arrays of increasing indices: the search part and the held-out part.
 
     Raises:
-      ValueError: if a part would have no example, or for another fraction.
+      ValueError: for another fraction, or if a part would be empty.
     """
     if not 0 < fraction < 1:
-        raise ValueError(f"Expected the share of examples to search weights on between 0 and 1. Received: {fraction}")
+        raise ValueError(
+            f"Expected the fraction of images for the weight search to be between 0 and 1. Received: {fraction}"
+        )
     generator = np.random.default_rng(seed)
     chosen = np.zeros([len(labels)], bool)
     for label in np.unique(labels):
@@ -99,19 +103,19 @@ def divide(labels, fraction, seed):
         chosen[members[: round(len(members) * fraction)]] = True
     if chosen.all() or not chosen.any():
         raise ValueError(
-            f"Expected enough images to search weights on a share of {fraction} of each class and judge them on the "
-            f"others. Received: {len(labels)} images of {len(np.unique(labels))} classes"
+            f"Expected enough images to search weights on a fraction of {fraction} of each class and test them on the "
+            f"rest. Received: {len(labels)} images of {len(np.unique(labels))} classes"
         )
     return np.flatnonzero(chosen), np.flatnonzero(~chosen)
 
 
-def search_weights(probabilities, labels, *, steps=100):
-    """Weights of the members by coordinate search: the fewest top-1 errors, among equals the smallest loss.
+def search_weights(probabilities: np.ndarray, labels: np.ndarray, *, steps: int = 100) -> np.ndarray:
+    """Searches the members' weights with the fewest top-1 errors; ties are broken by the smaller loss.
 
-    Begins with equal weights. Each round tries for every member the shares 0, 1 / `steps`, ... 1, the other members
-    keeping their proportions, and takes the best of all; it ends when none is better. So the weights are never worse
-    than equal ones, nor than one member alone, on the examples that they were searched on, and the order of the
-    members does not matter. Of two members it tries every share; of more it may end in a local minimum.
+    Coordinate search from equal weights. Each round tries the weights 0, 1 / `steps`, ... 1 for every member, with the
+    other members in their current proportions, and takes the best of all; the search ends when none is better. On the
+    examples of the search, the weights are therefore never worse than equal weights or any single member, and the order
+    of the members does not matter. With two members the search is exhaustive; with more it may end in a local minimum.
 
     Args:
       probabilities: float32 ``[members, examples, classes]``.
@@ -119,49 +123,49 @@ def search_weights(probabilities, labels, *, steps=100):
       steps: int.
 
     Returns:
-      float64 ``[members]``, none negative, of sum 1.
+      float64 ``[members]``, not negative, with sum 1.
     """
     members = len(probabilities)
-    pieces = _contenders(probabilities, labels)
+    reduced = _reduce_classes(probabilities, labels)
     best = _equal_weights(members)
-    ((wrong, loss),) = _judge(pieces, best[None])
+    ((wrong, loss),) = _score(reduced, best[None])
     while members > 1:
         lines = [_line(best, member, steps) for member in range(members)]
-        judged = [pair for line in lines for pair in _judge(pieces, line)]
-        place = min(range(len(judged)), key=judged.__getitem__)
-        if judged[place] >= (wrong, loss * (1 - _LEAST_GAIN)):
+        scores = [score for line in lines for score in _score(reduced, line)]
+        place = min(range(len(scores)), key=scores.__getitem__)
+        if scores[place] >= (wrong, loss * (1 - _MIN_DECREASE)):
             break
-        best, (wrong, loss) = np.concatenate(lines)[place], judged[place]
+        best, (wrong, loss) = np.concatenate(lines)[place], scores[place]
     return best
 
 
-def _contenders(probabilities, labels):
-    """The classes that some weights could make the answer, and the right one: of a thousand, most times a few.
+def _reduce_classes(probabilities, labels):
+    """Keeps the true class and those that some weights could predict: usually a few of a thousand.
 
-    A class is none if another, the answer of some member, is ahead of it for every member: more probable, or as
-    probable and before it, as of equals the first is the answer.
+    No weights predict a class if some member's prediction ranks above it for every member: it is more probable, or
+    equally probable and has a lower index, as ties go to the first class.
 
     Returns:
-      A list of pieces of the examples: float32 ``[members, piece, kept]``, classes in their order, and the place of the
-      right class among them, int64 ``[piece]``.
+      A list with a pair for each chunk of examples: float32 ``[members, chunk, kept]``, classes in their order, and the
+      index of the true class among them, int64 ``[chunk]``.
     """
-    pieces = []
-    for first in range(0, len(labels), _PIECE):
-        values, right = probabilities[:, first : first + _PIECE], labels[first : first + _PIECE, None]
-        contends = np.ones(values.shape[1:], bool)
-        for answer in values.argmax(axis=2):
-            leading = np.take_along_axis(values, answer[None, :, None], axis=2)
-            before = answer[:, None] < np.arange(values.shape[2])
-            contends &= ~((leading > values) | ((leading == values) & before)).all(axis=0)
-        np.put_along_axis(contends, right, True, axis=1)
-        # Where an example has fewer than others of its piece, some of the rest come behind and change nothing.
-        kept = np.argsort(~contends, axis=1, kind="stable")[:, : contends.sum(axis=1).max()]
-        pieces.append((np.take_along_axis(values, kept[None], axis=2), (kept == right).argmax(axis=1)))
-    return pieces
+    reduced = []
+    for first in range(0, len(labels), _CHUNK):
+        values, true = probabilities[:, first : first + _CHUNK], labels[first : first + _CHUNK, None]
+        is_candidate = np.ones(values.shape[1:], bool)
+        for prediction in values.argmax(axis=2):
+            leading = np.take_along_axis(values, prediction[None, :, None], axis=2)
+            before = prediction[:, None] < np.arange(values.shape[2])
+            is_candidate &= ~((leading > values) | ((leading == values) & before)).all(axis=0)
+        np.put_along_axis(is_candidate, true, True, axis=1)
+        # An example with fewer candidates than others of its chunk is padded with other classes, which is harmless.
+        kept = np.argsort(~is_candidate, axis=1, kind="stable")[:, : is_candidate.sum(axis=1).max()]
+        reduced.append((np.take_along_axis(values, kept[None], axis=2), (kept == true).argmax(axis=1)))
+    return reduced
 
 
 def _line(weights, member, steps):
-    """Weights with one member's share from 0 to 1: float64 ``[steps + 1, members]``."""
+    """Returns weights with one member's weight varying from 0 to 1: float64 ``[steps + 1, members]``."""
     others = weights.copy()
     others[member] = 0
     if not others.any():
@@ -173,41 +177,50 @@ def _line(weights, member, steps):
     return line
 
 
-def _judge(pieces, candidates):
-    """The number of top-1 errors and the sum of the losses for each row of weights: a list of pairs."""
+def _score(reduced, candidates):
+    """Returns a pair for each row of weights: the number of top-1 errors and the sum of the losses."""
     wrong = np.zeros([len(candidates)], np.int64)
     loss = np.zeros([len(candidates)])
-    for values, right in pieces:
-        mixed = _mixed(candidates, values)
-        wrong += (mixed.argmax(axis=2) != right).sum(axis=1)
-        loss += errors.losses(mixed[:, np.arange(len(right)), right].astype(np.float64)).sum(axis=1)
+    for values, true in reduced:
+        means = _weighted_means(candidates, values)
+        wrong += (means.argmax(axis=2) != true).sum(axis=1)
+        loss += errors.cross_entropy(means[:, np.arange(len(true)), true].astype(np.float64)).sum(axis=1)
     return list(zip(wrong.tolist(), loss.tolist()))
 
 
-def table(rows, *, majority=None, weights=None):
-    """The errors of members and ensembles by several ways of looking, as text.
+def table(
+    rows: Sequence[tuple[str, Mapping[str, errors.Errors]]],
+    *,
+    majority: float | None = None,
+    weights: Sequence[tuple[str, Mapping[str, float]]] | None = None,
+) -> str:
+    """Formats the errors of members and ensembles as a table, with columns for each set of views.
 
     Args:
-      rows: list of pairs of a name and a dict from a way to `errors.Errors`; the same ways in each.
-      majority: float, from `errors.majority_error`, for a last row; None for none.
-      weights: list of pairs of a member's name and a dict from a way to its weight, for last rows; None for none.
+      rows: list of pairs of a name and a dict from the name of a set of views to `errors.Errors`; all dicts have the
+        same keys.
+      majority: float, from `errors.majority_error`, for a last row; None for no such row.
+      weights: list of pairs of a member's name and a dict from the name of a set of views to its weight, for rows after
+        the errors; None for no such rows.
 
     Returns:
       Lines of text; errors in percent.
     """
-    ways = list(rows[0][1])
+    views = list(rows[0][1])
     names = [name for name, _ in [*rows, *(weights or [])]]
-    width = max(len(name) for name in [*names, "always the largest class"])
+    width = max(len(name) for name in [*names, "majority class"])
     lines = [
-        f"  {'':<{width}}" + "".join(f"{way:>24}" for way in ways),
-        f"  {'':<{width}}" + f"{'top-1':>12}{'top-5':>12}" * len(ways),
+        f"  {'':<{width}}" + "".join(f"{name:>24}" for name in views),
+        f"  {'':<{width}}" + f"{'top-1':>12}{'top-5':>12}" * len(views),
     ]
     for name, results in rows:
-        cells = [errors.percent(error) for way in ways for error in (results[way].top1_error, results[way].top5_error)]
+        cells = [
+            errors.percent(error) for view in views for error in (results[view].top1_error, results[view].top5_error)
+        ]
         lines.append(f"  {name:<{width}}" + "".join(f"{cell:>12}" for cell in cells))
     for name, shares in weights or []:
-        # The percent sign's room stays free.
-        lines.append(f"  {name:<{width}}" + "".join(f"{shares[way]:>10.4f}{'':14}" for way in ways).rstrip())
+        # Two columns stay free for the percent sign.
+        lines.append(f"  {name:<{width}}" + "".join(f"{shares[view]:>10.4f}{'':14}" for view in views).rstrip())
     if majority is not None:
-        lines.append(f"  {'always the largest class':<{width}}{errors.percent(majority):>12}")
+        lines.append(f"  {'majority class':<{width}}{errors.percent(majority):>12}")
     return "\n".join(lines)

@@ -1,27 +1,32 @@
-"""Top-1 and top-5 errors, of the central crop and of ten views."""
+"""Top-1 and top-5 errors of a network, by the center crop or by the mean of several views."""
 
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 # Keeps the logarithm of a probability that float32 rounded to zero finite.
-_SMALLEST = 1e-12
-# Elements of an array of probabilities that are counted at a time: 32 MiB in float64.
+_MIN_PROBABILITY = 1e-12
+# Elements of an array of probabilities that are processed at once: 32 MiB in float64.
 _ELEMENTS = 2**22
 
 
 class Errors(NamedTuple):
-    """What one way of looking at a set of images reached. Errors are shares in [0, 1]."""
+    """Errors of a network on a set of images by one set of views, as fractions in [0, 1]."""
 
     num_examples: int
-    loss: float  # mean of -ln of the right class's probability, in nats
+    loss: float  # mean cross-entropy in nats
     top1_error: float
     top5_error: float | None  # None with five classes or fewer
-    confusion: np.ndarray  # int64 [classes, classes]: right class in rows, most probable one in columns
+    confusion: np.ndarray  # confusion matrix, int64 [classes, classes]: true classes in rows, predictions in columns
 
-    def to_dict(self):
-        """The figures for JSON, without the confusion matrix."""
+    def to_dict(self) -> dict[str, int | float | None]:
+        """Returns a dict for JSON, without the confusion matrix."""
         return {
             "num_examples": self.num_examples,
             "loss": self.loss,
@@ -30,59 +35,59 @@ class Errors(NamedTuple):
         }
 
 
-def losses(right):
-    """The loss of each example, in nats.
+def cross_entropy(probabilities: np.ndarray) -> np.ndarray:
+    """Computes the loss of each example.
 
     Args:
-      right: float, of any shape: the right class's probabilities.
+      probabilities: float of any shape, the predicted probabilities of the true classes.
 
     Returns:
-      Float of the same shape.
+      Float of the same shape, in nats.
     """
-    return -np.log(np.maximum(right, _SMALLEST))
+    return -np.log(np.maximum(probabilities, _MIN_PROBABILITY))
 
 
-class Count:
+class ErrorCounter:
     """Counts errors batch by batch.
 
     Args:
       num_classes: int.
     """
 
-    def __init__(self, num_classes):
+    def __init__(self, num_classes: int):
         self._confusion = np.zeros([num_classes, num_classes], np.int64)
-        self._outside_five = 0
+        self._outside_top5 = 0
         self._loss = 0.0
 
-    def add(self, probabilities, labels):
-        """Counts in a batch.
+    def add(self, probabilities: np.ndarray, labels: np.ndarray) -> None:
+        """Adds a batch.
 
         Args:
           probabilities: float ``[batch, num_classes]``.
           labels: int ``[batch]``.
 
         Raises:
-          ValueError: for a probability that is not a number: nothing is ahead of it, so it would count as right.
+          ValueError: if a probability is NaN. No class ranks above NaN, so it would count as correct.
         """
         probabilities = np.asarray(probabilities, np.float64)
         if np.isnan(probabilities).any():
-            raise ValueError("Expected probabilities. Received: not a number, as of a network whose learning diverged")
-        right = probabilities[np.arange(len(labels)), labels]
-        # Of equally probable classes the first counts, as with argmax.
-        ahead = (probabilities > right[:, None]).sum(axis=1)
-        ahead += ((probabilities == right[:, None]) & (np.arange(probabilities.shape[1]) < labels[:, None])).sum(axis=1)
+            raise ValueError("Expected probabilities in [0, 1]. Received: NaN; the training of this network diverged")
+        true = probabilities[np.arange(len(labels)), labels]
+        # Of equally probable classes the first ranks highest, as with argmax.
+        rank = (probabilities > true[:, None]).sum(axis=1)
+        rank += ((probabilities == true[:, None]) & (np.arange(probabilities.shape[1]) < labels[:, None])).sum(axis=1)
         np.add.at(self._confusion, (labels, probabilities.argmax(axis=1)), 1)
-        self._outside_five += int((ahead >= 5).sum())
-        self._loss += float(losses(right).sum())
+        self._outside_top5 += int((rank >= 5).sum())
+        self._loss += float(cross_entropy(true).sum())
 
-    def total(self, total):
-        """Takes together what several processes counted; `total` maps a list of arrays to their sums over all."""
-        counts = [self._confusion, np.array(self._outside_five, np.int64), np.array(self._loss)]
-        self._confusion, outside_five, loss = total(counts)
-        self._outside_five, self._loss = int(outside_five), float(loss)
+    def all_reduce(self, reduce_sum: Callable[[list[np.ndarray]], Sequence[np.ndarray]]) -> None:
+        """Adds the counts of other processes; `reduce_sum` maps a list of arrays to their sums over all processes."""
+        counts = [self._confusion, np.array(self._outside_top5, np.int64), np.array(self._loss)]
+        self._confusion, outside_top5, loss = reduce_sum(counts)
+        self._outside_top5, self._loss = int(outside_top5), float(loss)
 
-    def result(self):
-        """The `Errors` so far.
+    def result(self) -> Errors:
+        """Returns the `Errors` of all batches so far.
 
         Raises:
           ValueError: if there were no examples.
@@ -94,13 +99,15 @@ class Count:
             examples,
             self._loss / examples,
             (examples - int(np.trace(self._confusion))) / examples,
-            self._outside_five / examples if len(self._confusion) > 5 else None,
+            self._outside_top5 / examples if len(self._confusion) > 5 else None,
             self._confusion,
         )
 
 
-def probability_function(model, cut):
-    """A compiled function from uint8 images to the probabilities of each view.
+def probability_function(
+    model: Callable[..., tf.Tensor], cut: Callable[[tf.Tensor], Sequence[tf.Tensor]]
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Compiles a function from uint8 images to the probabilities of each view.
 
     Args:
       model: callable, ``model(images, training=False)`` returns logits.
@@ -119,155 +126,172 @@ def probability_function(model, cut):
     return probabilities
 
 
-def evaluate(probabilities, batches, *, ways, num_classes, num_examples, progress=None, total=None):
-    """Looks at every example once.
+def evaluate(
+    probabilities: Callable[[tf.Tensor], tf.Tensor],
+    batches: Iterable[tuple[tf.Tensor, tf.Tensor]],
+    *,
+    views: Mapping[str, Sequence[int]],
+    num_classes: int,
+    num_examples: int,
+    progress: Callable[[int], None] | None = None,
+    reduce_sum: Callable[[list[np.ndarray]], Sequence[np.ndarray]] | None = None,
+) -> dict[str, Errors]:
+    """Evaluates every example once.
 
     Args:
       probabilities: from `probability_function`.
       batches: iterable of (uint8 images, int64 labels).
-      ways: dict from a name to the indices of the views whose softmax outputs are averaged (paper section 4.1: the
-        outputs, not the logits).
+      views: dict from the name of each view set to the indices of its views, whose softmax outputs (not logits) are
+        averaged (paper section 4.1).
       num_classes: int.
-      num_examples: int, how many there are.
-      progress: called with the number of examples seen so far.
-      total: where several processes look at a part each: maps a list of int64 and float64 arrays to their sums.
+      num_examples: int, the number of examples, of all processes together.
+      progress: called with the number of examples evaluated so far.
+      reduce_sum: for several processes that evaluate a part each: maps a list of int64 and float64 arrays to their sums
+        over all processes.
 
     Returns:
-      A dict from the names of `ways` to `Errors`.
+      A dict from the names of `views` to `Errors`.
 
     Raises:
-      ValueError: if the batches do not hold just `num_examples`.
+      ValueError: if the batches do not hold exactly `num_examples`.
     """
-    counts = {name: Count(num_classes) for name in ways}
-    for outputs, labels in _averaged(probabilities, batches, ways, progress):
-        for name in ways:
-            counts[name].add(outputs[name], labels)
-    if total:
-        for count in counts.values():
-            count.total(total)
-    results = {name: count.result() for name, count in counts.items()}
+    counters = {name: ErrorCounter(num_classes) for name in views}
+    for outputs, labels in _averaged(probabilities, batches, views, progress):
+        for name in views:
+            counters[name].add(outputs[name], labels)
+    if reduce_sum:
+        for counter in counters.values():
+            counter.all_reduce(reduce_sum)
+    results = {name: counter.result() for name, counter in counters.items()}
     for result in results.values():
-        _check_seen(result.num_examples, num_examples)
+        _check_count(result.num_examples, num_examples)
     return results
 
 
-def collect(probabilities, batches, *, ways, num_classes, num_examples, progress=None):
-    """Looks at every example once and keeps the probabilities.
+def collect(
+    probabilities: Callable[[tf.Tensor], tf.Tensor],
+    batches: Iterable[tuple[tf.Tensor, tf.Tensor]],
+    *,
+    views: Mapping[str, Sequence[int]],
+    num_classes: int,
+    num_examples: int,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Computes the probabilities of every example.
 
     Args:
-      probabilities, batches, ways, num_classes, num_examples, progress: as in `evaluate`.
+      probabilities, batches, views, num_classes, num_examples, progress: as in `evaluate`.
 
     Returns:
-      A dict from the names of `ways` to float32 ``[num_examples, num_classes]``, and the labels, int64
+      A dict from the names of `views` to float32 ``[num_examples, num_classes]``, and the labels, int64
       ``[num_examples]``, both in the order of the batches.
 
     Raises:
-      ValueError: if the batches do not hold just `num_examples`.
+      ValueError: if the batches do not hold exactly `num_examples`.
     """
-    kept = {name: np.empty([num_examples, num_classes], np.float32) for name in ways}
+    kept = {name: np.empty([num_examples, num_classes], np.float32) for name in views}
     kept_labels = np.empty([num_examples], np.int64)
     first = 0
-    for outputs, labels in _averaged(probabilities, batches, ways, progress):
-        # Cut where there are too many; that is an error at the end.
+    for outputs, labels in _averaged(probabilities, batches, views, progress):
+        # Examples beyond `num_examples` are dropped here and reported as an error at the end.
         places = slice(first, first + len(labels))
         room = max(0, num_examples - first)
         kept_labels[places] = labels[:room]
-        for name in ways:
+        for name in views:
             kept[name][places] = outputs[name][:room]
         first += len(labels)
-    _check_seen(first, num_examples)
+    _check_count(first, num_examples)
     return kept, kept_labels
 
 
-def _check_seen(seen, num_examples):
-    if seen != num_examples:
-        raise ValueError(f"Expected to evaluate {num_examples} examples. Received: {seen}")
+def _check_count(found, num_examples):
+    if found != num_examples:
+        raise ValueError(f"Expected to evaluate {num_examples} examples. Received: {found}")
 
 
-def _averaged(probabilities, batches, ways, progress):
-    """Yields for each batch a dict of float32 ``[batch, classes]``, averaged over a way's views, and the labels."""
-    seen = 0
+def _averaged(probabilities, batches, views, progress):
+    """Yields a dict of float32 ``[batch, classes]``, the mean over each set of views, and the labels of each batch."""
+    done = 0
     for images, labels in batches:
         outputs = probabilities(images).numpy()
-        yield {name: outputs[list(views)].mean(axis=0) for name, views in ways.items()}, labels.numpy()
-        seen += len(labels)
+        yield {name: outputs[list(indices)].mean(axis=0) for name, indices in views.items()}, labels.numpy()
+        done += len(labels)
         if progress:
-            progress(seen)
+            progress(done)
 
 
-def of_probabilities(probabilities, labels):
-    """The `Errors` of probabilities that are there.
+def from_probabilities(probabilities: np.ndarray, labels: np.ndarray) -> Errors:
+    """Computes the `Errors` of given probabilities.
 
     Args:
       probabilities: float ``[examples, classes]``.
       labels: int ``[examples]``.
 
     Raises:
-      ValueError: as `Count`.
+      ValueError: as `ErrorCounter`.
     """
-    count = Count(probabilities.shape[1])
-    for part in parts(*probabilities.shape):
-        count.add(probabilities[part], labels[part])
-    return count.result()
+    counter = ErrorCounter(probabilities.shape[1])
+    for chunk in chunks(*probabilities.shape):
+        counter.add(probabilities[chunk], labels[chunk])
+    return counter.result()
 
 
-def parts(num_examples, elements):
-    """Yields slices of the examples, so that a part of them is no more than some 32 MiB in float64.
+def chunks(num_examples: int, elements: int) -> Iterator[slice]:
+    """Yields slices of the examples that take at most about 32 MiB each in float64.
 
     Args:
       num_examples: int.
-      elements: int, how many there are for one example.
+      elements: int, the number of elements of one example.
     """
     size = max(1, _ELEMENTS // elements)
     for first in range(0, num_examples, size):
         yield slice(first, first + size)
 
 
-def majority_error(labels):
-    """The error of always answering the most frequent class.
+def majority_error(labels: np.ndarray) -> float:
+    """Returns the error, in [0, 1), of always predicting the most frequent class.
 
     Args:
       labels: int ``[examples]``.
-
-    Returns:
-      Float in [0, 1).
     """
     return (len(labels) - int(np.bincount(labels).max())) / len(labels)
 
 
-def worst_confusions(confusion, class_names, most=5):
-    """The most frequent mistakes.
+def worst_confusions(
+    confusion: np.ndarray, class_names: Sequence[str], limit: int = 5
+) -> list[tuple[str, str, int, float]]:
+    """Returns the most frequent mistakes.
 
     Args:
-      confusion: from `Errors`.
+      confusion: confusion matrix from `Errors`.
       class_names: names of its rows.
-      most: int, how many at most.
+      limit: int, the largest number of mistakes to return.
 
     Returns:
-      A list of (right class, answered class, times, share of the right class's examples), most frequent first.
+      A list of (true class, predicted class, count, fraction of the true class's examples), most frequent first.
     """
     mistakes = confusion.copy()
     np.fill_diagonal(mistakes, 0)
-    order = np.argsort(-mistakes, axis=None, kind="stable")[:most]
+    order = np.argsort(-mistakes, axis=None, kind="stable")[:limit]
     rows = []
-    for right, answered in zip(*np.unravel_index(order, mistakes.shape)):
-        times = int(mistakes[right, answered])
-        if times:
-            share = times / int(confusion[right].sum())
-            rows.append((class_names[right], class_names[answered], times, share))
+    for true, predicted in zip(*np.unravel_index(order, mistakes.shape)):
+        count = int(mistakes[true, predicted])
+        if count:
+            fraction = count / int(confusion[true].sum())
+            rows.append((class_names[true], class_names[predicted], count, fraction))
     return rows
 
 
-def percent(share):
-    """A share in [0, 1] as text; None, where there is none, as a dash."""
-    return "-" if share is None else f"{100 * share:.2f} %"
+def percent(fraction: float | None) -> str:
+    """Formats a fraction in [0, 1] as a percentage, None as a dash."""
+    return "-" if fraction is None else f"{100 * fraction:.2f} %"
 
 
-def table(results, majority):
-    """The errors of several ways of looking side by side, as text.
+def table(results: Mapping[str, Errors], majority: float) -> str:
+    """Formats errors as a table, one row for each set of views.
 
     Args:
-      results: dict from a name to `Errors`.
+      results: dict from the name of a set of views to `Errors`.
       majority: float, from `majority_error`.
 
     Returns:
@@ -277,5 +301,5 @@ def table(results, majority):
     for name, errors in results.items():
         top1, top5 = percent(errors.top1_error), percent(errors.top5_error)
         lines.append(f"  {name:<24}{top1:>12}{top5:>13}{errors.loss:>9.4f}")
-    lines.append(f"  {'always the largest class':<24}{percent(majority):>12}")
+    lines.append(f"  {'majority class':<24}{percent(majority):>12}")
     return "\n".join(lines)

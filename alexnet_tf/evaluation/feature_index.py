@@ -363,7 +363,7 @@ def _candidates(products, sums, units, farthest, k):
 def _squares(queries, block, near, places):
     """The squared distances of pairs, float64 ``[pairs]``."""
     squares = np.empty(len(near))
-    for part in errors.parts(len(near), block.shape[1]):
+    for part in errors.chunks(len(near), block.shape[1]):
         difference = block[places[part]].astype(np.float64) - queries[near[part]]
         squares[part] = np.square(difference, out=difference).sum(axis=1)
     return squares

@@ -276,16 +276,16 @@ def restore(config, class_names, workdir, tell=lambda line: None, **changes):
     return model, saved.restore(tell), saved.current
 
 
-def evaluate_split(probabilities, data, split, ways, distribution):
+def evaluate_split(probabilities, data, split, views, distribution):
     """`errors.evaluate` over a split of the data, each process of a `distribution.Distribution` a part."""
     examples = data.examples[split]
     return errors.evaluate(
         probabilities,
         pipeline.evaluation_batches(examples, batch_size=EVALUATION_BATCH, worker=distribution.worker),
-        ways=ways,
+        views=views,
         num_classes=len(data.source.class_names),
         num_examples=len(examples),
-        total=distribution.sum,
+        reduce_sum=distribution.sum,
     )
 
 

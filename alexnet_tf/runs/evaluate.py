@@ -19,7 +19,7 @@ from alexnet_tf.runs import dataset
 from alexnet_tf.utils import files
 
 # Indices into `augmentation.ten_views`; the fifth is the central crop.
-WAYS = {"centre crop": [4], "ten views": list(range(10))}
+VIEWS = {"centre crop": [4], "ten views": list(range(10))}
 
 
 class Judged(NamedTuple):
@@ -27,9 +27,9 @@ class Judged(NamedTuple):
 
     split: str
     labels: np.ndarray  # int64 [images]
-    probabilities: dict  # from each of `WAYS` to float32 [images, classes]
+    probabilities: dict  # from each of `VIEWS` to float32 [images, classes]
     results: dict  # from each to `errors.Errors`
-    headline: str  # of `WAYS`, the one that the run is judged by
+    headline: str  # of `VIEWS`, the one that the run is judged by
 
 
 def evaluate(workdirs, split="", *, source=None, data_dir=None, search_fraction=0.5, search_seed=0):
@@ -107,18 +107,19 @@ def _evaluate_ensemble(workdirs, configs, data_source, split, search, console):
         # The network is gone before the next one is built.
         gc.collect()
         results = {}
-        for way in WAYS:
+        for way in VIEWS:
             stack = stacks.setdefault(way, np.empty([len(workdirs), *kept[way].shape], np.float32))
             stack[place] = kept.pop(way)
             try:
-                results[way] = errors.of_probabilities(stack[place], labels)
+                results[way] = errors.from_probabilities(stack[place], labels)
             except ValueError as error:
                 raise ValueError(f"{workdir}: {error}") from None
         members.append({"workdir": str(workdir), "step": step, "checkpoint": checkpoint, **_figures(results)})
         rows.append((str(workdir), results))
     found = {way: ensembles.evaluate(stack, labels, searched, judged) for way, stack in stacks.items()}
-    mean, mean_judged, weighted_judged = (
-        {way: getattr(each, name) for way, each in found.items()} for name in ("mean", "mean_judged", "weighted_judged")
+    mean, mean_held_out, weighted_held_out = (
+        {way: getattr(each, name) for way, each in found.items()}
+        for name in ("mean", "mean_held_out", "weighted_held_out")
     )
     majority = errors.majority_error(labels)
     console.print(f"{split}: {len(labels)} images, each seen once by each member", markup=False)
@@ -132,7 +133,9 @@ def _evaluate_ensemble(workdirs, configs, data_source, split, search, console):
         (f"weight of {name}", {way: each.weights[place] for way, each in found.items()})
         for place, (name, _) in enumerate(rows)
     ]
-    console.print(ensembles.table([("mean", mean_judged), ("weighted", weighted_judged)], weights=shares), markup=False)
+    console.print(
+        ensembles.table([("mean", mean_held_out), ("weighted", weighted_held_out)], weights=shares), markup=False
+    )
     written = {
         "split": split,
         "majority_error": majority,
@@ -143,8 +146,8 @@ def _evaluate_ensemble(workdirs, configs, data_source, split, search, console):
             "num_searched": len(searched),
             "num_judged": len(judged),
             "weights": {way.replace(" ", "_"): each.weights.tolist() for way, each in found.items()},
-            "mean": _figures(mean_judged),
-            "weighted": _figures(weighted_judged),
+            "mean": _figures(mean_held_out),
+            "weighted": _figures(weighted_held_out),
         },
     }
     path = os.path.join(workdirs[0], "ensemble.json")
@@ -213,14 +216,14 @@ def _collect(config, data, split, workdir, console):
 
 
 def _probabilities(ten_views, data, split, console, by=""):
-    """What `errors.collect` keeps of a split, looked at in all `WAYS`."""
+    """What `errors.collect` keeps of a split, looked at in all `VIEWS`."""
     examples = data.examples[split]
     with dataset.progress_bar(console) as bar:
         task = bar.add_task(f"evaluating {len(examples)} {split} images{by}", total=len(examples))
         return errors.collect(
             ten_views,
             pipeline.evaluation_batches(examples, batch_size=builders.EVALUATION_BATCH),
-            ways=WAYS,
+            views=VIEWS,
             num_classes=len(data.source.class_names),
             num_examples=len(examples),
             progress=lambda done: bar.update(task, completed=done),
@@ -247,7 +250,7 @@ def ten_views(config, model, data):
 
 
 def headline(config):
-    """Which of `WAYS` a run is judged by: ten views, but for a training that saw no mirror images, as of digits."""
+    """Which of `VIEWS` a run is judged by: ten views, but for a training that saw no mirror images, as of digits."""
     return "centre crop" if config.flips == "none" else "ten views"
 
 
@@ -287,7 +290,7 @@ def judge(ten_views, data, split, console=None, *, headline):
       ValueError: for a network whose probabilities are none.
     """
     kept, labels = _probabilities(ten_views, data, split, console)
-    results = {way: errors.of_probabilities(probabilities, labels) for way, probabilities in kept.items()}
+    results = {way: errors.from_probabilities(probabilities, labels) for way, probabilities in kept.items()}
     return Judged(split, labels, kept, results, headline)
 
 

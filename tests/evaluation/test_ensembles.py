@@ -74,7 +74,7 @@ def test_a_member_several_times_is_that_member(count):
     ids=["few", "sum", "negative", "nan"],
 )
 def test_weights_that_are_none_are_refused(weights):
-    with pytest.raises(ValueError, match=r"Expected 3 weights of 0 or more, of sum 1\. Received: \["):
+    with pytest.raises(ValueError, match=r"Expected 3 non-negative weights with sum 1\. Received: \["):
         ensembles.mean_probabilities(members(3, 4, 3)[0], weights)
 
 
@@ -87,7 +87,7 @@ def test_arrays_of_another_shape_are_refused(shape):
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("piece", [1, 64])
 def test_weights_of_two_members_are_the_best_of_a_grid(monkeypatch, seed, piece):
-    monkeypatch.setattr(ensembles, "_PIECE", piece)
+    monkeypatch.setattr(ensembles, "_CHUNK", piece)
     probabilities, labels = members(2, 80, 6, seed, strengths=[1.0, 1.8])
     weights = ensembles.search_weights(probabilities, labels, steps=20)
     found = judge_by_hand(probabilities, labels, weights)
@@ -126,16 +126,18 @@ def test_no_share_of_one_member_improves_on_the_weights(seed):
 @pytest.mark.parametrize("strength", [-1.0, 0.0, 4.0])
 @pytest.mark.parametrize("piece", [1, 64])
 def test_classes_that_no_weights_make_the_answer_change_nothing(monkeypatch, strength, piece):
-    monkeypatch.setattr(ensembles, "_PIECE", piece)
+    monkeypatch.setattr(ensembles, "_CHUNK", piece)
     probabilities, labels = members(3, 150, 40, strengths=[strength, 2.0, 3.0])
     # Ties: members that round to tenths.
     probabilities[:, ::2] = probabilities[:, ::2].round(1)
-    pieces = ensembles._contenders(probabilities, labels)
+    pieces = ensembles._reduce_classes(probabilities, labels)
     assert np.mean([values.shape[2] for values, _ in pieces]) < (20 if piece == 1 else 40)
     candidates = np.random.default_rng(1).dirichlet(np.ones(3), 30)
     candidates[:4] = [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.5, 0.5, 0]]
-    whole = [errors.of_probabilities(ensembles.mean_probabilities(probabilities, each), labels) for each in candidates]
-    for (wrong, loss), result in zip(ensembles._judge(pieces, candidates), whole):
+    whole = [
+        errors.from_probabilities(ensembles.mean_probabilities(probabilities, each), labels) for each in candidates
+    ]
+    for (wrong, loss), result in zip(ensembles._score(pieces, candidates), whole):
         assert wrong == round(result.top1_error * 150)
         assert loss == pytest.approx(150 * result.loss, rel=1e-9)
 
@@ -182,7 +184,7 @@ def test_division_takes_the_share_of_each_class():
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.5, 1.5, float("nan")])
 def test_division_needs_a_share(fraction):
-    with pytest.raises(ValueError, match="Expected the share .* between 0 and 1"):
+    with pytest.raises(ValueError, match="Expected the fraction .* between 0 and 1"):
         ensembles.divide(np.zeros(10, int), fraction, 0)
 
 
@@ -201,12 +203,12 @@ def test_weights_are_searched_on_one_part_and_judged_on_the_other():
     result = ensembles.evaluate(probabilities, both, np.arange(40), np.arange(40, 80))
     assert result.weights[0] > 0.9
     wrong, loss = judge_by_hand(bad, labels, result.weights)
-    assert result.weighted_judged.num_examples == 40
-    assert result.weighted_judged.top1_error == wrong / 40 > 0.9
-    assert result.weighted_judged.loss == pytest.approx(loss, rel=1e-6)
+    assert result.weighted_held_out.num_examples == 40
+    assert result.weighted_held_out.top1_error == wrong / 40 > 0.9
+    assert result.weighted_held_out.loss == pytest.approx(loss, rel=1e-6)
     for found, (values, right) in {
         "mean": (probabilities, both),
-        "mean_judged": (bad, labels),
+        "mean_held_out": (bad, labels),
     }.items():
         wrong, loss = judge_by_hand(values, right, [0.5, 0.5])
         assert getattr(result, found).top1_error == wrong / len(right)
@@ -233,7 +235,7 @@ def test_table_has_all_figures_in_columns():
         ["runs/with_a_long_name_of_a_directory", "50.00", "%", "25.00", "%", "100.00", "%", "0.00", "%"],
         ["mean", "12.34", "%", "-", "10.00", "%", "-"],
         ["weight", "of", "a", "0.2500", "1.0000"],
-        ["always", "the", "largest", "class", "75.00", "%"],
+        ["majority", "class", "75.00", "%"],
     ]
     assert len({len(line) for line in lines[:4]}) == 1
 
@@ -379,7 +381,7 @@ def test_directories_that_make_no_ensemble_are_refused(runs, tmp_path):
     refused([runs[0], str(tmp_path / "link")], "Expected different work directories")
     refused([runs[0], str(tmp_path)], f"Expected a run with its config.flags in {tmp_path}. Received: none")
     refused(runs, "Expected split to be one of train, validation. Received: test", split="test")
-    refused(runs, "Expected the share of examples", search_fraction=1.0)
+    refused(runs, "Expected the fraction of images", search_fraction=1.0)
     refused(runs, "Expected enough images to search weights on", search_fraction=0.1)
 
 
@@ -435,7 +437,7 @@ def test_statistics_of_another_size_are_named(runs, tmp_path):
 
 def test_a_network_that_diverged_is_named(runs, folder, tmp_path):
     other = make_run(tmp_path / "other", folder, diverged=True)
-    refused([runs[0], other], f"{other}: Expected probabilities. Received: not a number")
+    refused([runs[0], other], rf"{other}: Expected probabilities in \[0, 1\]\. Received: NaN")
 
 
 def evaluate_as_program(*arguments):
@@ -449,7 +451,7 @@ def test_program_evaluates_an_ensemble(runs):
     assert "weights searched on 6 of the images (a share of 0.5 of each class, seed 1), errors on the other 6:" in (
         done.stdout
     )
-    for name in (*runs, "mean", "weighted", "always the largest class", f"weight of {runs[1]}"):
+    for name in (*runs, "mean", "weighted", "majority class", f"weight of {runs[1]}"):
         assert any(line.startswith(f"  {name} ") for line in done.stdout.splitlines()), name
     assert done.stdout.endswith(f"figures {runs[0]}/ensemble.json\n")
 

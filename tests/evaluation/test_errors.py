@@ -39,7 +39,7 @@ def count_by_hand(batches, num_classes):
 
 
 def counted(batches, num_classes):
-    count = errors.Count(num_classes)
+    count = errors.ErrorCounter(num_classes)
     for probabilities, labels in batches:
         count.add(probabilities, labels)
     return count.result()
@@ -81,13 +81,13 @@ def test_certain_mistake_has_a_finite_loss():
 
 
 def test_probabilities_that_are_not_numbers_are_refused():
-    with pytest.raises(ValueError, match=r"Expected probabilities\. Received: not a number"):
+    with pytest.raises(ValueError, match=r"Expected probabilities in \[0, 1\]\. Received: NaN"):
         counted([(np.full([4, 6], np.nan, np.float32), np.zeros(4, np.int64))], 6)
 
 
 def test_no_examples_are_an_error():
     with pytest.raises(ValueError, match=r"Expected at least one image to evaluate\. Received: none"):
-        errors.Count(3).result()
+        errors.ErrorCounter(3).result()
 
 
 def test_errors_for_machines_are_plain_values():
@@ -123,7 +123,7 @@ def test_softmax_outputs_are_averaged_and_not_logits():
     results = errors.evaluate(
         errors.probability_function(identity, views_of_logits),
         as_batches(logits, [0], 1),
-        ways={"both": [0, 1], "second": [1]},
+        views={"both": [0, 1], "second": [1]},
         num_classes=3,
         num_examples=1,
     )
@@ -136,12 +136,12 @@ def test_each_way_averages_its_own_views():
     generator = np.random.default_rng(4)
     logits = generator.normal(0, 2, [23, 4, 7]).astype(np.float32)
     labels = generator.integers(0, 7, 23)
-    ways = {"first": [0], "last two": [2, 3], "all": [0, 1, 2, 3]}
+    views = {"first": [0], "last two": [2, 3], "all": [0, 1, 2, 3]}
     seen = []
     results = errors.evaluate(
         errors.probability_function(identity, views_of_logits),
         as_batches(logits, labels, 5),
-        ways=ways,
+        views=views,
         num_classes=7,
         num_examples=23,
         progress=seen.append,
@@ -149,9 +149,9 @@ def test_each_way_averages_its_own_views():
     assert seen == [5, 10, 15, 20, 23]
     softmax = np.exp(logits.astype(np.float64))
     softmax /= softmax.sum(axis=-1, keepdims=True)
-    assert list(results) == list(ways)
-    for name, views in ways.items():
-        averaged = softmax[:, views].mean(axis=1)
+    assert list(results) == list(views)
+    for name, indices in views.items():
+        averaged = softmax[:, indices].mean(axis=1)
         examples, loss, top1_error, top5_error, confusion = count_by_hand([(averaged, labels)], 7)
         assert results[name].num_examples == examples
         assert results[name].loss == pytest.approx(loss, rel=1e-6)
@@ -165,7 +165,7 @@ def test_evaluation_of_more_or_fewer_examples_than_there_are_is_an_error(expecte
         errors.evaluate(
             errors.probability_function(identity, views_of_logits),
             as_batches(np.zeros([10, 1, 3], np.float32), [0] * 10, 4),
-            ways={"only": [0]},
+            views={"only": [0]},
             num_classes=3,
             num_examples=expected,
         )
@@ -176,17 +176,17 @@ def test_what_is_collected_is_what_is_evaluated():
     logits = generator.normal(0, 2, [23, 4, 7]).astype(np.float32)
     labels = generator.integers(0, 7, 23)
     probabilities = errors.probability_function(identity, views_of_logits)
-    options = {"ways": {"second": [1], "all": [0, 1, 2, 3]}, "num_classes": 7, "num_examples": 23}
+    options = {"views": {"second": [1], "all": [0, 1, 2, 3]}, "num_classes": 7, "num_examples": 23}
     kept, kept_labels = errors.collect(probabilities, as_batches(logits, labels, 5), **options)
     np.testing.assert_array_equal(kept_labels, labels)
     softmax = np.exp(logits.astype(np.float64))
     softmax /= softmax.sum(axis=-1, keepdims=True)
-    for name, views in options["ways"].items():
+    for name, indices in options["views"].items():
         assert kept[name].dtype == np.float32
-        np.testing.assert_allclose(kept[name], softmax[:, views].mean(axis=1), rtol=1e-5)
+        np.testing.assert_allclose(kept[name], softmax[:, indices].mean(axis=1), rtol=1e-5)
     evaluated = errors.evaluate(probabilities, as_batches(logits, labels, 5), **options)
     for name, result in evaluated.items():
-        found = errors.of_probabilities(kept[name], labels)
+        found = errors.from_probabilities(kept[name], labels)
         assert found.to_dict() == pytest.approx(result.to_dict(), rel=1e-12)
         np.testing.assert_array_equal(found.confusion, result.confusion)
 
@@ -197,7 +197,7 @@ def test_collecting_more_or_fewer_examples_than_there_are_is_an_error(expected):
         errors.collect(
             errors.probability_function(identity, views_of_logits),
             as_batches(np.zeros([10, 1, 3], np.float32), [0] * 10, 4),
-            ways={"only": [0]},
+            views={"only": [0]},
             num_classes=3,
             num_examples=expected,
         )
@@ -208,7 +208,7 @@ def test_errors_of_an_array_are_counted_by_hand_whatever_the_parts(monkeypatch, 
     # 1, 3, 5 and all 17 examples at a time.
     monkeypatch.setattr(errors, "_ELEMENTS", elements)
     probabilities, labels = next(random_batches([17], 7, levels=4))
-    result = errors.of_probabilities(probabilities, labels)
+    result = errors.from_probabilities(probabilities, labels)
     examples, loss, top1_error, top5_error, confusion = count_by_hand([(probabilities, labels)], 7)
     assert (result.num_examples, result.top1_error, result.top5_error) == (examples, top1_error, top5_error)
     assert result.loss == pytest.approx(loss, rel=1e-12)
@@ -254,7 +254,7 @@ def test_worst_confusions_come_first_with_their_share_of_the_right_class():
         ("whole", "cracked", 3, 0.03),
     ]
     assert errors.worst_confusions(confusion, names) == expected
-    assert errors.worst_confusions(confusion, names, most=2) == expected[:2]
+    assert errors.worst_confusions(confusion, names, limit=2) == expected[:2]
     assert errors.worst_confusions(np.diag([3, 4, 5]), names) == []
     # The matrix of the result stays as it was.
     assert confusion[0, 0] == 90
@@ -270,5 +270,5 @@ def test_table_shows_percent_side_by_side():
         "                           top-1 error  top-5 error     loss",
         "  centre crop                  39.02 %      18.30 %   1.2500",
         "  ten views                    37.47 %            -   0.7500",
-        "  always the largest class     99.90 %",
+        "  majority class               99.90 %",
     ]

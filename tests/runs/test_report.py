@@ -218,7 +218,7 @@ def test_a_run_is_judged_by_mirror_images_only_if_it_learnt_from_such(
     def judge(ten_views, data, split, console=None, *, headline):
         labels = data.examples[split].labels
         probabilities = {"centre crop": np.eye(3)[labels], "ten views": np.eye(3)[(labels + 1) % 3]}
-        results = {way: errors.of_probabilities(each, labels) for way, each in probabilities.items()}
+        results = {way: errors.from_probabilities(each, labels) for way, each in probabilities.items()}
         return evaluate.Judged(split, labels, probabilities, results, headline)
 
     monkeypatch.setattr(evaluate, "judge", judge)
