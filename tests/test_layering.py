@@ -30,6 +30,7 @@ MAY_IMPORT = {
         "alexnet_tf.training",
     ],
     "alexnet_tf.training.trainer": [],
+    "alexnet_tf.training.loop": [],
     "alexnet_tf.training.optimizer": [],
     "alexnet_tf.training.schedules": [],
     "alexnet_tf.training.parameter_groups": ["alexnet_tf.training.optimizer", "alexnet_tf.training.schedules"],

@@ -88,7 +88,7 @@ def our_batches(config, splits, facts):
     if True in splits:
         examples[RAW] = pipeline.prepared_examples(splits[True])
     examples[CACHED], _, _ = pipeline.load(splits[False], cache="memory")
-    prepare = builders.build_preparation(config, facts)
+    prepare = builders.build_preprocessing(config, facts)
     batches = {name: _training_batches(config, each) for name, each in examples.items()}
     return {name: lambda each=each: map(prepare, each) for name, each in batches.items()}
 

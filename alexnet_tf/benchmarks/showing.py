@@ -12,7 +12,7 @@ from alexnet_tf.benchmarks import measuring
 from alexnet_tf.benchmarks import steps
 from alexnet_tf.runs import tensorboard
 from alexnet_tf.training import actions
-from alexnet_tf.training import trainer as training
+from alexnet_tf.training import loop
 
 # Of the quickstart, the shortest epoch of our experiments: what comes once in an epoch comes most often there.
 STEPS_PER_EPOCH = 61
@@ -60,8 +60,8 @@ def summaries(request):
 
 
 def _progress(step, epoch):
-    values = dict.fromkeys(training.Progress._fields, 0.5)
-    return training.Progress(**{**values, "step": step, "epoch": float(epoch)})
+    values = dict.fromkeys(loop.Progress._fields, 0.5)
+    return loop.Progress(**{**values, "step": step, "epoch": float(epoch)})
 
 
 def _seconds(action, progress):

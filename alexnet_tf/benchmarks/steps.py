@@ -23,7 +23,7 @@ from alexnet_tf.models import layers
 from alexnet_tf.models import placement
 from alexnet_tf.profiling import placement_report
 from alexnet_tf.runs import builders
-from alexnet_tf.training import trainer as training
+from alexnet_tf.training import loop
 
 OURS, KERAS, TORCH, TENSORFLOW = "ours", "Keras textbook", "torch", "TensorFlow"
 NUM_CLASSES = network_peers.NUM_CLASSES
@@ -404,7 +404,7 @@ def traces(request):
     trainer = build_trainer(config)
     schedule = builders.build_schedule(config)
     batch = feeding.synthetic_batch(config.batch_size, NUM_CLASSES, config.seed)
-    taken = training.train(
+    taken = loop.train(
         trainer,
         [batch] * 4,
         steps=4,

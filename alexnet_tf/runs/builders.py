@@ -20,7 +20,7 @@ from alexnet_tf.training import checkpoints
 from alexnet_tf.training import optimizer
 from alexnet_tf.training import parameter_groups
 from alexnet_tf.training import schedules
-from alexnet_tf.training import trainer as training
+from alexnet_tf.training import trainer
 from alexnet_tf.utils import files
 
 # Examples a step of evaluation; ten views make ten times as many crops.
@@ -163,7 +163,7 @@ def initial_rates(config):
     return tf.constant(learning_rates(config, build_schedule(config), 0.0), tf.float32)
 
 
-def build_preparation(config, facts):
+def build_preprocessing(config, facts):
     """The function from a batch of `pipeline.training_batches` to (images, labels), compiled for the device."""
     prepare = functools.partial(
         augmentation.training_images,
@@ -193,10 +193,10 @@ def blank_statistics(config=None):
 def build_trainer(config, model, facts, strategy=None):
     """The training step of a configuration; with a ``tf.distribute.Strategy``, in whose scope this is called, of each
     of its replicas."""
-    return training.Trainer(
+    return trainer.Trainer(
         model,
         build_optimizer(config, model),
-        build_preparation(config, facts),
+        build_preprocessing(config, facts),
         strategy,
         None if config.reduce_precision == "float32" else tf.dtypes.as_dtype(config.reduce_precision),
     )

@@ -61,7 +61,7 @@ def details(summaries, trainer, latest, config, epoch):
             summaries.hyperparameters(hyperparameters(config))
             summaries.graph(step_graph(trainer, latest.batch, config))
         summaries.weights(step, weights)
-        summaries.pictures(step, pictures(weights, trainer.prepare, latest.part()))
+        summaries.pictures(step, pictures(weights, trainer.preprocess, latest.part()))
 
     return actions.Details(show, every=config.summary_epochs, epoch=epoch)
 
@@ -89,19 +89,19 @@ def hyperparameters(config):
     }
 
 
-def pictures(weights, prepare, batch):
+def pictures(weights, preprocess, batch):
     """The first layer's kernels, and some images of a batch as the network sees them.
 
     Args:
       weights: of `layer_weights`.
-      prepare: of a `trainer.Trainer`.
+      preprocess: of a `trainer.Trainer`.
       batch: what it takes.
 
     Returns:
       A dict from a name to uint8 ``[count, height, width, 3]``.
     """
     kernels = [weights[name][0].numpy() for name in FIRST_LAYERS if name in weights]
-    images, _ = prepare(tf.nest.map_structure(lambda column: column[:SHOWN_IMAGES], batch))
+    images, _ = preprocess(tf.nest.map_structure(lambda column: column[:SHOWN_IMAGES], batch))
     return {"conv1_kernels": figures.kernels(kernels, scale=4)[None], "augmented_images": grey_levels(images.numpy())}
 
 

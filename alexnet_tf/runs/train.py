@@ -25,8 +25,10 @@ from alexnet_tf.runs import tensorboard
 from alexnet_tf.training import actions
 from alexnet_tf.training import checkpoints
 from alexnet_tf.training import distribution
+from alexnet_tf.training import loop
+from alexnet_tf.training import schedules
 from alexnet_tf.training import stopping
-from alexnet_tf.training import trainer as training
+from alexnet_tf.training import trainer
 from alexnet_tf.utils import files
 from alexnet_tf.utils import messages
 
@@ -40,8 +42,8 @@ class _Run(NamedTuple):
     console: rich.console.Console
     data: dataset.Data
     watched: str  # the split whose error is taken at every epoch's end
-    trainer: training.Trainer
-    schedule: object  # of the weights' rate
+    trainer: trainer.Trainer
+    schedule: schedules.Schedule  # of the weights' learning rate
     checkpoints: checkpoints.Checkpoints
     first_step: int  # steps taken already
     steps: int
@@ -169,7 +171,7 @@ def _learn(run, profile_steps, stop):
             step_context = stack.enter_context(_profile(run, profile_steps, latest, terminal))
         own = _actions(run, terminal, latest, stop)
         stack.enter_context(stop.waiting())
-        return training.train(
+        return loop.train(
             run.trainer,
             latest,
             steps=run.steps,
@@ -179,7 +181,7 @@ def _learn(run, profile_steps, stop):
             first_step=run.first_step,
             report_every=config.report_steps,
             step_context=step_context,
-            wants_to_stop=joined.any_of(stop.is_asked),
+            stop_requested=joined.any_of(stop.is_asked),
         )
 
 

@@ -16,7 +16,7 @@ from alexnet_tf.profiling import trace
 from alexnet_tf.runs import builders
 from alexnet_tf.runs import tensorboard
 from alexnet_tf.training import actions
-from alexnet_tf.training import trainer as training
+from alexnet_tf.training import loop
 
 ROOT = pathlib.Path(__file__).parents[2]
 CLASSES = 10
@@ -54,7 +54,7 @@ def profiled(request, tmp_path_factory):
     latest = tensorboard.Latest(batches_of(config))
     describe = lambda: trace.describe(tensorboard.step_graph(trainer, latest.batch, config))
     with actions.Profiler(str(directory), 4, 6, describe) as profiler:
-        training.train(
+        loop.train(
             trainer,
             latest,
             steps=8,

@@ -13,7 +13,7 @@ import tensorflow as tf
 from tensorboard.backend.event_processing import event_accumulator
 
 from alexnet_tf.training import actions
-from alexnet_tf.training import trainer
+from alexnet_tf.training import loop
 
 
 def progress_at(step, **changes):
@@ -29,7 +29,7 @@ def progress_at(step, **changes):
         "input_wait": 0.0625,
         "epoch_ended": False,
     }
-    return trainer.Progress(**{**values, **changes})
+    return loop.Progress(**{**values, **changes})
 
 
 def lines_of(path):
