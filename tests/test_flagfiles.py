@@ -144,8 +144,8 @@ def test_the_results_page_has_the_rows_that_the_tool_makes():
     """From what is kept of each run: whoever adds one, or changes a head, makes the page anew."""
     of_others = {"quickstart", "cifar10"}
     runs = plan.plan([path.relative_to(ROOT) for path in PATHS if path.stem not in of_others], range(3))
-    places = plan.Places("no_runs", "results")
-    text = tables.table([runner.look(run, places) for run in runs], places)
+    directories = plan.Directories("no_runs", "results")
+    text = tables.table([runner.run_status(run, directories) for run in runs], directories)
     page = (ROOT / "RESULTS.md").read_text(encoding="utf-8").splitlines()
     for line in text.splitlines():
         if line.startswith(("| ", "- ")):

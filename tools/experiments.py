@@ -38,7 +38,8 @@ flags.DEFINE_float(
     lower_bound=0,
     upper_bound=1,
 )
-flags.DEFINE_boolean("harvest", False, "run nothing: keep what has finished, and make the table")
+flags.DEFINE_boolean("collect", False, "collect the results of finished runs without training, and make the table")
+flags.DEFINE_alias("harvest", "collect")
 flags.DEFINE_boolean("list", False, "run and keep nothing: say where each run stands")
 
 OWN_FLAGS = [
@@ -51,7 +52,7 @@ OWN_FLAGS = [
     "table",
     "curves",
     "threshold",
-    "harvest",
+    "collect",
     "list",
 ]
 
@@ -59,50 +60,50 @@ FLAGS = flags.FLAGS
 
 
 def main(given):
-    """Runs, harvests or lists; `given` has each flag of the configuration that was given, as on a command line."""
+    """Runs, collects or lists; `given` has each flag of the configuration that was given, as on a command line."""
     patterns = program.require("flagfiles")
-    places = plan.Places(program.require("workdir"), program.require("results"))
+    directories = plan.Directories(program.require("workdir"), program.require("results"))
     paths = [path for pattern in patterns for path in sorted(glob.glob(pattern)) or [pattern]]
     if "seed" in given:
         raise ValueError(f"Expected --seeds. Received: {given['seed']}")
     data = {name: getattr(FLAGS, name) for name in ("source", "data_dir")}
     overrides = [flag for name, flag in given.items() if name not in data]
     runs = plan.plan(paths, FLAGS.seeds, overrides)
-    own = plan.share(runs, FLAGS.index, FLAGS.count)
+    own = plan.shard(runs, FLAGS.index, FLAGS.count)
     if FLAGS.list:
-        if FLAGS.harvest or FLAGS.table or FLAGS.curves:
+        if FLAGS.collect or FLAGS.table or FLAGS.curves:
             raise ValueError(
-                "Expected --list alone, which keeps and writes nothing. Received: harvest, table or curves"
+                "Expected --list alone, which keeps and writes nothing. Received: collect, table or curves"
             )
         for run in own:
-            print(f"{run.experiment.name} seed {run.seed}: {runner.look(run, places)}")
+            print(f"{run.experiment.name} seed {run.seed}: {runner.run_status(run, directories)}")
         return
-    plan.check_places(places, table=FLAGS.table, curves=FLAGS.curves)
+    plan.check_writable(directories, table=FLAGS.table, curves=FLAGS.curves)
     if FLAGS.curves:
         # Before hours of training. It loads TensorFlow, so only where it is asked for.
         program.load_tensorflow_quietly()
         from alexnet_tf.reporting import figures
 
         figures.require_matplotlib("--curves")
-    if FLAGS.harvest:
-        done = runner.harvest_all(own, places)
+    if FLAGS.collect:
+        done = runner.collect_all(own, directories)
     else:
         train = [sys.executable, os.path.join(os.path.dirname(os.path.abspath(__file__)), "train.py")]
-        done = runner.run_all(own, places, train, tell=lambda line: print(line, flush=True), **data)
-    standings = {run.name: runner.look(run, places) for run in runs} | {each.run.name: each for each in done}
-    text = tables.table(standings.values(), places)
-    text += tables.reached(standings.values(), FLAGS.threshold)
+        done = runner.run_all(own, directories, train, log=lambda line: print(line, flush=True), **data)
+    statuses = {run.name: runner.run_status(run, directories) for run in runs} | {each.run.name: each for each in done}
+    text = tables.table(statuses.values(), directories)
+    text += tables.threshold_epochs(statuses.values(), FLAGS.threshold)
     print(f"\n{text}", end="")
     if FLAGS.table:
         with files.atomic_write(FLAGS.table) as file:
             file.write(text)
     if FLAGS.curves:
-        drawn = figures.training_curves(tables.curves(standings.values()), threshold=FLAGS.threshold)
+        drawn = figures.training_curves(tables.curves(statuses.values()), threshold=FLAGS.threshold)
         figures.save_figure(drawn, FLAGS.curves)
-    written = {"results": places.results, "table": FLAGS.table, "curves": FLAGS.curves}
+    written = {"results": directories.results, "table": FLAGS.table, "curves": FLAGS.curves}
     print("", *(f"{what:<8}{path}" for what, path in written.items() if path), sep="\n")
     # What was begun and not asked for here is no mistake.
-    bad = ("failed",) if FLAGS.harvest else ("failed", "begun", "waits")
+    bad = ("failed",) if FLAGS.collect else ("failed", "started", "waiting")
     if others := [each.status for each in done if each.status in bad]:
         counts = ", ".join(f"{others.count(status)} {status}" for status in sorted(set(others)))
         raise ValueError(f"Expected all {len(done)} runs to end well. Received: {counts}")

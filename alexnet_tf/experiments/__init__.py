@@ -1,1 +1,1 @@
-"""The experiments as a whole: flagfiles and seeds, their runs one after another, and the table of all."""
+"""Runs experiments with several seeds, collects their results, and tabulates them next to the paper's."""

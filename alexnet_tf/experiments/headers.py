@@ -1,6 +1,6 @@
-"""Experiments: what a flagfile's header says, and in what its configuration differs from its base's.
+"""The headers of flagfiles, and the differences between their configurations.
 
-An experiment is a flagfile that begins with such a header, a run is an experiment with a seed.
+An experiment is a flagfile that begins with a header; a run is an experiment with a seed.
 """
 
 import dataclasses
@@ -8,9 +8,10 @@ import os
 import pathlib
 import re
 import tempfile
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from alexnet_tf import config as configuration
+from alexnet_tf import config
 from alexnet_tf import flagfiles
 
 KEYS = (
@@ -27,141 +28,159 @@ KEYS = (
     "Cost",
 )
 MANDATORY = ("Claim", "Command", "Expected", "Band", "Data", "Cost")
-# What stands in results for each value of the key "Views".
-VIEWS = {"centre": "centre_crop", "ten": "ten_views"}
+# The key of an evaluation's results for each value of "Views".
+VIEWS = {"center": "center_crop", "ten": "ten_views"}
+_VIEW_ALIASES = {"centre": "center"}
 
 _KEY_LINE = re.compile(r"# ([A-Z][a-z]+):(?: (.*))?")
-_FIGURES = re.compile(r"(\d+(?:\.\d+)?)(?: / (\d+(?:\.\d+)?))?(?![\d.])")
+_ERRORS = re.compile(r"(\d+(?:\.\d+)?)(?: / (\d+(?:\.\d+)?))?(?![\d.])")
 _NONE = re.compile(r"none\b")
-# Where a run finds things, but not what it learns.
-PLACES = ("source", "data_dir")
+# Fields that say where the data are. They don't change what is trained.
+DATA_FIELDS = ("source", "data_dir")
 IMAGENET = ("imagenet", "ilsvrc")
 
 
 class Header(NamedTuple):
-    """The keys of a flagfile's first comment; empty where they are missing."""
+    """The header of a flagfile; missing keys are empty."""
 
     claim: str
     command: str
     data: str  # such as cifar10 or ilsvrc2012
     cost: str
-    expectation: str  # what is expected, as it is written
-    expected: tuple = ()  # top-1 error in percent, or top-1 and top-5; empty where nobody has recorded one
-    band: tuple = ()  # how far from each of these is still as expected, in points
+    expectation: str  # the text of the key "Expected"
+    expected: tuple[float, ...] = ()  # top-1, or top-1 and top-5 error in percent; empty where none is recorded
+    band: tuple[float, ...] = ()  # tolerance of each expected error, in percentage points
     paper: str = ""
     original: str = ""
     base: str = ""  # the experiment to compare with
-    changes: tuple = ()  # fields of the configuration in which it differs from its base
-    views: str = ""  # of VIEWS
+    changes: tuple[str, ...] = ()  # fields of the configuration that differ from the base's
+    views: str = ""  # a key of VIEWS
 
     @property
-    def needs_imagenet(self):
+    def needs_imagenet(self) -> bool:
         return self.data.lower().startswith(IMAGENET)
 
 
 class Experiment(NamedTuple):
-    """A flagfile."""
+    """A flagfile with a header."""
 
-    name: str  # the file's stem
+    name: str  # the file name without its extension
     path: str
     header: Header
-    config: configuration.Config  # resolved, as it is written
+    config: config.Config  # resolved, without overrides
 
 
-def read_header(path):
-    """Reads the comment that a flagfile begins with: ``# Key: value`` lines, then whatever comment.
+def read_header(path: str | os.PathLike) -> Header:
+    """Reads the header of a flagfile.
 
-    A value goes on in lines that are indented.
+    A header is the comment at the beginning of the file: lines ``# Key: value``, then free text. Indented lines
+    continue a value.
 
     Args:
-      path: of the flagfile.
+      path: path of the flagfile.
 
     Returns:
       A `Header`.
 
     Raises:
-      ValueError: for an unknown, missing or doubled key or a value that is none, naming file and key; or a file that
-        cannot be read.
+      ValueError: if a key is unknown, missing or repeated, if a value is invalid, or if the file cannot be read. The
+        message names the file and the key.
     """
-    values = _split_header(path)
-    if missing := [key for key in MANDATORY if key not in values]:
-        raise ValueError(f"{path}: Expected {missing[0]} in the header. Received: {', '.join(values) or 'no key'}")
-    found = {key.lower(): value for key, value in values.items()}
-    if found.get("base") == "none":
-        del found["base"]
-    if "changes" in found:
-        found["changes"] = tuple(found["changes"].replace(",", " ").split())
-        fields = [field.name for field in dataclasses.fields(configuration.Config)]
-        if unknown := [name for name in found["changes"] if name not in fields]:
-            raise ValueError(f"{path}: Expected Changes to be flags of the configuration. Received: {unknown[0]}")
-    if found.get("views", "ten") not in VIEWS:
-        raise ValueError(f"{path}: Expected Views to be {' | '.join(VIEWS)}. Received: {found['views']!r}")
-    found["expectation"] = found["expected"]
+    texts = _split_header(path)
+    if missing := [key for key in MANDATORY if key not in texts]:
+        raise ValueError(f"{path}: Expected {missing[0]} in the header. Received: {', '.join(texts) or 'no key'}")
+    values = {key.lower(): text for key, text in texts.items()}
+    if values.get("base") == "none":
+        del values["base"]
+    if "changes" in values:
+        values["changes"] = _parse_changes(path, values["changes"])
+    if "views" in values:
+        values["views"] = _parse_views(path, values["views"])
+    values["expectation"] = values["expected"]
     for key in ("expected", "band"):
-        figures = _FIGURES.match(found[key])
-        if not figures and not _NONE.match(found[key]):
-            raise ValueError(
-                f"{path}: Expected {key.title()} to begin with errors in percent, such as 18 or 40.7 / 18.2, or with "
-                f"none. Received: {found[key]!r}"
-            )
-        found[key] = tuple(float(figure) for figure in figures.groups() if figure) if figures else ()
-    if len(found["expected"]) != len(found["band"]):
+        values[key] = _parse_errors(path, key.title(), values[key])
+    if len(values["expected"]) != len(values["band"]):
         raise ValueError(
-            f"{path}: Expected Band to have as many figures as Expected. Received: Expected {values.get('Expected')}, "
-            f"Band {values.get('Band')}"
+            f"{path}: Expected Band to have as many numbers as Expected. Received: Expected {texts['Expected']}, "
+            f"Band {texts['Band']}"
         )
-    return Header(**found)
+    return Header(**values)
+
+
+def _parse_changes(path, text):
+    names = tuple(text.replace(",", " ").split())
+    fields = [field.name for field in dataclasses.fields(config.Config)]
+    if unknown := [name for name in names if name not in fields]:
+        raise ValueError(f"{path}: Expected Changes to be flags of the configuration. Received: {unknown[0]}")
+    return names
+
+
+def _parse_views(path, text):
+    views = _VIEW_ALIASES.get(text, text)
+    if views not in VIEWS:
+        raise ValueError(f"{path}: Expected Views to be {' | '.join(VIEWS)}. Received: {text!r}")
+    return views
+
+
+def _parse_errors(path, key, text):
+    errors = _ERRORS.match(text)
+    if not errors and not _NONE.match(text):
+        raise ValueError(
+            f"{path}: Expected {key} to begin with errors in percent, such as 18 or 40.7 / 18.2, or with "
+            f"none. Received: {text!r}"
+        )
+    return tuple(float(error) for error in errors.groups() if error) if errors else ()
 
 
 def _split_header(path):
-    """The header's values by key, as text."""
-    values, key, is_free = {}, None, False
+    """Returns the header's values by key, as text."""
+    values, key, is_free_text = {}, None, False
+    for line in _read_comment(path):
+        match = _KEY_LINE.fullmatch(line.rstrip())
+        if is_free_text:
+            if match and match[1] in KEYS:
+                raise ValueError(f"{path}: Expected {match[1]} before other comments, but it follows them")
+        elif match:
+            key = match[1]
+            if key not in KEYS:
+                raise ValueError(f"{path}: Expected keys among {', '.join(KEYS)}. Received: {key}")
+            if key in values:
+                raise ValueError(f"{path}: Expected {key} once in the header, but it is repeated")
+            values[key] = match[2] or ""
+        elif key and line.startswith("#  ") and line[1:].strip():
+            values[key] = f"{values[key]} {line[1:].strip()}".strip()
+        else:
+            is_free_text = bool(line[1:].strip())
+    if empty := [key for key, value in values.items() if not value.strip()]:
+        raise ValueError(f"{path}: Expected a value for {empty[0]}, but it is empty")
+    return values
+
+
+def _read_comment(path):
+    """Returns the lines of the comment that a file begins with."""
     try:
         lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"Expected a flagfile. Received: {path} ({error})") from None
-    for line in lines:
-        if not line.startswith("#"):
-            break
-        found = _KEY_LINE.fullmatch(line.rstrip())
-        if found and is_free and found[1] in KEYS:
-            raise ValueError(f"{path}: Expected {found[1]} before other comments. Received: it behind them")
-        if is_free:
-            continue
-        if found:
-            key = found[1]
-            if key not in KEYS:
-                raise ValueError(f"{path}: Expected keys among {', '.join(KEYS)}. Received: {key}")
-            if key in values:
-                raise ValueError(f"{path}: Expected {key} once. Received: twice")
-            values[key] = found[2] or ""
-        elif key and line.startswith("#  ") and line[1:].strip():
-            values[key] = f"{values[key]} {line[1:].strip()}".strip()
-        else:
-            is_free = bool(line[1:].strip())
-    if empty := [key for key, value in values.items() if not value.strip()]:
-        raise ValueError(f"{path}: Expected a value behind {empty[0]}. Received: none")
-    return values
+    end = next((number for number, line in enumerate(lines) if not line.startswith("#")), len(lines))
+    return lines[:end]
 
 
-def read_experiment(path):
+def read_experiment(path: str | os.PathLike) -> Experiment:
     """Reads a flagfile and its header.
 
-    Returns:
-      An `Experiment`.
-
     Raises:
-      ValueError: for a bad header or configuration, naming the file.
+      ValueError: if the header or the configuration is invalid. The message names the file.
     """
     return Experiment(pathlib.Path(path).stem, str(path), read_header(path), configure(path))
 
 
-def configure(path, flags=()):
-    """The resolved configuration of a flagfile with flags behind it."""
+def configure(path: str | os.PathLike, flags: Sequence[str] = ()) -> config.Config:
+    """Returns the resolved configuration of a flagfile followed by `flags`, such as ``--epochs=2``."""
     try:
         if not flags:
             return flagfiles.read_flagfile(path).resolved()
-        # In the syntax that a run gets.
+        # A file, so that flags are parsed exactly as a run parses them.
         with tempfile.NamedTemporaryFile("w", suffix=".flags", encoding="utf-8") as file:
             file.write("\n".join([f"--flagfile={path}", *flags]) + "\n")
             file.flush()
@@ -170,38 +189,49 @@ def configure(path, flags=()):
         raise ValueError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
 
 
-def base_path(path, header):
-    """The path of the base's flagfile, beside the file itself."""
+def base_path(path: str, header: Header) -> str:
+    """Returns the path of the base's flagfile, which is in the same directory.
+
+    Raises:
+      ValueError: if there is no such file.
+    """
     base = os.path.join(os.path.dirname(path), f"{header.base}.flags")
     if not os.path.isfile(base):
-        raise ValueError(f"{path}: Expected Base to name a flagfile beside it. Received: {header.base}, no {base}")
+        raise ValueError(
+            f"{path}: Expected Base to name a flagfile in the same directory. Received: {header.base}, but {base} "
+            f"does not exist"
+        )
     return base
 
 
-def check_base(experiment):
-    """Raises ValueError unless an experiment differs from its base in just what its header says."""
+def check_base(experiment: Experiment) -> None:
+    """Checks that an experiment differs from its base in exactly the fields that its header names.
+
+    Raises:
+      ValueError: if it does not.
+    """
     header, path = experiment.header, experiment.path
     if header.base == experiment.name:
         raise ValueError(f"{path}: Expected Base to name another flagfile. Received: itself")
-    found = _base_difference(experiment)
-    if header.base and sorted(found) != sorted(header.changes):
+    difference = _base_difference(experiment)
+    if header.base and sorted(difference) != sorted(header.changes):
         raise ValueError(
-            f"{path}: Expected Changes to name what differs from {header.base}: {' '.join(found)}. Received: "
+            f"{path}: Expected Changes to name what differs from {header.base}: {' '.join(difference)}. Received: "
             f"{' '.join(header.changes) or 'none'}"
         )
 
 
-def base_difference(path):
-    """The fields of the configuration in which a flagfile differs from its base, all but the data's place and the seed.
+def base_difference(path: str | os.PathLike) -> list[str]:
+    """Returns the fields in which a flagfile differs from its base, other than the data's location and the seed.
 
     Args:
-      path: of the flagfile.
+      path: path of the flagfile.
 
     Returns:
       A list of names in the order of `config.Config`; empty without a base.
 
     Raises:
-      ValueError: for a bad header or configuration, or a base that is not there.
+      ValueError: if the header or the configuration is invalid, or the base does not exist.
     """
     return _base_difference(read_experiment(path))
 
@@ -209,25 +239,27 @@ def base_difference(path):
 def _base_difference(experiment):
     if not experiment.header.base:
         return []
-    return different(experiment.config, configure(base_path(experiment.path, experiment.header)))
+    return differing_fields(experiment.config, configure(base_path(experiment.path, experiment.header)))
 
 
-def different(config, other, but=(*PLACES, "seed")):
-    """Names of the fields, `but` some, that differ between two configurations."""
-    names = [field.name for field in dataclasses.fields(config) if field.name not in but]
-    return [name for name in names if getattr(config, name) != getattr(other, name)]
+def differing_fields(
+    first: config.Config, second: config.Config, ignored: Sequence[str] = (*DATA_FIELDS, "seed")
+) -> list[str]:
+    """Returns the names of the fields, other than the `ignored` ones, that differ between two configurations."""
+    names = [field.name for field in dataclasses.fields(first) if field.name not in ignored]
+    return [name for name in names if getattr(first, name) != getattr(second, name)]
 
 
-def learns_differently(config, other):
-    """Names of the fields that differ and change what is learnt."""
-    config, other = published(config), published(other)
-    return [*config.differences(other), *(["epochs"] if config.epochs != other.epochs else [])]
+def training_differences(first: config.Config, second: config.Config) -> list[str]:
+    """Returns the names of the fields that differ and change the trained weights."""
+    first, second = without_paths(first), without_paths(second)
+    return [*first.differences(second), *(["epochs"] if first.epochs != second.epochs else [])]
 
 
-def published(config):
-    """A configuration without the paths of a machine, as it stands in a result.
+def without_paths(run_config: config.Config) -> config.Config:
+    """Returns a configuration without the paths of a machine, as results contain it.
 
-    A run that another one begins with is named by its experiment, as in a flagfile: it has the same seed.
+    A run from which another one is initialized is named by its experiment, as in a flagfile: both have the same seed.
     """
-    name = os.path.basename(config.initialize_from.rstrip("/")).removesuffix(f"-{config.seed}")
-    return dataclasses.replace(config, source="", data_dir="", initialize_from=name)
+    name = os.path.basename(run_config.initialize_from.rstrip("/")).removesuffix(f"-{run_config.seed}")
+    return dataclasses.replace(run_config, source="", data_dir="", initialize_from=name)

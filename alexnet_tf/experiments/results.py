@@ -1,165 +1,181 @@
-"""What is kept of a run: its result, made of what it left in its work directory."""
+"""Results: the part of a run that is worth keeping, collected from its work directory."""
 
 import dataclasses
 import json
 import math
 import os
+from typing import Any
 from typing import NamedTuple
 
-from alexnet_tf import config as configuration
+from alexnet_tf import config
 from alexnet_tf import flagfiles
 from alexnet_tf.experiments import headers
+from alexnet_tf.experiments import plan
 from alexnet_tf.training import metrics
 from alexnet_tf.utils import files
 
-# Points of a curve that are kept, so that a result stays below 20 kB.
-MOST_POINTS = 200
+# The largest number of points of a curve, which keeps a result below 20 kB.
+MAX_POINTS = 200
+CURVE = ("epoch", "train_error", "train_loss", "watched_error")
+# The keys of an evaluation's views in files of version 0.1.
+_OLD_VIEWS = {"center_crop": "centre_crop"}
 
 
-class Left(NamedTuple):
-    """What is in a work directory."""
+class RunFiles(NamedTuple):
+    """The contents of a work directory."""
 
-    config: configuration.Config  # resolved
-    figures: dict | None  # train.json
-    records: list  # metrics.jsonl
+    config: config.Config  # resolved
+    final_metrics: dict[str, Any] | None  # train.json
+    records: list[dict[str, Any]]  # metrics.jsonl
 
     @property
-    def steps(self):
-        """Taken until the last record."""
+    def steps(self) -> int:
+        """The number of steps until the last record."""
         return self.records[-1]["step"] if self.records else 0
 
-    def steps_of(self, config):
-        """That a configuration takes on these data; infinite where nothing tells their number."""
-        return max(1, round(config.epochs * self.steps_per_epoch)) if self.records else math.inf
-
     @property
-    def steps_per_epoch(self):
+    def steps_per_epoch(self) -> int:
         return round(self.records[-1]["step"] / self.records[-1]["epoch"])
 
-    def is_finished(self, config):
-        """Whether all that a configuration asks for is done: train.json may be there from fewer epochs."""
-        if not self.figures or self.config.epochs != config.epochs:
+    def total_steps(self, run_config: config.Config) -> float:
+        """Returns the number of steps of a configuration on these data; infinity before the first record."""
+        return max(1, round(run_config.epochs * self.steps_per_epoch)) if self.records else math.inf
+
+    def is_finished(self, run_config: config.Config) -> bool:
+        """Returns whether every step of a configuration was taken. (train.json may be that of fewer epochs.)"""
+        if not self.final_metrics or self.config.epochs != run_config.epochs:
             return False
-        return self.figures["step"] == self.steps == self.steps_of(config)
+        return self.final_metrics["step"] == self.steps == self.total_steps(run_config)
 
 
 def _read_object(path):
-    """The dict in a JSON file.
+    """Returns the dict in a JSON file.
 
     Raises:
-      ValueError: if there is none, naming the file.
+      ValueError: if there is none. The message names the file.
     """
-    found = files.read_json(path)
-    if not isinstance(found, dict):
-        raise ValueError(f"Expected an object in JSON. Received: {path} ({type(found).__name__})")
-    return found
+    value = files.read_json(path)
+    if not isinstance(value, dict):
+        raise ValueError(f"Expected a JSON object. Received: {path} ({type(value).__name__})")
+    return value
 
 
-def read_run(workdir):
-    """What is in a work directory, `Left`.
+def read_run(workdir: str) -> RunFiles:
+    """Reads a work directory.
 
     Raises:
-      ValueError: for a file that is not whole, naming it.
+      ValueError: if a file is damaged. The message names it.
     """
-    config = flagfiles.read_flagfile(os.path.join(workdir, "config.flags")).resolved()
-    figures = os.path.join(workdir, "train.json")
+    run_config = flagfiles.read_flagfile(os.path.join(workdir, "config.flags")).resolved()
+    path = os.path.join(workdir, "train.json")
     records = metrics.read(os.path.join(workdir, "metrics.jsonl"))
-    left = Left(config, _read_object(figures) if os.path.exists(figures) else None, records)
-    if left.figures and not (isinstance(left.figures.get("step"), int) and left.figures.get("evaluation")):
-        raise ValueError(f"Expected figures of tools/train.py. Received: {figures}")
-    return left
+    final_metrics = _read_object(path) if os.path.exists(path) else None
+    if final_metrics and not (isinstance(final_metrics.get("step"), int) and final_metrics.get("evaluation")):
+        raise ValueError(f"Expected metrics written by tools/train.py. Received: {path}")
+    return RunFiles(run_config, final_metrics, records)
 
 
-def read_state(run, places):
-    """What is noted beside a work directory: a dict, of ``machines`` that trained there, and why it ``failed``."""
-    path = places.of_run(run, ".state.json")
+def read_state(run: plan.Run, directories: plan.Directories) -> dict[str, Any]:
+    """Reads the state file next to a work directory.
+
+    Returns:
+      A dict: ``machines`` that trained the run, and why it ``failed``. Empty without the file.
+    """
+    path = directories.run(run, ".state.json")
     return _read_object(path) if os.path.exists(path) else {}
 
 
-def harvest(run, places):
-    """Writes and returns what is kept of a finished run: no paths, no names of machines, less than 20 kB.
+def collect(run: plan.Run, directories: plan.Directories) -> dict[str, Any]:
+    """Writes the result of a finished run: at most 20 kB, without paths and host names.
 
     Args:
       run: a `plan.Run`.
-      places: `plan.Places`.
+      directories: `plan.Directories`.
 
     Returns:
-      The dict that it writes to ``RESULTS/NAME-SEED.json``.
+      The dict that is written to ``RESULTS/NAME-SEED.json``.
 
     Raises:
-      ValueError: if the run is not finished, of another configuration, or its files are not whole.
+      ValueError: if the run is not finished or has a different configuration, or if its files are damaged.
       OSError: if the result cannot be written.
     """
-    workdir = places.of_run(run)
-    left = read_run(workdir)
-    if not left.is_finished(run.config) or headers.learns_differently(left.config, run.config):
-        raise ValueError(f"Expected {workdir} to be a finished run of {run.experiment.path}. Received: another")
+    workdir = directories.run(run)
+    run_files = read_run(workdir)
+    if not run_files.is_finished(run.config) or headers.training_differences(run_files.config, run.config):
+        raise ValueError(
+            f"Expected {workdir} to be a finished run of {run.experiment.path}, but it is unfinished or has a "
+            f"different configuration"
+        )
+    result = _result(run, run_files, workdir) | {"machines": read_state(run, directories).get("machines", [])}
+    _check_result(result, workdir)
+    files.write_json(directories.result(run), result)
+    # Returns what `read_result` would return.
+    return json.loads(json.dumps(result))
+
+
+def _result(run, run_files, workdir):
+    """Returns a result without its machines."""
     try:
-        reports = [record for record in left.records if record["kind"] == "train"]
+        reports = [record for record in run_files.records if record["kind"] == "train"]
         images = sum(report["examples"] for report in reports)
         seconds = sum(report["examples"] / report["images_per_second"] for report in reports)
-        curve = _curve(left.records)
+        curve = _curve(run_files.records)
         errors = {
             split: {key: value for key, value in section.items() if key != "confusions"}
-            for split, section in left.figures["evaluation"].items()
+            for split, section in run_files.final_metrics["evaluation"].items()
         }
-        counts = {split: section["centre_crop"]["num_examples"] for split, section in errors.items()}
+        counts = {split: _views(section, "center_crop")["num_examples"] for split, section in errors.items()}
     except (KeyError, TypeError, ZeroDivisionError, AttributeError) as error:
         raise ValueError(
             f"Expected metrics.jsonl and train.json of a run. Received: others in {workdir} ({error!r})"
         ) from None
-    config, written = headers.published(left.config), headers.published(run.experiment.config)
-    defaults = configuration.Config().resolved()
-    result = {
+    trained, written = headers.without_paths(run_files.config), headers.without_paths(run.experiment.config)
+    defaults = config.Config().resolved()
+    return {
         "experiment": run.experiment.name,
         "seed": run.seed,
-        "overrides": overrides(config, written),
-        "configuration": {name: getattr(config, name) for name in headers.different(config, defaults)},
+        "overrides": overrides(trained, written),
+        "configuration": {name: getattr(trained, name) for name in headers.differing_fields(trained, defaults)},
         "data": {
             "name": run.experiment.header.data,
-            "source": _kind_of_source(left.config),
-            # Of the training set, the whole batches of an epoch.
-            "images": {"train": left.steps_per_epoch * config.batch_size, **counts},
+            "source": _source_kind(run_files.config),
+            # Without the partial batch of the training set, which an epoch drops.
+            "images": {"train": run_files.steps_per_epoch * trained.batch_size, **counts},
         },
-        "step": left.figures["step"],
+        "step": run_files.final_metrics["step"],
         "errors": errors,
         "curve": curve,
         "images_seen": images,
         "wall_seconds": round(seconds, 3),
         "images_per_second": round(images / seconds, 3),
-        "machines": read_state(run, places).get("machines", []),
     }
-    _check_result(result, workdir)
-    files.write_json(places.result(run), result)
-    # As it will be read.
-    return json.loads(json.dumps(result))
 
 
-def overrides(config, written):
-    return {name: getattr(config, name) for name in headers.different(config, written)}
+def overrides(run_config: config.Config, written: config.Config) -> dict[str, Any]:
+    """Returns the values of a configuration that differ from those written in the flagfile."""
+    return {name: getattr(run_config, name) for name in headers.differing_fields(run_config, written)}
 
 
-def _kind_of_source(config):
-    """What the data came from, without the place."""
-    if config.data_dir:
+def _source_kind(run_config):
+    """Returns the kind of the data source, without its location."""
+    if run_config.data_dir:
         return "prepared"
-    return config.source if config.source.startswith("tfds:") else config.source.partition(":")[0]
+    return run_config.source if run_config.source.startswith("tfds:") else run_config.source.partition(":")[0]
 
 
 def _curve(records):
-    """The whole run's curve at `MOST_POINTS` epochs at most, the last among them, in five digits."""
-    whole = metrics.curve(records)
-    apart = -(-len(whole["epoch"]) // MOST_POINTS)
-    short = lambda value: None if value is None else float(f"{value:.5g}")
-    names = ("epoch", "train_error", "train_loss", "watched_error")
-    return {name: [short(value) for value in whole[name][::-1][::apart][::-1]] for name in names}
+    """Returns the run's curve, thinned to `MAX_POINTS` epochs including the last, with five digits."""
+    curve = metrics.curve(records)
+    stride = -(-len(curve["epoch"]) // MAX_POINTS)
+    shorten = lambda value: None if value is None else float(f"{value:.5g}")
+    return {name: [shorten(value) for value in curve[name][::-1][::stride][::-1]] for name in CURVE}
 
 
-def read_result(path):
-    """Reads what `harvest` wrote.
+def read_result(path: str) -> dict[str, Any]:
+    """Reads a result that `collect` wrote.
 
     Raises:
-      ValueError: if it is none, naming the file.
+      ValueError: if the file is not a result. The message names it.
     """
     result = _read_object(path)
     _check_result(result, path)
@@ -169,29 +185,42 @@ def read_result(path):
 def _check_result(result, path):
     try:
         config_of(result)
-        if not figures(result, "centre_crop") + figures(result, "ten_views"):
+        if not errors_in_percent(result, "center_crop") + errors_in_percent(result, "ten_views"):
             raise ValueError("no errors")
         counts = [result[name] for name in ("step", "images_seen", "wall_seconds", "images_per_second")]
         counts += result["data"]["images"].values()
-        curve = [result["curve"][name] for name in ("epoch", "train_error", "train_loss", "watched_error")]
-        is_whole = isinstance(result["experiment"], str) and len({len(column) for column in curve}) == 1
-        if not is_whole or not all(count >= 0 for count in counts):
-            raise ValueError("no run")
-        result["data"]["name"], result["overrides"].items(), [facts.items() for facts in result["machines"]]
+        curve = [result["curve"][name] for name in CURVE]
+        is_complete = isinstance(result["experiment"], str) and len({len(column) for column in curve}) == 1
+        if not is_complete or not all(count >= 0 for count in counts):
+            raise ValueError("not a run")
+        result["data"]["name"], result["overrides"].items(), [machine.items() for machine in result["machines"]]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"Expected a result of tools/experiments.py. Received: {path} ({error!r})") from None
 
 
-def config_of(result):
-    """The resolved `config.Config` of a result, without the data's place."""
+def config_of(result: dict[str, Any]) -> config.Config:
+    """Returns the resolved configuration of a result, without the data's location."""
     values = {
         name: tuple(value) if isinstance(value, list) else value for name, value in result["configuration"].items()
     }
-    return dataclasses.replace(configuration.Config().resolved(), seed=result["seed"], **values)
+    return dataclasses.replace(config.Config().resolved(), seed=result["seed"], **values)
 
 
-def figures(result, views):
-    """Top-1 and, where there is one, top-5 error in percent, of the test set or without one the validation set."""
+def errors_in_percent(result: dict[str, Any], views: str) -> list[float]:
+    """Returns the top-1 and, if there is one, the top-5 error of the test set, or of the validation set without one.
+
+    Args:
+      result: from `read_result`.
+      views: "center_crop" or "ten_views".
+
+    Returns:
+      A list of errors in percent.
+    """
     errors = result["errors"]
-    section = errors["test" if "test" in errors else "validation"][views]
+    section = _views(errors["test" if "test" in errors else "validation"], views)
     return [100 * section[name] for name in ("top1_error", "top5_error") if section[name] is not None]
+
+
+def _views(section, views):
+    """Returns the errors of a view set from a split's section; files of version 0.1 spell "center" as "centre"."""
+    return section[views if views in section else _OLD_VIEWS.get(views, views)]

@@ -1,8 +1,11 @@
-"""Runs one after another, each a process of its own, and where each stands."""
+"""Trains runs one after another, each in its own process, and reports the status of each."""
 
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
 from typing import NamedTuple
 
 from alexnet_tf.experiments import headers
@@ -11,112 +14,124 @@ from alexnet_tf.experiments import results
 from alexnet_tf.utils import files
 from alexnet_tf.utils import machine
 
-# What a training that was asked to stop ends with: by Ctrl-C, and by SIGTERM.
-STOPPED = (130, 143)
+# Exit statuses of a training that was interrupted: by Ctrl-C, and by SIGTERM.
+INTERRUPTED = (130, 143)
 
 
-class Standing(NamedTuple):
-    """Where a run stands."""
+class RunStatus(NamedTuple):
+    """The status of a run."""
 
     run: plan.Run
-    # "done": there is a result; "finished": it has only to be harvested; "begun"; "not run"; "failed"; "waits" for the
-    # run that it begins with; "left": another process is at it
+    # "done": its result is there; "trained": its result has not been collected; "started"; "not run"; "failed";
+    # "waiting" for the run that provides its initial weights; "busy": another process trains it.
     status: str
     detail: str = ""
-    result: dict | None = None
-    is_open: bool = False  # whether training can take it from here
+    result: dict[str, Any] | None = None
+    can_train: bool = False  # whether training can start or resume
 
     def __str__(self):
         return f"{self.status}: {self.detail}" if self.detail else self.status
 
 
-def run_all(runs, places, program, *, source="", data_dir="", tell=print):
-    """Trains each run in a process of its own, one after another, and harvests it; finished ones are left alone.
+def run_all(
+    runs: Sequence[plan.Run],
+    directories: plan.Directories,
+    program: Sequence[str],
+    *,
+    source: str = "",
+    data_dir: str = "",
+    log: Callable[[str], None] = print,
+) -> list[RunStatus]:
+    """Trains the runs one after another and collects their results; skips those that are done.
 
     Args:
       runs: list of `plan.Run`.
-      places: `plan.Places`.
-      program: the beginning of the command line that trains, as a list.
+      directories: `plan.Directories`.
+      program: the command that trains, without flags.
       source, data_dir: the data of experiments whose flagfile names none.
-      tell: called with a line before and after each run.
+      log: called with one line before and after each run.
 
     Returns:
-      A list of `Standing`, a run behind the one that it begins with. What goes wrong in a run is in its status; the
-      others go on.
+      A list of `RunStatus`; a run follows the one from which it is initialized. If a run fails, its status says why,
+      and the other runs continue.
     """
-    standings = []
-    for number, run in enumerate(plan.in_order(runs)):
+    statuses = []
+    for number, run in enumerate(plan.in_dependency_order(runs)):
         label = f"{run.name} ({number + 1} of {len(runs)})"
         data = {} if run.config.source or run.config.data_dir else {"source": source, "data_dir": data_dir}
         try:
-            with files.exclusive_lock(places.of_run(run, ".lock"), run.name) as lock:
-                standing = look(run, places)
-                if standing.status == "finished":
-                    standing = Standing(run, "done", result=results.harvest(run, places))
-                elif standing.is_open:
-                    standing = _wanting(run, places, data)
-                    if not standing:
-                        tell(f"{label}: {run.experiment.header.claim}")
-                        standing = _train(run, places, program, data, lock)
+            with files.exclusive_lock(directories.run(run, ".lock"), run.name) as lock:
+                status = run_status(run, directories)
+                if status.status == "trained":
+                    status = RunStatus(run, "done", result=results.collect(run, directories))
+                elif status.can_train:
+                    status = _missing_input(run, directories, data)
+                    if not status:
+                        log(f"{label}: {run.experiment.header.claim}")
+                        status = _train(run, directories, program, data, lock)
         except BlockingIOError:
-            standing = Standing(run, "left", "another process is at it")
+            status = RunStatus(run, "busy", "another process trains it")
         except (OSError, ValueError) as error:
-            standing = Standing(run, "failed", str(error))
-        tell(f"{label}: {standing}")
-        standings.append(standing)
-    return standings
+            status = RunStatus(run, "failed", str(error))
+        log(f"{label}: {status}")
+        statuses.append(status)
+    return statuses
 
 
-def _wanting(run, places, data):
-    """The `Standing` of a run that cannot begin, for want of data or of the run that it begins with; None if it can."""
+def _missing_input(run, directories, data):
+    """Returns the `RunStatus` of a run whose data or initial weights are missing; None if it can start."""
     if not _has_data(run, data):
-        return Standing(run, "not run", "needs ImageNet")
-    if run.start and not os.path.exists(os.path.join(places.of_start(run), "train.json")):
-        why = f"for {run.start}, which is not there or not finished; --initialize_from begins with another"
-        return Standing(run, "waits", why)
+        return RunStatus(run, "not run", "needs ImageNet")
+    if run.initial_run and not os.path.exists(os.path.join(directories.initial_run(run), "train.json")):
+        reason = f"for {run.initial_run}, which is missing or unfinished; --initialize_from names another run"
+        return RunStatus(run, "waiting", reason)
     return None
 
 
 def _has_data(run, data):
-    """Whether an experiment on ImageNet has been given what may be that."""
+    """Returns False if an experiment on ImageNet was given data that cannot be ImageNet."""
     if not run.experiment.header.needs_imagenet:
         return True
-    places = data or {name: getattr(run.config, name) for name in headers.PLACES}
-    return bool(places["data_dir"]) or places["source"].removeprefix("tfds:").startswith(headers.IMAGENET)
+    location = data or {name: getattr(run.config, name) for name in headers.DATA_FIELDS}
+    return bool(location["data_dir"]) or location["source"].removeprefix("tfds:").startswith(headers.IMAGENET)
 
 
-def _train(run, places, program, data, lock):
-    """Trains a run, or the rest of it; its `Standing`."""
-    is_new = not os.path.exists(places.of_run(run))
-    machines = [] if is_new else results.read_state(run, places).get("machines", [])
-    facts = machine.facts()
-    # Each that it was trained on, in their order.
-    state = {"machines": machines if facts in machines else [*machines, facts]}
-    files.write_json(places.of_run(run, ".state.json"), state)
-    given = [f"--{name}={value}" for name, value in data.items() if value]
-    command = [*program, f"--flagfile={run.experiment.path}", *given, *run.flags]
-    command += [f"--initialize_from={places.of_start(run)}"] if run.start else []
-    command += [f"--seed={run.seed}", f"--workdir={places.of_run(run)}"]
-    # Should this process be killed, training goes on and keeps the lock.
+def _train(run, directories, program, data, lock):
+    """Starts or resumes training; returns the run's `RunStatus`."""
+    is_new = not os.path.exists(directories.run(run))
+    machines = [] if is_new else results.read_state(run, directories).get("machines", [])
+    this_machine = machine.facts()
+    state = {"machines": machines if this_machine in machines else [*machines, this_machine]}
+    files.write_json(directories.run(run, ".state.json"), state)
+    # If this process is killed, training continues and holds the lock.
+    command = _command(run, directories, program, data)
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace", pass_fds=[lock]) as process:
         try:
-            last = _pass_on(process.stderr)
+            last = _forward(process.stderr)
         except BaseException:
-            # Who stops this process means the training, which saves where it stands.
+            # Training stops too, after saving a checkpoint.
             process.terminate()
-            _pass_on(process.stderr)
+            _forward(process.stderr)
             raise
-    if process.returncode in STOPPED:
-        return Standing(run, "begun", last, is_open=True)
+    if process.returncode in INTERRUPTED:
+        return RunStatus(run, "started", last, can_train=True)
     if process.returncode:
-        ended = f"status {process.returncode}" if process.returncode > 0 else f"signal {-process.returncode}"
-        files.write_json(places.of_run(run, ".state.json"), {**state, "failed": last or ended})
-        return Standing(run, "failed", last or ended, is_open=True)
-    return Standing(run, "done", result=results.harvest(run, places))
+        reason = last or (f"status {process.returncode}" if process.returncode > 0 else f"signal {-process.returncode}")
+        files.write_json(directories.run(run, ".state.json"), {**state, "failed": reason})
+        return RunStatus(run, "failed", reason, can_train=True)
+    return RunStatus(run, "done", result=results.collect(run, directories))
 
 
-def _pass_on(lines):
-    """Writes what a process says on standard error there; returns its last line, empty without."""
+def _command(run, directories, program, data):
+    """Returns the command line that trains a run."""
+    location = [f"--{name}={value}" for name, value in data.items() if value]
+    command = [*program, f"--flagfile={run.experiment.path}", *location, *run.flags]
+    command += [f"--initialize_from={directories.initial_run(run)}"] if run.initial_run else []
+    return [*command, f"--seed={run.seed}", f"--workdir={directories.run(run)}"]
+
+
+def _forward(lines):
+    """Copies a process's standard error to this process's; returns the last line that is not blank."""
     last = ""
     for line in lines:
         sys.stderr.write(line)
@@ -124,69 +139,71 @@ def _pass_on(lines):
     return last
 
 
-def look(run, places):
-    """Where a run stands, by what is there.
+def run_status(run: plan.Run, directories: plan.Directories) -> RunStatus:
+    """Returns the status of a run according to its files.
 
     Returns:
-      A `Standing`; "failed" with what is wrong, where files are not whole or of another configuration.
+      A `RunStatus`; "failed" if files are damaged or have a different configuration.
     """
     try:
-        result = results.read_result(places.result(run)) if os.path.exists(places.result(run)) else None
-        differing = headers.learns_differently(results.config_of(result), run.config) if result else []
+        result = None
+        if os.path.exists(directories.result(run)):
+            result = results.read_result(directories.result(run))
+        differing = headers.training_differences(results.config_of(result), run.config) if result else []
         if result and not differing:
-            return Standing(run, "done", result=result)
+            return RunStatus(run, "done", result=result)
         if differing and results.overrides(run.config, run.experiment.config):
-            # A short run, say, does not take the place of one that took days.
+            # A short trial must not replace the result of a run of days.
             raise ValueError(
-                f"Expected --results without {run.name}.json of another configuration. Received: one with another "
-                + ", ".join(differing)
+                f"{run.name}.json in --results has a different {', '.join(differing)}; use a new --results"
             )
-        standing = _look_at_workdir(run, places)
+        status = _workdir_status(run, directories)
     except (OSError, ValueError) as error:
-        return Standing(run, "failed", str(error))
-    if differing and standing.status == "not run":
-        return standing._replace(detail=f"the result there is of another {', '.join(differing)}")
-    return standing
+        return RunStatus(run, "failed", str(error))
+    if differing and status.status == "not run":
+        return status._replace(detail=f"the existing result has a different {', '.join(differing)}")
+    return status
 
 
-def _look_at_workdir(run, places):
-    workdir = places.of_run(run)
+def _workdir_status(run, directories):
+    workdir = directories.run(run)
     if os.path.exists(os.path.join(workdir, "config.flags")):
-        left = results.read_run(workdir)
-        # More epochs only go on with a run.
-        if differing := headers.published(left.config).differences(headers.published(run.config)):
+        run_files = results.read_run(workdir)
+        # More epochs only continue a run, so they are not among the differences.
+        if differing := headers.without_paths(run_files.config).differences(headers.without_paths(run.config)):
             raise ValueError(
-                f"Expected --workdir without {run.name} of another configuration. Received: one with another "
-                + ", ".join(differing)
+                f"{run.name} in --workdir was trained with a different {', '.join(differing)}; use a new --workdir"
             )
-        if left.steps > left.steps_of(run.config):
+        total_steps = run_files.total_steps(run.config)
+        if run_files.steps > total_steps:
             raise ValueError(
-                f"Expected {run.name} to have taken at most the {left.steps_of(run.config)} steps of "
-                f"epochs={run.config.epochs:g}. Received: {left.steps}; take another --workdir"
+                f"Expected {run.name} to have at most the {total_steps} steps of epochs={run.config.epochs:g}. "
+                f"Received: {run_files.steps}; use a new --workdir"
             )
-        if left.is_finished(run.config):
-            return Standing(run, "finished")
-    state = results.read_state(run, places)
+        if run_files.is_finished(run.config):
+            return RunStatus(run, "trained")
+    state = results.read_state(run, directories)
     if state.get("failed"):
-        return Standing(run, "failed", state["failed"], is_open=True)
+        return RunStatus(run, "failed", state["failed"], can_train=True)
     if os.path.exists(workdir):
-        return Standing(run, "begun", is_open=True)
-    return Standing(run, "not run", "needs ImageNet" if run.experiment.header.needs_imagenet else "", is_open=True)
+        return RunStatus(run, "started", can_train=True)
+    detail = "needs ImageNet" if run.experiment.header.needs_imagenet else ""
+    return RunStatus(run, "not run", detail, can_train=True)
 
 
-def harvest_all(runs, places):
-    """Harvests what has finished since; runs nothing.
+def collect_all(runs: Sequence[plan.Run], directories: plan.Directories) -> list[RunStatus]:
+    """Collects the results of the runs that have finished, without training any.
 
     Returns:
-      A list of `Standing`.
+      A list of `RunStatus`.
     """
-    standings = []
+    statuses = []
     for run in runs:
-        standing = look(run, places)
-        if standing.status == "finished":
+        status = run_status(run, directories)
+        if status.status == "trained":
             try:
-                standing = Standing(run, "done", result=results.harvest(run, places))
+                status = RunStatus(run, "done", result=results.collect(run, directories))
             except (OSError, ValueError) as error:
-                standing = Standing(run, "failed", str(error))
-        standings.append(standing)
-    return standings
+                status = RunStatus(run, "failed", str(error))
+        statuses.append(status)
+    return statuses

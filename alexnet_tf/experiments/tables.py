@@ -1,44 +1,53 @@
-"""The table of experiments: what paper, authors and we have, the differences, and when a training error is reached."""
+"""The table of experiments, with the paper's and the authors' errors, and the epochs that a training error takes."""
 
 import contextlib
 import dataclasses
+from collections.abc import Collection
+from collections.abc import Iterable
+from typing import Any
 
 from alexnet_tf.experiments import headers
 from alexnet_tf.experiments import plan
 from alexnet_tf.experiments import results
+from alexnet_tf.experiments import runner
 
-# How many images the errors are of, where the data are those that a header names; a few may be unreadable.
-HELD_OUT = {"cifar10": 10_000, "ilsvrc2012": 50_000, "ilsvrc2010": 150_000}
+# The number of images on which errors are measured, by the data set that a header names. Some may be unreadable.
+NUM_EVALUATED = {"cifar10": 10_000, "ilsvrc2012": 50_000, "ilsvrc2010": 150_000}
+HEAD = (
+    "experiment",
+    "paper",
+    "original",
+    "ours",
+    "difference to the base",
+    "data",
+    "images seen",
+    "wall time",
+    "status",
+)
 
 
-def table(standings, places):
-    """The table of experiments in Markdown.
+def table(statuses: Iterable[runner.RunStatus], directories: plan.Directories) -> str:
+    """Returns the table of experiments in Markdown.
 
     Args:
-      standings: list of `runner.Standing`, those of an experiment one after another.
-      places: `plan.Places`, where the results of bases that are not among these are looked up.
+      statuses: grouped by experiment.
+      directories: `plan.Directories`, to look up the results of bases that are not among `statuses`.
 
     Returns:
-      A string. Errors in percent: the mean over the seeds, in brackets the least and the most.
+      A string. Errors are in percent: the mean over the seeds, and in parentheses the minimum and the maximum.
     """
     groups = {}
-    for standing in standings:
-        groups.setdefault(standing.run.experiment.name, []).append(standing)
-    head = ("experiment", "paper", "original", "ours", "difference to the base", "data", "images seen", "wall time")
-    lines = [_line((*head, "status")), _line(["---"] * 9)]
-    lines += [_line(_row(group, places)) for group in groups.values()]
-    known = [each.result["machines"] for each in standings if each.result]
-    machines = sorted({_machine(facts) for those in known for facts in those or [{}]})
+    for status in statuses:
+        groups.setdefault(status.run.experiment.name, []).append(status)
+    lines = [_line(HEAD), _line(["---"] * len(HEAD))]
+    lines += [_line(_row(group, directories)) for group in groups.values()]
+    machines = sorted({name for group in groups.values() for status in group for name in _machines(status.result)})
     if machines:
-        lines += ["", f"Wall times are those of training, means over the seeds, on: {'; '.join(machines)}."]
+        lines += ["", f"Wall times are training times, averaged over the seeds, on: {'; '.join(machines)}."]
     missing = [group[0].run.experiment for group in groups.values() if _needs_imagenet(group)]
     if missing:
-        lines += ["", "Not run, for want of ImageNet:", ""]
-    for experiment in missing:
-        header = experiment.header
-        band = f", give or take {_plain(header.band)}" if header.band else ""
-        expected = f"{header.expectation}{band}"
-        lines.append(f"- {experiment.name}: `{header.command}`; expected error in percent: {expected}. {header.cost}")
+        lines += ["", "Not run, because ImageNet was not available:", ""]
+    lines += [_pending(experiment) for experiment in missing]
     return "\n".join(lines) + "\n"
 
 
@@ -46,108 +55,115 @@ def _line(cells):
     return f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in cells)} |"
 
 
-def _plain(figures):
-    return " / ".join(f"{figure:g}" for figure in figures)
+def _pending(experiment):
+    """Returns the line of an experiment that has not been run: its command, and what is expected of it."""
+    header = experiment.header
+    band = f", within {' / '.join(f'{points:g}' for points in header.band)} points" if header.band else ""
+    expected = f"{header.expectation}{band}"
+    return f"- {experiment.name}: `{header.command}`; expected error in percent: {expected}. {header.cost}"
 
 
 def _needs_imagenet(group):
     header = group[0].run.experiment.header
-    return header.needs_imagenet and all(each.status == "not run" for each in group)
+    return header.needs_imagenet and all(status.status == "not run" for status in group)
 
 
-def _row(group, places):
+def _row(group, directories):
     experiment = group[0].run.experiment
     header = experiment.header
-    kept = {each.run.seed: each.result for each in group if each.result}
-    ours = {seed: _ours(result, experiment) for seed, result in kept.items()}
-    label = experiment.name
-    if overrides := sorted(
-        {f"{name}={_value(value)}" for r in kept.values() for name, value in r["overrides"].items()}
-    ):
-        label += f", with {', '.join(overrides)}"
-    mean = lambda name: sum(result[name] for result in kept.values()) / len(kept)
+    by_seed = {status.run.seed: status.result for status in group if status.result}
+    ours = {seed: _compared_errors(result, experiment) for seed, result in by_seed.items()}
+    mean = lambda name: sum(result[name] for result in by_seed.values()) / len(by_seed)
     return [
-        label,
+        _label(experiment, by_seed.values()),
         header.paper or "-",
         header.original or "-",
         _spread(list(ours.values())) if ours else "-",
-        _to_base(group, ours, kept, places),
-        _data(header, kept),
-        f"{mean('images_seen'):,.0f}" if kept else "-",
-        _duration(mean("wall_seconds")) if kept else "-",
-        _status(group, ours, kept),
+        _difference_to_base(group, ours, by_seed, directories),
+        _data(header, by_seed),
+        f"{mean('images_seen'):,.0f}" if by_seed else "-",
+        _duration(mean("wall_seconds")) if by_seed else "-",
+        _status(group, ours, by_seed),
     ]
 
 
-def _ours(result, experiment):
-    """The errors that are compared: top-1, and where the header expects two or it is ImageNet top-5."""
+def _label(experiment, found):
+    """Returns the name of an experiment, with the flags that override its flagfile."""
+    value = lambda value: ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+    overrides = {f"{name}={value(given)}" for result in found for name, given in result["overrides"].items()}
+    return f"{experiment.name}, with {', '.join(sorted(overrides))}" if overrides else experiment.name
+
+
+def _compared_errors(result, experiment):
+    """Returns the top-1 error, and the top-5 error where the header expects it or the data are ImageNet."""
     header = experiment.header
-    views = headers.VIEWS[header.views or ("ten" if experiment.config.network == "alexnet" else "centre")]
-    return results.figures(result, views)[: len(header.expected) or (2 if header.needs_imagenet else 1)]
+    views = headers.VIEWS[header.views or ("ten" if experiment.config.network == "alexnet" else "center")]
+    return results.errors_in_percent(result, views)[: len(header.expected) or (2 if header.needs_imagenet else 1)]
 
 
-def _value(value):
-    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
-
-
-def _spread(rows, what="seed", sign=""):
-    """Mean, and least to most, of each column."""
+def _spread(rows, unit="seed", sign=""):
+    """Formats the mean, the minimum and the maximum of each column."""
     columns = list(zip(*rows))
     text = " / ".join(f"{sum(column) / len(column):{sign}.2f}" for column in columns)
     if len(rows) == 1:
-        return f"{text} (1 {what})"
+        return f"{text} (1 {unit})"
     ranges = " / ".join(f"{min(column):{sign}.2f} to {max(column):{sign}.2f}" for column in columns)
-    return f"{text} ({ranges}, {len(rows)} {what}s)"
+    return f"{text} ({ranges}, {len(rows)} {unit}s)"
 
 
-def _to_base(group, ours, kept, places):
-    """By how much the error is higher than the base's with the same seeds."""
+def _difference_to_base(group, ours, by_seed, directories):
+    """Formats how much higher the errors are than the base's with the same seeds."""
     experiment = group[0].run.experiment
     if not experiment.header.base or not ours:
         return "-"
     path = headers.base_path(experiment.path, experiment.header)
-    found, is_other = {}, False
+    base_errors, has_other_data = {}, False
     for run in plan.plan([path], list(ours), group[0].run.flags):
         with contextlib.suppress(ValueError, OSError):
-            result = results.read_result(places.result(run))
-            if headers.learns_differently(results.config_of(result), run.config):
+            result = results.read_result(directories.result(run))
+            if headers.training_differences(results.config_of(result), run.config):
                 continue
-            if _held_out(result) == _held_out(kept[run.seed]):
-                # Seen as the experiment itself is.
-                found[run.seed] = _ours(result, experiment)
+            if _num_evaluated(result) == _num_evaluated(by_seed[run.seed]):
+                # With the views of the experiment, not of the base.
+                base_errors[run.seed] = _compared_errors(result, experiment)
             else:
-                is_other = True
-    pairs = [[own - other for own, other in zip(ours[seed], found[seed])] for seed in ours if seed in found]
+                has_other_data = True
+    pairs = [[own - other for own, other in zip(ours[seed], base_errors[seed])] for seed in ours if seed in base_errors]
     if not pairs:
-        return f"{experiment.header.base}: {'of other data' if is_other else 'not run'}"
+        return f"{experiment.header.base}: {'different data' if has_other_data else 'not run'}"
     return f"{_spread(pairs, 'pair', '+')} to {experiment.header.base}"
 
 
-def _held_out(result):
-    """How many images a run was judged by, by split: so data sets are told apart."""
+def _num_evaluated(result):
+    """Returns the number of evaluated images by split, which tells data sets apart."""
     return {split: count for split, count in result["data"]["images"].items() if split != "train"}
 
 
-def _is_of(header, result):
-    """Whether a run's data may be those that the header names."""
-    expected = HELD_OUT.get(header.data)
-    counted = _held_out(result)
-    return expected is None or abs(counted.get("test", counted.get("validation", 0)) - expected) <= 0.01 * expected
+def _matches_data(header, result):
+    """Returns whether a run's data can be those that the header names."""
+    expected = NUM_EVALUATED.get(header.data)
+    counts = _num_evaluated(result)
+    return expected is None or abs(counts.get("test", counts.get("validation", 0)) - expected) <= 0.01 * expected
 
 
-def _data(header, kept):
-    if not kept:
+def _data(header, by_seed):
+    if not by_seed:
         return header.data
-    # Of several seeds, those of the first: where they differ, the files tell.
-    images = next(iter(kept.values()))["data"]["images"]
-    name = header.data if all(_is_of(header, result) for result in kept.values()) else f"other than {header.data}"
+    # The counts of the first seed; those of others are in their results.
+    images = next(iter(by_seed.values()))["data"]["images"]
+    is_named = all(_matches_data(header, result) for result in by_seed.values())
+    name = header.data if is_named else f"other than {header.data}"
     return f"{name} ({', '.join(f'{count:,} {split}' for split, count in images.items())})"
 
 
-def _machine(facts):
-    if not facts:
-        return "a machine that was not recorded"
-    return ", ".join([f"{facts.get('processor')}, {facts.get('cores')} cores", *(facts.get("accelerators") or [])])
+def _machines(result):
+    """Returns the machines that trained a run, as text."""
+    if not result:
+        return []
+    return [
+        ", ".join([f"{machine.get('processor')}, {machine.get('cores')} cores", *(machine.get("accelerators") or [])])
+        for machine in result["machines"]
+    ] or ["an unrecorded machine"]
 
 
 def _duration(seconds):
@@ -156,25 +172,25 @@ def _duration(seconds):
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
-def _status(group, ours, kept):
+def _status(group, ours, by_seed):
     if ours:
-        parts = [f"done ({len(ours)} of {len(group)} seeds)", *_verdict(group[0].run, list(ours.values()), kept)]
+        parts = [f"done ({len(ours)} of {len(group)} seeds)", *_verdict(group[0].run, list(ours.values()), by_seed)]
     else:
         parts = ["not run: needs ImageNet" if _needs_imagenet(group) else "not run"]
     parts += [f"seed {each.run.seed} {each}" for each in group if each.status not in ("done", "not run")]
     return "; ".join(parts)
 
 
-def _verdict(run, ours, kept):
-    """How the errors stand to the band, or why they are not compared; at most one text."""
+def _verdict(run, ours, by_seed):
+    """Returns at most one text: whether the errors are within the band, or why they cannot be compared with it."""
     experiment = run.experiment
     header = experiment.header
-    as_written = dataclasses.replace(run.config, seed=experiment.config.seed)
-    if headers.learns_differently(as_written, experiment.config):
+    with_written_seed = dataclasses.replace(run.config, seed=experiment.config.seed)
+    if headers.training_differences(with_written_seed, experiment.config):
         return ["not as written"]
-    if len({str(_held_out(result)) for result in kept.values()}) > 1:
-        return ["seeds of different data"]
-    if not all(_is_of(header, result) for result in kept.values()):
+    if len({str(_num_evaluated(result)) for result in by_seed.values()}) > 1:
+        return ["seeds with different data"]
+    if not all(_matches_data(header, result) for result in by_seed.values()):
         return ["other data"]
     if not header.expected:
         return []
@@ -183,52 +199,52 @@ def _verdict(run, ours, kept):
     return [f"{'within' if inside else 'outside'} band"]
 
 
-def epochs_to_error(curve, threshold):
-    """When the training error first falls to a threshold, with straight lines between the epochs.
+def epochs_to_error(curve: dict[str, list[float]], threshold: float) -> float | None:
+    """Returns when the training error first falls to a threshold, by linear interpolation between epochs.
 
     Args:
-      curve: of a result. An epoch's error is the mean over the epoch, and counts at its end.
+      curve: the curve of a result. The error of an epoch is the mean over the epoch, and is attributed to its end.
       threshold: float in [0, 1].
 
     Returns:
-      A float, in epochs, no less than the curve's first point; None if it never falls so far.
+      A number of epochs, at least the first of the curve; None if the error never falls to the threshold.
     """
-    before = None
+    previous = None
     for epoch, error in zip(curve["epoch"], curve["train_error"]):
         if error <= threshold:
-            if before is None:
+            if previous is None:
                 return epoch
-            earlier, higher = before
-            return earlier + (epoch - earlier) * (higher - threshold) / (higher - error)
-        before = epoch, error
+            previous_epoch, previous_error = previous
+            return previous_epoch + (epoch - previous_epoch) * (previous_error - threshold) / (previous_error - error)
+        previous = epoch, error
     return None
 
 
-def curves(standings):
-    """The curves of each experiment's runs that are done: a dict by name of lists, for `figures.training_curves`."""
-    found = {}
-    for standing in standings:
-        if standing.result:
-            found.setdefault(standing.run.experiment.name, []).append(standing.result["curve"])
-    return found
+def curves(statuses: Iterable[runner.RunStatus]) -> dict[str, list[dict[str, Any]]]:
+    """Returns the learning curves of the runs that are done, by experiment, for `figures.training_curves`."""
+    by_experiment = {}
+    for status in statuses:
+        if status.result:
+            by_experiment.setdefault(status.run.experiment.name, []).append(status.result["curve"])
+    return by_experiment
 
 
-def reached(standings, threshold):
-    """When each experiment's training error first falls to a threshold: lines of text, empty where nothing was run.
+def threshold_epochs(statuses: Collection[runner.RunStatus], threshold: float) -> str:
+    """Lists when the training error of each experiment first falls to a threshold.
 
     Args:
-      standings: list of `runner.Standing`.
+      statuses: as `table`.
       threshold: float in [0, 1].
 
     Returns:
-      A string, of means and, in brackets, the least and the most over the seeds.
+      Lines of text: the mean over the seeds, and in parentheses the minimum and the maximum. Empty without a result.
     """
     lines = []
-    for name, seeds in curves(standings).items():
+    for name, seeds in curves(statuses).items():
         epochs = [epochs_to_error(curve, threshold) for curve in seeds]
         if None in epochs:
             last = max(curve["epoch"][-1] for curve in seeds)
-            when = f"not within {last:g} epochs by {epochs.count(None)} of {len(epochs)} seeds"
+            when = f"not within {last:g} epochs for {epochs.count(None)} of {len(epochs)} seeds"
         else:
             when = f"after {_spread([[each] for each in epochs])} epochs"
         lines.append(f"- {name}: {when}")

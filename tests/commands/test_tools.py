@@ -228,7 +228,7 @@ def no_tensorflow(tmp_path):
     directory = tmp_path / "modules"
     directory.mkdir()
     (directory / "tensorflow.py").write_text("raise RuntimeError('TensorFlow was loaded')")
-    return {**os.environ, "PYTHONPATH": str(directory)}
+    return {**os.environ, "PYTHONPATH": f"{directory}{os.pathsep}{ROOT}"}
 
 
 def test_experiments_run_once_and_end_in_a_table(experiment, no_tensorflow, tmp_path):
@@ -243,21 +243,21 @@ def test_experiments_run_once_and_end_in_a_table(experiment, no_tensorflow, tmp_
     assert figures["evaluation"]["test"].pop("confusions") is not None
     assert results[1]["errors"] == figures["evaluation"]
 
-    # Neither the finished run nor one that has only to be harvested loads TensorFlow.
+    # Neither listing nor collecting loads TensorFlow.
     (tmp_path / "results" / "pictures-0.json").unlink()
     said = run("experiments", *experiment, "--seeds=0,1,2", "--list", env=no_tensorflow)
     assert said.stdout.splitlines() == [
-        "pictures seed 0: finished",
+        "pictures seed 0: trained",
         "pictures seed 1: done",
         "pictures seed 2: not run",
     ]
     again = run("experiments", *experiment, "--seeds=0,1", env=no_tensorflow)
     assert again.returncode == 0 and table in again.stdout, again.stderr
     assert json.loads((tmp_path / "results" / "pictures-0.json").read_text()) == results[0]
-    harvested = run(
+    collected = run(
         "experiments", *experiment, "--seeds=0,1,2", "--harvest", "--index=1", "--count=2", env=no_tensorflow
     )
-    assert harvested.returncode == 0 and "done (2 of 3 seeds)" in harvested.stdout, harvested.stderr
+    assert collected.returncode == 0 and "done (2 of 3 seeds)" in collected.stdout, collected.stderr
     # Here training would, and says so.
     failed = run("experiments", *experiment, "--seeds=1,2", env=no_tensorflow)
     assert failed.returncode == 1
@@ -297,7 +297,7 @@ def test_an_experiment_that_is_killed_goes_on(experiment, tmp_path):
     os.killpg(killed.pid, signal.SIGKILL)
     killed.communicate(timeout=60)
     assert stood + 10 <= steps_reported(workdir) < 120 and not (workdir / "train.json").exists()
-    assert run("experiments", *arguments, "--list").stdout == "pictures seed 0: begun\n"
+    assert run("experiments", *arguments, "--list").stdout == "pictures seed 0: started\n"
     done = run("experiments", *arguments)
     assert done.returncode == 0 and "resumed from" in done.stdout, done.stderr
     assert "| pictures, with checkpoint_steps=5, epochs=60.0 |" in done.stdout and "not as written" in done.stdout

@@ -1,4 +1,4 @@
-"""An experiment, a variant of it, places for both, and the command that trains them."""
+"""Fixtures: an experiment, a variant of it, their directories, and a command that stands in for training."""
 
 import sys
 
@@ -24,15 +24,15 @@ def variant(tmp_path, flagfile):
 
 
 @pytest.fixture
-def places(tmp_path):
-    places = plan.Places(str(tmp_path / "runs"), str(tmp_path / "results"))
-    plan.check_places(places)
-    return places
+def directories(tmp_path):
+    directories = plan.Directories(str(tmp_path / "runs"), str(tmp_path / "results"))
+    plan.check_writable(directories)
+    return directories
 
 
 @pytest.fixture
 def trainer(tmp_path):
-    """The command line of `small.TRAINER`."""
+    """The command that runs `small.TRAINER`."""
     path = tmp_path / "trainer.py"
     path.write_text(f"ROOT, LOG = {str(small.ROOT)!r}, {str(tmp_path / 'calls')!r}\n{small.TRAINER}")
     return [sys.executable, str(path)]

@@ -1,4 +1,4 @@
-"""What is kept of a run."""
+"""Results collected from runs."""
 
 import dataclasses
 import json
@@ -15,14 +15,14 @@ from alexnet_tf.experiments import tables
 from alexnet_tf.utils import machine
 
 
-def test_what_is_kept_of_a_run(flagfile, places):
+def test_collected_result_has_the_expected_contents(flagfile, directories):
     (run,) = plan.plan([flagfile], [5])
     config = dataclasses.replace(run.config, source="folder:/home/me/pictures", deterministic=False)
-    small.leave_run(pathlib.Path(places.of_run(run)), config)
-    result = results.harvest(run, places)
-    path = pathlib.Path(places.result(run))
+    small.leave_run(pathlib.Path(directories.run(run)), config)
+    result = results.collect(run, directories)
+    path = pathlib.Path(directories.result(run))
     assert result == json.loads(path.read_text()) == results.read_result(path)
-    for word in ("/home", "confusions", str(places.workdir), os.uname().nodename):
+    for word in ("/home", "confusions", str(directories.workdir), os.uname().nodename):
         assert word not in path.read_text()
     assert result["experiment"] == "small" and result["seed"] == 5 and result["step"] == 40
     assert result["overrides"] == {"deterministic": False}
@@ -39,41 +39,41 @@ def test_what_is_kept_of_a_run(flagfile, places):
     assert result["images_seen"] == 400
     assert result["wall_seconds"] == 4 * (0.8 + 2)
     assert result["images_per_second"] == round(400 / 11.2, 3)
-    # Nobody saw where it ran.
+    # The run was not trained by the runner, which records the machine.
     assert result["machines"] == []
 
 
-def test_a_result_tells_the_machine_that_it_was_trained_on(flagfile, places, trainer):
-    (done,) = small.run_quietly(plan.plan([flagfile], [0]), places, trainer)
-    (facts,) = done.result["machines"]
-    assert facts["processor"] and facts["cores"] == len(os.sched_getaffinity(0))
+def test_result_names_the_machine_that_trained_it(flagfile, directories, trainer):
+    (done,) = small.run_quietly(plan.plan([flagfile], [0]), directories, trainer)
+    (recorded,) = done.result["machines"]
+    assert recorded["processor"] and recorded["cores"] == len(os.sched_getaffinity(0))
     import tensorflow as tf
 
-    assert facts["tensorflow"] == tf.__version__
-    assert f"on: {facts['processor']}, {facts['cores']} cores" in tables.table([done], places)
+    assert recorded["tensorflow"] == tf.__version__
+    assert f"on: {recorded['processor']}, {recorded['cores']} cores" in tables.table([done], directories)
 
 
-def test_a_result_tells_all_machines_of_a_run_that_moved(flagfile, places, trainer):
+def test_result_names_all_machines_of_a_run_that_moved(flagfile, directories, trainer):
     (run,) = plan.plan([flagfile], [0])
-    small.leave_run(pathlib.Path(places.of_run(run)), run.config, epochs=2)
+    small.leave_run(pathlib.Path(directories.run(run)), run.config, epochs=2)
     elsewhere = {"processor": "another", "cores": 3}
-    pathlib.Path(places.of_run(run, ".state.json")).write_text(json.dumps({"machines": [elsewhere]}))
-    (done,) = small.run_quietly([run], places, trainer)
+    pathlib.Path(directories.run(run, ".state.json")).write_text(json.dumps({"machines": [elsewhere]}))
+    (done,) = small.run_quietly([run], directories, trainer)
     assert done.result["machines"] == [elsewhere, machine.facts()]
-    assert "another, 3 cores" in tables.table([done], places)
-    # What is trained anew has nothing of it.
-    shutil.rmtree(places.of_run(run))
-    os.remove(places.result(run))
-    (done,) = small.run_quietly([run], places, trainer)
+    assert "another, 3 cores" in tables.table([done], directories)
+    # A run that starts over has only its own machine.
+    shutil.rmtree(directories.run(run))
+    os.remove(directories.result(run))
+    (done,) = small.run_quietly([run], directories, trainer)
     assert done.result["machines"] == [machine.facts()]
 
 
-def test_a_result_stays_small(flagfile, places):
+def test_result_of_many_epochs_is_small(flagfile, directories):
     flagfile.write_text(flagfile.read_text() + "--epochs=1001\n")
     (run,) = plan.plan([flagfile], [0])
-    small.leave_run(pathlib.Path(places.of_run(run)), run.config)
-    curve = results.harvest(run, places)["curve"]
-    assert os.path.getsize(places.result(run)) < 20_000
+    small.leave_run(pathlib.Path(directories.run(run)), run.config)
+    curve = results.collect(run, directories)["curve"]
+    assert os.path.getsize(directories.result(run)) < 20_000
     assert curve["epoch"][-1] == 1001 and len(curve["epoch"]) > 100
     assert set(map(float.__sub__, curve["epoch"][1:], curve["epoch"])) == {6.0}
 
@@ -93,14 +93,14 @@ def test_a_result_stays_small(flagfile, places):
         lambda result: json.dumps({key: value for key, value in result.items() if key != "seed"}),
     ],
 )
-def test_a_malformed_result_is_named_and_left_as_it_is(flagfile, places, trainer, tmp_path, change):
+def test_malformed_result_is_reported_and_not_overwritten(flagfile, directories, trainer, tmp_path, change):
     runs = plan.plan([flagfile], [0, 1])
-    (done,) = small.run_quietly(runs[:1], places, trainer)
-    path = pathlib.Path(places.result(runs[0]))
+    (done,) = small.run_quietly(runs[:1], directories, trainer)
+    path = pathlib.Path(directories.result(runs[0]))
     path.write_text(change(done.result))
     before = path.read_text()
-    standings = small.run_quietly(runs, places, trainer)
-    assert [each.status for each in standings] == ["failed", "done"]
-    assert standings[0].detail.startswith("Expected ") and str(path) in standings[0].detail
+    statuses = small.run_quietly(runs, directories, trainer)
+    assert [each.status for each in statuses] == ["failed", "done"]
+    assert statuses[0].detail.startswith("Expected ") and str(path) in statuses[0].detail
     assert path.read_text() == before and len(small.calls(tmp_path)) == 2
-    assert "done (1 of 2 seeds); within band; seed 0 failed: Expected" in tables.table(standings, places)
+    assert "done (1 of 2 seeds); within band; seed 0 failed: Expected" in tables.table(statuses, directories)

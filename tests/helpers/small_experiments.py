@@ -1,4 +1,4 @@
-"""A flagfile of a small net, a program that does as if it trained it, and what a run leaves behind."""
+"""The flagfile of a small network, a program that stands in for its training, and the files of a run."""
 
 import json
 import pathlib
@@ -15,7 +15,7 @@ HEADER = """\
 # Expected: 30 / 10
 # Band: 5 / 2
 # Data: pictures
-# Views: centre
+# Views: center
 # Cost: a second.
 """
 FLAGS = """\
@@ -28,7 +28,7 @@ FLAGS = """\
 --epochs=4
 """
 
-# Does to a work directory what tools/train.py does, at once. Seed 6 stops, 7 fails, 8 is killed, 9 hangs.
+# Writes the files that tools/train.py would, at once. Seed 6 is interrupted, 7 fails, 8 is killed, 9 hangs.
 TRAINER = """
 import json, os, pathlib, signal, sys, time
 from absl import flags
@@ -57,7 +57,7 @@ small_experiments.leave_run(pathlib.Path(flags.FLAGS.workdir), config)
 
 
 def leave_run(workdir, config, *, top1=0.25, top5=0.1, epochs=None, tested=20):
-    """Writes what a run of 100 training images leaves behind: two reports an epoch, the error falling by a tenth."""
+    """Writes the files of a run on 100 training images: two reports per epoch; the error falls by 0.1 per epoch."""
     config = config.resolved()
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "config.flags").write_text(flagfiles.to_text(config))
@@ -94,28 +94,28 @@ def leave_run(workdir, config, *, top1=0.25, top5=0.1, epochs=None, tested=20):
 
 
 def calls(tmp_path):
-    """The command lines that the trainer was given."""
+    """Returns the command lines with which the trainer was called."""
     path = tmp_path / "calls"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def statuses(standings):
-    return [str(each) for each in standings]
+def status_lines(statuses):
+    return [str(each) for each in statuses]
 
 
-def run_quietly(runs, places, trainer, **options):
-    return runner.run_all(runs, places, trainer, tell=lambda line: None, **options)
+def run_quietly(runs, directories, trainer, **options):
+    return runner.run_all(runs, directories, trainer, log=lambda line: None, **options)
 
 
-def leave_results(places, runs, errors):
-    """Harvests runs with these top-1 and top-5 errors."""
+def leave_results(directories, runs, errors):
+    """Writes runs with these top-1 and top-5 errors, and collects their results."""
     for run, (top1, top5) in zip(runs, errors):
-        leave_run(pathlib.Path(places.of_run(run)), run.config, top1=top1, top5=top5)
-    return runner.harvest_all(runs, places)
+        leave_run(pathlib.Path(directories.run(run)), run.config, top1=top1, top5=top5)
+    return runner.collect_all(runs, directories)
 
 
 def cells(table, name):
-    """The row of an experiment, by column."""
+    """Returns the row of an experiment, by column."""
     rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines() if line[:1] == "|"]
     (row,) = [row for row in rows if row[0] == name]
     return dict(zip(rows[0], row))
