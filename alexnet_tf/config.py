@@ -7,6 +7,8 @@ import dataclasses
 import math
 import zlib
 
+from alexnet_tf.models import registry
+
 # What differs between the recipes outside the network itself (for that, `alexnet.RECIPES`).
 RECIPE_DEFAULTS = {
     "paper": {
@@ -28,9 +30,6 @@ RECIPE_DEFAULTS = {
         "reshuffle": False,
     },
 }
-
-# What the nets for CIFAR-10 do not have.
-ALEXNET_ONLY = ("towers", "communication", "left_out", "sixth_convolution", "bottleneck")
 
 
 def _option(section, default, text, source, *, kind=None, choices=None, low=None, high=None, may_change=False):
@@ -63,7 +62,7 @@ class Config:
         "alexnet",
         "the paper's, or one of its authors' smaller nets for CIFAR-10, named by its test error in percent",
         "paper; original: example-layers",
-        choices=("alexnet", "cifar10_26", "cifar10_19", "cifar10_18"),
+        choices=tuple(registry.NETWORKS),
     )
     recipe: str = _option(
         "network",
@@ -542,27 +541,27 @@ class Config:
             raise ValueError(
                 f"Expected crop_size to be at most image_size, {self.image_size}. Received: {self.crop_size}"
             )
-        if self.network != "alexnet":
-            self._check_small_net()
-        elif self.crop_size not in (224, 32):
-            raise ValueError(f"Expected crop_size to be 224 or 32 for network=alexnet. Received: {self.crop_size}")
+        self._check_network()
         if self.schedule == "plateau" and not self.validation_fraction:
             raise ValueError(
                 "Expected a schedule that does not look at errors, such as epochs, where validation_fraction is 0. "
                 "Received: schedule=plateau"
             )
 
-    def _check_small_net(self):
-        """Raises where a net for CIFAR-10 is asked for what only AlexNet has."""
-        if self.crop_size % 8:
+    def _check_network(self):
+        """Raises an error for a crop size or an option that the network does not accept."""
+        network = registry.find(self.network)
+        if self.crop_size not in network.crop_sizes:
             raise ValueError(
-                f"Expected crop_size to be a multiple of 8 for network={self.network}. Received: {self.crop_size}"
+                f"Expected crop_size to be {registry.crop_sizes_text(network)} for network={self.network}. "
+                f"Received: {self.crop_size}"
             )
+        refused = registry.refused_options(self.network)
         for field in dataclasses.fields(self):
-            if field.name in ALEXNET_ONLY and getattr(self, field.name) != field.default:
+            if field.name in refused and getattr(self, field.name) != field.default:
                 raise ValueError(
-                    f"Expected network=alexnet for {field.name}={getattr(self, field.name)}. "
-                    f"Received: network={self.network}"
+                    f"Expected network={' or '.join(registry.networks_with(field.name))} for "
+                    f"{field.name}={getattr(self, field.name)}. Received: network={self.network}"
                 )
 
     def resolved(self):

@@ -8,6 +8,7 @@ from absl import flags
 
 from alexnet_tf import config
 from alexnet_tf import flagfiles
+from alexnet_tf.models import registry
 
 FIELDS = dataclasses.fields(config.Config)
 NAMES = [field.name for field in FIELDS]
@@ -59,7 +60,7 @@ ONE_TOWER = dataclasses.replace(EVERYTHING_ELSE, towers="half", communication="p
 SMALL_NET = dataclasses.replace(
     EVERYTHING_ELSE,
     network="cifar10_19",
-    **{name: getattr(config.Config(), name) for name in config.ALEXNET_ONLY},
+    **{name: getattr(config.Config(), name) for name in registry.refused_options("cifar10_19")},
 )
 
 
@@ -195,7 +196,7 @@ def test_every_value_differs_in_that_round_trip():
     assert set(NAMES) - differing(EVERYTHING_ELSE) == {"network", "towers", "distribute"}
     assert set(NAMES) - differing(REPLICAS) == {"network", "towers"}
     assert set(NAMES) - differing(ONE_TOWER) == {"network", "communication", "distribute"}
-    assert set(NAMES) - differing(SMALL_NET) == {*config.ALEXNET_ONLY, "distribute"}
+    assert set(NAMES) - differing(SMALL_NET) == {*registry.refused_options("cifar10_19"), "distribute"}
 
 
 def test_flagfile_names_every_field_of_a_resolved_configuration():

@@ -13,6 +13,7 @@ from absl import flags  # noqa: E402
 
 from alexnet_tf import config as configuration  # noqa: E402
 from alexnet_tf import flagfiles  # noqa: E402
+from alexnet_tf.models import registry  # noqa: E402
 from alexnet_tf.training import stopping  # noqa: E402
 from alexnet_tf.utils import machine  # noqa: E402
 from alexnet_tf.utils import messages  # noqa: E402
@@ -175,7 +176,7 @@ def threads(config):
     """
     import tensorflow as tf
 
-    is_split = config.network == "alexnet" and config.towers == "two"
+    is_split = registry.is_split(config.network, config.towers)
     own = (
         (1, 2) if is_split and machine.available_cores() == 2 and not tf.config.list_physical_devices("GPU") else (0, 0)
     )

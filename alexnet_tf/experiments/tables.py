@@ -10,6 +10,7 @@ from alexnet_tf.experiments import headers
 from alexnet_tf.experiments import plan
 from alexnet_tf.experiments import results
 from alexnet_tf.experiments import runner
+from alexnet_tf.models import registry
 
 # The number of images on which errors are measured, by the data set that a header names. Some may be unreadable.
 NUM_EVALUATED = {"cifar10": 10_000, "ilsvrc2012": 50_000, "ilsvrc2010": 150_000}
@@ -97,7 +98,7 @@ def _label(experiment, found):
 def _compared_errors(result, experiment):
     """Returns the top-1 error, and the top-5 error where the header expects it or the data are ImageNet."""
     header = experiment.header
-    views = headers.VIEWS[header.views or ("ten" if experiment.config.network == "alexnet" else "center")]
+    views = headers.VIEWS[header.views or registry.find(experiment.config.network).default_views]
     return results.errors_in_percent(result, views)[: len(header.expected) or (2 if header.needs_imagenet else 1)]
 
 

@@ -12,9 +12,8 @@ from alexnet_tf.data import augmentation
 from alexnet_tf.data import pipeline
 from alexnet_tf.data import statistics
 from alexnet_tf.evaluation import errors
-from alexnet_tf.models import alexnet
-from alexnet_tf.models import cifar10
 from alexnet_tf.models import placement
+from alexnet_tf.models import registry
 from alexnet_tf.profiling import placement_report
 from alexnet_tf.training import checkpoints
 from alexnet_tf.training import optimizer
@@ -31,32 +30,20 @@ PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 def build_model(config, num_classes, **changes):
     """The network of a configuration; `changes` are other arguments of it."""
+    network = registry.find(config.network)
     arguments = {
-        "dtype": PRECISIONS[config.precision],
-        "initialization": config.initialization,
-        "seed": config.seed,
-        "activation": config.activation,
-        "normalization": config.normalization,
-        "pooling": config.pooling,
-    }
-    if config.network != "alexnet":
-        arguments["image_size"] = config.crop_size
-        # The small nets live on one device, whichever is current.
-        own = {name: value for name, value in changes.items() if name != "devices"}
-        return cifar10.Cifar10Net(config.network, num_classes, **arguments | own)
-    arguments |= {
-        "recipe": config.recipe,
-        # One tower alone lives on one device, whatever is there.
-        "devices": home_devices(config) if config.towers == "two" else None,
-        "dropout": config.dropout,
-        "towers": config.towers,
-        "communication": config.communication,
-        "left_out": config.left_out,
-        "sixth_convolution": config.sixth_convolution,
-        "bottleneck": config.bottleneck,
+        "num_classes": num_classes,
         "image_size": config.crop_size,
+        "dtype": PRECISIONS[config.precision],
+        "seed": config.seed,
+        **network.arguments,
+        **{name: getattr(config, name) for name in network.options},
+        "devices": home_devices(config) if registry.is_split(config.network, config.towers) else None,
+        **changes,
     }
-    return alexnet.AlexNet(num_classes, **arguments | changes)
+    if not network.has_towers:
+        del arguments["devices"]
+    return registry.load_class(network)(**arguments)
 
 
 def home_devices(config):

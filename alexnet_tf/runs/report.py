@@ -13,12 +13,12 @@ from alexnet_tf import flagfiles
 from alexnet_tf.data import statistics
 from alexnet_tf.evaluation import errors
 from alexnet_tf.models import placement
+from alexnet_tf.models import registry
 from alexnet_tf.reporting import figures
 from alexnet_tf.reporting import pages
 from alexnet_tf.runs import builders
 from alexnet_tf.runs import dataset
 from alexnet_tf.runs import evaluate
-from alexnet_tf.runs import tensorboard
 from alexnet_tf.training import metrics
 from alexnet_tf.utils import files
 from alexnet_tf.utils import machine
@@ -30,22 +30,6 @@ SHOWN = 8
 NAMED = 5
 # Side of the matrices whose product is taken for what the machine can do.
 MATRIX_SIDE = 3072
-
-# Recorded errors, top-1 and top-5: of the paper (its tables) and of its authors' own runs (by their nets' numbers).
-_IMAGENET = {
-    "imagenet2012": [
-        ("paper, table 2, ten views", 0.407, 0.182),
-        ("its authors' net #145, ten views", 0.40664, 0.18210),
-    ],
-    "ilsvrc2010": [
-        ("paper, table 1, ten views", 0.375, 0.170),
-        ("paper, table 1, centre crop", 0.390, 0.183),
-        ("its authors' net #145, ten views", 0.374727, 0.169987),
-        ("its authors' net #145, centre crop", 0.390247, 0.182953),
-    ],
-}
-_CIFAR10_CLASSES = set("airplane automobile bird cat deer dog frog horse ship truck".split())
-_CIFAR10 = {"cifar10_26": 0.26, "cifar10_19": 0.19, "cifar10_18": 0.18}
 
 
 def make(workdir, *, source=None, data_dir=None):
@@ -127,9 +111,7 @@ def _summary(config, data, judged, step):
     train = len(source.splits["train"].labels)
     result = judged.results[judged.headline]
     wrong, majority = result.top1_error, errors.majority_error(judged.labels)
-    network = "AlexNet (Krizhevsky, Sutskever and Hinton 2012)"
-    if config.network != "alexnet":
-        network = f"{config.network}, a small network by AlexNet's authors,"
+    network = registry.find(config.network).description
     passes = step * config.batch_size / train
     listed = ", ".join(names[:12]) + (" and others" if len(names) > 12 else "")
     yield pages.Paragraph(
@@ -153,8 +135,8 @@ def _errors(config, data, judged):
         rows.append(
             [f"always the commonest class, {each.split}", "", errors.percent(errors.majority_error(each.labels)), "-"]
         )
-    recorded = _recorded(config, data.source)
-    rows += [[name, "", errors.percent(top1), errors.percent(top5)] for name, top1, top5 in recorded]
+    recorded = registry.recorded_errors(config.network, data.source.name, data.source.class_names)
+    rows += [[r.label, "", errors.percent(r.top1_error), errors.percent(r.top5_error)] for r in recorded]
     yield pages.Table(["", "images", "top-1 error", "top-5 error"], rows)
     if not recorded:
         yield pages.Paragraph(
@@ -182,13 +164,6 @@ def _elsewhere(judged):
     return f"What this page says elsewhere is by the {judged.headline}{why}."
 
 
-def _recorded(config, source):
-    """What paper and authors recorded on these data: a list of (name, top-1, top-5)."""
-    if config.network in _CIFAR10 and set(source.class_names) == _CIFAR10_CLASSES:
-        return [("its authors, CIFAR-10, one view of the whole image", _CIFAR10[config.network], None)]
-    return next((rows for name, rows in _IMAGENET.items() if name in source.name), [])
-
-
 def _curves(workdir, records, judged):
     curve = metrics.curve(records)
     if not curve["epoch"]:
@@ -212,7 +187,8 @@ def _curves(workdir, records, judged):
 
 
 def _kernels(workdir, config, model):
-    layers = [layer for layer in model.layers if layer.name in tensorboard.FIRST_LAYERS]
+    first_layers = registry.find(config.network).first_layers
+    layers = [layer for layer in model.layers if layer.name in first_layers]
     weights = [layer.kernel.numpy() for layer in layers]
     yield pages.Heading("What its first layer looks for")
     figures.save_png(figures.kernels(weights), os.path.join(workdir, "kernels.png"))
@@ -312,7 +288,7 @@ def _picture(workdir, name, draw, caption):
 def _cost(config, model, records):
     speed = metrics.images_per_second(records)
     yield pages.Heading("What it cost")
-    flops = training_flops(model)
+    flops = training_flops(model, registry.find(config.network).first_layers)
     rows = [
         ["parameters", f"{model.count_params():,}"],
         ["arithmetic of an image in training", f"{flops / 1e9:.4g} GFLOP"],
@@ -343,7 +319,7 @@ def _share(value):
     return f"{100 * value:.0f} %" if value <= 1 else "not told: the machine has other work now"
 
 
-def training_flops(model):
+def training_flops(model, first_layers):
     """The floating point operations that one image takes in training, forward and backward.
 
     Convolutions and matrix products alone, 2 for each multiplication and addition: forward, the gradient of the weights
@@ -351,6 +327,7 @@ def training_flops(model):
 
     Args:
       model: a functional ``keras.Model`` of convolutions and fully connected layers.
+      first_layers: the names of the layers that read the images.
 
     Returns:
       An int.
@@ -362,7 +339,7 @@ def training_flops(model):
             continue
         positions = int(np.prod(layer.output.shape[1:-1]))
         forward = 2 * int(np.prod(kernel.shape)) * positions
-        total += forward * (2 if layer.name in tensorboard.FIRST_LAYERS else 3)
+        total += forward * (2 if layer.name in first_layers else 3)
     return total
 
 
@@ -395,8 +372,9 @@ def _duration(seconds):
 
 def _placement(config, num_classes):
     yield pages.Heading("Where it was calculated")
-    devices = placement.choose_devices(config.devices) if config.network == "alexnet" else None
-    if not devices or config.towers != "two":
+    is_split = registry.is_split(config.network, config.towers)
+    devices = placement.choose_devices(config.devices) if is_split else None
+    if not devices:
         yield pages.Paragraph("All of it on one device.")
         return
     yield pages.Paragraph(

@@ -5,14 +5,13 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
+from alexnet_tf.models import registry
 from alexnet_tf.reporting import figures
 from alexnet_tf.runs import builders
 from alexnet_tf.training import actions
 
 # Augmented images of a batch that are shown.
 SHOWN_IMAGES = 8
-# Of any network of ours, in one tower or in two.
-FIRST_LAYERS = ("conv1", "conv1_a", "conv1_b")
 
 
 class Latest:
@@ -52,6 +51,7 @@ def details(summaries, trainer, latest, config, epoch):
       `actions.Details`.
     """
     weights = layer_weights(trainer.model, trainer.optimizer)
+    first_layers = registry.find(config.network).first_layers
     is_new = not epoch
 
     def show(step):
@@ -61,7 +61,7 @@ def details(summaries, trainer, latest, config, epoch):
             summaries.hyperparameters(hyperparameters(config))
             summaries.graph(step_graph(trainer, latest.batch, config))
         summaries.weights(step, weights)
-        summaries.pictures(step, pictures(weights, trainer.preprocess, latest.part()))
+        summaries.pictures(step, pictures(weights, first_layers, trainer.preprocess, latest.part()))
 
     return actions.Details(show, every=config.summary_epochs, epoch=epoch)
 
@@ -89,18 +89,19 @@ def hyperparameters(config):
     }
 
 
-def pictures(weights, preprocess, batch):
+def pictures(weights, first_layers, preprocess, batch):
     """The first layer's kernels, and some images of a batch as the network sees them.
 
     Args:
       weights: of `layer_weights`.
+      first_layers: the names of the layers that read the images.
       preprocess: of a `trainer.Trainer`.
       batch: what it takes.
 
     Returns:
       A dict from a name to uint8 ``[count, height, width, 3]``.
     """
-    kernels = [weights[name][0].numpy() for name in FIRST_LAYERS if name in weights]
+    kernels = [weights[name][0].numpy() for name in first_layers if name in weights]
     images, _ = preprocess(tf.nest.map_structure(lambda column: column[:SHOWN_IMAGES], batch))
     return {"conv1_kernels": figures.kernels(kernels, scale=4)[None], "augmented_images": grey_levels(images.numpy())}
 

@@ -1,0 +1,126 @@
+"""The registry: every network is complete, trains, and is documented."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import source_code
+import tensorflow as tf
+
+from alexnet_tf import config
+from alexnet_tf.models import registry
+from alexnet_tf.runs import builders
+
+DOCUMENTS = [*source_code.ROOT.glob("*.md"), *source_code.ROOT.glob("docs/*.md")]
+
+every_network = pytest.mark.parametrize("network", registry.NETWORKS.values(), ids=list(registry.NETWORKS))
+
+
+def configuration(network, **changes):
+    """A configuration of a network with the smallest images that it accepts."""
+    size = min(network.crop_sizes)
+    return config.Config(
+        **{"network": network.name, "image_size": size, "crop_size": size, "batch_size": 2} | changes
+    ).resolved()
+
+
+def parts(layer_name):
+    """A layer's name in the paper: without its tower."""
+    return layer_name.removesuffix("_a").removesuffix("_b")
+
+
+@every_network
+def test_network_has_its_stated_parameters(network):
+    model = registry.load_class(network)(num_classes=network.num_classes, jit_compile=False, **network.arguments)
+    assert isinstance(model, keras.Model)
+    assert model.count_params() == network.parameters
+
+
+@every_network
+def test_network_takes_a_training_step(network):
+    run_config = configuration(network, initialization="he", input_scale=0.02)
+    model = builders.build_model(run_config, 3, jit_compile=False)
+    trainer = builders.build_trainer(run_config, model, builders.blank_statistics(run_config))
+    size = run_config.crop_size
+    batch = {
+        "crops": tf.constant(np.random.default_rng(1).integers(0, 256, [2, size, size, 3], dtype=np.uint8)),
+        "offsets": tf.zeros([2, 2], tf.int32),
+        "flips": tf.zeros([2, 2], tf.bool),
+        "labels": tf.constant([1, 2], tf.int64),
+        "noise": tf.zeros([2, 3]),
+    }
+    before = [variable.numpy() for variable in model.trainable_variables]
+    assert np.isfinite(trainer.step(batch, builders.initial_rates(run_config)).loss)
+    for variable, value in zip(model.trainable_variables, before):
+        assert np.all(np.isfinite(variable.numpy())) and np.any(variable.numpy() != value), variable.path
+
+
+@every_network
+def test_first_layers_are_those_that_read_the_images(network):
+    model = builders.build_model(configuration(network), 3, jit_compile=False)
+    with_kernels = [layer.name for layer in model.layers if hasattr(layer, "kernel")]
+    first = [name for name in with_kernels if parts(name) == parts(with_kernels[0])]
+    assert [name for name in with_kernels if name in network.first_layers] == first
+    assert all(model.get_layer(name).kernel.shape[2] == 3 for name in first)
+
+
+@every_network
+def test_options_and_towers_are_fields_of_the_configuration(network):
+    fields = {field.name: field for field in dataclasses.fields(config.Config)}
+    assert set(network.options) <= set(fields)
+    assert network.name in fields["network"].metadata["choices"]
+    assert network.has_towers == ("towers" in network.options)
+    assert network.default_views in ("ten", "center")
+
+
+@every_network
+def test_every_option_reaches_the_network(network):
+    run_config = configuration(network, activation="tanh", normalization="group", pooling="nonoverlapping")
+    received = builders.build_model(run_config, 3, jit_compile=False).get_config()
+    assert {name: received[name] for name in network.options} == {
+        name: getattr(run_config, name) for name in network.options
+    }
+    assert (received["num_classes"], received["image_size"]) == (3, run_config.crop_size)
+    assert {name: received[name] for name in network.arguments} == network.arguments
+
+
+@every_network
+def test_network_is_documented(network):
+    text = "\n".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
+    assert network.name in text.replace("`", " ").replace(".flags", " ").split() or f"`{network.name}`" in text
+    assert (source_code.ROOT / "flags" / f"{network.name}.flags").is_file()
+
+
+@every_network
+def test_recorded_errors_have_a_data_set_and_lie_between_0_and_1(network):
+    assert network.recorded_errors
+    for errors in network.recorded_errors:
+        assert bool(errors.dataset) != bool(errors.class_names)
+        assert 0 < (errors.top5_error or errors.top1_error) <= errors.top1_error < 1
+
+
+def test_unknown_network():
+    with pytest.raises(ValueError, match="^Expected network to be one of alexnet, cifar10_26, .*Received: 'vgg'$"):
+        registry.find("vgg")
+
+
+def test_refused_options():
+    assert registry.refused_options("alexnet") == ()
+    assert registry.refused_options("cifar10_18") == (
+        "towers",
+        "communication",
+        "left_out",
+        "sixth_convolution",
+        "bottleneck",
+    )
+    assert registry.networks_with("towers") == ("alexnet",)
+    assert registry.networks_with("pooling") == tuple(registry.NETWORKS)
+
+
+@pytest.mark.parametrize(
+    "name, towers, expected",
+    [("alexnet", "two", True), ("alexnet", "one", False), ("alexnet", "half", False), ("cifar10_18", "two", False)],
+)
+def test_only_two_towers_are_split(name, towers, expected):
+    assert registry.is_split(name, towers) == expected
