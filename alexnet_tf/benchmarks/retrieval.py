@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from alexnet_tf.benchmarks import measuring
 from alexnet_tf.evaluation import feature_index
+from alexnet_tf.evaluation import nearest
 
 # Those of AlexNet's last hidden layer.
 UNITS = 4096
@@ -75,10 +76,10 @@ def clustered(count, seed):
 def _build(directory, count):
     """An index of made-up features, and `measuring.Figure` of what it takes."""
     images = feature_index.Images(np.zeros(count, np.int64), [""] * count, np.arange(count))
-    feature_index.write(directory, clustered(count, 0), images, units=UNITS, class_names=["made up"], facts={})
+    feature_index.write(directory, clustered(count, 0), images, units=UNITS, class_names=["synthetic"], metadata={})
     index = feature_index.open_index(directory)
     began = time.perf_counter()
-    feature_index.build_approximate(index)
+    index.build_approximate()
     seconds = time.perf_counter() - began
     size = lambda name: pathlib.Path(directory, name).stat().st_size / 1e6
     return index, [
@@ -131,4 +132,4 @@ def _recall(index):
     """How many of the nearest an approximate search finds, as `measuring.Figure`."""
     queries = np.concatenate(list(clustered(200, 99)))
     exact, approximate = (index.search(queries, K, method=method).indices for method in ("exact", "approximate"))
-    return measuring.Figure(f"recall at {K} of {len(index)}", feature_index.recall(approximate, exact), "")
+    return measuring.Figure(f"recall at {K} of {len(index)}", nearest.recall(approximate, exact), "")

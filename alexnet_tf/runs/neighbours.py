@@ -16,6 +16,7 @@ from alexnet_tf.data import pipeline
 from alexnet_tf.data import sources
 from alexnet_tf.data import statistics
 from alexnet_tf.evaluation import feature_index
+from alexnet_tf.evaluation import nearest
 from alexnet_tf.export import signatures
 from alexnet_tf.reporting import figures
 from alexnet_tf.runs import builders
@@ -135,7 +136,7 @@ def _index(run, split, index_dir, dtype, console):
             images,
             units=run.units,
             class_names=run.source.class_names,
-            facts={**run.identity, "split": split, "data": run.source.name},
+            metadata={**run.identity, "split": split, "data": run.source.name},
             dtype="float16" if dtype == "auto" else dtype,
             progress=lambda done: bar.update(task, completed=done),
         )
@@ -155,7 +156,7 @@ def _check_split(source, split):
 
 def _why_not(index, run, split, dtype):
     """Why an index that is there must be made anew, empty if it must not; raises for one of something else."""
-    facts = index.facts
+    facts = index.metadata
     is_same = all(facts.get(name) == run.identity[name] for name in ("weights", "precision"))
     # A run that was moved has its index within.
     own = pathlib.Path(run.identity["run"]).resolve()
@@ -211,7 +212,7 @@ def query(
       queries: `Queries`.
       index_split: the split that is searched.
       k: int, how many neighbours of each.
-      method: as in `neighbours.Index.search`; where the search is approximate, what that needs is made once.
+      method: as in `feature_index.Index.search`; where the search is approximate, what that needs is made once.
       json_path: a file for the answers; empty for none.
       figure_path: a PNG for them, a row a query as in the paper's Figure 4; empty for none.
 
@@ -225,14 +226,14 @@ def query(
     """
     console = rich.console.Console(soft_wrap=True, highlight=False)
     _check_outputs(json_path, figure_path)
-    feature_index.choose_method(method, 0)
+    nearest.choose_method(method, 0)
     run = open_run(workdir, source=source, data_dir=data_dir)
     # Before an index is made, which may take hours.
     asked = _read_queries(run, queries)
     if figure_path and len(asked) > MOST_DRAWN:
         raise ValueError(f"Expected at most {MOST_DRAWN} queries in a figure. Received: {len(asked)}")
     index = _index(run, index_split, index_dir, dtype, console)
-    chosen = feature_index.choose_method(method, len(index))
+    chosen = nearest.choose_method(method, len(index))
     if chosen == "approximate" and not index.has_approximate:
         _build_approximate(index, console)
     found = _search(run, index, asked, k, chosen)
@@ -320,7 +321,7 @@ def _read_image(part, place, size):
 def _build_approximate(index, console):
     with dataset.progress_bar(console) as bar:
         task = bar.add_task(f"an approximate index of {len(index)} images", total=len(index))
-        feature_index.build_approximate(index, lambda done: bar.update(task, completed=done))
+        index.build_approximate(lambda done: bar.update(task, completed=done))
 
 
 def _search(run, index, asked, k, method):
@@ -329,8 +330,8 @@ def _search(run, index, asked, k, method):
     parts = [asked[first : first + size] for first in range(0, len(asked), size)]
     features = [run.features(np.stack([query.pixels for query in part])).numpy() for part in parts]
     own = np.array([_own_index(query, index) for query in asked])
-    left_out = own if (own >= 0).any() else None
-    found = index.search(np.concatenate(features), k, method=method, left_out=left_out)
+    exclude = own if (own >= 0).any() else None
+    found = index.search(np.concatenate(features), k, method=method, exclude=exclude)
     answers = []
     for each, place, distances, places in zip(asked, own.tolist(), found.distances.tolist(), found.indices.tolist()):
         near = [_neighbour(index, *pair) for pair in zip(places, distances)]
@@ -351,7 +352,7 @@ def _search(run, index, asked, k, method):
 def _own_index(query, index):
     """Where a query itself is in the index; -1 if it is not there."""
     if query.split is not None:
-        if query.split != index.facts["split"]:
+        if query.split != index.metadata["split"]:
             return -1
         same = np.flatnonzero(index.images.places == query.place)
         return int(same[0]) if len(same) else -1

@@ -97,7 +97,7 @@ def test_an_index_names_what_could_be_read(run, folder, capsys):
     assert names == [paths[place].parent.name for place in places]
     said = capsys.readouterr().out
     assert "warning: 1 train files could not be read" in said and "23 train images" in said
-    assert index.facts["step"] == 7 and index.facts["split"] == "train"
+    assert index.metadata["step"] == 7 and index.metadata["split"] == "train"
 
 
 def test_answers_are_the_nearest_by_their_features(same_run, folder):
@@ -233,7 +233,7 @@ def test_a_bad_request_gets_one_line_before_an_index_is_made(run, queries, argum
 
 
 def test_more_neighbours_than_there_are_images_are_refused(same_run):
-    with pytest.raises(ValueError, match="^Expected k to be 1 to the 23 images. Received: 24$"):
+    with pytest.raises(ValueError, match="^Expected k to be from 1 to 23, the number of images. Received: 24$"):
         neighbours.query(same_run, neighbours.Queries(random=1), k=24)
 
 
