@@ -26,8 +26,8 @@ import tensorflow as tf
 
 from alexnet_tf import flagfiles
 from alexnet_tf.data import archives
+from alexnet_tf.data import loading
 from alexnet_tf.data import photograph
-from alexnet_tf.data import pipeline
 from alexnet_tf.data import prepare
 from alexnet_tf.data import prepared
 from alexnet_tf.data import sources
@@ -612,11 +612,11 @@ LARGE = {
 def test_what_declares_too_much_is_not_decoded(name):
     content, pixels = LARGE[name]
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
-        photograph.prepare_image(tf.constant(content))
+        photograph.decode_to_square(tf.constant(content))
     expected = f"Expected a photograph of at most 100000000 pixels. Received: {pixels}"
     # It is counted in float64.
     assert messages.first_line(caught.value)[:-3] == expected[:-3]
-    compiled = tf.function(photograph.prepare_image, input_signature=[tf.TensorSpec([], tf.string)])
+    compiled = tf.function(photograph.decode_to_square, input_signature=[tf.TensorSpec([], tf.string)])
     with pytest.raises(tf.errors.InvalidArgumentError):
         compiled(content)
 
@@ -651,7 +651,7 @@ def test_large_photographs_are_skipped_and_named(tmp_path):
     for number, (content, _) in enumerate(LARGE.values()):
         (folder / f"large {number}.jpg").write_bytes(content)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    examples, skipped, _ = pipeline.load(sources.folder(tmp_path).splits["train"])
+    examples, skipped, _ = loading.load(sources.folder(tmp_path).splits["train"])
     # KiB; the smallest of them would take 300 MB.
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
     assert len(examples) == 2

@@ -10,8 +10,12 @@ import tensorflow as tf
 
 from alexnet_tf.benchmarks import measuring
 from alexnet_tf.benchmarks import peers
+from alexnet_tf.data import augmentation
+from alexnet_tf.data import examples
+from alexnet_tf.data import loading
 from alexnet_tf.data import pipeline
 from alexnet_tf.data import prepared
+from alexnet_tf.data import sampling
 from alexnet_tf.runs import builders
 from alexnet_tf.runs import dataset
 
@@ -20,7 +24,7 @@ MOST_IMAGES = 2000
 # Batches at the start of a turn that are not counted: more than any side keeps ready.
 WARM_UP_BATCHES = 8
 WARM_UP_STEPS = 2
-CROP_SHAPE = (pipeline.CROP_SIZE, pipeline.CROP_SIZE, 3)
+CROP_SHAPE = (augmentation.CROP_SIZE, augmentation.CROP_SIZE, 3)
 
 JPEG, RAW, CACHED = "JPEG records", "raw records", "cached"
 TF_DATA, KERAS, TORCH = "tf.data textbook", "Keras", "torch"
@@ -84,29 +88,18 @@ def our_batches(config, splits, facts):
     Returns:
       A dict by name of functions that begin an endless iterator of (float32 ``[batch, 224, 224, 3]``, labels).
     """
-    examples = {JPEG: pipeline.prepared_examples(splits[False])}
+    data = {JPEG: examples.from_records(splits[False])}
     if True in splits:
-        examples[RAW] = pipeline.prepared_examples(splits[True])
-    examples[CACHED], _, _ = pipeline.load(splits[False], cache="memory")
+        data[RAW] = examples.from_records(splits[True])
+    data[CACHED] = loading.load(splits[False], cache="memory").examples
     prepare = builders.build_preprocessing(config, facts)
-    batches = {name: _training_batches(config, each) for name, each in examples.items()}
+    batches = {name: _training_batches(config, each) for name, each in data.items()}
     return {name: lambda each=each: map(prepare, each) for name, each in batches.items()}
 
 
-def _training_batches(config, examples, first_step=0):
+def _training_batches(config, data, first_step=0):
     """The batches of a training run that never ends."""
-    return pipeline.training_batches(
-        examples,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        first_step=first_step,
-        steps=1 << 40,
-        crops=config.crops,
-        flips=config.flips,
-        images_per_draw=config.images_per_draw,
-        reshuffle=config.reshuffle,
-        noise_epochs=config.color_noise_epochs or None,
-    )
+    return pipeline.training_batches(data, builders.build_sampling(config, first_step=first_step, steps=1 << 40))
 
 
 def peer_batches(folder, config, facts):
@@ -210,11 +203,11 @@ def training(request):
     config = dataclasses.replace(request.config, data_dir=str(request.data_dirs[0]), source="").resolved()
     source, facts = dataset.open_data(config)
     _check_batch_size(config, source.splits["train"])
-    examples, _, _ = pipeline.load(source.splits["train"], cache=config.cache)
+    data = loading.load(source.splits["train"], cache=config.cache).examples
     model = builders.build_model(config, len(source.class_names))
     trainer = builders.build_trainer(config, model, facts)
     rates = builders.initial_rates(config)
-    batches = _training_batches(config, examples)
+    batches = _training_batches(config, data)
     noise = synthetic_batch(config.batch_size, len(source.class_names), config.seed)
 
     def fed_from(start):
@@ -231,7 +224,7 @@ def training(request):
             yield noise
 
     kind = "raw records" if source.splits["train"].is_raw else "JPEG records"
-    cached = ", cached" if examples.decode is None and kind == "JPEG records" else ""
+    cached = ", cached" if data.decode is None and kind == "JPEG records" else ""
     sides = {f"training from {kind}{cached}": fed_from(lambda: iter(batches)), "on one batch": fed_from(same_again)}
     # A step of the whole network takes a second or so of a small machine.
     rates_found = measuring.interleave(sides, rounds=request.rounds, seconds=4 * request.seconds, warm_up=WARM_UP_STEPS)
@@ -269,4 +262,4 @@ def _first_images(split):
 
 
 def _check_batch_size(config, split):
-    pipeline.batches_per_epoch(len(split.labels), config.batch_size)
+    sampling.batches_per_epoch(len(split.labels), config.batch_size)

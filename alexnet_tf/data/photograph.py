@@ -244,25 +244,25 @@ def to_square(image, size=IMAGE_SIZE):
     return tf.ensure_shape(result, [size, size, 3])
 
 
-def _prepare_file(encoded, size):
+def _decode_to_square(encoded, size):
     return to_square(decode(encoded), size)
 
 
 @functools.lru_cache(maxsize=8)
-def _prepare_in_graphs(size):
+def _decode_in_graph(size):
     """The same, traced once: a pipeline or an export traces what it maps again and again, half a second each time."""
     signature = [tf.TensorSpec([], tf.string)]
-    return tf.function(lambda encoded: _prepare_file(encoded, size), input_signature=signature, autograph=False)
+    return tf.function(lambda encoded: _decode_to_square(encoded, size), input_signature=signature, autograph=False)
 
 
-def prepare_image(photograph, size=IMAGE_SIZE):
+def decode_to_square(photograph, size=IMAGE_SIZE):
     """An encoded (string) or decoded (uint8 ``[height, width, 1 or 3]``) photograph as uint8 ``[size, size, 3]``.
 
     Raises:
       tf.errors.InvalidArgumentError: if it cannot be decoded.
     """
     if photograph.dtype == tf.string:
-        return _prepare_file(photograph, size) if tf.executing_eagerly() else _prepare_in_graphs(size)(photograph)
+        return _decode_to_square(photograph, size) if tf.executing_eagerly() else _decode_in_graph(size)(photograph)
     if photograph.shape[-1] == 1:
         photograph = tf.image.grayscale_to_rgb(photograph)
     return to_square(photograph, size)

@@ -14,8 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from alexnet_tf.data import draws
+from alexnet_tf.data import loading
 from alexnet_tf.data import photograph
-from alexnet_tf.data import pipeline
 from alexnet_tf.data import prepared
 from alexnet_tf.data import records
 from alexnet_tf.data import sources
@@ -172,7 +172,7 @@ def _pieces(job, numbers):
     table = tf.constant(job.order)
 
     def read(position):
-        image = photograph.prepare_image(job.part.read(tf.gather(table, position)))
+        image = photograph.decode_to_square(job.part.read(tf.gather(table, position)))
         return position, image, "" if raw else tf.io.encode_jpeg(image, quality=job.options.jpeg_quality)
 
     ranges = [np.arange(job.positions(number).start, job.positions(number).stop) for number in numbers]
@@ -206,7 +206,7 @@ def _write_shard(job, number, pieces):
 
     places, digest = records.write(job.path(number), payloads())
     skipped = np.setdiff1d(job.positions(number), columns["positions"])
-    reasons = [pipeline.why_skipped(job.part, int(job.order[position])) for position in skipped]
+    reasons = [loading.explain_skipped(job.part, int(job.order[position])) for position in skipped]
     facts = {name: np.array(values, "S" if name == "names" else np.int64) for name, values in columns.items()}
     facts |= {"places": places, "sha256": digest, "skipped": json.dumps(reasons)}
     if accumulator.sums:
@@ -236,7 +236,7 @@ def _finish(source, jobs, request):
         if not facts["examples"]:
             first = facts["skipped"][0]
             raise ValueError(
-                f"Expected photographs. Received: {len(job.order)} unreadable files for {job.split}, the first "
+                f"Expected at least one readable image. Received: {len(job.order)} unreadable files for {job.split}, the first "
                 f"{first['name']} ({first['reason']})"
             )
         index |= {f"{job.split}.{field}": column for field, column in entries._asdict().items()}

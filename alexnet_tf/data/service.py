@@ -1,8 +1,8 @@
-"""Training batches made by other processes: the tf.data service, for a machine whose own cores are too few.
+"""Training batches from other processes: the tf.data service, for machines with too few cores of their own.
 
-A pipeline that another process runs may have TensorFlow operations only, which for a prepared data set is enough: its
-batches are those of `pipeline.training_batches`. Each is asked for by its step, so that it does not matter which data
-worker makes it, nor how many there are, nor whether one of them is killed.
+A pipeline that runs in another process may consist of TensorFlow operations only. For a prepared data set that is
+enough, and the batches are those of `pipeline.training_batches`. Each batch carries its step, so it does not matter
+which data worker makes it, how many workers there are, or whether one of them is killed.
 """
 
 import contextlib
@@ -13,54 +13,43 @@ import re
 import socket
 import threading
 import time
+from collections.abc import Callable
+from collections.abc import Iterator
 
 import tensorflow as tf
 
+from alexnet_tf.data import examples
 from alexnet_tf.data import graph_draws
-from alexnet_tf.data import pipeline
 from alexnet_tf.data import prepared
 from alexnet_tf.data import records
+from alexnet_tf.data import sampling
 from alexnet_tf.utils import messages
 
 # Seconds to wait for a batch, and for a dispatcher.
 PATIENCE = 60
 
-# Batches that wait for the trainer, beside those that TensorFlow itself reads ahead.
+# Batches that are read ahead for the trainer, in addition to those that TensorFlow itself reads ahead.
 _READ_AHEAD = 2
 
-# Batches of later steps that are kept while one is missing, before it is asked for again.
-_MOST_AHEAD = 64
+# Batches of later steps that are kept while one is missing, before it is requested again.
+_MAX_AHEAD = 64
 
-# Seconds between two questions to a service that reported an error.
+# Seconds between two requests to a service that reported an error.
 _PAUSE = 0.5
 
 
-def training_batches(
-    data_dir,
-    *,
-    batch_size,
-    seed,
-    first_step,
-    steps,
-    crop_size=pipeline.CROP_SIZE,
-    crops="random",
-    flips="horizontal",
-    images_per_draw=1,
-    reshuffle=True,
-    noise_epochs=None,
-    worker=(0, 1),
-):
-    """The batches of `pipeline.training_batches` in TensorFlow operations alone, for a prepared data set.
+def training_batches(data_dir: str | os.PathLike, options: sampling.Sampling) -> tf.data.Dataset:
+    """Returns the batches of `pipeline.training_batches` for a prepared data set, in TensorFlow operations alone.
 
-    Each record's checksums are compared as it is read.
+    The checksums of each record are verified as it is read.
 
     Args:
-      data_dir: the data set, under the same name on all machines.
-      batch_size, seed, first_step, steps, crop_size, crops, flips, images_per_draw, reshuffle, noise_epochs, worker: as
-        in `pipeline.training_batches`.
+      data_dir: directory of the data set; it has the same name on all machines.
+      options: `sampling.Sampling`.
 
     Returns:
-      A ``tf.data.Dataset`` of dicts: those of `pipeline.training_batches` and ``step``, int64, the steps before it.
+      A ``tf.data.Dataset`` of dicts as in `pipeline.training_batches`, with ``step``, int64, the number of steps before
+      the batch.
 
     Raises:
       ValueError: as `pipeline.training_batches` and `prepared.open_data_dir`.
@@ -68,41 +57,70 @@ def training_batches(
     """
     source, _ = prepared.open_data_dir(data_dir)
     split = source.splits["train"]
-    count = len(split.labels)
-    steps_per_epoch, share = pipeline.check_training(
-        count, batch_size=batch_size, crops=crops, flips=flips, worker=worker
-    )
-    part = worker[0]
-    look_up = _look_up(split.records)
-    decode = pipeline.prepared_examples(split).decode or _crop_of_pixels
+    num_examples = len(split.labels)
+    steps_per_epoch = sampling.batches_per_epoch(num_examples, options.batch_size)
+    no_order = (tf.constant(-1, tf.int64), tf.zeros([0], tf.int64))
+
+    dataset = tf.data.Dataset.range(options.first_step, options.steps)
+    dataset = dataset.scan(no_order, _order_function(num_examples, steps_per_epoch, options))
+    dataset = dataset.map(_draw_function(split.records, steps_per_epoch, options)).unbatch()
+    read = _read_function(split.is_raw, options.crop_size)
+    dataset = dataset.map(read, deterministic=True, num_parallel_calls=tf.data.AUTOTUNE)
+    dataset = dataset.batch(options.images_per_worker, drop_remainder=True)
+    # At most one: while a data worker holds finished batches, the others get ahead of it.
+    return dataset.map(lambda batch: {**batch, "step": batch["step"][0]}).prefetch(1)
+
+
+def _order_function(num_examples, steps_per_epoch, options):
+    """Returns the function from (epoch of an order, order) and a step to its new state and (step, indices)."""
 
     def choose(state, step):
-        # An epoch's order is computed once.
-        known, order = state
-        epoch = step // steps_per_epoch
-        turn = epoch if reshuffle else tf.zeros_like(epoch)
-        order = tf.cond(turn == known, lambda: order, lambda: graph_draws.order(count, seed, turn))
-        first = step % steps_per_epoch * batch_size + part * share
-        place = first if reshuffle else epoch * steps_per_epoch * batch_size + first
-        indices = tf.gather(order, (place + tf.range(share, dtype=tf.int64)) % count)
-        return (turn, order), (step, epoch, first, indices)
-
-    def draw(step, epoch, first, indices):
-        drawn = graph_draws.draw(
-            seed,
-            epoch,
-            first,
-            share,
-            margin=pipeline.IMAGE_SIZE - crop_size,
-            crops=crops,
-            flips=flips,
-            images_per_draw=images_per_draw,
+        # The order of an epoch is computed once.
+        known_epoch, order = state
+        position = options.position(step, steps_per_epoch)
+        order = tf.cond(
+            position.order_epoch == known_epoch,
+            lambda: order,
+            lambda: graph_draws.order(num_examples, options.seed, position.order_epoch),
         )
-        noise = drawn.noise
-        if noise_epochs is not None:
-            noise = tf.where(step / steps_per_epoch >= noise_epochs, tf.zeros_like(noise), noise)
-        # The step too for each image, as they are read one by one.
-        return {"step": tf.fill([share], step), **drawn._asdict(), "noise": noise, **look_up(indices)}
+        places = position.order_first + tf.range(options.images_per_worker, dtype=tf.int64)
+        return (position.order_epoch, order), (step, tf.gather(order, places % num_examples))
+
+    return choose
+
+
+def _draw_function(image_records, steps_per_epoch, options):
+    """Returns the function from a step and indices to a batch's draws and the location of its records."""
+    locate = _locate_function(image_records)
+    share = options.images_per_worker
+    draw_options = options.draw_options(examples.IMAGE_SIZE)
+
+    def draw(step, indices):
+        position = options.position(step, steps_per_epoch)
+        drawn = graph_draws.draw(options.seed, position.epoch, position.first, share, **draw_options)
+        noise = tf.where(options.has_noise(step, steps_per_epoch), drawn.noise, tf.zeros_like(drawn.noise))
+        # Every image carries the step, as images are read one by one.
+        return {"step": tf.fill([share], step), **drawn._asdict(), "noise": noise, **locate(indices)}
+
+    return draw
+
+
+def _locate_function(image_records):
+    """Returns the function from indices to a dict of "paths" and fields of `prepared.Index`."""
+    paths = tf.constant([os.path.abspath(path) for path in image_records.paths])
+    fields = ("labels", "shards", "places", "lengths", "image_places", "image_lengths")
+    columns = {field: tf.constant(getattr(image_records.index, field)) for field in fields}
+
+    def locate(indices):
+        entries = {field: tf.gather(column, indices) for field, column in columns.items()}
+        return {"paths": tf.gather(paths, entries.pop("shards")), **entries}
+
+    return locate
+
+
+def _read_function(is_raw, crop_size):
+    """Returns the function from an image's draws and location to the image's crop and draws."""
+    decode = examples.decode_raw_crop if is_raw else examples.decode_jpeg_crop
 
     def read(example):
         example = dict(example)
@@ -111,105 +129,88 @@ def training_batches(
         crop = decode(image, example["offsets"], crop_size)
         return {"crops": tf.ensure_shape(crop, [crop_size, crop_size, 3]), **example}
 
-    none = (tf.constant(-1, tf.int64), tf.zeros([0], tf.int64))
-    dataset = tf.data.Dataset.range(first_step, steps).scan(none, choose)
-    dataset = dataset.map(draw).unbatch()
-    dataset = dataset.map(read, deterministic=True, num_parallel_calls=tf.data.AUTOTUNE)
-    dataset = dataset.batch(share, drop_remainder=True).map(lambda batch: {**batch, "step": batch["step"][0]})
-    # What a data worker makes ahead, the others overtake: no more than one.
-    return dataset.prefetch(1)
-
-
-def _look_up(image_records):
-    """The function from indices to what is known of the images: a dict of "paths" and fields of `prepared.Index`."""
-    paths = tf.constant([os.path.abspath(path) for path in image_records.paths])
-    fields = ("labels", "shards", "places", "lengths", "image_places", "image_lengths")
-    columns = {field: tf.constant(getattr(image_records.index, field)) for field in fields}
-
-    def look_up(indices):
-        entries = {field: tf.gather(column, indices) for field, column in columns.items()}
-        return {"paths": tf.gather(paths, entries.pop("shards")), **entries}
-
-    return look_up
+    return read
 
 
 def _record(path, place, length):
-    """The data of the record at a place of a file, a scalar string, its checksums compared."""
+    """Reads the data of the record at a position of a file, a scalar string, and verifies its checksums."""
     found = tf.raw_ops.TFRecordDatasetV2(
         filenames=path[None], compression_type="", buffer_size=length + records.OVERHEAD, byte_offsets=place[None]
     )
     return tf.data.experimental.from_variant(found, tf.TensorSpec([], tf.string)).take(1).get_single_element()
 
 
-def _crop_of_pixels(stored, offset, size):
-    """The crop of an image that is stored as pixels, uint8 ``[size, size, 3]``."""
-    pixels = tf.reshape(tf.io.decode_raw(stored, tf.uint8), [pipeline.IMAGE_SIZE, pipeline.IMAGE_SIZE, 3])
-    return tf.slice(pixels, tf.concat([offset, [0]], axis=0), [size, size, 3])
+def from_service(
+    address: str,
+    batches_from: Callable[[int], tf.data.Dataset],
+    *,
+    first_step: int,
+    steps: int,
+    device: str | None = None,
+    patience: float = PATIENCE,
+) -> Iterator[dict[str, tf.Tensor]]:
+    """Returns the batches that a data service makes, in the order of their steps, read ahead in a thread.
 
-
-def from_service(address, batches_from, *, first_step, steps, device=None, patience=PATIENCE):
-    """Batches that a data service makes, in the order of their steps, read ahead in a thread.
-
-    What a data worker that was killed had still to give is asked for again. Some fifteen data workers at most: what
-    they make at the same time must be less than is kept (`_MOST_AHEAD`).
+    The batches that a killed data worker still owed are requested again. There may be about fifteen data workers: what
+    they make in parallel must be less than what is kept (`_MAX_AHEAD`).
 
     Args:
       address: "grpc://HOST:PORT".
       batches_from: maps a first step to a dataset as `training_batches` returns it.
       first_step, steps: ints; the batches are those of steps `first_step` + 1 to `steps`.
-      device: name of the TensorFlow device to copy them to; None leaves them where they are.
+      device: name of the TensorFlow device to copy the batches to; None leaves them where they are.
       patience: seconds to wait for a batch.
 
     Returns:
-      An iterator of dicts as those of `pipeline.training_batches`. It raises ConnectionError if no batch comes in time,
-      or if the service reports what will not pass, such as a damaged record.
+      An iterator of dicts as in `pipeline.training_batches`. It raises ConnectionError if no batch arrives in time, or
+      if the service reports a permanent error, such as a damaged record.
 
     Raises:
-      ValueError: for an address of another form.
+      ValueError: if the address does not have this form.
     """
     _check_address(address)
     return _in_order(address, batches_from, first_step, steps, device, patience)
 
 
-def _in_order(address, batches_from, wanted, steps, device, patience):
-    """The generator that `from_service` returns; `wanted` is the next step."""
+def _in_order(address, batches_from, next_step, steps, device, patience):
+    """Implements the iterator of `from_service`."""
     received = "none"
     last = time.monotonic()
-    while wanted < steps:
-        job = _Job(address, batches_from, wanted, device)
+    while next_step < steps:
+        request = _Request(address, batches_from, next_step, device)
         begun = time.monotonic()
         later = {}
         try:
-            while wanted < steps and len(later) < _MOST_AHEAD:
+            while next_step < steps and len(later) < _MAX_AHEAD:
                 # A batch that later ones overtake may be lost.
                 seconds = min(last + patience, begun + patience / 4 if later else math.inf) - time.monotonic()
-                answer = job.answer(max(seconds, 0))
+                answer = request.answer(max(seconds, 0))
                 if answer is None:
                     break
                 if isinstance(answer, Exception):
-                    received = _what_may_pass(answer, address)
+                    received = _check_transient(answer, address)
                     time.sleep(_PAUSE)
                     break
                 later[int(answer.pop("step"))] = answer
-                while wanted in later:
-                    yield later.pop(wanted)
-                    wanted += 1
+                while next_step in later:
+                    yield later.pop(next_step)
+                    next_step += 1
                     received = "none"
                     begun = last = time.monotonic()
         finally:
-            job.end()
-        if wanted < steps and time.monotonic() >= last + patience:
+            request.end()
+        if next_step < steps and time.monotonic() >= last + patience:
             raise ConnectionError(
                 f"Expected a batch from the data service at {address} within {patience:g} s. Received: {received}"
             )
 
 
-def _what_may_pass(error, address):
-    """The first line of an error that may pass by itself, such as one of the network.
+def _check_transient(error, address):
+    """Returns the first line of an error that may be transient, such as a network error.
 
     Raises:
       ConnectionError: for another error of the service.
-      Exception: the error, if it is none of the service.
+      Exception: the error itself, if it does not come from the service.
     """
     if not isinstance(error, tf.errors.OpError):
         raise error
@@ -219,22 +220,22 @@ def _what_may_pass(error, address):
     return line
 
 
-class _Job:
-    """A question for the batches from a step on, whose answers a thread reads.
+class _Request:
+    """A request for the batches from a step on. A thread reads the answers.
 
     Args:
       address, batches_from, device: as of `from_service`.
-      step: int, the first.
+      step: int, the first step.
     """
 
     def __init__(self, address, batches_from, step, device):
         self._answers = queue.Queue(_READ_AHEAD)
         self._ended = threading.Event()
-        # A service that is gone may keep it waiting for ever, which must not keep the program from ending.
+        # A service that has gone may block the thread forever, which must not keep the program from ending.
         threading.Thread(target=self._read, args=[address, batches_from, step, device], daemon=True).start()
 
     def answer(self, seconds):
-        """The next batch or an exception; None if the service has no more or the time is over."""
+        """Returns the next batch or an exception; None at the end of the batches or after `seconds`."""
         try:
             return self._answers.get(timeout=seconds)
         except queue.Empty:
@@ -247,21 +248,22 @@ class _Job:
     def _read(self, address, batches_from, step, device):
         services = tf.data.experimental.service
         try:
-            # Each step is given to one data worker.
+            # Each step is assigned to one data worker.
             shared = services.distribute(services.ShardingPolicy.DYNAMIC, address, compression=None)
             for batch in batches_from(step).apply(shared):
                 if device:
                     with tf.device(device):
                         batch = {name: tf.identity(value) for name, value in batch.items()}
-                if not self._give(batch):
+                if not self._put(batch):
                     return
-            self._give(None)
+            self._put(None)
         except Exception as error:
-            # Without what it passed through: an iterator whose service is gone takes long to end, and is to do it here.
-            self._give(error.with_traceback(None))
+            # The traceback would keep the iterator alive. Without its service it takes long to end, and must end in
+            # this thread.
+            self._put(error.with_traceback(None))
 
-    def _give(self, answer):
-        """Whether the answer is wanted."""
+    def _put(self, answer):
+        """Hands over an answer; returns False if the request has ended."""
         while not self._ended.is_set():
             with contextlib.suppress(queue.Full):
                 self._answers.put(answer, timeout=0.1)
@@ -270,22 +272,25 @@ class _Job:
 
 
 @contextlib.contextmanager
-def serving(*, host="localhost", port=0, dispatcher="", worker=True, worker_port=0):
-    """A data service, or a data worker of one, as long as the context lasts.
+def serving(
+    *, host: str = "localhost", port: int = 0, dispatcher: str = "", worker: bool = True, worker_port: int = 0
+) -> Iterator[str]:
+    """Runs a data service, or one data worker of a service, while the context lasts.
 
     Args:
       host: name under which trainers and data workers reach this machine.
-      port: int, where the service is asked; 0 for any that is free. Of no account with a `dispatcher`.
-      dispatcher: "grpc://HOST:PORT" of the service that this process works for; "" begins a service.
-      worker: whether this process makes batches, rather than only telling others which; with a `dispatcher` it does.
-      worker_port: int, where this process hands over its batches; 0 for any that is free.
+      port: int, port of the service; 0 for any free one. Ignored with a `dispatcher`.
+      dispatcher: "grpc://HOST:PORT" of the service that this process works for; "" starts a service.
+      worker: bool, whether this process makes batches itself or only assigns them to others. With a `dispatcher` it
+        always makes batches.
+      worker_port: int, port from which this process sends its batches; 0 for any free one.
 
     Yields:
       The service's address, "grpc://HOST:PORT".
 
     Raises:
-      ValueError: for an address of another form.
-      OSError: if a port is taken.
+      ValueError: if the dispatcher's address does not have this form.
+      OSError: if a port is in use.
       tf.errors.OpError: if the dispatcher cannot be reached within `PATIENCE`.
     """
     services = tf.data.experimental.service
@@ -317,7 +322,7 @@ def serving(*, host="localhost", port=0, dispatcher="", worker=True, worker_port
 
 
 def _check_free(port):
-    # TensorFlow would share a port that is taken.
+    # TensorFlow would share a port that is in use.
     with socket.socket() as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -48,7 +48,7 @@ def read_photographs(image_bytes, *, size, max_pixels=MAX_PIXELS):
       max_pixels: int; a file that declares more is not decoded.
 
     Returns:
-      uint8 ``[batch, size, size, 3]`` as from `photograph.prepare_image`, zeros where there is an error; and the
+      uint8 ``[batch, size, size, 3]`` as from `photograph.decode_to_square`, zeros where there is an error; and the
       errors, string ``[batch]``, empty where there is none.
     """
     count = tf.size(image_bytes)
@@ -58,7 +58,7 @@ def read_photographs(image_bytes, *, size, max_pixels=MAX_PIXELS):
         height, width = _declared_size(encoded)
         # In float64, which holds any product of two sizes that files can declare.
         fits = tf.cast(height, tf.float64) * tf.cast(width, tf.float64) <= max_pixels
-        readable = lambda: (photograph.prepare_image(encoded, size), "")
+        readable = lambda: (photograph.decode_to_square(encoded, size), "")
         return place, *tf.cond(fits, readable, lambda: (blank, _too_large(height, width, max_pixels)))
 
     def read_all(**parallel):

@@ -9,7 +9,9 @@ import tensorflow as tf
 
 from alexnet_tf import flagfiles
 from alexnet_tf.data import augmentation
+from alexnet_tf.data import photograph
 from alexnet_tf.data import pipeline
+from alexnet_tf.data import sampling
 from alexnet_tf.data import statistics
 from alexnet_tf.evaluation import errors
 from alexnet_tf.models import placement
@@ -170,9 +172,31 @@ def build_preprocessing(config, facts):
     return lambda batch: (compiled(batch), batch["labels"])
 
 
+def build_sampling(config, *, first_step, steps, worker=(0, 1)):
+    """Returns the `sampling.Sampling` of a configuration: how its training batches are drawn.
+
+    Args:
+      config: a resolved `config.Config`.
+      first_step, steps, worker: as in `sampling.Sampling`.
+    """
+    return sampling.Sampling(
+        batch_size=config.batch_size,
+        seed=config.seed,
+        first_step=first_step,
+        steps=steps,
+        crop_size=config.crop_size,
+        crops=config.crops,
+        flips=config.flips,
+        images_per_draw=config.images_per_draw,
+        reshuffle=config.reshuffle,
+        noise_epochs=config.color_noise_epochs or None,
+        worker=worker,
+    )
+
+
 def blank_statistics(config=None):
     """Statistics for made-up images: no mean, components of length one."""
-    size = config.image_size if config else pipeline.IMAGE_SIZE
+    size = config.image_size if config else photograph.IMAGE_SIZE
     mean_image = np.zeros([size, size, 3], np.float32)
     return statistics.Statistics(mean_image, np.eye(3, dtype=np.float32), np.ones(3, np.float32), 0)
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import rich.progress
 
-from alexnet_tf.data import pipeline
+from alexnet_tf.data import loading
 from alexnet_tf.data import prepare as preparation
 from alexnet_tf.data import prepared
 from alexnet_tf.data import sources
@@ -18,9 +18,9 @@ class Data(NamedTuple):
     """A data set, read and ready."""
 
     source: sources.Source
-    examples: dict  # of pipeline.Examples, by split
+    examples: dict  # of examples.Examples, by split
     statistics: statistics.Statistics
-    skipped: dict  # of lists of pipeline.Skipped, by split: what is not among the examples
+    skipped: dict  # of lists of loading.SkippedImage, by split: what is not among the examples
 
 
 def open_data(config):
@@ -143,7 +143,7 @@ def load_data(config, source, splits, facts, console):
         count = len(source.splits[split].labels)
         with progress_bar(console) as bar:
             task = bar.add_task(f"reading {count} {split} images", total=count)
-            examples[split], skipped, found = pipeline.load(
+            examples[split], skipped, found = loading.load(
                 source.splits[split],
                 image_size=config.image_size,
                 cache=config.cache,

@@ -304,7 +304,7 @@ def _read_queries(run, queries):
 
 def _read_photograph(path, size):
     try:
-        return photograph.prepare_image(tf.io.read_file(os.fspath(path)), size).numpy()
+        return photograph.decode_to_square(tf.io.read_file(os.fspath(path)), size).numpy()
     except tf.errors.OpError as error:
         raise ValueError(f"Expected a photograph in {path}. Received: {messages.first_line(error)}") from None
 
@@ -312,7 +312,7 @@ def _read_photograph(path, size):
 def _read_image(part, place, size):
     """An image of a split, by its place, as it is indexed."""
     try:
-        return photograph.prepare_image(part.read(tf.constant(place, tf.int64)), size).numpy()
+        return photograph.decode_to_square(part.read(tf.constant(place, tf.int64)), size).numpy()
     except tf.errors.OpError as error:
         name = part.name_of(place)
         raise ValueError(f"Expected a photograph in {name}. Received: {messages.first_line(error)}") from None

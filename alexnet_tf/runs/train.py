@@ -12,6 +12,7 @@ from alexnet_tf import config as configuration
 from alexnet_tf import flagfiles
 from alexnet_tf.data import augmentation
 from alexnet_tf.data import pipeline
+from alexnet_tf.data import sampling
 from alexnet_tf.data import service
 from alexnet_tf.data import statistics
 from alexnet_tf.evaluation import errors
@@ -116,7 +117,7 @@ def _open(config, workdir, joined, held):
     # What another process reads is not kept here.
     reading = dataclasses.replace(config, cache="none") if config.data_service else config
     data = dataset.load_data(reading, source, ["train", watched], facts, console)
-    steps_per_epoch = pipeline.batches_per_epoch(len(data.examples["train"]), config.batch_size)
+    steps_per_epoch = sampling.batches_per_epoch(len(data.examples["train"]), config.batch_size)
     steps = max(1, round(config.epochs * steps_per_epoch))
     if config.batch_size % joined.replicas:
         raise ValueError(
@@ -188,31 +189,21 @@ def _learn(run, profile_steps, stop):
 def _training_batches(run):
     """This process's part of each batch to come, copied ahead to where it is wanted."""
     config = run.config
-    options = {
-        "batch_size": config.batch_size,
-        "seed": config.seed,
-        "first_step": run.first_step,
-        "steps": run.steps,
-        "crop_size": config.crop_size,
-        "crops": config.crops,
-        "flips": config.flips,
-        "images_per_draw": config.images_per_draw,
-        "reshuffle": config.reshuffle,
-        "noise_epochs": config.color_noise_epochs or None,
-        "worker": run.distribution.worker,
-    }
+    options = builders.build_sampling(
+        config, first_step=run.first_step, steps=run.steps, worker=run.distribution.worker
+    )
     # Several replicas get their parts of what is on the host.
     is_alone = run.distribution.local_replicas == 1
     device = placement.input_device(builders.home_devices(config)) if is_alone else None
     if config.data_service:
         return service.from_service(
             config.data_service,
-            lambda step: service.training_batches(config.data_dir, **options | {"first_step": step}),
+            lambda step: service.training_batches(config.data_dir, dataclasses.replace(options, first_step=step)),
             first_step=run.first_step,
             steps=run.steps,
             device=device,
         )
-    batches = pipeline.training_batches(run.data.examples["train"], **options)
+    batches = pipeline.training_batches(run.data.examples["train"], options)
     return pipeline.prefetch_to_device(batches, device)
 
 

@@ -25,9 +25,11 @@ from alexnet_tf.benchmarks import serving
 from alexnet_tf.benchmarks import showing
 from alexnet_tf.benchmarks import steps
 from alexnet_tf.benchmarks import workers
+from alexnet_tf.data import examples
 from alexnet_tf.data import pipeline
 from alexnet_tf.data import prepare
 from alexnet_tf.data import prepared
+from alexnet_tf.data import sampling
 from alexnet_tf.data import sources
 from alexnet_tf.data import statistics
 from alexnet_tf.utils import machine
@@ -69,7 +71,7 @@ def splits(data_dirs):
 
 def originals(split):
     """All images of a split, float32 ``[images, 256, 256, 3]``."""
-    batches = pipeline.evaluation_batches(pipeline.prepared_examples(split), batch_size=IMAGES)
+    batches = pipeline.evaluation_batches(examples.from_records(split), batch_size=IMAGES)
     return next(batches.as_numpy_iterator())[0].astype(np.float32)
 
 
@@ -556,8 +558,8 @@ def test_training_is_measured(data_dirs, monkeypatch):
 
 
 def test_synthetic_batch_is_like_a_real_one(splits):
-    examples = pipeline.prepared_examples(splits[True])
-    real = pipeline.training_batches(examples, batch_size=BATCH, seed=0, first_step=0, steps=1)
+    data = examples.from_records(splits[True])
+    real = pipeline.training_batches(data, sampling.Sampling(batch_size=BATCH, seed=0, first_step=0, steps=1))
     noise = feeding.synthetic_batch(BATCH, 2, 0)
     assert {name: (value.shape, value.dtype) for name, value in noise.items()} == {
         name: (spec.shape, spec.dtype) for name, spec in real.element_spec.items()

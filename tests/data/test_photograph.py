@@ -192,7 +192,7 @@ def test_a_file_that_tells_no_orientation_is_upright(encoded):
 def test_orientation_comes_before_the_square():
     encoded = pictures.encode(pictures.waves(300, 700), "JPEG", quality=95, exif=with_orientation(6))
     upright = np.rot90(tf.io.decode_jpeg(encoded).numpy(), -1)
-    np.testing.assert_array_equal(photograph.prepare_image(tf.constant(encoded)), photograph.to_square(upright))
+    np.testing.assert_array_equal(photograph.decode_to_square(tf.constant(encoded)), photograph.to_square(upright))
 
 
 def broken():
@@ -211,11 +211,11 @@ def broken():
 
 
 def test_what_is_no_photograph_is_an_invalid_argument():
-    compiled = tf.function(photograph.prepare_image, input_signature=[tf.TensorSpec([], tf.string)])
+    compiled = tf.function(photograph.decode_to_square, input_signature=[tf.TensorSpec([], tf.string)])
     for name, encoded in broken().items():
-        for prepare_image in (photograph.prepare_image, compiled):
+        for decode_to_square in (photograph.decode_to_square, compiled):
             try:
-                prepare_image(tf.constant(encoded))
+                decode_to_square(tf.constant(encoded))
             except tf.errors.InvalidArgumentError:
                 continue
             pytest.fail(f"{name} is taken for a photograph")
@@ -228,24 +228,24 @@ def test_tf_data_gives_the_same():
         pictures.encode(pictures.noise(300, 400), "JPEG", exif=exif),
         pictures.encode(pictures.noise(8, 900), "JPEG"),
     ]
-    inside = tf.data.Dataset.from_tensor_slices(files).map(photograph.prepare_image)
+    inside = tf.data.Dataset.from_tensor_slices(files).map(photograph.decode_to_square)
     assert inside.element_spec == tf.TensorSpec([256, 256, 3], tf.uint8)
     for file, image in zip(files, inside, strict=True):
-        np.testing.assert_array_equal(image, photograph.prepare_image(tf.constant(file)))
+        np.testing.assert_array_equal(image, photograph.decode_to_square(tf.constant(file)))
 
 
 def test_decoded_pixels_are_taken_as_they_are():
     pixels = pictures.waves(300, 400)
-    np.testing.assert_array_equal(photograph.prepare_image(tf.constant(pixels)), photograph.to_square(pixels))
-    grey = photograph.prepare_image(tf.constant(pixels[:, :, :1]))
+    np.testing.assert_array_equal(photograph.decode_to_square(tf.constant(pixels)), photograph.to_square(pixels))
+    grey = photograph.decode_to_square(tf.constant(pixels[:, :, :1]))
     np.testing.assert_array_equal(grey, photograph.to_square(np.repeat(pixels[:, :, :1], 3, axis=-1)))
 
 
 def test_photographs_of_cifar_10_are_left_alone_at_their_size():
     pixels = pictures.noise(32, 32)
     for file in (tf.constant(pictures.encode(pixels, "PNG")), tf.constant(pixels)):
-        image = photograph.prepare_image(file, 32)
+        image = photograph.decode_to_square(file, 32)
         assert image.shape == [32, 32, 3]
         np.testing.assert_array_equal(image, pixels)
-    grey = photograph.prepare_image(tf.constant(pixels[:, :, :1]), 32)
+    grey = photograph.decode_to_square(tf.constant(pixels[:, :, :1]), 32)
     np.testing.assert_array_equal(grey, np.repeat(pixels[:, :, :1], 3, axis=-1))

@@ -100,7 +100,7 @@ def few(tmp_path):
 
 
 def image_of(source, relative):
-    return photograph.prepare_image(tf.io.read_file(f"{source.root}/{relative}"))
+    return photograph.decode_to_square(tf.io.read_file(f"{source.root}/{relative}"))
 
 
 def files_below(directory):
@@ -345,7 +345,7 @@ def test_a_split_without_a_readable_photograph_is_one_value_error(few, tmp_path,
             prepare.prepare(broken, tmp_path / "data", prepare.Options(shard_examples=1))
         message = str(caught.value)
         assert message.startswith(
-            f"Expected photographs. Received: 2 unreadable files for {split}, the first photograph"
+            f"Expected at least one readable image. Received: 2 unreadable files for {split}, the first photograph"
         )
         assert "Unknown image file format" in message
         assert "\n" not in message

@@ -9,8 +9,11 @@ import zipfile
 import numpy as np
 import PIL.Image
 import pytest
+import small_examples
 import tensorflow as tf
 
+from alexnet_tf.data import examples
+from alexnet_tf.data import loading
 from alexnet_tf.data import photograph
 from alexnet_tf.data import pipeline
 from alexnet_tf.data import prepare
@@ -66,7 +69,7 @@ def expected_images(source, split, storage):
     """What was to be written, in the order on the disk."""
     images = []
     for number in range(len(split.labels)):
-        image = photograph.prepare_image(tf.io.read_file(f"{source.root}/{split.name_of(number)}"))
+        image = photograph.decode_to_square(tf.io.read_file(f"{source.root}/{split.name_of(number)}"))
         if storage == "jpeg":
             image = tf.io.decode_jpeg(tf.io.encode_jpeg(image, quality=95))
         images.append(image.numpy())
@@ -108,9 +111,9 @@ def refused(directory, kind=ValueError):
 def test_the_images_that_were_written_are_read(source, made, storage, cache, split, count):
     opened, _ = prepared.open_data_dir(made[storage])
     part = opened.splits[split]
-    examples, skipped, _ = pipeline.load(part, cache=cache)
-    assert (len(examples), skipped) == (count, [])
-    found = list(pipeline.evaluation_batches(examples, batch_size=4).as_numpy_iterator())
+    data, skipped, _ = loading.load(part, cache=cache)
+    assert (len(data), skipped) == (count, [])
+    found = list(pipeline.evaluation_batches(data, batch_size=4).as_numpy_iterator())
     images, labels = (np.concatenate(column) for column in zip(*found, strict=True))
     np.testing.assert_array_equal(images, expected_images(source, part, storage))
     assert [("cat", "dog")[label] for label in labels] == [
@@ -124,7 +127,7 @@ def test_a_split_is_read_by_index_inside_tf_data(source, made, storage):
     part = prepared.open_data_dir(made[storage])[0].splits["train"]
     indices = np.array([7, 0, 9, 3, 3, 8], np.int64)
     dataset = tf.data.Dataset.from_tensor_slices(indices).map(part.read, num_parallel_calls=3)
-    found = np.stack([photograph.prepare_image(each) for each in dataset])
+    found = np.stack([photograph.decode_to_square(each) for each in dataset])
     np.testing.assert_array_equal(found, expected_images(source, part, storage)[indices])
 
 
@@ -132,11 +135,10 @@ def test_a_split_is_read_by_index_inside_tf_data(source, made, storage):
 def test_crops_are_those_of_the_images(source, made, storage, cache):
     """Cut from pixels or while a JPEG is decoded, to the pixel the same."""
     part = prepared.open_data_dir(made[storage])[0].splits["train"]
-    examples, _, _ = pipeline.load(part, cache=cache)
+    data = loading.load(part, cache=cache).examples
     images = expected_images(source, part, storage)
-    dataset = pipeline.training_batches(examples, batch_size=5, seed=3, first_step=0, steps=2)
     seen = []
-    for batch in dataset.as_numpy_iterator():
+    for batch in small_examples.sampled(data, batch_size=5, seed=3, steps=2):
         for crop, (top, left), label in zip(batch["crops"], batch["offsets"], batch["labels"], strict=True):
             squares = images[:, top : top + 224, left : left + 224]
             (number,) = np.flatnonzero((squares == crop).all(axis=(1, 2, 3)))
@@ -148,13 +150,12 @@ def test_crops_are_those_of_the_images(source, made, storage, cache):
 def test_a_crop_of_a_jpeg_is_that_of_the_whole_image_wherever_it_is_cut(made):
     """Its colours have half the resolution, and those next to the crop count at its sides."""
     part = prepared.open_data_dir(made["jpeg"])[0].splits["train"]
-    examples = pipeline.prepared_examples(part)
     for number in range(len(part.labels)):
         encoded = tf.constant(bytes(part.records.image(number)))
         whole = tf.io.decode_jpeg(encoded, channels=3).numpy()
         for left in range(33):
             top = 32 - left
-            crop = examples.decode(encoded, tf.constant([top, left]), 224)
+            crop = examples.decode_jpeg_crop(encoded, tf.constant([top, left]), 224)
             np.testing.assert_array_equal(crop, whole[top : top + 224, left : left + 224])
 
 
@@ -166,7 +167,7 @@ def test_statistics_and_classes_come_with_the_images(source, made, storage):
     for one, other in zip(facts, statistics.load(made[storage] / prepared.STATISTICS), strict=True):
         np.testing.assert_array_equal(one, other)
     if storage == "raw":
-        _, _, again = pipeline.load(opened.splits["train"], collect_statistics=True)
+        _, _, again = loading.load(opened.splits["train"], collect_statistics=True)
         for one, other in zip(facts, again, strict=True):
             np.testing.assert_array_equal(one, other)
 
@@ -221,10 +222,9 @@ def test_training_on_a_damaged_image_names_shard_and_image(directory):
     opened, _ = prepared.open_data_dir(directory)
     with pytest.raises(records.DamagedRecordError, match=f"{name} in {shard}"):
         opened.splits["train"].records.image(6)
-    examples, _, _ = pipeline.load(opened.splits["train"], cache="none")
-    dataset = pipeline.training_batches(examples, batch_size=5, seed=0, first_step=0, steps=2)
+    data = loading.load(opened.splits["train"], cache="none").examples
     with pytest.raises(tf.errors.OpError) as caught:
-        list(dataset)
+        small_examples.sampled(data, batch_size=5, steps=2)
     line = messages.first_line(caught.value)
     assert line.endswith(f"Expected the bytes that were written. Received: a wrong checksum at {name} in {shard}")
 
@@ -234,7 +234,7 @@ def test_keeping_a_damaged_image_in_memory_names_it(directory):
     shard, name = damage_image(directory, 6)
     opened, _ = prepared.open_data_dir(directory)
     with pytest.raises(tf.errors.OpError) as caught:
-        pipeline.load(opened.splits["train"], cache="memory")
+        loading.load(opened.splits["train"], cache="memory")
     assert messages.first_line(caught.value).endswith(f" at {name} in {shard}")
     with pytest.raises(tf.errors.OpError) as caught:
         list(tf.data.Dataset.from_tensors(np.int64(6)).map(opened.splits["train"].read))

@@ -14,9 +14,11 @@ import pytest
 import tensorflow as tf
 
 from alexnet_tf.benchmarks import workers
+from alexnet_tf.data import examples
 from alexnet_tf.data import pipeline
 from alexnet_tf.data import prepare
 from alexnet_tf.data import prepared
+from alexnet_tf.data import sampling
 from alexnet_tf.data import service
 from alexnet_tf.data import sources
 
@@ -41,15 +43,18 @@ def made(tmp_path_factory):
     return {storage: root / storage for storage in prepare.STORAGES}
 
 
+def sampling_of(**options):
+    return sampling.Sampling(**{"batch_size": BATCH, "seed": 3, **options})
+
+
 def expected_batches(data_dir, **options):
     """Those of `pipeline.training_batches`."""
-    examples = pipeline.prepared_examples(prepared.open_data_dir(data_dir)[0].splits["train"])
-    options = {"batch_size": BATCH, "seed": 3, **options}
-    return list(pipeline.training_batches(examples, **options).as_numpy_iterator())
+    data = examples.from_records(prepared.open_data_dir(data_dir)[0].splits["train"])
+    return list(pipeline.training_batches(data, sampling_of(**options)).as_numpy_iterator())
 
 
 def dataset_of(data_dir, **options):
-    return service.training_batches(data_dir, **{"batch_size": BATCH, "seed": 3, **options})
+    return service.training_batches(data_dir, sampling_of(**options))
 
 
 def served(address, data_dir, *, first_step=0, steps, patience=service.PATIENCE, **options):
@@ -93,8 +98,8 @@ def test_batches_are_those_of_the_pipeline(made, storage, options):
 
 def test_what_a_batch_is(made):
     ours = dataset_of(made["jpeg"], first_step=0, steps=1).element_spec
-    examples = pipeline.prepared_examples(prepared.open_data_dir(made["jpeg"])[0].splits["train"])
-    theirs = pipeline.training_batches(examples, batch_size=BATCH, seed=3, first_step=0, steps=1).element_spec
+    data = examples.from_records(prepared.open_data_dir(made["jpeg"])[0].splits["train"])
+    theirs = pipeline.training_batches(data, sampling_of(first_step=0, steps=1)).element_spec
     assert ours == {**theirs, "step": tf.TensorSpec([], tf.int64)}
 
 
@@ -170,11 +175,15 @@ def test_a_port_that_is_taken_is_refused():
 
 
 def test_wrong_arguments_are_value_errors(made):
-    with pytest.raises(ValueError, match="Expected batch_size to be a multiple of the 3 workers. Received: 4"):
+    with pytest.raises(
+        ValueError, match="Expected batch_size to be a multiple of the 3 workers. Received: batch_size=4"
+    ):
         dataset_of(made["raw"], first_step=0, steps=1, worker=(0, 3))
     with pytest.raises(ValueError, match="Expected crops to be one of random, center. Received: crops='centre'"):
         dataset_of(made["raw"], first_step=0, steps=1, crops="centre")
-    with pytest.raises(ValueError, match="Expected batch_size to be at most the 26 training images. Received: 27"):
+    with pytest.raises(
+        ValueError, match="Expected batch_size to be at most the 26 training images. Received: batch_size=27"
+    ):
         dataset_of(made["raw"], first_step=0, steps=1, batch_size=27)
 
 

@@ -65,7 +65,7 @@ def test_photographs_are_read_as_preparation_reads_them():
     images, errors = read(WHOLE)
     assert small.strings(errors) == [""] * len(WHOLE)
     for image, file in zip(images, WHOLE):
-        expected = photograph.prepare_image(tf.constant(file), small.IMAGE_SIZE)
+        expected = photograph.decode_to_square(tf.constant(file), small.IMAGE_SIZE)
         np.testing.assert_array_equal(image, expected)
 
 
@@ -117,7 +117,7 @@ def test_answers_are_those_of_the_same_steps_one_after_another():
     served = small.served(top=2)
     model, preparation = small.network(), small.preparation()
     answer = served.classify_bytes(tf.constant(WHOLE))
-    images = tf.stack([photograph.prepare_image(tf.constant(file), small.IMAGE_SIZE) for file in WHOLE])
+    images = tf.stack([photograph.decode_to_square(tf.constant(file), small.IMAGE_SIZE) for file in WHOLE])
     margin = (small.IMAGE_SIZE - small.CROP_SIZE) // 2
     part = slice(margin, margin + small.CROP_SIZE)
     crops = (images.numpy().astype(np.float32) - preparation.mean_image)[:, part, part] * 0.02
@@ -143,7 +143,7 @@ def test_ten_views_are_the_mean_of_ten_calls(mean_crop):
     preparation = small.preparation(mean_crop=mean_crop)
     model = small.network()
     served = small.served(model, preparation, views="ten")
-    images = tf.stack([photograph.prepare_image(tf.constant(file), small.IMAGE_SIZE) for file in WHOLE])
+    images = tf.stack([photograph.decode_to_square(tf.constant(file), small.IMAGE_SIZE) for file in WHOLE])
     views = augmentation.ten_views(
         images, preparation.mean_image, mean_crop=mean_crop, size=small.CROP_SIZE, scale=preparation.scale
     )

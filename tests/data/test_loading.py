@@ -1,0 +1,206 @@
+"""Loading a split: skipped photographs, image sizes, caching in memory."""
+
+import types
+
+import numpy as np
+import PIL.Image
+import psutil
+import pytest
+import small_examples
+import tensorflow as tf
+
+from alexnet_tf.data import loading
+from alexnet_tf.data import photograph
+from alexnet_tf.data import pipeline
+from alexnet_tf.data import prepare
+from alexnet_tf.data import prepared
+from alexnet_tf.data import sources
+from alexnet_tf.data import statistics
+
+
+def photographs(folder):
+    """Eight files, three of which cannot be read, and a name under which there is none."""
+    for number in range(8):
+        pixels = np.random.default_rng(number).integers(0, 256, [280, 300, 3], dtype=np.uint8)
+        PIL.Image.fromarray(pixels).save(folder / f"{number}.jpg")
+    (folder / "1.jpg").write_text("This is no photograph.")
+    (folder / "4.jpg").write_bytes((folder / "4.jpg").read_bytes()[:5000])
+    (folder / "6.jpg").write_bytes(b"")
+    paths = [folder / f"{number}.jpg" for number in range(9)]
+    return sources.Split(
+        labels=np.arange(9) % 3,
+        read=lambda index: tf.io.read_file(tf.gather(tf.constant([str(path) for path in paths]), index)),
+        name_of=lambda index: paths[index].name,
+    )
+
+
+def small_photographs(folder, count=6):
+    """Files of 32 x 32 without loss, and their pixels."""
+    folder.mkdir(exist_ok=True)
+    pixels = [np.random.default_rng(number).integers(0, 256, [32, 32, 3], dtype=np.uint8) for number in range(count)]
+    paths = [folder / f"{number}.png" for number in range(count)]
+    for path, image in zip(paths, pixels, strict=True):
+        PIL.Image.fromarray(image).save(path)
+    split = sources.Split(
+        labels=np.arange(count) % 2,
+        read=lambda index: tf.io.read_file(tf.gather(tf.constant([str(path) for path in paths]), index)),
+        name_of=lambda index: paths[index].name,
+    )
+    return split, np.stack(pixels)
+
+
+@pytest.mark.parametrize("cache", ["memory", "none", "auto"])
+def test_unreadable_photographs_are_skipped_and_named(tmp_path, cache):
+    split = photographs(tmp_path)
+    examples, skipped, facts = loading.load(split, cache=cache)
+    assert facts is None
+    assert len(examples) == 5
+    np.testing.assert_array_equal(examples.labels, [0, 2, 0, 2, 1])
+    expected = [photograph.decode_to_square(split.read(index)) for index in (0, 2, 3, 5, 7)]
+    np.testing.assert_array_equal(small_examples.read_all(examples), expected)
+
+    reasons = dict(skipped)
+    assert list(reasons) == ["1.jpg", "4.jpg", "6.jpg", "8.jpg"]
+    assert reasons["1.jpg"].startswith("Unknown image file format")
+    assert reasons["4.jpg"].startswith("jpeg::Uncompress failed")
+    assert reasons["6.jpg"] == "Input is empty."
+    assert "No such file" in reasons["8.jpg"]
+    for reason in reasons.values():
+        assert "\n" not in reason
+        assert "function_node" not in reason
+
+
+def test_statistics_cover_the_readable_photographs(tmp_path):
+    examples, _, found = loading.load(photographs(tmp_path), collect_statistics=True)
+    accumulator = statistics.Accumulator()
+    accumulator.add(small_examples.read_all(examples))
+    for one, other in zip(found, accumulator.result(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_progress_is_reported_until_the_end(tmp_path):
+    told = []
+    loading.load(photographs(tmp_path), progress=told.append)
+    assert told == sorted(told)
+    assert told[-1] == 9
+
+
+def test_no_readable_photograph_raises(tmp_path):
+    split = photographs(tmp_path)
+    with pytest.raises(ValueError, match=r"Received: 3 unreadable files, the first 1.jpg \(Unknown image file format"):
+        loading.load(sources.subset(split, np.array([1, 4, 6])))
+
+
+@pytest.mark.parametrize("cache", ["memory", "none", "auto"])
+def test_images_of_another_size_are_complete_and_in_order(tmp_path, cache):
+    split, pixels = small_photographs(tmp_path)
+    (tmp_path / "4.png").write_text("This is no photograph.")
+    examples, skipped, found = loading.load(split, image_size=32, cache=cache, collect_statistics=True)
+    assert examples.image_size == 32
+    assert [each.name for each in skipped] == ["4.png"]
+    dataset = pipeline.evaluation_batches(examples, batch_size=3)
+    assert dataset.element_spec[0] == tf.TensorSpec([None, 32, 32, 3], tf.uint8)
+    assert [len(labels) for _, labels in dataset] == [3, 2]
+    good = pixels[[0, 1, 2, 3, 5]]
+    np.testing.assert_array_equal(small_examples.read_all(examples), good)
+    np.testing.assert_allclose(found.mean_image, good.mean(axis=0, dtype=np.float64), atol=255e-6)
+
+
+@pytest.mark.parametrize("cache", ["memory", "none"])
+def test_photographs_are_scaled_to_the_requested_size(tmp_path, cache):
+    split = photographs(tmp_path)
+    examples, _, _ = loading.load(split, image_size=32, cache=cache)
+    expected = [photograph.decode_to_square(split.read(index), 32) for index in (0, 2, 3, 5, 7)]
+    np.testing.assert_array_equal(small_examples.read_all(examples), expected)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_cache_size_depends_on_the_image_size(tmp_path, monkeypatch, kept):
+    split, _ = small_photographs(tmp_path)
+    free = 2 * 6 * 32 * 32 * 3 - (not kept)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: types.SimpleNamespace(available=free))
+    examples, _, _ = loading.load(split, image_size=32)
+    assert (examples.decode is None) == kept
+
+
+@pytest.mark.parametrize("cache", ["memory", "none"])
+@pytest.mark.parametrize("crops", ["random", "center"])
+def test_crops_of_24_of_32_are_the_pixels_at_their_offsets(tmp_path, cache, crops):
+    split, pixels = small_photographs(tmp_path)
+    split = split._replace(labels=np.arange(6))
+    examples, _, _ = loading.load(split, image_size=32, cache=cache)
+    found = small_examples.sampled(examples, batch_size=6, steps=40, crop_size=24, crops=crops)
+    for batch in found[:5]:
+        assert batch["crops"].shape == (6, 24, 24, 3)
+        assert sorted(batch["labels"]) == list(range(6))
+        for crop, (top, left), label in zip(batch["crops"], batch["offsets"], batch["labels"], strict=True):
+            np.testing.assert_array_equal(crop, pixels[label][top : top + 24, left : left + 24])
+    offsets = small_examples.gathered(found, "offsets")
+    # Of 240 draws every one of nine rows and columns is among them, but for once in ten billion runs.
+    for axis in (0, 1):
+        assert sorted(set(offsets[:, axis].tolist())) == (list(range(9)) if crops == "random" else [4])
+
+
+@pytest.mark.parametrize("cache", ["memory", "none"])
+def test_crops_as_large_as_the_images_are_the_images(tmp_path, cache):
+    split, pixels = small_photographs(tmp_path)
+    split = split._replace(labels=np.arange(6))
+    examples, _, _ = loading.load(split, image_size=32, cache=cache)
+    for batch in small_examples.sampled(examples, batch_size=3, steps=4, crop_size=32):
+        assert not batch["offsets"].any()
+        np.testing.assert_array_equal(batch["crops"], pixels[batch["labels"]])
+
+
+@pytest.mark.parametrize("storage", prepare.STORAGES)
+def test_prepared_images_have_a_fixed_size(tmp_path, storage):
+    for number in range(4):
+        path = tmp_path / "photographs" / "train" / ("cat", "dog")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.fromarray(small_examples.coded_image(number).numpy()).save(path)
+    source = sources.folder(tmp_path / "photographs")
+    prepare.prepare(source, tmp_path / "made", prepare.Options(storage=storage))
+    split = prepared.open_data_dir(tmp_path / "made")[0].splits["train"]
+    for cache in ("auto", "memory", "none"):
+        assert len(loading.load(split, cache=cache)[0]) == 4
+        with pytest.raises(ValueError) as caught:
+            loading.load(split, image_size=32, cache=cache)
+        assert (
+            str(caught.value) == "Expected image_size to be 256, the size of prepared images. Received: image_size=32"
+        )
+
+
+@pytest.mark.parametrize("cache, kept", [("memory", True), ("none", False), ("auto", True), ("auto", False)])
+def test_images_are_cached_if_they_fit(tmp_path, monkeypatch, cache, kept):
+    split = photographs(tmp_path)
+    # Nine images fill half of what is free, or a byte more than that.
+    free = 2 * 9 * 256 * 256 * 3 - (not kept)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: types.SimpleNamespace(available=free))
+    examples, _, _ = loading.load(split, cache=cache)
+    before = small_examples.read_all(examples)
+    for path in tmp_path.iterdir():
+        path.unlink()
+    if kept:
+        np.testing.assert_array_equal(small_examples.read_all(examples), before)
+    else:
+        with pytest.raises(tf.errors.NotFoundError):
+            small_examples.read_all(examples)
+
+
+def test_cached_images_are_held_once():
+    """Neither making the table nor reading it in a data set holds its 118 MB a second time."""
+    count = 600
+    split = sources.Split(np.arange(count), small_examples.coded_image, str)
+    loading.load(sources.subset(split, np.arange(8)), cache="memory")
+    before = psutil.Process().memory_info().rss
+    examples, _, _ = loading.load(split, cache="memory")
+    found = small_examples.sampled(examples, steps=2)
+    assert len(found) == 2
+    assert psutil.Process().memory_info().rss - before < 1.5 * count * 256 * 256 * 3
+    np.testing.assert_array_equal(
+        examples.fetch(np.array([599]), np.zeros([1, 2], int), 256)[0], small_examples.coded_image(599)
+    )
+
+
+def test_unknown_cache_raises(tmp_path):
+    with pytest.raises(ValueError, match="Expected cache to be one of auto, memory, none. Received: cache='disk'"):
+        loading.load(photographs(tmp_path), cache="disk")
