@@ -236,8 +236,8 @@ def _finish(source, jobs, request):
         if not facts["examples"]:
             first = facts["skipped"][0]
             raise ValueError(
-                f"Expected at least one readable image. Received: {len(job.order)} unreadable files for {job.split}, the first "
-                f"{first['name']} ({first['reason']})"
+                f"Expected at least one readable image. Received: {len(job.order)} unreadable files "
+                f"for {job.split}, the first {first['name']} ({first['reason']})"
             )
         index |= {f"{job.split}.{field}": column for field, column in entries._asdict().items()}
         facts["per_class"] = np.bincount(entries.labels, minlength=len(source.class_names)).tolist()
