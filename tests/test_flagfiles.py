@@ -1,4 +1,4 @@
-"""Every flagfile of flags/: its head says what it changes, and it changes nothing else."""
+"""Every flagfile in flags/ changes exactly what its header says."""
 
 import pathlib
 import re
@@ -16,7 +16,7 @@ from alexnet_tf.runs import builders
 ROOT = pathlib.Path(__file__).parent.parent
 PATHS = sorted((ROOT / "flags").glob("*.flags"))
 NAMES = [path.stem for path in PATHS]
-# What the paper and its authors' code did, by the names of their flagfiles.
+# The experiments of the paper and of its authors' code, by the names of their flagfiles.
 EXPERIMENTS = """
     alexnet original original_2010 one_device_half no_normalization layer1_normalization_only nonoverlapping_pooling
     no_communication six_conv six_conv_2009 six_conv_2011 tanh no_color_pca no_crops no_dropout no_weight_decay
@@ -26,33 +26,33 @@ EXPERIMENTS = """
 
 
 @pytest.fixture(autouse=True)
-def at_the_top(monkeypatch):
-    """Flagfiles name others from the top of the repository."""
+def in_repository_root(monkeypatch):
+    """Flagfiles name others relative to the root of the repository."""
     monkeypatch.chdir(ROOT)
 
 
-def test_every_experiment_has_its_flagfile():
+def test_every_experiment_has_a_flagfile():
     assert set(EXPERIMENTS) <= set(NAMES)
 
 
 @pytest.mark.parametrize("path", PATHS, ids=NAMES)
-def test_head_names_exactly_what_differs_from_the_base(path):
+def test_header_names_exactly_what_differs_from_the_base(path):
     header = headers.read_header(path)
     assert sorted(headers.base_difference(path)) == sorted(header.changes)
-    # An experiment without a base changes nothing of another's.
+    # An experiment names changes if and only if it has a base.
     assert bool(header.base) == bool(header.changes)
 
 
 @pytest.mark.parametrize("path", PATHS, ids=NAMES)
-def test_command_runs_the_file_itself(path):
+def test_command_in_header_runs_the_flagfile(path):
     command = headers.read_header(path).command
     assert command.startswith(f"python tools/train.py --flagfile=flags/{path.stem}.flags")
     assert "--workdir=" in command
 
 
 @pytest.mark.parametrize("path", PATHS, ids=NAMES)
-def test_only_what_is_another_file_s_is_left_out(path):
-    """A flag that repeats what the file below it already says would hide what the experiment is."""
+def test_flagfile_does_not_repeat_flags_of_the_one_it_includes(path):
+    """A repeated flag would obscure what the experiment changes."""
     lines = [line for line in path.read_text().splitlines() if line.startswith("--")]
     below = [line for line in lines if line.startswith("--flagfile=")]
     assert len(below) <= 1 and lines[: len(below)] == below
@@ -60,28 +60,27 @@ def test_only_what_is_another_file_s_is_left_out(path):
         return
     base = flagfiles.read_flagfile(below[0].removeprefix("--flagfile=")).resolved()
     own = flagfiles.read_flagfile(path).resolved()
-    # What a recipe decides may have to be repeated where the recipe changes.
     for line in lines[1:]:
         name = re.match(r"--(\w+)", line)[1]
         assert getattr(own, name) != getattr(base, name), line
 
 
 @pytest.mark.parametrize("path", PATHS, ids=NAMES)
-def test_head_says_what_to_expect_or_why_nothing_can_be(path):
+def test_header_has_expected_errors_or_the_reason_for_none(path):
     header = headers.read_header(path)
     assert len(header.expected) == len(header.band)
     assert header.expected or re.fullmatch(r"none \(.{10,}\)", header.expectation), header.expectation
 
 
 def rates(name, epochs):
-    """Rates of weights and biases, and of conv1's, after so many epochs of an experiment."""
+    """Returns the learning rates of weights and biases, and of conv1's, at each of `epochs`."""
     config = flagfiles.read_flagfile(f"flags/{name}.flags").resolved()
     schedule = builders.build_schedule(config)
     return [builders.learning_rates(config, schedule, epoch)[:4] for epoch in epochs]
 
 
-def test_discrete_exponential_schedules_are_those_that_were_run():
-    """Four rates of the weights in equal parts of 90 epochs, two of the biases."""
+def test_discrete_exponential_schedules_match_the_authors():
+    """Over 90 epochs the weights have four rates for a quarter each, the biases two for a half each."""
     for name, span, frozen in (("doubly_exponential", 250, 74), ("layer1_normalization_only", 1000, 73)):
         found = rates(name, [0, 22.4, 22.6, 44.9, 45.1, 67.4, 67.6, frozen - 0.1, frozen, 90])
         weights = [0.01 * span ** (-drops / 3) for drops in (0, 0, 1, 1, 2, 2, 3, 3, 3, 3)]
@@ -90,7 +89,7 @@ def test_discrete_exponential_schedules_are_those_that_were_run():
         np.testing.assert_allclose(found, np.column_stack([weights, biases, conv1]), err_msg=name)
 
 
-def test_rates_as_run_are_the_original_s():
+def test_rates_of_as_run_match_original():
     epochs = [0, 24.9, 25, 51, 66.9, 67, 71.9, 72, 79, 91]
     assert rates("as_run", epochs) == rates("original", epochs)
     weights = [0.01, 0.01, 0.001, 0.0001, 0.0001, 0.0001, 0.0001, 0.0001, 0.00001, 0.00001]
@@ -100,8 +99,8 @@ def test_rates_as_run_are_the_original_s():
     np.testing.assert_allclose(rates("original", epochs), np.column_stack([weights, biases, conv1, conv1_biases]))
 
 
-def test_pre_training_is_that_of_net_146():
-    """The rates of what was there already and of new layers, and where they change."""
+def test_pretraining_matches_net_146():
+    """The rates of initialized and of new layers, and when they change."""
     changes = {
         "six_conv_2009": ((0.001, 0.01), 2.16, 0.001, 6.65),
         "six_conv_2011": ((0.001, 0.01), 6, 0.001, 8.11),
@@ -117,8 +116,8 @@ def test_pre_training_is_that_of_net_146():
             np.testing.assert_allclose([every[1], every[5]], 0.02, err_msg=name)
 
 
-def test_schedules_are_those_that_were_run():
-    """Epochs of each change as the comments of the authors' parameter files state them."""
+def test_schedules_match_the_authors():
+    """The epochs are those in the comments of the authors' parameter files."""
     expected = {
         "original": ((25, 51, 79), 67, 67, 72, 91),
         "original_2010": ((23, 51, 78), 68, 68, 72, 93),
@@ -140,10 +139,10 @@ def test_schedules_are_those_that_were_run():
         assert found == values, name
 
 
-def test_the_results_page_has_the_rows_that_the_tool_makes():
-    """From what is kept of each run: whoever adds one, or changes a head, makes the page anew."""
-    of_others = {"quickstart", "cifar10"}
-    runs = plan.plan([path.relative_to(ROOT) for path in PATHS if path.stem not in of_others], range(3))
+def test_results_page_has_the_rows_that_the_tool_prints():
+    """RESULTS.md must be updated when a result is added or a header changes."""
+    not_in_the_paper = {"quickstart", "cifar10"}
+    runs = plan.plan([path.relative_to(ROOT) for path in PATHS if path.stem not in not_in_the_paper], range(3))
     directories = plan.Directories("no_runs", "results")
     text = tables.table([runner.run_status(run, directories) for run in runs], directories)
     page = (ROOT / "RESULTS.md").read_text(encoding="utf-8").splitlines()

@@ -59,7 +59,7 @@ def _line(cells):
 def _pending(experiment):
     """Returns the line of an experiment that has not been run: its command, and what is expected of it."""
     header = experiment.header
-    band = f", within {' / '.join(f'{points:g}' for points in header.band)} points" if header.band else ""
+    band = f" (within {' / '.join(f'{points:g}' for points in header.band)})" if header.band else ""
     expected = f"{header.expectation}{band}"
     return f"- {experiment.name}: `{header.command}`; expected error in percent: {expected}. {header.cost}"
 

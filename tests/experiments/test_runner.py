@@ -234,7 +234,7 @@ def test_imagenet_experiments_run_on_imagenet_only(flagfile, directories, traine
     table = tables.table([status], directories)
     below = (
         "- small: `python tools/train.py --flagfile=flags/small.flags --source=folder:DIR --workdir=DIR`; expected "
-        "error in percent: 30 / 10, within 5 / 2 points. a second."
+        "error in percent: 30 / 10 (within 5 / 2). a second."
     )
     assert (below in table) == (not runs)
     assert (small.cells(table, "small")["status"] == "not run: needs ImageNet") == (not runs)
