@@ -259,10 +259,14 @@ DEEP = {"list": NESTED, "object": '{"version":' * 100_000, "closed": NESTED + "]
 
 
 def test_no_pickle_is_read(trap, data_dir, index_dir):
-    places, facts, features = data_dir / prepared.INDEX, data_dir / prepared.STATISTICS, index_dir / "features.npy"
+    places, statistics_file, features = (
+        data_dir / prepared.INDEX,
+        data_dir / prepared.STATISTICS,
+        index_dir / "features.npy",
+    )
     calls = {
         places: lambda: prepared.read_index(data_dir, "train"),
-        facts: lambda: statistics.load(facts),
+        statistics_file: lambda: statistics.load(statistics_file),
         features: lambda: feature_index.open_index(index_dir),
     }
     for path, call in calls.items():

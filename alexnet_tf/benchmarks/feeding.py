@@ -50,15 +50,15 @@ def ready_batches(request):
     found = _open_all(request.data_dirs)
     if False not in found:
         raise measuring.NotRunError("needs --data_dir, a prepared data set of JPEG records")
-    _, facts = found[False]
+    _, image_statistics = found[False]
     splits = {is_raw: _first_images(source.splits["train"]) for is_raw, (source, _) in found.items()}
     config = request.config.resolved()
     _check_batch_size(config, splits[False])
     notes = [f"at most {MOST_IMAGES} images" if len(splits[False].labels) == MOST_IMAGES else "all training images"]
     with tempfile.TemporaryDirectory(prefix="alexnet_benchmark_") as folder:
         encoded = write_folder(splits[False], folder)
-        ours = our_batches(config, splits, facts)
-        theirs, missing = peer_batches(folder, config, facts)
+        ours = our_batches(config, splits, image_statistics)
+        theirs, missing = peer_batches(folder, config, image_statistics)
         if RAW not in ours:
             notes.append(f"{RAW}: not run: needs --data_dir=JPEG,RAW")
         sides = {
@@ -77,13 +77,13 @@ def ready_batches(request):
     return measuring.Result(what, "images/s", rates, ratios, notes + missing)
 
 
-def our_batches(config, splits, facts):
+def our_batches(config, splits, image_statistics):
     """The ways from prepared data to what the network takes.
 
     Args:
       config: a resolved `config.Config`.
       splits: dict of `sources.Split` by whether they are raw.
-      facts: `statistics.Statistics` of the training set.
+      image_statistics: `statistics.Statistics` of the training set.
 
     Returns:
       A dict by name of functions that begin an endless iterator of (float32 ``[batch, 224, 224, 3]``, labels).
@@ -92,7 +92,7 @@ def our_batches(config, splits, facts):
     if True in splits:
         data[RAW] = examples.from_records(splits[True])
     data[CACHED] = loading.load(splits[False], cache="memory").examples
-    prepare = builders.build_preprocessing(config, facts)
+    prepare = builders.build_preprocessing(config, image_statistics)
     batches = {name: _training_batches(config, each) for name, each in data.items()}
     return {name: lambda each=each: map(prepare, each) for name, each in batches.items()}
 
@@ -102,7 +102,7 @@ def _training_batches(config, data, first_step=0):
     return pipeline.training_batches(data, builders.build_sampling(config, first_step=first_step, steps=1 << 40))
 
 
-def peer_batches(folder, config, facts):
+def peer_batches(folder, config, image_statistics):
     """Others' pipelines over a folder of class folders.
 
     Returns:
@@ -110,8 +110,8 @@ def peer_batches(folder, config, facts):
     """
     options = {
         "batch_size": config.batch_size,
-        "mean_color": np.asarray(facts.mean_image, np.float32).mean(axis=(0, 1)),
-        "components": np.asarray(facts.components, np.float32),
+        "mean_color": np.asarray(image_statistics.mean_image, np.float32).mean(axis=(0, 1)),
+        "components": np.asarray(image_statistics.components, np.float32),
         "color_noise": config.color_noise,
     }
     batches = {TF_DATA: peers.tf_data(folder, **options), KERAS: peers.keras_layers(folder, **options)}
@@ -201,11 +201,11 @@ def training(request):
     if not request.data_dirs:
         raise measuring.NotRunError("needs --data_dir, a prepared data set")
     config = dataclasses.replace(request.config, data_dir=str(request.data_dirs[0]), source="").resolved()
-    source, facts = dataset.open_data(config)
+    source, image_statistics = dataset.open_data(config)
     _check_batch_size(config, source.splits["train"])
     data = loading.load(source.splits["train"], cache=config.cache).examples
     model = builders.build_model(config, len(source.class_names))
-    trainer = builders.build_trainer(config, model, facts)
+    trainer = builders.build_trainer(config, model, image_statistics)
     rates = builders.initial_rates(config)
     batches = _training_batches(config, data)
     noise = synthetic_batch(config.batch_size, len(source.class_names), config.seed)
@@ -248,12 +248,12 @@ def _open_all(data_dirs):
     """(source, statistics) of data sets, by whether they are raw."""
     found = {}
     for directory in data_dirs:
-        source, facts = prepared.open_data_dir(directory)
+        source, image_statistics = prepared.open_data_dir(directory)
         is_raw = source.splits["train"].is_raw
         if is_raw in found:
             kind = "raw" if is_raw else "JPEG"
             raise ValueError(f"Expected data sets of JPEG and of raw records. Received: two of {kind}, {data_dirs}")
-        found[is_raw] = source, facts
+        found[is_raw] = source, image_statistics
     return found
 
 

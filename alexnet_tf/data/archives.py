@@ -138,7 +138,7 @@ def ilsvrc2010(directory, *, progress=None):
     root = pathlib.Path(directory)
     _expect_files(root)
     classes, counts = _classes(*_devkit_file(root, META))
-    label_of = {str(facts["ilsvrc2010_id"]): label for label, facts in enumerate(classes)}
+    label_of = {str(each["ilsvrc2010_id"]): label for label, each in enumerate(classes)}
     patches = members(root / PATCHES, suffix=".jpeg") if (root / PATCHES).is_file() else None
 
     def split(folder, places, labels):
@@ -151,7 +151,7 @@ def ilsvrc2010(directory, *, progress=None):
     if (root / TEST_TRUTH).is_file():
         labels = _labels((root / TEST_TRUTH).read_bytes(), root / TEST_TRUTH, label_of)
         splits["test"] = split("test", _places_in_order(root / TEST_IMAGES, len(labels)), labels)
-    places = _places_by_class(root, [facts["wnid"] for facts in classes], counts, progress)
+    places = _places_by_class(root, [each["wnid"] for each in classes], counts, progress)
     train = split("train", places, np.repeat(np.arange(len(classes), dtype=np.int64), counts))
     return Ilsvrc2010(tuple(classes), {"train": train, **splits})
 

@@ -55,7 +55,7 @@ class _Job(NamedTuple):
     def path(self, number):
         return self.directory / prepared.shard_name(self.split, number, self.shards)
 
-    def facts_path(self, number):
+    def metadata_path(self, number):
         """Where is kept what is known of a finished shard, until all are."""
         return self.directory / prepared.PROGRESS / f"{self.split}-{number:05d}.npz"
 
@@ -147,7 +147,7 @@ def _begin(directory, request):
 
 def _write_split(job, progress):
     """Writes the shards of a split that are not there yet."""
-    todo = [number for number in range(job.shards) if not job.facts_path(number).exists()]
+    todo = [number for number in range(job.shards) if not job.metadata_path(number).exists()]
     finished = len(job.order) - sum(len(job.positions(number)) for number in todo)
     progress(finished)
     pieces = _pieces(job, todo)
@@ -207,12 +207,12 @@ def _write_shard(job, number, pieces):
     places, digest = records.write(job.path(number), payloads())
     skipped = np.setdiff1d(job.positions(number), columns["positions"])
     reasons = [loading.explain_skipped(job.part, int(job.order[position])) for position in skipped]
-    facts = {name: np.array(values, "S" if name == "names" else np.int64) for name, values in columns.items()}
-    facts |= {"places": places, "sha256": digest, "skipped": json.dumps(reasons)}
+    metadata = {name: np.array(values, "S" if name == "names" else np.int64) for name, values in columns.items()}
+    metadata |= {"places": places, "sha256": digest, "skipped": json.dumps(reasons)}
     if accumulator.sums:
-        facts |= {f"sums.{field}": value for field, value in accumulator.sums._asdict().items()}
-    with files.atomic_write(job.facts_path(number), "wb") as file:
-        np.savez(file, **facts)
+        metadata |= {f"sums.{field}": value for field, value in accumulator.sums._asdict().items()}
+    with files.atomic_write(job.metadata_path(number), "wb") as file:
+        np.savez(file, **metadata)
 
 
 def _example(image, label, name):
@@ -232,21 +232,21 @@ def _finish(source, jobs, request):
     accumulator = statistics.Accumulator()
     index, splits = {}, {}
     for job in jobs:
-        entries, facts = _gather(job, accumulator)
-        if not facts["examples"]:
-            first = facts["skipped"][0]
+        entries, metadata = _gather(job, accumulator)
+        if not metadata["examples"]:
+            first = metadata["skipped"][0]
             raise ValueError(
                 f"Expected at least one readable image. Received: {len(job.order)} unreadable files "
                 f"for {job.split}, the first {first['name']} ({first['reason']})"
             )
         index |= {f"{job.split}.{field}": column for field, column in entries._asdict().items()}
-        facts["per_class"] = np.bincount(entries.labels, minlength=len(source.class_names)).tolist()
-        splits[job.split] = facts
+        metadata["per_class"] = np.bincount(entries.labels, minlength=len(source.class_names)).tolist()
+        splits[job.split] = metadata
     with files.atomic_write(directory / prepared.INDEX, "wb") as file:
         np.savez(file, **index)
     statistics.save(accumulator.result(), directory / prepared.STATISTICS)
-    class_facts = source.class_facts or [{}] * len(source.class_names)
-    classes = [{**facts, "name": name} for name, facts in zip(source.class_names, class_facts)]
+    class_metadata = source.class_metadata or [{}] * len(source.class_names)
+    classes = [{**metadata, "name": name} for name, metadata in zip(source.class_names, class_metadata)]
     files.write_json(directory / prepared.CLASSES, classes)
     _write_tfds_metadata(source, directory, splits, request)
     manifest = {
@@ -271,25 +271,25 @@ def _gather(job, accumulator):
     columns = {field: [] for field in prepared.Index._fields}
     skipped, shards = [], []
     for number in range(job.shards):
-        with open(job.facts_path(number), "rb") as file, np.load(file, allow_pickle=False) as facts:
-            positions = facts["positions"]
+        with open(job.metadata_path(number), "rb") as file, np.load(file, allow_pickle=False) as metadata:
+            positions = metadata["positions"]
             columns["labels"].append(job.part.labels[job.order[positions]].astype(np.int64))
             columns["shards"].append(np.full(len(positions), number, np.int32))
             for field in ("places", "lengths", "names"):
-                columns[field].append(facts[field])
+                columns[field].append(metadata[field])
             for field in ("image_places", "image_lengths"):
-                columns[field].append(facts[field].astype(np.int32))
-            skipped += [{"name": name, "reason": reason} for name, reason in json.loads(str(facts["skipped"]))]
+                columns[field].append(metadata[field].astype(np.int32))
+            skipped += [{"name": name, "reason": reason} for name, reason in json.loads(str(metadata["skipped"]))]
             shards.append(
                 {
                     "file": job.path(number).name,
                     "examples": len(positions),
                     "bytes": job.path(number).stat().st_size,
-                    "sha256": str(facts["sha256"]),
+                    "sha256": str(metadata["sha256"]),
                 }
             )
-            if "sums.image" in facts:
-                sums = [facts[f"sums.{field}"] for field in statistics.Sums._fields]
+            if "sums.image" in metadata:
+                sums = [metadata[f"sums.{field}"] for field in statistics.Sums._fields]
                 accumulator.add_sums(statistics.Sums(*sums))
     index = prepared.Index(**{field: np.concatenate(parts) for field, parts in columns.items()})
     return index, {"examples": len(index.labels), "skipped": skipped, "shards": shards}
@@ -317,10 +317,10 @@ def _write_tfds_metadata(source, directory, splits, request):
         split_infos=[
             tfds.core.SplitInfo(
                 name=split,
-                shard_lengths=[shard["examples"] for shard in facts["shards"]],
-                num_bytes=sum(shard["bytes"] for shard in facts["shards"]),
+                shard_lengths=[shard["examples"] for shard in metadata["shards"]],
+                num_bytes=sum(shard["bytes"] for shard in metadata["shards"]),
             )
-            for split, facts in splits.items()
+            for split, metadata in splits.items()
         ],
         check_data=False,
         description=f"{source.name}, shorter side scaled to {side}, centre {side} x {side}",

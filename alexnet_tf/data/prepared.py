@@ -101,12 +101,12 @@ def read_manifest(directory):
         if manifest["version"] != 1:
             raise ValueError(f"version {manifest['version']}")
         _expect_fields(manifest, _MANIFEST_FIELDS)
-        for facts in manifest["splits"].values():
-            _expect_fields(facts, _SPLIT_FIELDS)
-            for shard in facts["shards"]:
+        for metadata in manifest["splits"].values():
+            _expect_fields(metadata, _SPLIT_FIELDS)
+            for shard in metadata["shards"]:
                 _expect_fields(shard, _SHARD_FIELDS)
         manifest["splits"]["train"]
-        shards = [shard["file"] for facts in manifest["splits"].values() for shard in facts["shards"]]
+        shards = [shard["file"] for metadata in manifest["splits"].values() for shard in metadata["shards"]]
         for name in [*manifest["files"], *shards]:
             # Nothing outside the directory is read.
             if "/" in name or "\0" in name or name in ("", ".", ".."):
@@ -142,16 +142,16 @@ def open_data_dir(directory):
     manifest = read_manifest(directory)
     classes = _read_classes(directory)
     splits = {}
-    for split, facts in manifest["splits"].items():
-        for shard in facts["shards"]:
+    for split, metadata in manifest["splits"].items():
+        for shard in metadata["shards"]:
             path = directory / shard["file"]
             size = path.stat().st_size if path.is_file() else None
             if size != shard["bytes"]:
                 received = "none" if size is None else f"{size} bytes"
                 raise ValueError(f"Expected {path} of {shard['bytes']} bytes. Received: {received}")
         index = read_index(directory, split)
-        _check_index(index, facts["shards"], len(classes), directory, split)
-        image_records = ImageRecords(directory, [shard["file"] for shard in facts["shards"]], index)
+        _check_index(index, metadata["shards"], len(classes), directory, split)
+        image_records = ImageRecords(directory, [shard["file"] for shard in metadata["shards"]], index)
         is_raw = manifest["storage"] == "raw"
         splits[split] = sources.Split(
             labels=index.labels,
@@ -165,7 +165,7 @@ def open_data_dir(directory):
         class_names=tuple(each["name"] for each in classes),
         splits=splits,
         license=manifest["license"],
-        class_facts=tuple(classes),
+        class_metadata=tuple(classes),
     )
     return source, statistics.load(directory / STATISTICS)
 
@@ -256,17 +256,17 @@ def verify(directory, progress=None):
         # Without these nothing else can be found.
         return wrong
     seen = 0
-    for split, facts in manifest["splits"].items():
+    for split, metadata in manifest["splits"].items():
         index = read_index(directory, split)
-        _check_index(index, facts["shards"], len(facts["per_class"]), directory, split)
-        for number, shard in enumerate(facts["shards"]):
+        _check_index(index, metadata["shards"], len(metadata["per_class"]), directory, split)
+        for number, shard in enumerate(metadata["shards"]):
             members = np.flatnonzero(index.shards == number)
             wrong += _verify_shard(directory / shard["file"], shard, index, members)
             seen += len(members)
             if progress:
                 progress(seen)
-        counts = np.bincount(index.labels, minlength=len(facts["per_class"])).tolist()
-        if counts != facts["per_class"] or len(index.labels) != facts["examples"]:
+        counts = np.bincount(index.labels, minlength=len(metadata["per_class"])).tolist()
+        if counts != metadata["per_class"] or len(index.labels) != metadata["examples"]:
             wrong.append(f"{directory / INDEX}: {split} has other counts than {MANIFEST}")
     return wrong
 

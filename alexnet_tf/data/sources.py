@@ -49,7 +49,7 @@ class Source(NamedTuple):
     splits: dict  # of Split: "train", and where they exist "validation" and "test"
     license: str = ""
     # For each class a dict of what else is known of it, such as its WordNet identifier; or nothing.
-    class_facts: tuple = ()
+    class_metadata: tuple = ()
     # The folder that the names of all examples begin with, if there is one.
     root: str = ""
 
@@ -271,8 +271,8 @@ def ilsvrc2010(directory):
     """ILSVRC-2010 from the archives that image-net.org gives out; see `archives.ilsvrc2010`."""
     found = archives.ilsvrc2010(directory)
     splits = {name: Split(*split) for name, split in found.splits.items()}
-    class_names = tuple(facts["wnid"] for facts in found.classes)
-    return Source(f"ilsvrc2010:{directory}", class_names, splits, class_facts=found.classes)
+    class_names = tuple(each["wnid"] for each in found.classes)
+    return Source(f"ilsvrc2010:{directory}", class_names, splits, class_metadata=found.classes)
 
 
 def tfds_by_name(name):

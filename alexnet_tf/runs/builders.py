@@ -152,12 +152,12 @@ def initial_rates(config):
     return tf.constant(learning_rates(config, build_schedule(config), 0.0), tf.float32)
 
 
-def build_preprocessing(config, facts):
+def build_preprocessing(config, image_statistics):
     """The function from a batch of `pipeline.training_batches` to (images, labels), compiled for the device."""
     prepare = functools.partial(
         augmentation.training_images,
-        mean_image=tf.constant(facts.mean_image),
-        components=tf.constant(facts.components),
+        mean_image=tf.constant(image_statistics.mean_image),
+        components=tf.constant(image_statistics.components),
         mean_crop=config.mean_crop,
         divisor=config.input_divisor,
         scale=config.input_scale,
@@ -201,13 +201,13 @@ def blank_statistics(config=None):
     return statistics.Statistics(mean_image, np.eye(3, dtype=np.float32), np.ones(3, np.float32), 0)
 
 
-def build_trainer(config, model, facts, strategy=None):
+def build_trainer(config, model, image_statistics, strategy=None):
     """The training step of a configuration; with a ``tf.distribute.Strategy``, in whose scope this is called, of each
     of its replicas."""
     return trainer.Trainer(
         model,
         build_optimizer(config, model),
-        build_preprocessing(config, facts),
+        build_preprocessing(config, image_statistics),
         strategy,
         None if config.reduce_precision == "float32" else tf.dtypes.as_dtype(config.reduce_precision),
     )

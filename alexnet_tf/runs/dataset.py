@@ -81,9 +81,9 @@ def prepare(config, options, console):
         task = bar.add_task(f"preparing {total} photographs", total=total)
         tell = lambda done: bar.update(task, completed=done)
         manifest = preparation.prepare(source, data_dir, options, settings=settings, progress=tell)
-    for split, facts in manifest["splits"].items():
-        console.print(f"{split}: {facts['examples']} images in {len(facts['shards'])} shards", markup=False)
-        _warn_of_skipped([(each["name"], each["reason"]) for each in facts["skipped"]], split, console)
+    for split, metadata in manifest["splits"].items():
+        console.print(f"{split}: {metadata['examples']} images in {len(metadata['shards'])} shards", markup=False)
+        _warn_of_skipped([(each["name"], each["reason"]) for each in metadata["skipped"]], split, console)
     console.print(f"data set in {data_dir}; train with --data_dir={data_dir}", markup=False)
     return manifest
 
@@ -95,7 +95,7 @@ def verify(data_dir, console):
       ValueError: if anything is not as it was written; what, is printed, a line each.
     """
     manifest = prepared.read_manifest(data_dir)
-    total = sum(facts["examples"] for facts in manifest["splits"].values())
+    total = sum(metadata["examples"] for metadata in manifest["splits"].values())
     with progress_bar(console) as bar:
         task = bar.add_task(f"verifying {total} images", total=total)
         wrong = prepared.verify(data_dir, lambda done: bar.update(task, completed=done))
@@ -125,14 +125,15 @@ def _warn_of_skipped(skipped, split, console):
             console.print(f"  {name}: {reason}", markup=False)
 
 
-def load_data(config, source, splits, facts, console):
+def load_data(config, source, splits, image_statistics, console):
     """Makes splits of a source ready to be read by index; photographs that were not prepared are read once.
 
     Args:
       config: of the run.
       source: from `open_data`.
       splits: names of the splits to read.
-      facts: the training set's `statistics.Statistics`; None takes them, and "train" must be among the splits.
+      image_statistics: the training set's `statistics.Statistics`; None computes them, and then "train" must be among the
+        splits.
       console: a ``rich.console.Console`` that is told about photographs that cannot be read.
 
     Returns:
@@ -147,11 +148,11 @@ def load_data(config, source, splits, facts, console):
                 source.splits[split],
                 image_size=config.image_size,
                 cache=config.cache,
-                collect_statistics=split == "train" and facts is None,
+                collect_statistics=split == "train" and image_statistics is None,
                 progress=lambda done, bar=bar, task=task: bar.update(task, completed=done),
             )
         console.print(f"{split}: {len(examples[split])} images of {len(source.class_names)} classes", markup=False)
         _warn_of_skipped(skipped, split, console)
         all_skipped[split] = skipped
-        facts = found or facts
-    return Data(source, examples, facts, all_skipped)
+        image_statistics = found or image_statistics
+    return Data(source, examples, image_statistics, all_skipped)

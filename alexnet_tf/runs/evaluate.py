@@ -66,8 +66,8 @@ def evaluate(workdirs, split="", *, source=None, data_dir=None, search_fraction=
         return _evaluate_ensemble(workdirs, configs, data_source, split, search, console)
     (workdir,), (config,) = workdirs, configs
     model, step, checkpoint = builders.restore(config, data_source.class_names, workdir)
-    facts = statistics.load(os.path.join(workdir, "statistics.npz"))
-    data = dataset.load_data(config, data_source, [split], facts, console)
+    image_statistics = statistics.load(os.path.join(workdir, "statistics.npz"))
+    data = dataset.load_data(config, data_source, [split], image_statistics, console)
     (judged,) = judge_all(config, model, data, [split], console)
     written = {"step": step, "checkpoint": checkpoint, "evaluation": {split: tell(judged, data, console)}}
     files.write_json(os.path.join(workdir, "evaluation.json"), written)
@@ -92,18 +92,18 @@ def _evaluate_ensemble(workdirs, configs, data_source, split, search, console):
     """Evaluates several runs, one after another, and what they say together; writes and returns the figures."""
     _check_classes(workdirs, data_source.class_names)
     _check_same_examples(workdirs, configs, data_source, split)
-    all_facts = [statistics.load(os.path.join(workdir, "statistics.npz")) for workdir in workdirs]
+    all_statistics = [statistics.load(os.path.join(workdir, "statistics.npz")) for workdir in workdirs]
     data, size, stacks, members, rows = None, None, {}, [], []
-    for place, (workdir, config, facts) in enumerate(zip(workdirs, configs, all_facts)):
+    for place, (workdir, config, image_statistics) in enumerate(zip(workdirs, configs, all_statistics)):
         if config.image_size != size:
             # Read as needed, so that there is room for the probabilities.
             size, uncached = config.image_size, dataclasses.replace(config, cache="none")
-            data = dataset.load_data(uncached, data_source, [split], facts, console)
+            data = dataset.load_data(uncached, data_source, [split], image_statistics, console)
             labels = data.examples[split].labels
             # Before the hours that an evaluation may take.
             searched, judged = ensembles.divide(labels, **search)
-        _check_image_size(workdir, facts, data.examples[split])
-        kept, step, checkpoint = _collect(config, data._replace(statistics=facts), split, workdir, console)
+        _check_image_size(workdir, image_statistics, data.examples[split])
+        kept, step, checkpoint = _collect(config, data._replace(statistics=image_statistics), split, workdir, console)
         # The network is gone before the next one is built.
         gc.collect()
         results = {}
@@ -199,8 +199,8 @@ def _names(source, split):
     return {part.name_of(index).removeprefix(f"{source.root}/"): label for index, label in enumerate(labels)}
 
 
-def _check_image_size(workdir, facts, examples):
-    size = facts.mean_image.shape[0]
+def _check_image_size(workdir, image_statistics, examples):
+    size = image_statistics.mean_image.shape[0]
     if size != examples.image_size:
         raise ValueError(
             f"Expected images of {size} x {size}, as {workdir} was trained on. Received: {examples.image_size} x "

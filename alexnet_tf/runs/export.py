@@ -39,9 +39,9 @@ def export_run(workdir, export_dir, *, precision="", **options):
     if precision:
         config = dataclasses.replace(config, precision=precision)
     class_names = builders.read_class_names(workdir)
-    facts = statistics.load(os.path.join(workdir, "statistics.npz"))
+    image_statistics = statistics.load(os.path.join(workdir, "statistics.npz"))
     preparation = signatures.Preparation(
-        facts.mean_image, config.crop_size, mean_crop=config.mean_crop, scale=config.input_scale
+        image_statistics.mean_image, config.crop_size, mean_crop=config.mean_crop, scale=config.input_scale
     )
     model, step, checkpoint = builders.restore(config, class_names, workdir, jit_compile=False)
     if config.precision == "bfloat16":
@@ -54,7 +54,7 @@ def export_run(workdir, export_dir, *, precision="", **options):
         "recipe": config.recipe,
         "precision": config.precision,
         "tensorflow": tf.__version__,
-        "data": {"source": config.source or config.data_dir, "training_images": facts.num_examples},
+        "data": {"source": config.source or config.data_dir, "training_images": image_statistics.num_examples},
         "errors": _read_errors(workdir, step),
         "configuration": flagfiles.to_text(config),
     }

@@ -43,7 +43,7 @@ class Run(NamedTuple):
 
     config: object  # config.Config
     source: sources.Source
-    facts: statistics.Statistics
+    image_statistics: statistics.Statistics
     features: object  # from uint8 [batch, image_size, image_size, 3] to float32 [batch, units]
     units: int
     # For JSON: what the features depend on.
@@ -65,11 +65,14 @@ def open_run(workdir, *, source="", data_dir=""):
     """
     config = builders.read_config(workdir, source, data_dir)
     data_source, _ = dataset.open_data(config)
-    facts = statistics.load(os.path.join(workdir, "statistics.npz"))
+    image_statistics = statistics.load(os.path.join(workdir, "statistics.npz"))
     model, step, checkpoint = builders.restore(config, data_source.class_names, workdir)
     network = signatures.with_features(model)
     view = functools.partial(
-        augmentation.central_view, mean_image=facts.mean_image, size=config.crop_size, scale=config.input_scale
+        augmentation.central_view,
+        mean_image=image_statistics.mean_image,
+        size=config.crop_size,
+        scale=config.input_scale,
     )
 
     @tf.function(reduce_retracing=True, autograph=False)
@@ -84,7 +87,7 @@ def open_run(workdir, *, source="", data_dir=""):
         "weights": hashlib.sha256(pathlib.Path(f"{checkpoint}.index").read_bytes()).hexdigest(),
         "precision": config.precision,
     }
-    return Run(config, data_source, facts, features, network.outputs[1].shape[-1], identity)
+    return Run(config, data_source, image_statistics, features, network.outputs[1].shape[-1], identity)
 
 
 def default_index_dir(workdir, split):
@@ -125,7 +128,7 @@ def _index(run, split, index_dir, dtype, console):
     if not reason:
         return index
     console.print(f"making an index: {reason}", markup=False)
-    data = dataset.load_data(run.config, run.source, [split], run.facts, console)
+    data = dataset.load_data(run.config, run.source, [split], run.image_statistics, console)
     images = _images(data, split)
     with dataset.progress_bar(console) as bar:
         task = bar.add_task(f"features of {len(images.labels)} {split} images", total=len(images.labels))
@@ -156,20 +159,19 @@ def _check_split(source, split):
 
 def _why_not(index, run, split, dtype):
     """Why an index that is there must be made anew, empty if it must not; raises for one of something else."""
-    facts = index.metadata
-    is_same = all(facts.get(name) == run.identity[name] for name in ("weights", "precision"))
+    metadata = index.metadata
+    is_same = all(metadata.get(name) == run.identity[name] for name in ("weights", "precision"))
     # A run that was moved has its index within.
     own = pathlib.Path(run.identity["run"]).resolve()
-    is_own = facts.get("run") == run.identity["run"] or own in index.directory.resolve().parents
-    if facts.get("split") != split or not (is_same or is_own):
+    is_own = metadata.get("run") == run.identity["run"] or own in index.directory.resolve().parents
+    if metadata.get("split") != split or not (is_same or is_own):
         raise ValueError(
             f"Expected the index in {index.directory} to be of {split} images by {run.identity['run']}. Received: one "
-            f"of {facts.get('split')} images by {facts.get('run')}; take another --index_dir"
+            f"of {metadata.get('split')} images by {metadata.get('run')}; take another --index_dir"
         )
     if not is_same:
-        return (
-            f"the one in {index.directory} is of {facts.get('checkpoint')}, now there is {run.identity['checkpoint']}"
-        )
+        before, now = metadata.get("checkpoint"), run.identity["checkpoint"]
+        return f"the one in {index.directory} is of {before}, now there is {now}"
     if dtype not in ("auto", index.features.dtype.name):
         return f"the one in {index.directory} is in {index.features.dtype}"
     labels = run.source.splits[split].labels

@@ -50,8 +50,8 @@ def make(workdir, *, source=None, data_dir=None):
     data_source, _ = dataset.open_data(config)
     splits = [split for split in ("validation", "test") if split in data_source.splits]
     model, step, checkpoint = builders.restore(config, data_source.class_names, workdir)
-    facts = statistics.load(os.path.join(workdir, "statistics.npz"))
-    data = dataset.load_data(config, data_source, splits, facts, console)
+    image_statistics = statistics.load(os.path.join(workdir, "statistics.npz"))
+    data = dataset.load_data(config, data_source, splits, image_statistics, console)
     judged = evaluate.judge_all(config, model, data, splits, console)
     path = write(workdir, config, model, data, judged, step)
     console.print(f"report {path}\n  of          {checkpoint}", markup=False)

@@ -111,12 +111,12 @@ def _open(config, workdir, joined, held):
     # Before the data are read.
     builders.home_devices(config)
     builders.check_start(config, workdir)
-    source, facts = dataset.open_data(config)
-    facts = _read_statistics(workdir) or facts
+    source, image_statistics = dataset.open_data(config)
+    image_statistics = _read_statistics(workdir) or image_statistics
     watched = dataset.watched_split(source)
     # What another process reads is not kept here.
     reading = dataclasses.replace(config, cache="none") if config.data_service else config
-    data = dataset.load_data(reading, source, ["train", watched], facts, console)
+    data = dataset.load_data(reading, source, ["train", watched], image_statistics, console)
     steps_per_epoch = sampling.batches_per_epoch(len(data.examples["train"]), config.batch_size)
     steps = max(1, round(config.epochs * steps_per_epoch))
     if config.batch_size % joined.replicas:
@@ -224,10 +224,10 @@ def _read_statistics(workdir):
     return statistics.load(path) if os.path.exists(path) else None
 
 
-def _claim(config, workdir, facts):
+def _claim(config, workdir, image_statistics):
     """Makes the work directory this configuration's."""
     os.makedirs(workdir, exist_ok=True)
-    statistics.save(facts, os.path.join(workdir, "statistics.npz"))
+    statistics.save(image_statistics, os.path.join(workdir, "statistics.npz"))
     with files.atomic_write(os.path.join(workdir, "config.flags")) as file:
         file.write(flagfiles.to_text(config))
 

@@ -52,8 +52,8 @@ def small_photographs(folder, count=6):
 @pytest.mark.parametrize("cache", ["memory", "none", "auto"])
 def test_unreadable_photographs_are_skipped_and_named(tmp_path, cache):
     split = photographs(tmp_path)
-    examples, skipped, facts = loading.load(split, cache=cache)
-    assert facts is None
+    examples, skipped, image_statistics = loading.load(split, cache=cache)
+    assert image_statistics is None
     assert len(examples) == 5
     np.testing.assert_array_equal(examples.labels, [0, 2, 0, 2, 1])
     expected = [photograph.decode_to_square(split.read(index)) for index in (0, 2, 3, 5, 7)]

@@ -251,9 +251,9 @@ def test_the_manifest_counts_what_is_there(source, finished):
     train, validation = manifest["splits"]["train"], manifest["splits"]["validation"]
     assert (train["examples"], train["per_class"]) == (11, [5, 6])
     assert (validation["examples"], validation["per_class"], validation["skipped"]) == (5, [3, 2], [])
-    for split, facts in manifest["splits"].items():
-        assert [shard["file"] for shard in facts["shards"]] == [path.name for path in shards_of(finished, split)]
-        for shard, path in zip(facts["shards"], shards_of(finished, split), strict=True):
+    for split, metadata in manifest["splits"].items():
+        assert [shard["file"] for shard in metadata["shards"]] == [path.name for path in shards_of(finished, split)]
+        for shard, path in zip(metadata["shards"], shards_of(finished, split), strict=True):
             content = path.read_bytes()
             assert shard["sha256"] == hashlib.sha256(content).hexdigest()
             assert shard["bytes"] == len(content)
@@ -286,11 +286,11 @@ def test_the_index_finds_label_name_and_image(finished):
 
 
 def test_facts_of_the_classes_are_kept(few, tmp_path):
-    facts = ({"wnid": "n01", "ilsvrc_id": 2}, {"wnid": "n02", "ilsvrc_id": 1})
-    prepare.prepare(few._replace(class_facts=facts, license="free"), tmp_path / "data", OPTIONS)
+    metadata = ({"wnid": "n01", "ilsvrc_id": 2}, {"wnid": "n02", "ilsvrc_id": 1})
+    prepare.prepare(few._replace(class_metadata=metadata, license="free"), tmp_path / "data", OPTIONS)
     opened, _ = prepared.open_data_dir(tmp_path / "data")
     assert opened.class_names == CLASSES
-    assert opened.class_facts == tuple({**fact, "name": name} for fact, name in zip(facts, CLASSES))
+    assert opened.class_metadata == tuple({**known, "name": name} for known, name in zip(metadata, CLASSES))
     assert opened.license == "free"
 
 
@@ -322,12 +322,12 @@ def test_a_shard_without_a_readable_photograph_is_empty(few, tmp_path, shard_exa
     assert prepared.verify(directory) == []
     names = [name for name, _, _ in examples(directory)]
     assert len(names) == 4 - shard_examples
-    opened, facts = prepared.open_data_dir(directory)
+    opened, image_statistics = prepared.open_data_dir(directory)
     train = opened.splits["train"]
     assert [train.name_of(number) for number in range(len(train.labels))] == names
     for number, (_, _, image) in enumerate(examples(directory)):
         assert bytes(train.records.image(number)) == image
-    assert facts.num_examples == len(names)
+    assert image_statistics.num_examples == len(names)
     dataset = tfds.builder_from_directory(str(directory)).as_dataset(split="train")
     assert sorted(each["file_name"].decode() for each in dataset.as_numpy_iterator()) == sorted(names)
 

@@ -160,15 +160,15 @@ def test_a_crop_of_a_jpeg_is_that_of_the_whole_image_wherever_it_is_cut(made):
 
 
 def test_statistics_and_classes_come_with_the_images(source, made, storage):
-    opened, facts = prepared.open_data_dir(made[storage])
+    opened, image_statistics = prepared.open_data_dir(made[storage])
     assert opened.class_names == ("cat", "dog")
-    assert opened.class_facts == ({"name": "cat"}, {"name": "dog"})
+    assert opened.class_metadata == ({"name": "cat"}, {"name": "dog"})
     assert opened.name == f"{made[storage]} ({source.name})"
-    for one, other in zip(facts, statistics.load(made[storage] / prepared.STATISTICS), strict=True):
+    for one, other in zip(image_statistics, statistics.load(made[storage] / prepared.STATISTICS), strict=True):
         np.testing.assert_array_equal(one, other)
     if storage == "raw":
         _, _, again = loading.load(opened.splits["train"], collect_statistics=True)
-        for one, other in zip(facts, again, strict=True):
+        for one, other in zip(image_statistics, again, strict=True):
             np.testing.assert_array_equal(one, other)
 
 

@@ -272,8 +272,8 @@ def make_run(workdir, folder, class_names=CLASSES, diverged=False, **changes):
     schedule = builders.build_schedule(config)
     builders.build_checkpoints(config, model, None, schedule, source.class_names, str(workdir)).save(1 + config.seed)
     mean_image = np.random.default_rng(config.seed).random([config.image_size, config.image_size, 3]) * 255
-    facts = builders.blank_statistics(config)._replace(mean_image=mean_image.astype(np.float32))
-    statistics.save(facts, str(workdir / "statistics.npz"))
+    image_statistics = builders.blank_statistics(config)._replace(mean_image=mean_image.astype(np.float32))
+    statistics.save(image_statistics, str(workdir / "statistics.npz"))
     return str(workdir)
 
 

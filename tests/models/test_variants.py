@@ -244,8 +244,8 @@ class Small:
         self.logits = model(self.images).numpy()
 
         mean = np.full([32, 32, 3], 127.5, np.float32)
-        facts = statistics.Statistics(mean, np.eye(3, dtype=np.float32), np.ones(3, np.float32), 0)
-        trainer = builders.build_trainer(config, model, facts)
+        image_statistics = statistics.Statistics(mean, np.eye(3, dtype=np.float32), np.ones(3, np.float32), 0)
+        trainer = builders.build_trainer(config, model, image_statistics)
         batch = {
             "crops": tf.constant(CROPS),
             "offsets": tf.zeros([2, 2], tf.int32),

@@ -63,11 +63,11 @@ def evaluated(config, run, folder, cut):
     """The probabilities of an evaluation of the test set, ``[views, images, classes]``, and the files' bytes."""
     config = dataclasses.replace(config, source=f"folder:{folder}")
     source, _ = dataset.open_data(config)
-    facts = statistics.load(os.path.join(run, "statistics.npz"))
+    image_statistics = statistics.load(os.path.join(run, "statistics.npz"))
     console = rich.console.Console(file=io.StringIO())
-    data = dataset.load_data(config, source, ["test"], facts, console)
+    data = dataset.load_data(config, source, ["test"], image_statistics, console)
     model, _, _ = builders.restore(config, CLASS_NAMES, run)
-    function = errors.probability_function(model, lambda images: cut(images, facts.mean_image))
+    function = errors.probability_function(model, lambda images: cut(images, image_statistics.mean_image))
     batches = pipeline.evaluation_batches(data.examples["test"], batch_size=50)
     answers = np.concatenate([function(images).numpy() for images, _ in batches], axis=1)
     part = source.splits["test"]

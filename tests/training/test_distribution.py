@@ -91,8 +91,8 @@ def learn(config, joined, steps):
     """The trainer after some steps, and what each told."""
     with joined.scope():
         model = builders.build_model(config, 10)
-        facts = builders.blank_statistics(config)
-        trainer = builders.build_trainer(config, model, facts, joined.strategy)
+        image_statistics = builders.blank_statistics(config)
+        trainer = builders.build_trainer(config, model, image_statistics, joined.strategy)
     rates = builders.initial_rates(config)
     batches = joined.batches(batch_at(step, config) for step in range(steps))
     results = [[None if value is None else value.numpy() for value in trainer.step(each, rates)] for each in batches]
