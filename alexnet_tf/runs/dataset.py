@@ -132,7 +132,7 @@ def load_data(config, source, splits, image_statistics, console):
       config: of the run.
       source: from `open_data`.
       splits: names of the splits to read.
-      image_statistics: the training set's `statistics.Statistics`; None computes them, and then "train" must be among the
+      image_statistics: the training set's `statistics.Statistics`; None computes them, then "train" must be among the
         splits.
       console: a ``rich.console.Console`` that is told about photographs that cannot be read.
 
