@@ -150,6 +150,15 @@ class Config:
         "paper 5; he: He et al. 2015",
         choices=("recipe", "he"),
     )
+    conv1_stddev: float | None = _option(
+        "network",
+        None,
+        "standard deviation of conv1's initial kernels, in place of what recipe and initialization say",
+        "ours; paper 5: 0.01",
+        kind=float,
+        low=0.0001,
+        high=1,
+    )
     initialize_from: str = _option(
         "network",
         "",

@@ -146,10 +146,13 @@ def test_recipe_fills_what_was_left_to_it(recipe, expected):
     )
     resolved = config.Config(recipe=recipe).resolved()
     assert tuple(getattr(resolved, name) for name in names) == expected
-    # None is a value of its own there: as weight_decay.
-    assert [name for name in NAMES if getattr(resolved, name) is None] == ["dense_weight_decay"]
+    # None is a value of its own in these fields.
+    assert [name for name in NAMES if getattr(resolved, name) is None] == [
+        "conv1_stddev",
+        "dense_weight_decay",
+    ]
     assert [name for name in NAMES if getattr(config.Config(recipe=recipe), name) is None] == [
-        name for name in NAMES if name in (*names, "dense_weight_decay")
+        name for name in NAMES if name in (*names, "conv1_stddev", "dense_weight_decay")
     ]
     assert resolved.resolved() == resolved
 
@@ -200,7 +203,7 @@ def test_every_value_differs_in_that_round_trip():
 
 
 def test_flagfile_names_every_field_of_a_resolved_configuration():
-    first, *lines = flagfiles.to_text(config.Config(dense_weight_decay=3.0).resolved()).splitlines()
+    first, *lines = flagfiles.to_text(config.Config(dense_weight_decay=3.0, conv1_stddev=0.02).resolved()).splitlines()
     assert first.startswith("#")
     assert [line.removeprefix("--").partition("=")[0] for line in lines] == NAMES
 

@@ -4,6 +4,7 @@ Sizes and counts are those of the paper's Figure 2; where its text and the autho
 two recipes do (`RECIPES`).
 """
 
+import math
 from typing import NamedTuple
 
 import keras
@@ -41,11 +42,12 @@ class Variant(NamedTuple):
     activation: str = "relu"
     normalization: str = "response"
     pooling: str = "overlapping"
-    left_out: str = "none"
+    removed_layer: str = "none"
     sixth_convolution: bool = False
     bottleneck: int = 0
     dropout: float = 0.5
     image_size: int = 224
+    conv1_stddev: float | None = None
 
 
 # What `AlexNet` takes for each.
@@ -55,7 +57,7 @@ CHOICES = {
     "activation": layers.ACTIVATIONS,
     "normalization": layers.NORMALIZATIONS,
     "pooling": tuple(layers.POOLINGS),
-    "left_out": ("none", "conv3", "conv4", "conv5"),
+    "removed_layer": ("none", "conv3", "conv4", "conv5"),
     "image_size": (224, 32),
 }
 
@@ -142,6 +144,10 @@ class _Tower(NamedTuple):
     def convolution(self, number, size, *, strides=1, padding="same", stddev=0.01, bias, draw=None):
         name = f"conv{number}"
         weights = self.weights(draw or number, stddev, bias)
+        if number == 1 and self.variant.conv1_stddev is not None:
+            weights["kernel_initializer"] = layers.kernel_initializer(
+                "recipe", self.variant.conv1_stddev, self.seed_of(1)
+            )
         kernels = getattr(self.widths, name)
         return self.layer(Conv2D, kernels, size, strides=strides, padding=padding, name=name, **weights)
 
@@ -205,7 +211,7 @@ def _second(tower, x):
 
 def _third(tower, x):
     """Layer 3 of a tower: 192 kernels of 3 x 3 x 256 over the maps of both towers."""
-    if tower.variant.left_out == "conv3":
+    if tower.variant.removed_layer == "conv3":
         return x
     x = tower.convolution(3, 3, stddev=tower.recipe.middle_stddev, bias=0)(x)  # 13
     return tower.activation(3)(x)
@@ -213,7 +219,7 @@ def _third(tower, x):
 
 def _fourth(tower, x):
     """Layer 4 of a tower: 192 kernels of 3 x 3 x 192 over the tower's own maps."""
-    if tower.variant.left_out == "conv4":
+    if tower.variant.removed_layer == "conv4":
         return x
     x = tower.convolution(4, 3, stddev=tower.recipe.middle_stddev, bias=1)(x)  # 13
     return tower.activation(4)(x)
@@ -221,7 +227,7 @@ def _fourth(tower, x):
 
 def _fifth(tower, x):
     """Layer 5 of a tower: 128 kernels of 3 x 3 x 192 over the tower's own maps."""
-    if tower.variant.left_out == "conv5":
+    if tower.variant.removed_layer == "conv5":
         return tower.pooling(5)(x)
     # From 13 positions to 11, so that a pooling without overlap makes 6 of them (original #147).
     padding = "valid" if tower.variant.pooling == "nonoverlapping" else "same"
@@ -304,6 +310,9 @@ def _check(variant, devices):
         raise ValueError(f"Expected sixth_convolution to be a bool. Received: {variant.sixth_convolution!r}")
     if not (isinstance(variant.bottleneck, int) and variant.bottleneck >= 0 and variant.bottleneck % 2 == 0):
         raise ValueError(f"Expected bottleneck to be an even int of at least 0. Received: {variant.bottleneck!r}")
+    stddev = variant.conv1_stddev
+    if stddev is not None and not (isinstance(stddev, (int, float)) and 0 < stddev < math.inf):
+        raise ValueError(f"Expected conv1_stddev to be a finite number above 0, or None. Received: {stddev!r}")
     if variant.towers != "two" and devices:
         raise ValueError(f"Expected devices=None for towers={variant.towers!r}. Received: {devices=}")
     if variant.towers != "two" and variant.communication != "paper":
@@ -341,8 +350,8 @@ class AlexNet(keras.Model):
         "layer" in its places.
       pooling: "overlapping" for windows of 3 x 3 (paper section 3.4); "nonoverlapping" for 2 x 2, with convolutions 2
         and 5 over less of a border, so that the sizes behind come out the same (original #147).
-      left_out: "none", or "conv3", "conv4" or "conv5" for a network without it (paper section 7). What stands behind
-        reads what it would have read; without conv5, fc6 has 6 x 6 x 384 inputs.
+      removed_layer: "none", or "conv3", "conv4" or "conv5" to remove that layer (paper section 7). The next layer
+        takes over its input; without conv5, fc6 has 6 x 6 x 384 inputs.
       sixth_convolution: bool, a layer of 128 kernels of 3 x 3 a tower over the pooled maps of both, before fc6
         (original #146).
       bottleneck: int, units of a linear layer before fc8, half in each tower, for very many classes (original #146:
@@ -352,10 +361,13 @@ class AlexNet(keras.Model):
         first 5 x 5 at every position.
       initialization: "recipe" starts as the recipe does; "he", for few classes and few images, with weights
         N(0, 2 / inputs) and biases 0 (He et al., "Delving Deep into Rectifiers", 2015).
+      conv1_stddev: float above 0, the standard deviation of conv1's initial kernels; None for what `recipe` and
+        `initialization` say (0.01 for either recipe).
       seed: int, of initial weights and dropout; None draws anew.
       jit_compile: compile the normalisations with XLA. Turn off for a model to be exported.
       dtype: a Keras dtype or dtype policy, such as "mixed_bfloat16", for the layers.
       name: of the model.
+      left_out: the old name of `removed_layer`.
 
     Input: float32 ``[batch, image_size, image_size, 3]``, RGB in [0, 255] with the training set's mean subtracted, so
     within [-255, 255]. Output: logits float32 ``[batch, num_classes]``.
@@ -378,15 +390,17 @@ class AlexNet(keras.Model):
         activation="relu",
         normalization="response",
         pooling="overlapping",
-        left_out="none",
+        removed_layer="none",
         sixth_convolution=False,
         bottleneck=0,
         image_size=IMAGE_SIZE,
         initialization="recipe",
+        conv1_stddev=None,
         seed=None,
         jit_compile=True,
         dtype=None,
         name="alexnet",
+        left_out=None,
         **kwargs,
     ):
         if not (isinstance(num_classes, int) and num_classes >= 2):
@@ -401,11 +415,12 @@ class AlexNet(keras.Model):
             activation,
             normalization,
             pooling,
-            left_out,
+            removed_layer if left_out is None else left_out,
             sixth_convolution,
             bottleneck,
             dropout,
             image_size,
+            conv1_stddev,
         )
         _check(variant, devices)
         device_a, device_b = placement.check_devices(devices) if devices else (None, None)

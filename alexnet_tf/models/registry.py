@@ -79,6 +79,7 @@ NETWORKS = {
             options=(
                 "recipe",
                 *_COMMON_OPTIONS,
+                "conv1_stddev",
                 "dropout",
                 "towers",
                 "communication",

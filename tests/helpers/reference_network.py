@@ -119,7 +119,7 @@ def forward(
     activation="relu",
     normalization="response",
     pooling="overlapping",
-    left_out="none",
+    removed_layer="none",
     sixth_convolution=False,
     bottleneck=0,
 ):
@@ -191,11 +191,11 @@ def forward(
 
     inputs, outputs = meet(outputs), []
     for tower, x in zip(names, inputs):
-        if left_out != "conv3":
+        if removed_layer != "conv3":
             x = keep(f"{activation}3{tower}", activate(convolve(3, tower, x, 1)))
-        if left_out != "conv4":
+        if removed_layer != "conv4":
             x = keep(f"{activation}4{tower}", activate(convolve(4, tower, x, 1)))
-        if left_out != "conv5":
+        if removed_layer != "conv5":
             # The same values in either order of activation and pooling: the stage after both is the one to compare.
             x = activate(convolve(5, tower, x, 1 if pooling == "overlapping" else 0))
         outputs.append(max_pooling(x, window))

@@ -167,6 +167,22 @@ def test_he_initialization_depends_on_the_inputs():
             np.testing.assert_array_equal(bias, 0, err_msg=own)
 
 
+@pytest.mark.parametrize("initialization", ["recipe", "he"])
+def test_conv1_stddev_changes_the_kernels_of_conv1_alone(initialization):
+    default, changed = (
+        AlexNet(2, initialization=initialization, conv1_stddev=stddev, image_size=32, seed=SEED)
+        for stddev in (None, 0.05)
+    )
+    for tower in "ab":
+        kernel, bias = changed.get_layer(f"conv1_{tower}").get_weights()
+        # Five standard errors.
+        assert abs(kernel.std(dtype=np.float64) / 0.05 - 1) < 5 / np.sqrt(2 * kernel.size)
+        np.testing.assert_array_equal(bias, 0)
+    for received, expected in zip(changed.weights, default.weights, strict=True):
+        if "conv1" not in received.path:
+            np.testing.assert_array_equal(received.numpy(), expected.numpy(), err_msg=received.path)
+
+
 def test_towers_start_with_different_weights(fresh):
     _, model = fresh
     for name in KERNELS:
@@ -199,6 +215,15 @@ def test_configuration_goes_there_and_back(devices):
     assert [variable.path for variable in copy.variables] == [variable.path for variable in model.variables]
     for received, expected in zip(copy.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(received, expected)
+
+
+def test_left_out_is_an_alias_of_removed_layer():
+    config = AlexNet(2, removed_layer="conv4", image_size=32).get_config()
+    assert config["removed_layer"] == "conv4" and "left_out" not in config
+    old = {name: value for name, value in config.items() if name not in ("removed_layer", "conv1_stddev")}
+    copy = AlexNet.from_config({**old, "left_out": "conv4"})
+    assert copy.get_config() == config
+    assert "conv4_a" not in [layer.name for layer in copy.layers]
 
 
 def test_arguments_reach_the_layers():
@@ -238,11 +263,21 @@ def test_no_grouped_convolution(fresh):
             "normalization to be one of response, first, none, batch, group, layer. Received: normalization=None",
         ),
         ({"pooling": "average"}, "pooling to be one of overlapping, nonoverlapping. Received: pooling='average'"),
-        ({"left_out": "conv2"}, "left_out to be one of none, conv3, conv4, conv5. Received: left_out='conv2'"),
-        ({"left_out": ["conv3"]}, r"left_out to be one of .* Received: left_out=\['conv3'\]"),
+        (
+            {"removed_layer": "conv2"},
+            "removed_layer to be one of none, conv3, conv4, conv5. Received: removed_layer='conv2'",
+        ),
+        ({"removed_layer": ["conv3"]}, r"removed_layer to be one of .* Received: removed_layer=\['conv3'\]"),
         ({"image_size": 227}, "image_size to be one of 224, 32. Received: image_size=227"),
         ({"sixth_convolution": "conv6"}, "sixth_convolution to be a bool. Received: 'conv6'"),
         ({"sixth_convolution": 1}, "sixth_convolution to be a bool. Received: 1"),
+        (
+            {"left_out": "conv2"},
+            "removed_layer to be one of none, conv3, conv4, conv5. Received: removed_layer='conv2'",
+        ),
+        ({"conv1_stddev": 0}, "conv1_stddev to be a finite number above 0, or None. Received: 0"),
+        ({"conv1_stddev": float("nan")}, "conv1_stddev to be a finite number above 0, or None. Received: nan"),
+        ({"conv1_stddev": "0.01"}, "conv1_stddev to be a finite number above 0, or None. Received: '0.01'"),
         ({"bottleneck": 101}, "bottleneck to be an even int of at least 0. Received: 101"),
         ({"bottleneck": -2}, "bottleneck to be an even int of at least 0. Received: -2"),
         ({"bottleneck": 64.0}, "bottleneck to be an even int of at least 0. Received: 64.0"),

@@ -78,6 +78,7 @@ def test_options_and_towers_are_fields_of_the_configuration(network):
 def test_every_option_reaches_the_network(network):
     run_config = configuration(network, activation="tanh", normalization="group", pooling="nonoverlapping")
     received = builders.build_model(run_config, 3, jit_compile=False).get_config()
+    received["left_out"] = received.get("removed_layer")
     assert {name: received[name] for name in network.options} == {
         name: getattr(run_config, name) for name in network.options
     }
@@ -108,6 +109,7 @@ def test_unknown_network():
 def test_refused_options():
     assert registry.refused_options("alexnet") == ()
     assert registry.refused_options("cifar10_18") == (
+        "conv1_stddev",
         "towers",
         "communication",
         "left_out",

@@ -97,9 +97,9 @@ CASES = {
     "layer, original": Case("original", {"normalization": "layer"}, normalization=2),
     "nonoverlapping": Case("original", {"pooling": "nonoverlapping"}),
     # Without a layer, the next one reads what it would have read.
-    "without conv3": Case("paper", {"left_out": "conv3"}, {"conv3": None, "conv4": (2, 3 * 3 * 256, 192)}),
-    "without conv4": Case("original", {"left_out": "conv4"}, {"conv4": None}),
-    "without conv5": Case("original", {"left_out": "conv5"}, {"conv5": None, "fc6": (2, 6 * 6 * 384, 2048)}),
+    "without conv3": Case("paper", {"removed_layer": "conv3"}, {"conv3": None, "conv4": (2, 3 * 3 * 256, 192)}),
+    "without conv4": Case("original", {"removed_layer": "conv4"}, {"conv4": None}),
+    "without conv5": Case("original", {"removed_layer": "conv5"}, {"conv5": None, "fc6": (2, 6 * 6 * 384, 2048)}),
     "sixth convolution": Case("original", {"sixth_convolution": True}, {"conv6": (2, 3 * 3 * 256, 128)}),
     "bottleneck": Case("paper", {"bottleneck": 2048}, {"bottleneck": (2, 4096, 1024), "fc8": (1, 2048, 1000)}),
     # Of 2011's ImageNet, whose every label has a class.
@@ -127,7 +127,7 @@ CASES = {
             "towers": "one",
             "activation": "tanh",
             "normalization": "batch",
-            "left_out": "conv3",
+            "removed_layer": "conv3",
             "sixth_convolution": True,
             "bottleneck": 100,
         },
@@ -349,7 +349,7 @@ def test_new_layers_start_as_described(recipe, deviation):
 
 
 NOT_DEFAULT = [
-    {"towers": "half", "normalization": "layer", "left_out": "conv4"},
+    {"towers": "half", "normalization": "layer", "removed_layer": "conv4"},
     {"towers": "one", "activation": "tanh", "pooling": "nonoverlapping", "initialization": "he"},
     {"communication": "fc8", "normalization": "group", "bottleneck": 64, "devices": list(DEVICES)},
     {"normalization": "batch", "sixth_convolution": True, "dtype": "mixed_bfloat16"},
