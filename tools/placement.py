@@ -13,9 +13,9 @@ flags.DEFINE_string("json", "", "also write the account to this file")
 
 
 def main(config):
-    from alexnet_tf.runs import builders
+    from alexnet_tf.runs import placement
 
-    print(builders.placement_account(config, flags.FLAGS.num_classes, flags.FLAGS.json))
+    print(placement.placement_account(config, flags.FLAGS.num_classes, flags.FLAGS.json))
 
 
 if __name__ == "__main__":

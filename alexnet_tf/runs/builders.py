@@ -1,31 +1,23 @@
-"""From a configuration to the parts of a run: network, data, learning and their account."""
+"""Builds the parts of a run from its configuration: network, preprocessing, training step and checkpoints."""
 
-import dataclasses
 import functools
 import os
 
 import numpy as np
 import tensorflow as tf
 
-from alexnet_tf import flagfiles
 from alexnet_tf.data import augmentation
 from alexnet_tf.data import photograph
-from alexnet_tf.data import pipeline
 from alexnet_tf.data import sampling
 from alexnet_tf.data import statistics
-from alexnet_tf.evaluation import errors
 from alexnet_tf.models import placement
 from alexnet_tf.models import registry
-from alexnet_tf.profiling import placement_report
 from alexnet_tf.training import checkpoints
 from alexnet_tf.training import optimizer
 from alexnet_tf.training import parameter_groups
 from alexnet_tf.training import schedules
 from alexnet_tf.training import trainer
-from alexnet_tf.utils import files
 
-# Examples a step of evaluation; ten views make ten times as many crops.
-EVALUATION_BATCH = 64
 # Keras's names of the ways to calculate.
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
@@ -228,104 +220,3 @@ def build_checkpoints(config, model, momentum_sgd, schedule, class_names, workdi
         every=config.checkpoint_steps,
         keep=config.keep_checkpoints,
     )
-
-
-def read_config(workdir, source=None, data_dir=None):
-    """The configuration of a run that is there.
-
-    Args:
-      workdir: the run's directory.
-      source, data_dir: another place of the data set, where it has moved; None or empty for both keeps the run's.
-
-    Returns:
-      A `config.Config`, resolved.
-
-    Raises:
-      FileNotFoundError: if the directory is no run's.
-      ValueError: for a damaged ``config.flags``.
-    """
-    path = os.path.join(workdir, "config.flags")
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"Expected a run with its config.flags in {workdir}. Received: none")
-    config = flagfiles.read_flagfile(path).resolved()
-    if source or data_dir:
-        config = dataclasses.replace(config, source=source or "", data_dir=data_dir or "")
-    return config
-
-
-def read_class_names(workdir):
-    """The names of a run's classes, a list of strings, from its newest checkpoint.
-
-    Raises:
-      FileNotFoundError: if there is no checkpoint.
-      ValueError: if it cannot be read.
-    """
-    return list(checkpoints.read_facts(checkpoints.newest_checkpoint(os.path.join(workdir, "checkpoints")))["classes"])
-
-
-def restore(config, class_names, workdir, tell=lambda line: None, **changes):
-    """The network of a run on one device with its newest weights.
-
-    Args:
-      config: from `read_config`.
-      class_names: of the data, or from `read_class_names`.
-      workdir: the run's directory.
-      tell: called with a line about a newer checkpoint that is damaged.
-      **changes: other arguments of the network.
-
-    Returns:
-      The network, the number of steps that it was trained for, and the checkpoint's path.
-
-    Raises:
-      FileNotFoundError: if there is no checkpoint.
-      ValueError: if it is of other classes or another network, or cannot be read.
-    """
-    model = build_model(config, len(class_names), devices=None, **changes)
-    saved = build_checkpoints(config, model, None, build_schedule(config), class_names, workdir)
-    if not saved.latest:
-        raise FileNotFoundError(f"Expected a checkpoint in {workdir}/checkpoints. Received: none")
-    return model, saved.restore(tell), saved.current
-
-
-def evaluate_split(probabilities, data, split, views, distribution):
-    """`errors.evaluate` over a split of the data, each process of a `distribution.Distribution` a part."""
-    examples = data.examples[split]
-    return errors.evaluate(
-        probabilities,
-        pipeline.evaluation_batches(examples, batch_size=EVALUATION_BATCH, worker=distribution.worker),
-        views=views,
-        num_classes=len(data.source.class_names),
-        num_examples=len(examples),
-        reduce_sum=distribution.sum,
-    )
-
-
-def placement_account(config, num_classes, json_path=""):
-    """What each device does in one training step of a configuration, and what crosses.
-
-    Args:
-      config: a `config.Config`.
-      num_classes: int.
-      json_path: where to write the account for machines; empty for nowhere.
-
-    Returns:
-      The account as text, from `training.account`.
-
-    Raises:
-      ValueError: for a bad configuration or a device that is not there.
-    """
-    config = config.resolved()
-    trainer = build_trainer(config, build_model(config, num_classes), blank_statistics(config))
-    size = config.batch_size
-    batch = {
-        "crops": tf.zeros([size, config.crop_size, config.crop_size, 3], tf.uint8),
-        "offsets": tf.zeros([size, 2], tf.int32),
-        "flips": tf.zeros([size, 2], tf.bool),
-        "labels": tf.zeros([size], tf.int64),
-        "noise": tf.zeros([size, 3], tf.float32),
-    }
-    rates = initial_rates(config)
-    found = placement_report.account(trainer.step, batch, rates)
-    if json_path:
-        files.write_json(json_path, placement_report.as_dict(found))
-    return placement_report.table(found)

@@ -12,6 +12,8 @@ from alexnet_tf.data import sources
 from alexnet_tf.data import statistics
 
 MOST_SKIPPED_NAMED = 10
+# Images per batch of an evaluation; with ten views, ten times as many crops.
+EVALUATION_BATCH_SIZE = 64
 
 
 class Data(NamedTuple):
@@ -26,7 +28,7 @@ class Data(NamedTuple):
 def open_data(config):
     """The configuration's data set, with a validation set held out of the training set where it has none.
 
-    With a ``validation_fraction`` of 0 nothing is held out, and the test set is what is watched (`watched_split`).
+    With a ``validation_fraction`` of 0 nothing is held out, and the test set is what is watched (`monitored_split`).
 
     Returns:
       A `sources.Source`, and the training set's `statistics.Statistics` where the data come with them, else None.
@@ -45,7 +47,7 @@ def open_data(config):
     return source._replace(splits={**source.splits, "train": first, "validation": second}), None
 
 
-def watched_split(source):
+def monitored_split(source):
     """The split whose error is taken at every epoch's end: the validation set, or without one the test set.
 
     Raises:

@@ -11,11 +11,10 @@ import rich.console
 
 from alexnet_tf.data import augmentation
 from alexnet_tf.data import pipeline
-from alexnet_tf.data import statistics
 from alexnet_tf.evaluation import ensembles
 from alexnet_tf.evaluation import errors
-from alexnet_tf.runs import builders
 from alexnet_tf.runs import dataset
+from alexnet_tf.runs import restore
 from alexnet_tf.utils import files
 
 # Indices into `augmentation.ten_views`; the fifth is the central crop.
@@ -56,20 +55,19 @@ def evaluate(workdirs, split="", *, source=None, data_dir=None, search_fraction=
     console = rich.console.Console(soft_wrap=True, highlight=False)
     workdirs = [workdirs] if isinstance(workdirs, (str, os.PathLike)) else list(workdirs)
     _check_directories(workdirs)
-    configs = [builders.read_config(workdir, source, data_dir) for workdir in workdirs]
+    configs = [restore.read_config(workdir, source, data_dir) for workdir in workdirs]
     data_source, _ = dataset.open_data(configs[0])
-    split = split or dataset.watched_split(data_source)
+    split = split or dataset.monitored_split(data_source)
     if split not in data_source.splits:
         raise ValueError(f"Expected split to be one of {', '.join(data_source.splits)}. Received: {split}")
     if len(workdirs) > 1:
         search = {"fraction": search_fraction, "seed": search_seed}
         return _evaluate_ensemble(workdirs, configs, data_source, split, search, console)
     (workdir,), (config,) = workdirs, configs
-    model, step, checkpoint = builders.restore(config, data_source.class_names, workdir)
-    image_statistics = statistics.load(os.path.join(workdir, "statistics.npz"))
-    data = dataset.load_data(config, data_source, [split], image_statistics, console)
-    (judged,) = judge_all(config, model, data, [split], console)
-    written = {"step": step, "checkpoint": checkpoint, "evaluation": {split: tell(judged, data, console)}}
+    run = restore.open_run(workdir, config, data_source.class_names)
+    data = dataset.load_data(config, data_source, [split], run.image_statistics, console)
+    (judged,) = judge_all(config, run.model, data, [split], console)
+    written = {"step": run.step, "checkpoint": run.checkpoint, "evaluation": {split: tell(judged, data, console)}}
     files.write_json(os.path.join(workdir, "evaluation.json"), written)
     return written
 
@@ -92,7 +90,7 @@ def _evaluate_ensemble(workdirs, configs, data_source, split, search, console):
     """Evaluates several runs, one after another, and what they say together; writes and returns the figures."""
     _check_classes(workdirs, data_source.class_names)
     _check_same_examples(workdirs, configs, data_source, split)
-    all_statistics = [statistics.load(os.path.join(workdir, "statistics.npz")) for workdir in workdirs]
+    all_statistics = [restore.read_statistics(workdir) for workdir in workdirs]
     data, size, stacks, members, rows = None, None, {}, [], []
     for place, (workdir, config, image_statistics) in enumerate(zip(workdirs, configs, all_statistics)):
         if config.image_size != size:
@@ -159,7 +157,7 @@ def _evaluate_ensemble(workdirs, configs, data_source, split, search, console):
 def _check_classes(workdirs, class_names):
     """Raises if a run's newest checkpoint is of other classes than the data, naming it and the first that differs."""
     for workdir in workdirs:
-        found = builders.read_class_names(workdir)
+        found = restore.read_class_names(workdir)
         if found != list(class_names):
             pairs = enumerate(itertools.zip_longest(class_names, found, fillvalue="none"))
             place, (expected, received) = next((place, pair) for place, pair in pairs if pair[0] != pair[1])
@@ -210,9 +208,9 @@ def _check_image_size(workdir, image_statistics, examples):
 
 def _collect(config, data, split, workdir, console):
     """A run's probabilities of a split, as `errors.collect` keeps them, its step and its checkpoint's path."""
-    model, step, checkpoint = builders.restore(config, data.source.class_names, workdir)
-    kept, _ = _probabilities(ten_views(config, model, data), data, split, console, f" by {workdir}")
-    return kept, step, checkpoint
+    run = restore.open_run(workdir, config, data.source.class_names)
+    kept, _ = _probabilities(ten_views(config, run.model, data), data, split, console, f" by {workdir}")
+    return kept, run.step, run.checkpoint
 
 
 def _probabilities(ten_views, data, split, console, by=""):
@@ -222,7 +220,7 @@ def _probabilities(ten_views, data, split, console, by=""):
         task = bar.add_task(f"evaluating {len(examples)} {split} images{by}", total=len(examples))
         return errors.collect(
             ten_views,
-            pipeline.evaluation_batches(examples, batch_size=builders.EVALUATION_BATCH),
+            pipeline.evaluation_batches(examples, batch_size=dataset.EVALUATION_BATCH_SIZE),
             views=VIEWS,
             num_classes=len(data.source.class_names),
             num_examples=len(examples),
@@ -308,3 +306,27 @@ def tell(judged, data, console):
         **_figures(results),
         "confusions": [list(row) for row in worst],
     }
+
+
+def evaluate_split(probabilities, data, split, views, distribution):
+    """Evaluates a split of the data in which each process of a `distribution.Distribution` takes a part.
+
+    Args:
+      probabilities: from `errors.probability_function`.
+      data: `dataset.Data`.
+      split: one of the keys of its examples.
+      views: indices of the views to average, by the name of the result.
+      distribution: sums what the processes have found.
+
+    Returns:
+      From each name of `views` to `errors.Errors` of all images, the same in every process.
+    """
+    examples = data.examples[split]
+    return errors.evaluate(
+        probabilities,
+        pipeline.evaluation_batches(examples, batch_size=dataset.EVALUATION_BATCH_SIZE, worker=distribution.worker),
+        views=views,
+        num_classes=len(data.source.class_names),
+        num_examples=len(examples),
+        reduce_sum=distribution.sum,
+    )

@@ -7,10 +7,10 @@ import rich.console
 import tensorflow as tf
 
 from alexnet_tf import flagfiles
-from alexnet_tf.data import statistics
 from alexnet_tf.export import saved_model
 from alexnet_tf.export import signatures
 from alexnet_tf.runs import builders
+from alexnet_tf.runs import restore
 from alexnet_tf.utils import files
 
 # Where evaluations of a run are kept, the newest first.
@@ -35,32 +35,32 @@ def export_run(workdir, export_dir, *, precision="", **options):
     console = rich.console.Console(soft_wrap=True, highlight=False)
     if precision not in ("", *builders.PRECISIONS):
         raise ValueError(f"Expected precision to be one of {', '.join(builders.PRECISIONS)}. Received: {precision}")
-    config = builders.read_config(workdir)
+    config = restore.read_config(workdir)
     if precision:
         config = dataclasses.replace(config, precision=precision)
-    class_names = builders.read_class_names(workdir)
-    image_statistics = statistics.load(os.path.join(workdir, "statistics.npz"))
+    class_names = restore.read_class_names(workdir)
+    run = restore.open_run(workdir, config, class_names, jit_compile=False)
     preparation = signatures.Preparation(
-        image_statistics.mean_image, config.crop_size, mean_crop=config.mean_crop, scale=config.input_scale
+        run.image_statistics.mean_image, config.crop_size, mean_crop=config.mean_crop, scale=config.input_scale
     )
-    model, step, checkpoint = builders.restore(config, class_names, workdir, jit_compile=False)
+    model = run.model
     if config.precision == "bfloat16":
         model = _narrow(config, class_names, model)
     card = {
         "run": os.path.abspath(workdir),
-        "checkpoint": os.path.basename(checkpoint),
-        "step": step,
+        "checkpoint": os.path.basename(run.checkpoint),
+        "step": run.step,
         "network": config.network,
         "recipe": config.recipe,
         "precision": config.precision,
         "tensorflow": tf.__version__,
-        "data": {"source": config.source or config.data_dir, "training_images": image_statistics.num_examples},
-        "errors": _read_errors(workdir, step),
+        "data": {"source": config.source or config.data_dir, "training_images": run.image_statistics.num_examples},
+        "errors": _read_errors(workdir, run.step),
         "configuration": flagfiles.to_text(config),
     }
     version = saved_model.export(model, preparation, class_names, card, export_dir, saved_model.Options(**options))
     console.print(
-        f"export {version}\n  from        {checkpoint}, step {step}, {config.precision}\n"
+        f"export {version}\n  from        {run.checkpoint}, step {run.step}, {config.precision}\n"
         f"  size        {_size(version) / 1e6:.1f} MB\n"
         f"  try it      python tools/predict.py --saved_model={export_dir} IMAGE\n"
         f"  serve it    sh {os.path.join(export_dir, 'serve.sh')}",

@@ -19,8 +19,8 @@ from alexnet_tf.evaluation import feature_index
 from alexnet_tf.evaluation import nearest
 from alexnet_tf.export import signatures
 from alexnet_tf.reporting import figures
-from alexnet_tf.runs import builders
 from alexnet_tf.runs import dataset
+from alexnet_tf.runs import restore
 from alexnet_tf.utils import files
 from alexnet_tf.utils import messages
 
@@ -63,11 +63,11 @@ def open_run(workdir, *, source="", data_dir=""):
     Raises:
       ValueError, OSError: for what is not there, or not of this run.
     """
-    config = builders.read_config(workdir, source, data_dir)
+    config = restore.read_config(workdir, source, data_dir)
     data_source, _ = dataset.open_data(config)
-    image_statistics = statistics.load(os.path.join(workdir, "statistics.npz"))
-    model, step, checkpoint = builders.restore(config, data_source.class_names, workdir)
-    network = signatures.with_features(model)
+    opened = restore.open_run(workdir, config, data_source.class_names)
+    image_statistics = opened.image_statistics
+    network = signatures.with_features(opened.model)
     view = functools.partial(
         augmentation.central_view,
         mean_image=image_statistics.mean_image,
@@ -81,10 +81,10 @@ def open_run(workdir, *, source="", data_dir=""):
 
     identity = {
         "run": os.path.abspath(workdir),
-        "checkpoint": os.path.basename(checkpoint),
-        "step": step,
+        "checkpoint": os.path.basename(opened.checkpoint),
+        "step": opened.step,
         # Of its table, which has a checksum of each weight.
-        "weights": hashlib.sha256(pathlib.Path(f"{checkpoint}.index").read_bytes()).hexdigest(),
+        "weights": hashlib.sha256(pathlib.Path(f"{opened.checkpoint}.index").read_bytes()).hexdigest(),
         "precision": config.precision,
     }
     return Run(config, data_source, image_statistics, features, network.outputs[1].shape[-1], identity)
@@ -132,7 +132,7 @@ def _index(run, split, index_dir, dtype, console):
     images = _images(data, split)
     with dataset.progress_bar(console) as bar:
         task = bar.add_task(f"features of {len(images.labels)} {split} images", total=len(images.labels))
-        batches = pipeline.evaluation_batches(data.examples[split], batch_size=builders.EVALUATION_BATCH)
+        batches = pipeline.evaluation_batches(data.examples[split], batch_size=dataset.EVALUATION_BATCH_SIZE)
         feature_index.write(
             directory,
             (run.features(pixels).numpy() for pixels, _ in batches),
@@ -328,7 +328,7 @@ def _build_approximate(index, console):
 
 def _search(run, index, asked, k, method):
     """The answers to queries, for JSON."""
-    size = builders.EVALUATION_BATCH
+    size = dataset.EVALUATION_BATCH_SIZE
     parts = [asked[first : first + size] for first in range(0, len(asked), size)]
     features = [run.features(np.stack([query.pixels for query in part])).numpy() for part in parts]
     own = np.array([_own_index(query, index) for query in asked])

@@ -10,15 +10,15 @@ import tensorflow as tf
 
 from alexnet_tf import config as configuration
 from alexnet_tf import flagfiles
-from alexnet_tf.data import statistics
 from alexnet_tf.evaluation import errors
-from alexnet_tf.models import placement
 from alexnet_tf.models import registry
 from alexnet_tf.reporting import figures
 from alexnet_tf.reporting import pages
 from alexnet_tf.runs import builders
 from alexnet_tf.runs import dataset
 from alexnet_tf.runs import evaluate
+from alexnet_tf.runs import placement
+from alexnet_tf.runs import restore
 from alexnet_tf.training import metrics
 from alexnet_tf.utils import files
 from alexnet_tf.utils import machine
@@ -46,15 +46,14 @@ def make(workdir, *, source=None, data_dir=None):
       ValueError, OSError: for what is not there, or not of this run.
     """
     console = rich.console.Console(soft_wrap=True, highlight=False)
-    config = builders.read_config(workdir, source, data_dir)
+    config = restore.read_config(workdir, source, data_dir)
     data_source, _ = dataset.open_data(config)
     splits = [split for split in ("validation", "test") if split in data_source.splits]
-    model, step, checkpoint = builders.restore(config, data_source.class_names, workdir)
-    image_statistics = statistics.load(os.path.join(workdir, "statistics.npz"))
-    data = dataset.load_data(config, data_source, splits, image_statistics, console)
-    judged = evaluate.judge_all(config, model, data, splits, console)
-    path = write(workdir, config, model, data, judged, step)
-    console.print(f"report {path}\n  of          {checkpoint}", markup=False)
+    run = restore.open_run(workdir, config, data_source.class_names)
+    data = dataset.load_data(config, data_source, splits, run.image_statistics, console)
+    judged = evaluate.judge_all(config, run.model, data, splits, console)
+    path = write(workdir, config, run.model, data, judged, run.step)
+    console.print(f"report {path}\n  of          {run.checkpoint}", markup=False)
     return path
 
 
@@ -373,7 +372,7 @@ def _duration(seconds):
 def _placement(config, num_classes):
     yield pages.Heading("Where it was calculated")
     is_split = registry.is_split(config.network, config.towers)
-    devices = placement.choose_devices(config.devices) if is_split else None
+    devices = builders.home_devices(config) if is_split else None
     if not devices:
         yield pages.Paragraph("All of it on one device.")
         return
@@ -381,7 +380,7 @@ def _placement(config, num_classes):
         f"Tower a on {devices[0]}, tower b on {devices[1]}. From the graphs that TensorFlow executed, a step of "
         f"{config.batch_size} images:"
     )
-    yield pages.Listing(builders.placement_account(config, num_classes))
+    yield pages.Listing(placement.placement_account(config, num_classes))
 
 
 def _warnings(records, skipped):

@@ -113,7 +113,7 @@ def _open(config, workdir, joined, held):
     builders.check_start(config, workdir)
     source, image_statistics = dataset.open_data(config)
     image_statistics = _read_statistics(workdir) or image_statistics
-    watched = dataset.watched_split(source)
+    watched = dataset.monitored_split(source)
     # What another process reads is not kept here.
     reading = dataclasses.replace(config, cache="none") if config.data_service else config
     data = dataset.load_data(reading, source, ["train", watched], image_statistics, console)
@@ -268,7 +268,7 @@ def _actions(run, terminal, latest, stop):
         # One process alone does not wait for the end of an evaluation: what it learnt since the last checkpoint is not
         # worth that. One of several would be lost to the others.
         with stop.waiting(run.distribution.worker[1] > 1):
-            return builders.evaluate_split(center, data, run.watched, {"centre crop": [0]}, run.distribution)
+            return evaluate.evaluate_split(center, data, run.watched, {"centre crop": [0]}, run.distribution)
 
     epoch_end = _EpochEnd(lambda: validate()["centre crop"], run.schedule)
     if not run.distribution.is_chief:

@@ -21,6 +21,7 @@ from alexnet_tf.data import statistics
 from alexnet_tf.models.alexnet import AlexNet
 from alexnet_tf.profiling import placement_report
 from alexnet_tf.runs import builders
+from alexnet_tf.runs import placement
 
 DEVICES = ("/CPU:0", "/CPU:1")
 
@@ -307,7 +308,7 @@ def test_activities_cross_where_the_towers_meet_and_nothing_else_does(name):
 def test_towers_that_meet_at_fc8_exchange_nothing_else(tmp_path, freed):
     """At full size: the batch goes to the second device, fc7's outputs come back, and their gradients return."""
     config = configuration.Config(communication="fc8", devices=DEVICES, batch_size=2)
-    builders.placement_account(config, 1000, str(tmp_path / "account.json"))
+    placement.placement_account(config, 1000, str(tmp_path / "account.json"))
     crossings = json.loads((tmp_path / "account.json").read_text())["crossings"]
     received = {(each["is_input"], each["source"], each["destination"], *each["shape"]) for each in crossings}
     assert received == {

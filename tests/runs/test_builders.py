@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from alexnet_tf import config as configuration
 from alexnet_tf.runs import builders
+from alexnet_tf.runs import restore
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def test_a_run_of_a_small_net_is_taken_up_on_one_device(tmp_path):
     model = builders.build_model(config, 3)
     schedule = builders.build_schedule(config)
     builders.build_checkpoints(config, model, None, schedule, "abc", tmp_path).save(7)
-    restored, step, _ = builders.restore(config, builders.read_class_names(tmp_path), tmp_path)
+    restored, step, _ = restore.restore_network(config, restore.read_class_names(tmp_path), tmp_path)
     assert step == 7
     for before, after in zip(model.variables, restored.variables):
         np.testing.assert_array_equal(before.numpy(), after.numpy())

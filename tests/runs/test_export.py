@@ -19,9 +19,9 @@ from alexnet_tf.data import augmentation
 from alexnet_tf.data import pipeline
 from alexnet_tf.data import statistics
 from alexnet_tf.evaluation import errors
-from alexnet_tf.runs import builders
 from alexnet_tf.runs import dataset
 from alexnet_tf.runs import export
+from alexnet_tf.runs import restore
 
 CLASS_NAMES, CONFIG, SMALL = untrained_runs.CLASS_NAMES, untrained_runs.CONFIG, untrained_runs.SMALL
 
@@ -66,7 +66,7 @@ def evaluated(config, run, folder, cut):
     image_statistics = statistics.load(os.path.join(run, "statistics.npz"))
     console = rich.console.Console(file=io.StringIO())
     data = dataset.load_data(config, source, ["test"], image_statistics, console)
-    model, _, _ = builders.restore(config, CLASS_NAMES, run)
+    model, _, _ = restore.restore_network(config, CLASS_NAMES, run)
     function = errors.probability_function(model, lambda images: cut(images, image_statistics.mean_image))
     batches = pipeline.evaluation_batches(data.examples["test"], batch_size=50)
     answers = np.concatenate([function(images).numpy() for images, _ in batches], axis=1)
@@ -103,7 +103,7 @@ def test_ten_views_are_served_as_they_are_evaluated(small_run, photographs, tmp_
 
 
 def test_every_weight_is_written_once(run, version):
-    model, _, _ = builders.restore(CONFIG, CLASS_NAMES, run)
+    model, _, _ = restore.restore_network(CONFIG, CLASS_NAMES, run)
     weights = sum(variable.value.numpy().nbytes for variable in model.trainable_variables)
     written = sum(file.stat().st_size for file in pathlib.Path(version, "variables").iterdir())
     assert weights <= written < 1.01 * weights
@@ -141,7 +141,7 @@ def test_bfloat16_halves_the_weights_and_keeps_the_answers(small_run, tmp_path):
 def test_a_run_in_bfloat16_is_exported_as_it_is_evaluated(tmp_path):
     config = dataclasses.replace(SMALL, precision="bfloat16")
     run = untrained_runs.make_run(tmp_path / "run", config)
-    model, _, _ = builders.restore(config, CLASS_NAMES, run)
+    model, _, _ = restore.restore_network(config, CLASS_NAMES, run)
     pictures = tf.constant(np.stack([small.pixels(36, 36, seed) for seed in range(8)]))
     mean_image = statistics.load(os.path.join(run, "statistics.npz")).mean_image
     expected = tf.nn.softmax(model(augmentation.central_view(pictures, mean_image, size=32, scale=SMALL.input_scale)))

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from alexnet_tf import config
+from alexnet_tf import flagfiles
 from alexnet_tf.models import alexnet  # noqa: F401 (registers the class that `keras.saving.load_model` looks up)
 from alexnet_tf.models import cifar10  # noqa: F401 (likewise)
 from alexnet_tf.runs import evaluate
@@ -56,7 +56,7 @@ def test_a_run_resumes_to_the_recorded_errors(run):
     assert "--epochs=2.0" in flagfile
     longer = run.parent / "longer.flags"
     longer.write_text(flagfile.replace("--epochs=2.0", "--epochs=3.0"))
-    written = train.train(config.read_flagfile(longer), str(run))
+    written = train.train(flagfiles.read_flagfile(longer), str(run))
     expected = recorded(FILES / "run3_train.json")
     assert written["step"] == expected["step"]
     assert_same_errors(written["evaluation"], expected["evaluation"])

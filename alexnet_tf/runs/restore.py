@@ -1,0 +1,125 @@
+"""Opens existing runs: their configuration, class names, image statistics and trained network."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
+from typing import NamedTuple
+
+import keras
+
+from alexnet_tf import config
+from alexnet_tf import flagfiles
+from alexnet_tf.data import statistics
+from alexnet_tf.runs import builders
+from alexnet_tf.training import checkpoints
+
+
+class OpenedRun(NamedTuple):
+    """An existing run with the network of its newest checkpoint."""
+
+    workdir: str
+    config: config.Config  # resolved
+    class_names: list[str]
+    image_statistics: statistics.Statistics
+    model: keras.Model
+    step: int  # how many steps the network was trained for
+    checkpoint: str  # path, without the suffixes of its files
+
+
+def read_config(workdir: str | os.PathLike, source: str | None = None, data_dir: str | None = None) -> config.Config:
+    """Returns the resolved configuration of an existing run.
+
+    Args:
+      workdir: the run's directory.
+      source, data_dir: the new location of a data set that has moved; None or empty for both keeps the run's own.
+
+    Raises:
+      FileNotFoundError: if there is no run in the directory.
+      ValueError: if ``config.flags`` is damaged.
+    """
+    path = os.path.join(workdir, "config.flags")
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"Expected a run with its config.flags in {workdir}. Received: none")
+    run_config = flagfiles.read_flagfile(path).resolved()
+    if source or data_dir:
+        run_config = dataclasses.replace(run_config, source=source or "", data_dir=data_dir or "")
+    return run_config
+
+
+def read_class_names(workdir: str | os.PathLike) -> list[str]:
+    """Returns the names of a run's classes, from its newest checkpoint.
+
+    Raises:
+      FileNotFoundError: if there is no checkpoint.
+      ValueError: if the checkpoint cannot be read.
+    """
+    newest = checkpoints.newest_checkpoint(os.path.join(workdir, "checkpoints"))
+    return list(checkpoints.read_facts(newest)["classes"])
+
+
+def read_statistics(workdir: str | os.PathLike) -> statistics.Statistics:
+    """Returns the statistics of the images that a run was trained on.
+
+    Raises:
+      FileNotFoundError: if the run has no ``statistics.npz``.
+      ValueError: if the file is damaged.
+    """
+    return statistics.load(os.path.join(workdir, "statistics.npz"))
+
+
+def restore_network(
+    run_config: config.Config,
+    class_names: Sequence[str],
+    workdir: str | os.PathLike,
+    log: Callable[[str], None] = lambda line: None,
+    **changes: Any,
+) -> tuple[keras.Model, int, str]:
+    """Restores the network of a run from its newest checkpoint, on one device.
+
+    Args:
+      run_config: from `read_config`.
+      class_names: those of the data set, or from `read_class_names`.
+      workdir: the run's directory.
+      log: called with one line if a newer checkpoint is damaged.
+      **changes: arguments of the network that differ from the configuration.
+
+    Returns:
+      The network, the number of steps that it was trained for, and the path of the checkpoint.
+
+    Raises:
+      FileNotFoundError: if there is no checkpoint.
+      ValueError: if the checkpoint has other classes or another network, or cannot be read.
+    """
+    model = builders.build_model(run_config, len(class_names), devices=None, **changes)
+    schedule = builders.build_schedule(run_config)
+    saved = builders.build_checkpoints(run_config, model, None, schedule, class_names, workdir)
+    if not saved.latest:
+        raise FileNotFoundError(f"Expected a checkpoint in {workdir}/checkpoints. Received: none")
+    step = saved.restore(log)
+    return model, step, saved.current
+
+
+def open_run(
+    workdir: str | os.PathLike,
+    run_config: config.Config | None = None,
+    class_names: Sequence[str] | None = None,
+    **changes: Any,
+) -> OpenedRun:
+    """Opens an existing run at its newest checkpoint. Its data set is not needed.
+
+    Args:
+      workdir: the run's directory.
+      run_config: from `read_config`, possibly changed; None reads it.
+      class_names: those of the data set, which the checkpoint must match; None takes the checkpoint's.
+      **changes: arguments of the network that differ from the configuration.
+
+    Raises:
+      FileNotFoundError: if a file of the run is missing.
+      ValueError: if a file of the run is damaged, or the checkpoint has other classes or another network.
+    """
+    run_config = run_config or read_config(workdir)
+    names = list(read_class_names(workdir) if class_names is None else class_names)
+    model, step, checkpoint = restore_network(run_config, names, workdir, **changes)
+    return OpenedRun(os.fspath(workdir), run_config, names, read_statistics(workdir), model, step, checkpoint)
