@@ -315,9 +315,9 @@ def test_an_experiment_that_is_killed_goes_on(experiment, tmp_path):
         (["--learning_rat=1"], 2, "Unknown command line flag 'learning_rat'"),
         (["surplus"], 2, "Expected flags only. Received: surplus"),
         (["--count=0"], 2, "count"),
-        (["--index=2", "--count=2"], 1, "Expected index to be 0 to 1, below count. Received: 2"),
+        (["--index=2", "--count=2"], 1, "Expected index to be 0 to 1, less than count. Received: 2"),
         (["--seed=1"], 1, "Expected --seeds. Received: --seed=1"),
-        (["--seeds=one"], 1, "Expected seeds to be different whole numbers from 0, with commas between. Received: one"),
+        (["--seeds=one"], 1, "Expected seeds to be distinct non-negative integers, separated by commas. Received: one"),
         (["--threshold=60"], 2, "threshold"),
         (
             ["--list", "--table=table.md"],
@@ -327,7 +327,7 @@ def test_an_experiment_that_is_killed_goes_on(experiment, tmp_path):
         (["--table=tests"], 1, "Expected --table to be a file. Received: tests, a directory"),
         (["--flagfiles=/nowhere/x.flags"], 1, "/nowhere/x.flags"),
         (["--batch_size=0"], 1, "pictures.flags: Expected batch_size to be 1 to 65536. Received: 0"),
-        (["--results=README.md"], 1, "Expected --results to be where files can be written. Received: README.md"),
+        (["--results=README.md"], 1, "Expected --results to be writable. Received: README.md"),
     ],
 )
 def test_bad_input_to_experiments_gets_one_line(experiment, arguments, status, message, tmp_path):
