@@ -14,7 +14,7 @@ RECIPE_DEFAULTS = {
     "paper": {
         "bias_learning_rate_factor": 1.0,
         "bias_weight_decay": 0.0005,
-        "most_bias_drops": 3,
+        "max_bias_drops": 3,
         "mean_crop": "aligned",
         "input_divisor": 1.0,
         "images_per_draw": 1,
@@ -23,8 +23,8 @@ RECIPE_DEFAULTS = {
     "original": {
         "bias_learning_rate_factor": 2.0,
         "bias_weight_decay": 0.0,
-        "most_bias_drops": 1,
-        "mean_crop": "central",
+        "max_bias_drops": 1,
+        "mean_crop": "center",
         "input_divisor": 1.1,
         "images_per_draw": 32,
         "reshuffle": False,
@@ -114,7 +114,7 @@ class Config:
         "paper 3.4; original #147: 2 x 2",
         choices=("overlapping", "nonoverlapping"),
     )
-    left_out: str = _option(
+    removed_layer: str = _option(
         "network",
         "none",
         "a convolutional layer that is not there; the one behind it reads both towers where it would have",
@@ -273,7 +273,7 @@ class Config:
         "which part of the mean image is subtracted: that of the crop, or always the central one",
         "paper 2; original #145",
         kind=str,
-        choices=("aligned", "central"),
+        choices=("aligned", "center"),
     )
     input_divisor: float | None = _option(
         "augmentation",
@@ -428,10 +428,10 @@ class Config:
     bias_rate_span: float = _option(
         "learning", 10.0, "as rate_span, of the biases", "original #170", low=1, high=1000000
     )
-    most_drops: int = _option(
+    max_drops: int = _option(
         "learning", 3, "for schedule=plateau: how often the rate drops", "paper 5", low=0, high=100
     )
-    most_bias_drops: int | None = _option(
+    max_bias_drops: int | None = _option(
         "learning",
         None,
         "how often the biases' rate drops with the weights'",

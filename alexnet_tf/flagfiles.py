@@ -6,10 +6,28 @@ A run saves its configuration as a flagfile (`to_text`), so the same command lin
 import dataclasses
 import os
 import textwrap
+from collections.abc import Sequence
 
 from absl import flags
 
 from alexnet_tf import config
+
+# Old spellings of flags, which stay valid in command lines, flagfiles and the headers of flagfiles.
+ALIASES = {
+    "left_out": "removed_layer",
+    "most_drops": "max_drops",
+    "most_bias_drops": "max_bias_drops",
+}
+# Old spellings of values, by flag.
+VALUE_ALIASES = {
+    "mean_crop": {"central": "center"},
+    "views": {"centre": "center"},
+}
+
+_PACKAGE = os.path.dirname(os.path.abspath(__file__))
+# Where flagfiles are found by name: in an installed package, and in a checkout.
+FLAGFILE_DIRECTORIES = (os.path.join(_PACKAGE, "_flags"), os.path.join(os.path.dirname(_PACKAGE), "flags"))
+_MAX_INCLUDES = 50
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:
@@ -59,26 +77,112 @@ def read_flagfile(path: str | os.PathLike) -> config.Config:
       path: the flagfile, such as a run's config.flags.
 
     Raises:
-      ValueError: for an unknown flag, a line that is not a flag or a value outside its range.
+      ValueError: for a file that cannot be read, an unknown flag, a line that is not a flag or a value outside its
+        range.
     """
     flag_values = flags.FlagValues()
     define_flags(flag_values)
     try:
-        _, *rest = flag_values(["read_flagfile", f"--flagfile={path}"])
-    except flags.CantOpenFlagFileError as error:
-        raise ValueError(f"{path}: {unreadable_flagfile(error)}") from None
-    # A long chain of files, each naming the next, ends in a RecursionError.
-    except (flags.Error, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path}: {error}") from None
+        _, *rest = flag_values(["read_flagfile", *expand(_read_lines(str(path), ()), flag_values)])
+    # absl's search for a similar flag recurses over the characters of an unknown one.
+    except (flags.Error, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
     if rest:
         # absl stops parsing flags at the first word that is not one.
         raise ValueError(f"{path}: Expected --flag=value on each line. Received: {rest[0]!r}")
     return from_flags(flag_values)
 
 
-def unreadable_flagfile(error: flags.CantOpenFlagFileError) -> str:
-    """Returns the message of an error about a flagfile that cannot be opened."""
-    return f"Expected a flagfile that can be read. Received: {str(error).rpartition('flagfile: ')[2]}"
+def expand(arguments: Sequence[str], flag_values: flags.FlagValues) -> list[str]:
+    """Replaces ``--flagfile`` by the flags of that file, and old spellings by current ones.
+
+    Args:
+      arguments: a command line without the program's name.
+      flag_values: the flags that are defined.
+
+    Returns:
+      The arguments for ``flag_values`` to parse. Whatever follows the first word that is not a flag is unchanged.
+
+    Raises:
+      ValueError: for a flagfile that is not found or cannot be read.
+    """
+    expanded, rest = [], list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if argument == "--" or not argument.startswith("-"):
+            return [*expanded, argument, *rest]
+        dashes = "--" if argument.startswith("--") else "-"
+        name, equals, value = argument.removeprefix(dashes).partition("=")
+        name = ALIASES.get(name, name)
+        takes_next = not equals and rest and (name == "flagfile" or name in flag_values)
+        if takes_next and (name == "flagfile" or not flag_values[name].boolean):
+            equals, value = "=", rest.pop(0)
+        if name == "flagfile":
+            if not value:
+                raise ValueError("Expected a file in --flagfile=FILE. Received: none")
+            rest = _read_lines(find_flagfile(value), ()) + rest
+        else:
+            expanded.append(f"{dashes}{name}{equals}{current_value(name, value)}")
+    return expanded
+
+
+def _read_lines(path, including):
+    """The flags in a flagfile and in those that it includes; `including` are the files that led to it."""
+    real_path = os.path.realpath(path)
+    if real_path in including:
+        return []
+    if len(including) == _MAX_INCLUDES:
+        raise ValueError(f"Expected at most {_MAX_INCLUDES} flagfiles that include each other. Received: more")
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"Expected a flagfile that can be read. Received: {path} ({error})") from None
+    lines = []
+    for line in map(str.strip, text.split("\n")):
+        if line.startswith(("--flagfile=", "-flagfile=")):
+            included = find_flagfile(line.partition("=")[2].strip(), included_from=path)
+            lines += _read_lines(included, (*including, real_path))
+        elif line and not line.startswith(("#", "//")):
+            lines.append(line)
+    return lines
+
+
+def find_flagfile(name: str, included_from: str = "") -> str:
+    """Returns the path of a flagfile.
+
+    It is searched for in the directory of the file that includes it, in the current directory, and among the flagfiles
+    that come with the package, where NAME, NAME.flags and flags/NAME.flags are the same.
+
+    Args:
+      name: a path, or the name of a flagfile that comes with the package, such as "quickstart".
+      included_from: the path of the flagfile that includes it; empty for none.
+
+    Raises:
+      ValueError: if there is no such file, naming the places searched.
+    """
+    name = os.path.expanduser(name)
+    places = [name]
+    if included_from:
+        places.insert(0, os.path.join(os.path.dirname(included_from), name))
+    directory, base = os.path.split(name)
+    if directory in ("", "flags"):
+        base = base.removesuffix(".flags") + ".flags"
+        places += [os.path.join(place, base) for place in FLAGFILE_DIRECTORIES if os.path.isdir(place)]
+    for place in places:
+        if os.path.exists(place) and not os.path.isdir(place):
+            return place
+    raise ValueError(f"Expected a flagfile. Received: {name}; searched {', '.join(dict.fromkeys(places))}")
+
+
+def current_value(name: str, value):
+    """Returns the current spelling of a flag's value."""
+    return VALUE_ALIASES[name].get(value, value) if name in VALUE_ALIASES else value
+
+
+def current_fields(values: dict) -> dict:
+    """Returns values of fields of `config.Config`, by name, in their current spelling."""
+    return {ALIASES.get(name, name): current_value(name, value) for name, value in values.items()}
 
 
 def to_text(run_config: config.Config) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import pathlib
 
 import pytest
 from absl import flags
@@ -98,7 +99,7 @@ def read(tmp_path, text):
 def parsed(*arguments):
     flag_values = flags.FlagValues()
     flagfiles.define_flags(flag_values)
-    flag_values(["program", *arguments])
+    flag_values(["program", *flagfiles.expand(arguments, flag_values)])
     return flagfiles.from_flags(flag_values)
 
 
@@ -124,7 +125,7 @@ def test_defaults_are_the_papers():
         "weight_decay": 0.0005,
         "schedule": "plateau",
         "drop_factor": 0.1,
-        "most_drops": 3,
+        "max_drops": 3,
     }
     assert {name: getattr(config.Config(), name) for name in paper} == paper
 
@@ -136,12 +137,12 @@ def test_defaults_are_the_papers():
         ("paper", (1.0, 0.0005, 3, "aligned", 1.0, 1, True)),
         # The code as run: biases at twice the rate, without decay, dropped once; central mean; divided by 1.1; one crop
         # for 32 images, always the same order.
-        ("original", (2.0, 0.0, 1, "central", 1.1, 32, False)),
+        ("original", (2.0, 0.0, 1, "center", 1.1, 32, False)),
     ],
 )
 def test_recipe_fills_what_was_left_to_it(recipe, expected):
     names = (
-        *("bias_learning_rate_factor", "bias_weight_decay", "most_bias_drops", "mean_crop", "input_divisor"),
+        *("bias_learning_rate_factor", "bias_weight_decay", "max_bias_drops", "mean_crop", "input_divisor"),
         *("images_per_draw", "reshuffle"),
     )
     resolved = config.Config(recipe=recipe).resolved()
@@ -329,7 +330,7 @@ def test_values_at_the_edge_of_going_together_are_taken(values):
         ("--dropout=1.5", "Expected dropout to be 0 to 0.99. Received: 1.5"),
         # absl reads nothing behind the first word that is no flag.
         ("--seed=3\nepochs=4\n--patience=5", "Expected --flag=value on each line. Received: 'epochs=4'"),
-        ("--flagfile=nowhere.flags", "Expected a flagfile that can be read. Received: [Errno 2] No such file"),
+        ("--flagfile=nowhere.flags", "Expected a flagfile. Received: nowhere.flags; searched /"),
     ],
 )
 def test_bad_flagfile_is_refused_in_one_line(text, message, tmp_path):
@@ -398,3 +399,98 @@ def test_help_is_a_table_of_at_most_110_columns():
         elif field.default not in ("", ()):
             default = field.default[0] if isinstance(field.default, tuple) else field.default
             assert defaults == (str(default).lower() if isinstance(default, bool) else str(default))
+
+
+VERSION_0_1 = pathlib.Path(__file__).parent / "data" / "version_0_1" / "run" / "config.flags"
+
+
+def test_old_spellings_are_aliases(tmp_path):
+    old = ["--left_out=conv3", "--most_drops=2", "--most_bias_drops", "1", "-mean_crop=central", "--seed=4"]
+    current = ["--removed_layer=conv3", "--max_drops=2", "--max_bias_drops=1", "--mean_crop=center", "--seed=4"]
+    expected = parsed(*current)
+    assert (expected.removed_layer, expected.max_drops, expected.mean_crop) == ("conv3", 2, "center")
+    assert parsed(*old) == expected
+    assert parsed("--mean_crop", "central", *current[:3], "--seed=4") == expected
+    lines = "\n".join(old).replace("--most_bias_drops\n1", "--most_bias_drops=1")
+    assert read(tmp_path, lines) == read(tmp_path, "\n".join(current)) == expected
+    # Aliases belong to flags and files; Python has one spelling.
+    with pytest.raises(ValueError, match="Expected mean_crop to be aligned | center. Received: 'central'"):
+        config.Config(mean_crop="central")
+    assert set(flagfiles.ALIASES.values()) < set(NAMES)
+    assert not set(flagfiles.ALIASES) & set(NAMES)
+    assert flagfiles.current_value("views", "centre") == "center"
+
+
+def test_configuration_of_version_0_1_reads_as_the_same_values():
+    old = flagfiles.read_flagfile(VERSION_0_1)
+    text = VERSION_0_1.read_text()
+    assert "--most_drops=" in text and "--left_out=" in text and "--mean_crop=central" in text
+    for name in (*flagfiles.ALIASES, "central"):
+        assert name not in flagfiles.to_text(old)
+    assert old.mean_crop == "center" and old.removed_layer == "none"
+    assert (old.max_drops, old.max_bias_drops) == (3, 1)
+    # A run that resumes with the same flags, in either spelling, has the same configuration.
+    assert old.differences(parsed(*text.splitlines()[1:])) == []
+
+
+def test_words_after_the_flags_are_not_expanded():
+    flag_values = flags.FlagValues()
+    flagfiles.define_flags(flag_values)
+    arguments = ["--source", "--left_out", "--seed=1", "photograph.jpg", "--left_out=conv3", "--flagfile=nowhere"]
+    assert flagfiles.expand(arguments, flag_values)[-3:] == arguments[-3:]
+    assert flagfiles.expand(["--", "--most_drops=1"], flag_values) == ["--", "--most_drops=1"]
+
+
+@pytest.fixture
+def directories(tmp_path, monkeypatch):
+    """The current directory, one with a flagfile of the user's, and the package's own flagfiles."""
+    here, mine, package = (tmp_path / name for name in ("here", "mine", "package"))
+    for directory in (here, mine, package):
+        directory.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(flagfiles, "FLAGFILE_DIRECTORIES", (str(tmp_path / "none"), str(package)))
+    return here, mine, package
+
+
+def test_flagfiles_are_found_from_anywhere(directories):
+    here, mine, package = directories
+    (package / "base.flags").write_text("--seed=1\n")
+    for name in ("base", "base.flags", "flags/base.flags", "flags/base"):
+        assert parsed(f"--flagfile={name}").seed == parsed("--flagfile", name).seed == 1
+    (mine / "own.flags").write_text("--flagfile=flags/base.flags\n--patience=7\n")
+    assert parsed(f"--flagfile={mine}/own.flags") == config.Config(seed=1, patience=7)
+    # The current directory comes before the package, the including file's before the current one.
+    (here / "flags").mkdir()
+    (here / "flags" / "base.flags").write_text("--seed=2\n")
+    assert parsed("--flagfile=flags/base.flags").seed == parsed(f"--flagfile={mine}/own.flags").seed == 2
+    assert parsed("--flagfile=base").seed == 1
+    (mine / "flags").mkdir()
+    (mine / "flags" / "base.flags").write_text("--seed=3\n")
+    assert parsed(f"--flagfile={mine}/own.flags").seed == 3
+    # What follows an included file overrides it.
+    assert parsed(f"--flagfile={mine}/own.flags", "--seed=4").seed == 4
+
+
+@pytest.mark.parametrize(
+    "name, searched",
+    [
+        ("nothere", "nothere, {package}/nothere.flags"),
+        ("flags/nothere.flags", "flags/nothere.flags, {package}/nothere.flags"),
+        # Another directory's file is not replaced by one of the same name.
+        ("other/base.flags", "other/base.flags"),
+        ("/other/base.flags", "/other/base.flags"),
+    ],
+)
+def test_missing_flagfile_is_reported_with_the_places_searched(directories, name, searched):
+    here, mine, package = directories
+    (package / "base.flags").write_text("--seed=1\n")
+    message = f"Expected a flagfile. Received: {name}; searched {searched.format(package=package)}"
+    with pytest.raises(ValueError) as caught:
+        parsed(f"--flagfile={name}")
+    assert str(caught.value) == message
+    (here / "including.flags").write_text(f"--flagfile={name}\n")
+    (mine / "including.flags").write_text(f"--flagfile={name}\n")
+    with pytest.raises(ValueError) as caught:
+        flagfiles.read_flagfile(mine / "including.flags")
+    first = [] if name.startswith("/") else [f"{mine}/{name}"]
+    assert ", ".join([*first, searched.format(package=package)]) in str(caught.value)

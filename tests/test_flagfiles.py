@@ -58,7 +58,7 @@ def test_flagfile_does_not_repeat_flags_of_the_one_it_includes(path):
     assert len(below) <= 1 and lines[: len(below)] == below
     if not below:
         return
-    base = flagfiles.read_flagfile(below[0].removeprefix("--flagfile=")).resolved()
+    base = flagfiles.read_flagfile(flagfiles.find_flagfile(below[0].removeprefix("--flagfile="), path)).resolved()
     own = flagfiles.read_flagfile(path).resolved()
     for line in lines[1:]:
         name = re.match(r"--(\w+)", line)[1]

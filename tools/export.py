@@ -11,7 +11,7 @@ from absl import flags
 flags.DEFINE_string("workdir", "", "the directory in which tools/train.py ran")
 flags.DEFINE_string("export_dir", "", "where the versions are")
 flags.DEFINE_string("name", "alexnet", "what the server calls the model")
-flags.DEFINE_string("views", "centre", "centre: the central crop; ten: the mean of ten views, ten times the work")
+flags.DEFINE_string("views", "center", "center: the central crop; ten: the mean of ten views, ten times the work")
 flags.DEFINE_integer("top", 5, "classes that an answer names")
 flags.DEFINE_integer("max_pixels", 100_000_000, "photographs that declare more are refused before they are decoded")
 flags.DEFINE_string("precision", "", "float32 or bfloat16; empty for the run's own")

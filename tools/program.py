@@ -84,15 +84,13 @@ def parse(purpose, own_flags=(), arguments="", *, configurable=True):
         print(_help(purpose, own_flags, arguments, configurable))
         sys.exit(0)
     try:
-        rest = FLAGS(sys.argv)[1:]
+        rest = FLAGS([sys.argv[0], *flagfiles.expand(sys.argv[1:], FLAGS)])[1:]
         if rest and not arguments:
             raise flags.Error(f"Expected flags only. Received: {' '.join(rest)}")
         if arguments and not rest:
             raise flags.Error(f"Expected at least one {arguments.rstrip('.')}. Received: none")
-    except flags.CantOpenFlagFileError as error:
-        fail(ValueError(flagfiles.unreadable_flagfile(error)), USAGE_ERROR)
-    # What a flagfile that is no text ends in, and a chain of flagfiles that is too long.
-    except (flags.Error, OSError, UnicodeDecodeError, RecursionError) as error:
+    # absl's search for a similar flag recurses over the characters of an unknown one.
+    except (flags.Error, ValueError, RecursionError) as error:
         fail(error, USAGE_ERROR)
     return rest
 

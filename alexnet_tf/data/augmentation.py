@@ -87,7 +87,7 @@ def training_images(
       draws: float32 ``[batch, 3]``, see `color_shift`.
       mean_image: float32 ``[height, width, 3]``, AlexNet's ``[256, 256, 3]``, in [0, 255].
       components: float32 ``[3, 3]``, see `color_shift`.
-      mean_crop: "aligned" subtracts the part of the mean image that the crop was cut from, "central" always the
+      mean_crop: "aligned" subtracts the part of the mean image that the crop was cut from, "center" always the
         central one (original #145).
       divisor: float, of the result (original #145: 1.1).
       scale: float, of the result; that of the views in evaluation is the same.
@@ -97,7 +97,7 @@ def training_images(
       float32 ``[batch, size, size, 3]``, within about [-255, 255].
     """
     size = crops.shape[1]
-    if mean_crop == "central":
+    if mean_crop == "center":
         offsets = tf.zeros_like(offsets) + (mean_image.shape[0] - size) // 2
     rows, columns = (positions(offsets[:, axis], flips[:, axis], size) for axis in (0, 1))
     mean = tf.gather(tf.gather(mean_image, rows), columns, axis=2, batch_dims=1)
@@ -137,6 +137,6 @@ def ten_views(images, mean_image, *, mean_crop, size=CROP_SIZE, scale=1.0):
     views = []
     for top, left in corners:
         part = (slice(None), slice(top, top + size), slice(left, left + size))
-        mean = central_crop(mean_image, size) if mean_crop == "central" else mean_image[part[1:]]
+        mean = central_crop(mean_image, size) if mean_crop == "center" else mean_image[part[1:]]
         views.append((tf.cast(images[part], tf.float32) - mean) * scale)
     return views + [tf.reverse(view, [2]) for view in views]

@@ -30,7 +30,6 @@ KEYS = (
 MANDATORY = ("Claim", "Command", "Expected", "Band", "Data", "Cost")
 # The key of an evaluation's results for each value of "Views".
 VIEWS = {"center": "center_crop", "ten": "ten_views"}
-_VIEW_ALIASES = {"centre": "center"}
 
 _KEY_LINE = re.compile(r"# ([A-Z][a-z]+):(?: (.*))?")
 _ERRORS = re.compile(r"(\d+(?:\.\d+)?)(?: / (\d+(?:\.\d+)?))?(?![\d.])")
@@ -108,7 +107,7 @@ def read_header(path: str | os.PathLike) -> Header:
 
 
 def _parse_changes(path, text):
-    names = tuple(text.replace(",", " ").split())
+    names = tuple(flagfiles.ALIASES.get(name, name) for name in text.replace(",", " ").split())
     fields = [field.name for field in dataclasses.fields(config.Config)]
     if unknown := [name for name in names if name not in fields]:
         raise ValueError(f"{path}: Expected Changes to be flags of the configuration. Received: {unknown[0]}")
@@ -116,7 +115,7 @@ def _parse_changes(path, text):
 
 
 def _parse_views(path, text):
-    views = _VIEW_ALIASES.get(text, text)
+    views = flagfiles.current_value("views", text)
     if views not in VIEWS:
         raise ValueError(f"{path}: Expected Views to be {' | '.join(VIEWS)}. Received: {text!r}")
     return views
@@ -190,18 +189,15 @@ def configure(path: str | os.PathLike, flags: Sequence[str] = ()) -> config.Conf
 
 
 def base_path(path: str, header: Header) -> str:
-    """Returns the path of the base's flagfile, which is in the same directory.
+    """Returns the path of the base's flagfile, found as one that the flagfile includes.
 
     Raises:
       ValueError: if there is no such file.
     """
-    base = os.path.join(os.path.dirname(path), f"{header.base}.flags")
-    if not os.path.isfile(base):
-        raise ValueError(
-            f"{path}: Expected Base to name a flagfile in the same directory. Received: {header.base}, but {base} "
-            f"does not exist"
-        )
-    return base
+    try:
+        return flagfiles.find_flagfile(f"{header.base}.flags", included_from=path)
+    except ValueError as error:
+        raise ValueError(f"{path}: Base: {error}") from None
 
 
 def check_base(experiment: Experiment) -> None:

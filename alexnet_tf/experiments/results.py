@@ -201,7 +201,8 @@ def _check_result(result, path):
 def config_of(result: dict[str, Any]) -> config.Config:
     """Returns the resolved configuration of a result, without the data's location."""
     values = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in result["configuration"].items()
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in flagfiles.current_fields(result["configuration"]).items()
     }
     return dataclasses.replace(config.Config().resolved(), seed=result["seed"], **values)
 

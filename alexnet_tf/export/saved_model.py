@@ -25,7 +25,7 @@ class Options(NamedTuple):
     """How a network is served."""
 
     name: str = "alexnet"
-    views: str = "centre"  # or "ten"
+    views: str = "center"  # or "ten"
     top: int = 5
     max_pixels: int = signatures.MAX_PIXELS
     # Requests that a server plays to itself before it answers any.

@@ -15,7 +15,7 @@ from alexnet_tf.evaluation import errors
 
 # A photograph of so many pixels takes 300 MB while it is decoded.
 MAX_PIXELS = photograph.MAX_PIXELS
-VIEWS = ("centre", "ten")
+VIEWS = ("center", "ten")
 
 # What files begin with.
 _JPEG = b"\xff\xd8\xff"
@@ -117,12 +117,12 @@ class Signatures:
       network: maps float32 ``[batch, crop_size, crop_size, 3]`` to logits and features.
       preparation: `Preparation`.
       labels: path of a text file with the name of each class in a line; it becomes an asset of the SavedModel.
-      views: "centre" for the central crop, "ten" for the mean of ten views' probabilities.
+      views: "center" for the central crop, "ten" for the mean of ten views' probabilities.
       top: int, how many classes an answer names; all of them where there are fewer.
       max_pixels: as in `read_photographs`.
     """
 
-    def __init__(self, network, preparation, labels, *, views="centre", top=5, max_pixels=MAX_PIXELS):
+    def __init__(self, network, preparation, labels, *, views="center", top=5, max_pixels=MAX_PIXELS):
         if views not in VIEWS:
             raise ValueError(f"Expected views to be one of {', '.join(VIEWS)}. Received: {views=}")
         if not top >= 1:
@@ -137,7 +137,7 @@ class Signatures:
         self.class_names = tf.lookup.StaticHashTable(initializer, default_value="")
         self._top = min(top, int(self.class_names.size()))
         self._max_pixels = max_pixels
-        ways = {"centre": lambda images: [self._central_view(images)], "ten": self._ten_views}
+        ways = {"center": lambda images: [self._central_view(images)], "ten": self._ten_views}
         self._probabilities_of_views = errors.probability_function(
             lambda images, training: network(images, training=training)[0], ways[views]
         )

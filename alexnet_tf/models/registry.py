@@ -83,7 +83,7 @@ NETWORKS = {
                 "dropout",
                 "towers",
                 "communication",
-                "left_out",
+                "removed_layer",
                 "sixth_convolution",
                 "bottleneck",
             ),

@@ -101,7 +101,7 @@ def build_optimizer(config, model):
 def build_schedule(config):
     """The learning rate schedule of the weights."""
     if config.schedule == "plateau":
-        return schedules.Plateau(factor=config.drop_factor, patience=config.patience, max_drops=config.most_drops)
+        return schedules.Plateau(factor=config.drop_factor, patience=config.patience, max_drops=config.max_drops)
     if config.schedule == "epochs":
         return schedules.Epochs(config.drop_epochs, factor=config.drop_factor)
     if config.schedule == "exponential_steps":
@@ -122,7 +122,7 @@ def parameter_group_options(config):
         ),
         bias_factor=config.bias_learning_rate_factor,
         bias_schedule=bias_schedule,
-        max_bias_drops=config.most_bias_drops,
+        max_bias_drops=config.max_bias_drops,
         conv1_slow_epoch=config.conv1_slow_epoch,
         conv1_frozen_epoch=config.conv1_frozen_epoch,
         new_layers=config.new_layers if config.initialize_from else (),

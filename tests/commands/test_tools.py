@@ -52,7 +52,7 @@ def test_help_is_a_table_of_the_hyperparameters(name):
         (
             ["--flagfile=/nowhere.flags"],
             2,
-            "Expected a flagfile that can be read. Received: [Errno 2] No such file or dir",
+            "Expected a flagfile. Received: /nowhere.flags; searched /nowhere.flags",
         ),
         (
             ["--workdir=runs/none", "--source=elpv", "--initialize_from=/nowhere"],

@@ -110,7 +110,7 @@ def batch():
 
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("divisor, scale", [(1.0, 1.0), (1.1, 1.0), (1.1, 0.25)])
-@pytest.mark.parametrize("mean_crop", ["aligned", "central"])
+@pytest.mark.parametrize("mean_crop", ["aligned", "center"])
 def test_training_images(mean_crop, divisor, scale, compiled):
     function = functools.partial(
         augmentation.training_images,
@@ -143,7 +143,7 @@ def test_central_view(compiled):
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("mean_crop", ["aligned", "central"])
+@pytest.mark.parametrize("mean_crop", ["aligned", "center"])
 def test_ten_views_are_corners_and_centre_then_the_five_mirrored(mean_crop, compiled):
     function = functools.partial(augmentation.ten_views, mean_crop=mean_crop)
     if compiled:
@@ -164,7 +164,7 @@ each_size = pytest.mark.parametrize("size, side", [(24, 32), (32, 32), (24, 31)]
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("mean_crop", ["aligned", "central"])
+@pytest.mark.parametrize("mean_crop", ["aligned", "center"])
 @each_size
 def test_training_images_of_other_sizes(size, side, mean_crop, compiled):
     margin = side - size
@@ -204,7 +204,7 @@ def test_central_view_of_other_sizes(size, side, compiled):
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("mean_crop", ["aligned", "central"])
+@pytest.mark.parametrize("mean_crop", ["aligned", "center"])
 @each_size
 def test_ten_views_of_other_sizes(size, side, mean_crop, compiled):
     function = functools.partial(augmentation.ten_views, mean_crop=mean_crop, size=size, scale=0.25)
@@ -229,7 +229,7 @@ def test_views_are_scaled_like_training_images():
     np.testing.assert_array_equal(scaled, [0.25 * view for view in views])
 
 
-@pytest.mark.parametrize("mean_crop", ["aligned", "central"])
+@pytest.mark.parametrize("mean_crop", ["aligned", "center"])
 def test_the_fifth_view_is_the_central_one(mean_crop):
     images, mean = tf.constant(photographs(2)), tf.constant(mean_image())
     views = augmentation.ten_views(images, mean, mean_crop=mean_crop)

@@ -21,7 +21,7 @@ def test_invalid_seeds_are_refused(flagfile, seeds):
 @pytest.mark.parametrize(
     "before, after, message",
     [
-        ("Base: small", "Base: nothere", "Expected Base to name a flagfile in the same directory. Received: nothere"),
+        ("Base: small", "Base: nothere", "Base: Expected a flagfile. Received: nothere.flags; searched "),
         ("Base: small", "Base: variant", "Expected Base to name another flagfile. Received: itself"),
         ("epochs, dropout", "epochs", "Changes to name what differs from small: dropout epochs. Received: epochs$"),
         ("# Changes: epochs, dropout\n", "", "Expected Changes to name what differs from small: .* Received: none"),

@@ -138,7 +138,7 @@ def test_a_bad_file_has_neither_classes_nor_probabilities():
     assert small.strings(answer["classes"][0]) != ["", "", ""]
 
 
-@pytest.mark.parametrize("mean_crop", ["aligned", "central"])
+@pytest.mark.parametrize("mean_crop", ["aligned", "center"])
 def test_ten_views_are_the_mean_of_ten_calls(mean_crop):
     preparation = small.preparation(mean_crop=mean_crop)
     model = small.network()
@@ -180,7 +180,7 @@ def test_features_are_what_the_last_layer_reads():
 @pytest.mark.parametrize(
     "option, message",
     [
-        ({"views": "five"}, "Expected views to be one of centre, ten. Received: views='five'"),
+        ({"views": "five"}, "Expected views to be one of center, ten. Received: views='five'"),
         ({"top": 0}, "Expected top to be at least 1. Received: top=0"),
         ({"max_pixels": 0}, "Expected max_pixels from 1 to 100000000. Received: max_pixels=0"),
     ],

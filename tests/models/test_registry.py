@@ -78,7 +78,6 @@ def test_options_and_towers_are_fields_of_the_configuration(network):
 def test_every_option_reaches_the_network(network):
     run_config = configuration(network, activation="tanh", normalization="group", pooling="nonoverlapping")
     received = builders.build_model(run_config, 3, jit_compile=False).get_config()
-    received["left_out"] = received.get("removed_layer")
     assert {name: received[name] for name in network.options} == {
         name: getattr(run_config, name) for name in network.options
     }
@@ -112,7 +111,7 @@ def test_refused_options():
         "conv1_stddev",
         "towers",
         "communication",
-        "left_out",
+        "removed_layer",
         "sixth_convolution",
         "bottleneck",
     )

@@ -125,7 +125,10 @@ def test_a_run_begins_with_all_layers_of_another_but_the_new_ones(before, change
     [
         ({"new_layers": ("fc9",)}, "Expected new_layers among .*fc8.* Received: fc9"),
         ({"new_layers": ()}, "fc8.* Layers that shall start anew are named by new_layers"),
-        ({"new_layers": ("fc8",), "left_out": "conv3"}, "conv4.* Layers that shall start anew are named by new_layers"),
+        (
+            {"new_layers": ("fc8",), "removed_layer": "conv3"},
+            "conv4.* Layers that shall start anew are named by new_layers",
+        ),
         ({"new_layers": ("fc8",), "towers": "one"}, "conv1.* Layers that shall start anew are named by new_layers"),
     ],
 )
