@@ -15,13 +15,14 @@ flags.DEFINE_string("json", "", "also write the figures to this file")
 
 def main(rest):
     del rest
+    from alexnet_tf.profiling import bottlenecks
     from alexnet_tf.profiling import trace
     from alexnet_tf.utils import files
 
-    found = trace.measure(trace.read(trace.newest(program.require("workdir"))))
+    found = bottlenecks.measure(trace.read(trace.newest(program.require("workdir"))))
     if flags.FLAGS.json:
         files.write_json(flags.FLAGS.json, found)
-    print(trace.text(found))
+    print(bottlenecks.to_text(found))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from alexnet_tf.benchmarks import feeding
 from alexnet_tf.benchmarks import measuring
 from alexnet_tf.benchmarks import steps
 from alexnet_tf.runs import tensorboard
-from alexnet_tf.training import actions
 from alexnet_tf.training import loop
 
 # Of the quickstart, the shortest epoch of our experiments: what comes once in an epoch comes most often there.
@@ -36,7 +35,7 @@ def summaries(request):
     latest = tensorboard.Latest([feeding.synthetic_batch(config.batch_size, steps.NUM_CLASSES, config.seed)])
     next(iter(latest))
     with tempfile.TemporaryDirectory(prefix="alexnet_benchmark_") as directory:
-        scalars = actions.Summaries(directory)
+        scalars = tensorboard.open_summaries(directory)
         details = tensorboard.details(scalars, trainer, latest, config, 0.0)
         # Every call is due.
         progress = [_progress(each, each * config.summary_epochs) for each in range(request.rounds + 2)]

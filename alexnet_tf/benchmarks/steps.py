@@ -316,7 +316,7 @@ def two_devices(request):
     batch = feeding.synthetic_batch(config.batch_size, NUM_CLASSES, config.seed)
     rates = builders.initial_rates(config)
     # Before any other step is taken: only a first run can be observed.
-    account = placement_report.account(trainer.step, batch, rates)
+    report = placement_report.placement_report(trainer.step, batch, rates)
     alone = dataclasses.replace(config, devices=())
     sides = {
         "one device": training_side(alone, _our_trainer(alone)),
@@ -325,22 +325,22 @@ def two_devices(request):
     ratios = [measuring.Ratio("one device", "two devices", 1.10, measuring.AT_MOST)]
     what = f"training steps, batches of {config.batch_size}, {config.precision}"
     notes = [f"devices {', '.join(config.devices)}"]
-    return measuring.Result(what, "images/s", interleave(request, sides), ratios, notes, _shares(config, account))
+    return measuring.Result(what, "images/s", interleave(request, sides), ratios, notes, _shares(config, report))
 
 
-def _shares(config, account):
+def _shares(config, report):
     """What crosses, and the first device's share of what grows with the network, fc8 aside: it lives there alone."""
     reach = MOST_CROSSING_BYTES / 1e6 * config.batch_size / CROSSING_BATCH
-    crossing = placement_report.crossing_bytes(account, is_input=False) / 1e6
+    crossing = placement_report.transferred_bytes(report, is_input=False) / 1e6
     figures = [measuring.Figure("crosses a step, beside the input", crossing, "MB", reach, measuring.AT_MOST)]
-    device = account.devices[0]
+    device = report.devices[0]
     for what, quantity, only in (
         ("FLOP forward", "flops", {"phase": "forward"}),
         ("FLOP backward", "flops", {"phase": "backward"}),
         ("parameters updated", "parameters", {}),
     ):
-        whole = placement_report.total(account, quantity, aside=("fc8",), **only)
-        share = 100 * placement_report.total(account, quantity, aside=("fc8",), device=device, **only) / whole
+        whole = placement_report.total(report, quantity, exclude=("fc8",), **only)
+        share = 100 * placement_report.total(report, quantity, exclude=("fc8",), device=device, **only) / whole
         figures.append(
             measuring.Figure(f"{what} on {device}, fc8 aside", share, "%", 50.0, measuring.EXACTLY),
         )

@@ -27,10 +27,11 @@ def placement_account(run_config: config.Config, num_classes: int, json_path: st
     run_config = run_config.resolved()
     model = builders.build_model(run_config, num_classes)
     trainer = builders.build_trainer(run_config, model, builders.blank_statistics(run_config))
-    account = placement_report.account(trainer.step, _blank_batch(run_config), builders.initial_rates(run_config))
+    rates = builders.initial_rates(run_config)
+    report = placement_report.placement_report(trainer.step, _blank_batch(run_config), rates)
     if json_path:
-        files.write_json(json_path, placement_report.as_dict(account))
-    return placement_report.table(account)
+        files.write_json(json_path, placement_report.as_dict(report))
+    return placement_report.table(report)
 
 
 def _blank_batch(run_config):

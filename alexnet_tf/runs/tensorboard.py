@@ -1,6 +1,7 @@
 """What a run of ours shows in TensorBoard beside its scalars: weights, pictures, graph and hyperparameters."""
 
 import dataclasses
+import os
 
 import numpy as np
 import tensorflow as tf
@@ -8,10 +9,15 @@ import tensorflow as tf
 from alexnet_tf.models import registry
 from alexnet_tf.reporting import figures
 from alexnet_tf.runs import builders
-from alexnet_tf.training import actions
+from alexnet_tf.training import tensorboard
 
 # Augmented images of a batch that are shown.
 SHOWN_IMAGES = 8
+
+
+def open_summaries(workdir):
+    """The `tensorboard.Summaries` of a run, in its subdirectory "tensorboard"."""
+    return tensorboard.Summaries(os.path.join(workdir, "tensorboard"))
 
 
 class Latest:
@@ -41,14 +47,14 @@ def details(summaries, trainer, latest, config, epoch):
     """The action that shows what changes slowly: histograms, sizes of updates, kernels and augmented images.
 
     Args:
-      summaries: `actions.Summaries`.
+      summaries: `tensorboard.Summaries`.
       trainer: the `trainer.Trainer`.
       latest: `Latest`, the batches that it is given.
       config: a `config.Config`.
       epoch: float, passes that the run has behind it; at 0 the graph and the hyperparameters are shown too.
 
     Returns:
-      `actions.Details`.
+      `tensorboard.Details`.
     """
     weights = layer_weights(trainer.model, trainer.optimizer)
     first_layers = registry.find(config.network).first_layers
@@ -61,9 +67,9 @@ def details(summaries, trainer, latest, config, epoch):
             summaries.hyperparameters(hyperparameters(config))
             summaries.graph(step_graph(trainer, latest.batch, config))
         summaries.weights(step, weights)
-        summaries.pictures(step, pictures(weights, first_layers, trainer.preprocess, latest.part()))
+        summaries.images(step, pictures(weights, first_layers, trainer.preprocess, latest.part()))
 
-    return actions.Details(show, every=config.summary_epochs, epoch=epoch)
+    return tensorboard.Details(show, every=config.summary_epochs, epoch=epoch)
 
 
 def layer_weights(model, optimizer):

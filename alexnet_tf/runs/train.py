@@ -17,6 +17,7 @@ from alexnet_tf.data import service
 from alexnet_tf.data import statistics
 from alexnet_tf.evaluation import errors
 from alexnet_tf.models import placement
+from alexnet_tf.profiling import profiler
 from alexnet_tf.profiling import trace
 from alexnet_tf.runs import builders
 from alexnet_tf.runs import dataset
@@ -27,6 +28,7 @@ from alexnet_tf.training import actions
 from alexnet_tf.training import checkpoints
 from alexnet_tf.training import distribution
 from alexnet_tf.training import loop
+from alexnet_tf.training import metrics
 from alexnet_tf.training import schedules
 from alexnet_tf.training import stopping
 from alexnet_tf.training import trainer
@@ -73,7 +75,7 @@ def train(config, workdir, profile_steps=(), *, joined=None, stop=None):
     """
     config = config.resolved()
     _check_configuration(config, workdir)
-    actions.check_profile_steps(profile_steps)
+    profiler.check_profile_steps(profile_steps)
     # Before anything else of TensorFlow.
     joined = joined or distribution.start(config.distribute)
     stop = stop or stopping.Stop()
@@ -245,8 +247,8 @@ def _profile(run, wanted, latest, terminal):
         yield lambda step: contextlib.nullcontext()
         return
     describe = lambda: trace.describe(tensorboard.step_graph(run.trainer, latest.batch, run.config))
-    with actions.Profiler(os.path.join(run.workdir, "tensorboard"), *wanted, describe) as profiler:
-        yield profiler.step
+    with profiler.Profiler(os.path.join(run.workdir, "tensorboard"), *wanted, describe) as profile:
+        yield profile.step
     terminal.print(
         f"profiled steps {wanted[0]} to {min(wanted[1], run.steps)}: tools/profile_report.py --workdir={run.workdir}"
     )
@@ -273,18 +275,18 @@ def _actions(run, terminal, latest, stop):
     epoch_end = _EpochEnd(lambda: validate()["centre crop"], run.schedule)
     if not run.distribution.is_chief:
         return [epoch_end]
-    metrics = actions.Metrics(os.path.join(run.workdir, "metrics.jsonl"), run.first_step)
-    summaries = actions.Summaries(os.path.join(run.workdir, "tensorboard"))
+    log = metrics.Writer(os.path.join(run.workdir, "metrics.jsonl"), run.first_step)
+    summaries = tensorboard.open_summaries(run.workdir)
 
     def warn(progress, text):
         terminal.print(f"warning: {text}")
-        metrics.write(kind="warning", step=progress.step, epoch=progress.epoch, text=text)
+        log.write(kind="warning", step=progress.step, epoch=progress.epoch, text=text)
 
     flat = actions.FlatLoss(len(data.source.class_names), warn)
-    epoch_end.tell = _tell_epoch(run.watched, terminal, metrics, summaries)
+    epoch_end.tell = _tell_epoch(run.watched, terminal, log, summaries)
     epoch = run.first_step / run.steps_per_epoch
     details = tensorboard.details(summaries, run.trainer, latest, config, epoch)
-    return [terminal, metrics, summaries, flat, epoch_end, details, run.checkpoints]
+    return [terminal, log, summaries, flat, epoch_end, details, run.checkpoints]
 
 
 class _EpochEnd:
@@ -310,7 +312,7 @@ class _EpochEnd:
             self._reports = []
 
 
-def _tell_epoch(watched, terminal, metrics, summaries):
+def _tell_epoch(watched, terminal, log, summaries):
     """What `_EpochEnd` tells logs and terminal."""
 
     def tell(reports, result, dropped):
@@ -319,7 +321,7 @@ def _tell_epoch(watched, terminal, metrics, summaries):
         train_loss = np.average([report.train_loss for report in reports], weights=examples)
         train_error = np.average([report.train_error for report in reports], weights=examples)
         speed = examples.sum() / sum(n / r.images_per_second for n, r in zip(examples, reports))
-        metrics.write(kind="validation", step=progress.step, epoch=progress.epoch, **result.to_dict())
+        log.write(kind="validation", step=progress.step, epoch=progress.epoch, **result.to_dict())
         summaries.scalars(
             progress.step,
             validation_loss=result.loss,

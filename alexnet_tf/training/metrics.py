@@ -1,21 +1,59 @@
-"""What a run wrote of itself, ``metrics.jsonl``: read again, and as a curve."""
+"""A run's ``metrics.jsonl``: written during training, and read for reports and experiments."""
 
 import json
+import math
 import os
 import pathlib
+from typing import Any
+
+from alexnet_tf.utils import files
 
 
-def read(path):
-    """The records of a run.
+class Writer:
+    """Writes records to a file of JSON lines; as an action, a record of each report.
 
     Args:
-      path: of the file; its last line may be half-written, as by a run that was killed.
+      path: of the file.
+      first_step: records of later steps, left by a killed run, are removed.
+    """
+
+    def __init__(self, path: str, first_step: int):
+        self._path = path
+        if os.path.exists(path):
+            with open(path, encoding="utf-8") as file:
+                kept = [line for line in file if _step_of(line) <= first_step]
+            with files.atomic_write(path) as file:
+                file.writelines(kept)
+
+    def write(self, **record: Any) -> None:
+        """Appends a record."""
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def __call__(self, progress) -> None:
+        self.write(kind="train", **progress._asdict())
+
+
+def _step_of(line):
+    if not line.endswith("\n"):
+        return math.inf  # Truncated by a kill; the next record would continue on the same line.
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+def read(path: str) -> list[dict[str, Any]]:
+    """Reads the records of a run, in the order in which they were written.
+
+    Args:
+      path: of the file. An incomplete last line, as a killed run may leave, is ignored.
 
     Returns:
-      A list of dicts in the order in which they were written; empty without the file.
+      A list of dicts; empty if there is no file.
 
     Raises:
-      ValueError: for a line that is none, naming it.
+      ValueError: naming a line that is not a record.
     """
     if not os.path.exists(path):
         return []
@@ -34,15 +72,16 @@ def read(path):
     return records
 
 
-def curve(records):
-    """How a run went, an entry for each epoch.
+def curve(records: list[dict[str, Any]]) -> dict[str, list[float | None]]:
+    """Summarizes a run by epoch.
 
     Args:
       records: from `read`.
 
     Returns:
-      A dict of lists of one length: "epoch", rising; "train_error" in [0, 1] and "train_loss" in nats, means over the
-      epoch's images; "watched_error" and "watched_loss" at its end, None where nothing was watched.
+      A dict of lists of equal length: "epoch", ascending; "train_error" in [0, 1] and "train_loss" in nats, means over
+      the epoch's images; "watched_error" and "watched_loss", of the monitored split at the end of the epoch, None if
+      not evaluated. (Results of experiments store these keys.)
     """
     validated = {record["step"]: record for record in records if record["kind"] == "validation"}
     rows, pending = [], []
@@ -55,15 +94,15 @@ def curve(records):
                 sum(each["examples"] * each[name] for each in pending) / images
                 for name in ("train_error", "train_loss")
             )
-            watched = validated.get(record["step"], {})
-            rows.append((record["epoch"], error, loss, watched.get("top1_error"), watched.get("loss")))
+            monitored = validated.get(record["step"], {})
+            rows.append((record["epoch"], error, loss, monitored.get("top1_error"), monitored.get("loss")))
             pending = []
     names = ("epoch", "train_error", "train_loss", "watched_error", "watched_loss")
     return {name: [row[column] for row in rows] for column, name in enumerate(names)}
 
 
-def images_per_second(records):
-    """A run's speed in training: all its images by all the time that they took; None for a run without a report."""
+def images_per_second(records: list[dict[str, Any]]) -> float | None:
+    """Returns a run's training speed, all its images divided by their total time; None for a run without a report."""
     trained = [record for record in records if record["kind"] == "train"]
     seconds = sum(record["examples"] / record["images_per_second"] for record in trained)
     return sum(record["examples"] for record in trained) / seconds if trained else None

@@ -73,7 +73,7 @@ class Trainer:
         return tf.nest.map_structure(lambda result: self._strategy.experimental_local_results(result)[0], results)
 
     def _replica_step(self, batch, learning_rates):
-        with tf.name_scope("prepare"):
+        with tf.name_scope("preprocess"):
             images, labels = self.preprocess(batch)
         with tf.GradientTape() as tape:
             logits = self.model(images, training=True)

@@ -257,7 +257,7 @@ class Small:
         rates = tf.ones(builders.initial_rates(config).shape)
         before = {variable.path: variable.numpy() for variable in model.trainable_variables}
         if devices:
-            self.account = placement_report.account(trainer.step, batch, rates)
+            self.report = placement_report.placement_report(trainer.step, batch, rates)
         else:
             self.loss = trainer.step(batch, rates).loss.numpy()
         self.gradients = {path: -value.numpy() for path, value in zip(before, trainer.optimizer.velocities)}
@@ -296,11 +296,11 @@ def test_two_devices_give_the_same(name):
 def test_activities_cross_where_the_towers_meet_and_nothing_else_does(name):
     """What crosses has a gradient that crosses back."""
     meetings, last = SMALL_CROSSINGS[name]
-    found = small(name, DEVICES).account
-    crossed = [each for each in found.crossings if not each.is_input]
+    found = small(name, DEVICES).report
+    crossed = [each for each in found.transfers if not each.is_input]
     expected = [elements for elements in meetings for _ in range(4)] + [last] * 2
     assert sorted(math.prod(each.shape) for each in crossed) == sorted(2 * each for each in expected)
-    assert {each.name for each in found.crossings if each.is_input} == {"prepare/PartitionedCall", "learning_rates"}
+    assert {each.name for each in found.transfers if each.is_input} == {"preprocess/PartitionedCall", "learning_rates"}
     layers = {each.layer: each.device for each in found.operations if each.flops}
     assert layers == {layer: "CPU:1" if layer.endswith("_b") else "CPU:0" for layer in units_of(CASES[name])}
 

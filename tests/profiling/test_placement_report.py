@@ -1,4 +1,4 @@
-"""The account of a step against the paper's arithmetic, and against placements that are wrong."""
+"""The placement report against the paper's arithmetic, and for placements that are wrong."""
 
 import json
 import math
@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from alexnet_tf.models import alexnet
 from alexnet_tf.models import placement
+from alexnet_tf.profiling import operation_names
 from alexnet_tf.profiling import placement_report
 from alexnet_tf.training import optimizer
 from alexnet_tf.training import trainer
@@ -16,7 +17,7 @@ from alexnet_tf.training import trainer
 BATCH = 2
 DEVICES = ("CPU:0", "CPU:1")
 
-# Positions of a layer's output and the kernel of one tower; the product of all is multiply-adds an image.
+# Positions of a layer's output and kernel of one tower; the product of all is the multiply-adds per image.
 LAYERS = {
     "conv1": (55 * 55, [11, 11, 3, 48]),
     "conv2": (27 * 27, [5, 5, 48, 128]),
@@ -28,47 +29,47 @@ LAYERS = {
 }
 FC8 = (1, [4096, 1000])
 EXPECTED = {f"{name}_{tower}": layer for name, layer in LAYERS.items() for tower in "ab"} | {"fc8": FC8}
-# Activities of one tower that the other reads: after pool2, after pool5 and after fc6.
-MEETINGS = (13 * 13 * 128, 6 * 6 * 128, 2048)
+# Activations of one tower that the other reads: after pool2, after pool5 and after fc6.
+EXCHANGES = (13 * 13 * 128, 6 * 6 * 128, 2048)
 
 
-def trainer_of(network, prepare, jit_compile=True):
+def trainer_of(network, preprocess, jit_compile=True):
     variables = [variable.value for variable in network.trainable_variables]
     rules = [optimizer.Rule(group=0, weight_decay=0.0005)] * len(variables)
     sgd = optimizer.MomentumSGD(variables, rules, jit_compile=jit_compile)
-    return trainer.Trainer(network, sgd, prepare)
+    return trainer.Trainer(network, sgd, preprocess)
 
 
-def alexnet_account(recipe, devices, jit_compile=True):
+def alexnet_report(recipe, devices, jit_compile=True):
     network = alexnet.AlexNet(recipe=recipe, devices=devices, seed=0)
     learner = trainer_of(network, lambda batch: (tf.cast(batch[0], tf.float32) - 120.0, batch[1]), jit_compile)
     batch = tf.zeros([BATCH, 224, 224, 3], tf.uint8), tf.zeros([BATCH], tf.int64)
-    observed = placement_report.account(learner.step, batch, tf.constant([0.01]))
+    observed = placement_report.placement_report(learner.step, batch, tf.constant([0.01]))
     assert learner.traces == 1
     return observed
 
 
 @pytest.fixture(scope="module", params=["paper", "original"])
 def two_devices(request):
-    return alexnet_account(request.param, ("/CPU:0", "/CPU:1"))
+    return alexnet_report(request.param, ("/CPU:0", "/CPU:1"))
 
 
 @pytest.fixture(scope="module")
 def one_device():
-    return alexnet_account("paper", None, jit_compile=False)
+    return alexnet_report("paper", None, jit_compile=False)
 
 
 def check_layers(observed):
     """FLOPs and parameters of every layer are those of its description, and there are no others."""
     for layer, (positions, kernel) in EXPECTED.items():
         product = 2 * BATCH * positions * math.prod(kernel)
-        # A gradient of the weights and one of the input, which the first layer has no use for.
+        # A gradient of the weights and one of the input, which the first layer does not need.
         gradients = 1 if layer.startswith("conv1") else 2
         assert placement_report.total(observed, "flops", layer=layer, phase="forward") == product, layer
         assert placement_report.total(observed, "flops", layer=layer, phase="backward") == gradients * product, layer
         assert placement_report.total(observed, "parameters", layer=layer) == math.prod(kernel) + kernel[-1], layer
     assert placement_report.total(observed, "flops", phase="forward") == 2 * 724_406_816 * BATCH
-    assert placement_report.total(observed, "flops", aside=EXPECTED) == 0
+    assert placement_report.total(observed, "flops", exclude=EXPECTED) == 0
     assert placement_report.total(observed, "parameters") == 60_965_224
 
 
@@ -83,45 +84,45 @@ def test_each_device_does_half_of_each_phase(two_devices):
         assert layers - {"fc8"} == {f"{name}_{tower}" for name in LAYERS}
     for phase in ("forward", "backward"):
         a, b = (
-            placement_report.total(two_devices, "flops", device=device, phase=phase, aside=("fc8",))
+            placement_report.total(two_devices, "flops", device=device, phase=phase, exclude=("fc8",))
             for device in DEVICES
         )
         assert a == b > 0, phase
-    a, b = (placement_report.total(two_devices, "parameters", device=device, aside=("fc8",)) for device in DEVICES)
+    a, b = (placement_report.total(two_devices, "parameters", device=device, exclude=("fc8",)) for device in DEVICES)
     assert a == b == (60_965_224 - 4_097_000) // 2
     assert placement_report.total(two_devices, "parameters", device="CPU:0", layer="fc8") == 4_097_000
 
 
-def test_activities_and_their_gradients_cross_and_nothing_else(two_devices):
-    # Both towers' outputs and their gradients at three meetings; then tower b's to fc8, and their gradients.
-    expected = [elements for elements in MEETINGS for _ in range(4)] + [2048, 2048]
-    crossed = [each for each in two_devices.crossings if not each.is_input]
+def test_only_activations_and_their_gradients_are_transferred(two_devices):
+    # Both towers' outputs and their gradients at three exchanges; then tower b's outputs to fc8, and their gradients.
+    expected = [elements for elements in EXCHANGES for _ in range(4)] + [2048, 2048]
+    crossed = [each for each in two_devices.transfers if not each.is_input]
     assert sorted(math.prod(each.shape) for each in crossed) == sorted(BATCH * each for each in expected)
     assert {each.dtype for each in crossed} == {"float32"}
-    assert placement_report.crossing_bytes(two_devices, is_input=False) == 4 * BATCH * sum(expected)
+    assert placement_report.transferred_bytes(two_devices, is_input=False) == 4 * BATCH * sum(expected)
     # At the paper's batch of 128.
     assert 4 * 128 * sum(expected) == 60_030_976
     for source, destination in (DEVICES, DEVICES[::-1]):
         one_way = [each for each in crossed if (each.source, each.destination) == (source, destination)]
         assert sum(each.bytes for each in one_way) == 2 * BATCH * sum(expected)
-        assert sum(each.name.startswith("gradient of ") for each in one_way) == len(MEETINGS) + (source == "CPU:0")
+        assert sum(each.name.startswith("gradient of ") for each in one_way) == len(EXCHANGES) + (source == "CPU:0")
 
 
-def test_the_input_is_told_apart(two_devices):
-    inputs = {each.name: each for each in two_devices.crossings if each.is_input}
+def test_input_is_distinguished(two_devices):
+    inputs = {each.name: each for each in two_devices.transfers if each.is_input}
     assert {name: each.shape for name, each in inputs.items()} == {
-        "prepare/sub": (BATCH, 224, 224, 3),
+        "preprocess/sub": (BATCH, 224, 224, 3),
         "learning_rates": (1,),
     }
-    assert placement_report.crossing_bytes(two_devices, is_input=True) == 4 * BATCH * 224 * 224 * 3 + 4
-    everything = placement_report.crossing_bytes(two_devices)
-    assert everything == sum(placement_report.crossing_bytes(two_devices, is_input=kind) for kind in (True, False))
+    assert placement_report.transferred_bytes(two_devices, is_input=True) == 4 * BATCH * 224 * 224 * 3 + 4
+    everything = placement_report.transferred_bytes(two_devices)
+    assert everything == sum(placement_report.transferred_bytes(two_devices, is_input=kind) for kind in (True, False))
 
 
-def test_on_one_device_nothing_crosses(one_device):
+def test_nothing_is_transferred_on_one_device(one_device):
     check_layers(one_device)
     assert one_device.devices == ("CPU:0",)
-    assert one_device.crossings == ()
+    assert one_device.transfers == ()
     assert "total, all" in placement_report.table(one_device)
 
 
@@ -132,14 +133,14 @@ def test_table_and_dictionary_agree(two_devices):
     rows = {line[:34].strip(): line[34:].replace("%", " ").split() for line in lines}
     assert rows["Work"] == list(values["devices"])
     for number, device in enumerate(values["devices"].values()):
-        for phase in placement_report.PHASES:
+        for phase in operation_names.PHASES:
             assert int(rows[f"operations, {phase}"][2 * number]) == device["operations"][phase]
         for phase in ("forward", "backward"):
             assert rows[f"GFLOP, {phase}"][2 * number] == f"{device['flops'][phase] / 1e9:.3f}"
-            assert rows[f"GFLOP, {phase}, fc8 aside"][2 * number + 1] == "50.0"
+            assert rows[f"GFLOP, {phase}, without fc8"][2 * number + 1] == "50.0"
         assert rows["parameters updated"][2 * number] == f"{device['parameters']:,d}"
     for name, size in values["crossing_bytes"].items():
-        assert rows[f"total, {name}"] == [f"{size / 1e6:.6f}"]
+        assert rows[f"total, {name.replace('beside the', 'other than')}"] == [f"{size / 1e6:.6f}"]
     for each in values["crossings"]:
         row = [each["source"], each["destination"], "x".join(map(str, each["shape"])), each["dtype"]]
         assert any(line.startswith(each["name"]) and line.split()[-5:-1] == row for line in lines), each
@@ -165,8 +166,8 @@ def naive(layer_class):
     return Naive
 
 
-def small_account(make):
-    """The account of a step of two small towers whose layers are of `make(layer class)`."""
+def small_report(make):
+    """The report of a step of two small towers whose layers are of `make(layer class)`."""
     images = keras.Input([16, 16, 3])
     towers = []
     for tower, device in zip("ab", ("/CPU:0", "/CPU:1")):
@@ -175,7 +176,7 @@ def small_account(make):
         towers.append(make(keras.layers.Dense)(16, device=device, name=f"dense_{tower}")(x))
     logits = placement.on_device(keras.layers.Add)(device="/CPU:0", name="logits")(towers)
     learner = trainer_of(keras.Model(images, logits), lambda batch: batch)
-    return placement_report.account(
+    return placement_report.placement_report(
         learner.step, (tf.ones([4, 16, 16, 3]), tf.zeros([4], tf.int64)), tf.constant([0.01])
     )
 
@@ -184,8 +185,8 @@ def flops_by_device(observed, phase):
     return [placement_report.total(observed, "flops", device=device, phase=phase) for device in DEVICES]
 
 
-def test_a_backward_pass_on_the_wrong_device_shows():
-    placed, scoped = small_account(placement.on_device), small_account(naive)
+def test_backward_pass_on_the_wrong_device_is_visible():
+    placed, scoped = small_report(placement.on_device), small_report(naive)
     half = 2 * 4 * (14 * 14 * 3 * 3 * 3 * 8 + 14 * 14 * 8 * 16)
     for observed in (placed, scoped):
         assert flops_by_device(observed, "forward") == [half, half]
@@ -193,15 +194,15 @@ def test_a_backward_pass_on_the_wrong_device_shows():
         assert a == b
     assert len(set(flops_by_device(placed, "backward"))) == 1
     assert flops_by_device(scoped, "backward")[1] == 0
-    # The weight gradients cross, which they never should.
-    names = [each.name for each in scoped.crossings]
+    # The gradients of weights are transferred, which should never happen.
+    names = [each.name for each in scoped.transfers]
     assert "gradient of conv_b/Conv2DBackpropFilter" in names and "gradient of dense_b/MatMul_1" in names
-    assert placement_report.crossing_bytes(scoped, is_input=False) > 2 * placement_report.crossing_bytes(
+    assert placement_report.transferred_bytes(scoped, is_input=False) > 2 * placement_report.transferred_bytes(
         placed, is_input=False
     )
 
 
-def test_a_scope_around_the_construction_shows():
+def test_device_scope_around_the_construction_is_visible():
     def scoped_construction(layer_class):
         def construct(*args, device, **kwargs):
             layer = layer_class(*args, **kwargs)
@@ -214,11 +215,11 @@ def test_a_scope_around_the_construction_shows():
 
         return construct
 
-    observed = small_account(scoped_construction)
+    observed = small_report(scoped_construction)
     assert flops_by_device(observed, "forward")[1] == flops_by_device(observed, "backward")[1] == 0
 
 
-def test_what_is_made_of_arguments_alone_is_input():
+def test_results_of_arguments_alone_are_input():
     weights = tf.Variable(tf.ones([5, 3]))
 
     def step(batch):
@@ -228,8 +229,8 @@ def test_what_is_made_of_arguments_alone_is_input():
         with tf.device("/CPU:1"):
             return tf.reduce_sum(narrow), tf.reduce_sum(product)
 
-    observed = placement_report.account(tf.function(step), tf.ones([7, 5]))
-    sent = {(each.shape, each.dtype, each.bytes): each.is_input for each in observed.crossings}
+    observed = placement_report.placement_report(tf.function(step), tf.ones([7, 5]))
+    sent = {(each.shape, each.dtype, each.bytes): each.is_input for each in observed.transfers}
     assert sent[(7, 5), "bfloat16", 70] and not sent[(7, 3), "float32", 84]
 
 
@@ -245,28 +246,28 @@ def looped(x):
         (looped, "NextIteration"),
     ],
 )
-def test_a_product_that_cannot_be_counted_is_refused(function, named):
-    with pytest.raises(ValueError, match=f"Expected only Conv2D and MatMul, uncompiled.*{named}"):
-        placement_report.account(tf.function(function), tf.eye(3))
+def test_product_that_cannot_be_counted_is_rejected(function, named):
+    with pytest.raises(ValueError, match=f"Expected only Conv2D and MatMul, not compiled.*{named}"):
+        placement_report.placement_report(tf.function(function), tf.eye(3))
 
 
 def test_only_a_first_run_can_be_observed():
     function = tf.function(lambda x: x + 1)
-    placement_report.account(function, tf.ones([2]))
+    placement_report.placement_report(function, tf.ones([2]))
     with pytest.raises(ValueError, match="not called before"):
-        placement_report.account(function, tf.ones([2]))
+        placement_report.placement_report(function, tf.ones([2]))
 
 
-def test_a_function_compiled_as_a_whole_is_refused():
+def test_function_compiled_as_a_whole_is_rejected():
     with pytest.raises(ValueError, match="not compiled as a whole"):
-        placement_report.account(tf.function(lambda x: x @ x, jit_compile=True), tf.eye(3))
+        placement_report.placement_report(tf.function(lambda x: x @ x, jit_compile=True), tf.eye(3))
 
 
-def test_a_function_that_fails_leaves_no_trace_running():
+def test_failing_function_leaves_no_trace_running():
     def fails(x):
         raise RuntimeError("as it should")
 
     with pytest.raises(RuntimeError, match="as it should"):
-        placement_report.account(tf.function(fails), tf.ones([2]))
-    observed = placement_report.account(tf.function(lambda x: x @ x), tf.ones([4, 4]))
+        placement_report.placement_report(tf.function(fails), tf.ones([2]))
+    observed = placement_report.placement_report(tf.function(lambda x: x @ x), tf.ones([4, 4]))
     assert placement_report.total(observed, "flops", phase="forward") == 2 * 4**3

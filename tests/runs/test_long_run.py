@@ -8,7 +8,7 @@ import small_runs
 
 from alexnet_tf.runs import builders
 from alexnet_tf.runs import train
-from alexnet_tf.training import actions
+from alexnet_tf.training import metrics
 
 STEPS = 20_000
 STEPS_PER_EPOCH = 100
@@ -24,12 +24,12 @@ def test_memory_traces_and_files_do_not_grow_with_the_steps(tmp_path, monkeypatc
         trainers.append(build_trainer(*arguments))
         return trainers[0]
 
-    def look(self, progress, write=actions.Metrics.__call__):
+    def look(self, progress, write=metrics.Writer.__call__):
         write(self, progress)
         memory[progress.step] = psutil.Process().memory_info().rss
 
     monkeypatch.setattr(builders, "build_trainer", build)
-    monkeypatch.setattr(actions.Metrics, "__call__", look)
+    monkeypatch.setattr(metrics.Writer, "__call__", look)
     train.train(
         small_runs.config(
             folder,

@@ -8,6 +8,7 @@ import tensorflow as tf
 from tensorboard.backend.event_processing import event_accumulator
 
 from alexnet_tf import config as configuration
+from alexnet_tf.profiling import bottlenecks
 from alexnet_tf.profiling import trace
 from alexnet_tf.runs import tensorboard
 from alexnet_tf.runs import train as running
@@ -87,12 +88,12 @@ def test_a_run_shows_what_it_does(run):
     width, height, *images = tf.make_ndarray(accumulator.Tensors("augmented_images")[0].tensor_proto)
     assert (int(width), int(height), len(images)) == (32, 32, 4)
     scopes = {node.name.partition("/")[0] for node in accumulator.Graph().node}
-    assert {"prepare", "gradient_tape", "loss", "update"} <= scopes
+    assert {"preprocess", "gradient_tape", "loss", "update"} <= scopes
     assert len(steps["_hparams_/session_start_info"]) == 1
 
 
 def test_profile_of_a_run_is_read(run):
-    found = trace.measure(trace.read(trace.newest(run)))
+    found = bottlenecks.measure(trace.read(trace.newest(run)))
     assert found["steps"] == [4, 5]
     assert found["layers"]["conv1_a forward"] > 0
 

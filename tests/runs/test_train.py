@@ -15,6 +15,7 @@ from alexnet_tf import config as configuration
 from alexnet_tf import flagfiles
 from alexnet_tf.runs import evaluate
 from alexnet_tf.runs import train as running
+from alexnet_tf.training import tensorboard
 
 
 def photograph(generator, shape):
@@ -244,14 +245,14 @@ def test_a_small_run_resumes_to_the_same_bits(without_report, small_folder, tmp_
     class Stopped(BaseException):
         pass
 
-    def stop(self, progress, original=running.actions.Summaries.__call__):
+    def stop(self, progress, original=tensorboard.Summaries.__call__):
         original(self, progress)
         times.append(progress.step)
         if progress.step == 8:
             raise Stopped
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(running.actions.Summaries, "__call__", stop)
+        patch.setattr(tensorboard.Summaries, "__call__", stop)
         running.train(config, str(tmp_path / "parts"))
     assert times == list(range(1, 9))
     resumed = running.train(config, str(tmp_path / "parts"))
