@@ -626,7 +626,7 @@ def test_what_declares_too_much_is_not_decoded(name):
 
 
 def test_a_gif_of_many_parts_is_not_decoded(monkeypatch):
-    monkeypatch.setattr(photograph, "_MAX_GIF_PARTS", 20)
+    monkeypatch.setattr(photograph, "_MAX_GIF_BLOCKS", 20)
     assert photograph._pixels_of_gif(tf.constant(gif([3, 2], parts=10))) == 6
     assert photograph._pixels_of_gif(tf.constant(gif([3, 2], parts=30))) == np.inf
 

@@ -1,7 +1,7 @@
-"""What happens to batches of images on the device: mean, mirror images, colour noise, views.
+"""Preprocessing of image batches on the device: mean subtraction, mirroring, color noise, views.
 
-Pure functions of tensors, each with the same few arguments: uint8 images, and the training set's mean image and
-colour components.
+All functions are pure functions of tensors: uint8 images, and the training set's mean image and principal components
+of the colors.
 """
 
 import tensorflow as tf
@@ -9,12 +9,12 @@ import tensorflow as tf
 CROP_SIZE = 224
 
 
-def central_crop(images, size=CROP_SIZE):
-    """The central square of images or of a mean image.
+def central_crop(images: tf.Tensor, size: int = CROP_SIZE) -> tf.Tensor:
+    """Returns the central square of images or of a mean image.
 
     Args:
       images: ``[..., height, width, channels]``.
-      size: int, the side; the margins are even.
+      size: int, the side of the square; an odd margin has its extra pixel at the bottom or right.
 
     Returns:
       ``[..., size, size, channels]``.
@@ -24,12 +24,12 @@ def central_crop(images, size=CROP_SIZE):
     return images[..., top : top + size, left : left + size, :]
 
 
-def positions(offsets, flips, size):
-    """Where the pixels of crops that may be mirrored come from.
+def positions(offsets: tf.Tensor, flips: tf.Tensor, size: int) -> tf.Tensor:
+    """Returns the rows or columns of an image that a possibly mirrored crop consists of.
 
     Args:
       offsets: int32 ``[batch]``, the first row or column of each crop.
-      flips: bool ``[batch]``, whether its rows or columns are in reverse order.
+      flips: bool ``[batch]``, whether to reverse the order of its rows or columns.
       size: int, the crop's side.
 
     Returns:
@@ -39,18 +39,18 @@ def positions(offsets, flips, size):
     return offsets[:, None] + tf.where(flips[:, None], size - 1 - forward, forward)
 
 
-def mirror(images, flips, *, upside_down=True):
+def mirror(images: tf.Tensor, flips: tf.Tensor, *, upside_down: bool = True) -> tf.Tensor:
     """Mirrors some of the images.
 
-    Pixels are taken by their places, which costs less than choosing between each image and its mirror image.
+    Gathering pixels by their indices is faster than choosing between each image and its mirror image.
 
     Args:
       images: ``[batch, height, width, channels]``.
       flips: bool ``[batch, 2]``: upside down, and left to right.
-      upside_down: bool; False if it is known that none is to be upside down, which saves a pass.
+      upside_down: bool; False skips the first column of `flips`, which saves a pass over the images.
 
     Returns:
-      Images like `images`.
+      A tensor of the shape and dtype of `images`.
     """
     start = tf.zeros_like(flips[:, 0], tf.int32)
     if upside_down:
@@ -58,43 +58,53 @@ def mirror(images, flips, *, upside_down=True):
     return tf.gather(images, positions(start, flips[:, 1], images.shape[2]), axis=2, batch_dims=1)
 
 
-def color_shift(draws, components):
-    """The colour noise of each image: ``sum of p_i alpha_i sqrt(lambda_i)`` (paper section 4.1, original #145).
+def color_shift(draws: tf.Tensor, components: tf.Tensor) -> tf.Tensor:
+    """Computes the color noise of each image: ``sum of p_i alpha_i sqrt(lambda_i)``.
 
-    The text multiplies by the eigenvalue itself; on 0 to 255 that would drown the picture, so both recipes take its
-    root, the component's standard deviation, as the original did.
+    The paper (section 4.1) multiplies by the eigenvalue lambda_i itself. With pixels in [0, 255] that would drown the
+    image, so both recipes use its square root, the component's standard deviation, as original #145 does.
 
     Args:
-      draws: float32 ``[batch, 3]``, alpha: normal with the chosen standard deviation (paper: 0.1).
-      components: float32 ``[3, 3]``, the principal components of the training set's colours in rows, each of the length
-        of its standard deviation, in grey levels.
+      draws: float32 ``[batch, 3]``, alpha: normal with the configured standard deviation (paper: 0.1).
+      components: float32 ``[3, 3]``, the principal components of the training set's colors in rows. The length of
+        each is its standard deviation, in gray levels.
 
     Returns:
-      float32 ``[batch, 1, 1, 3]``, one shift for every pixel of an image.
+      float32 ``[batch, 1, 1, 3]``, the same shift for all pixels of an image.
     """
     return tf.reduce_sum(draws[:, :, None] * components, axis=1)[:, None, None, :]
 
 
 def training_images(
-    crops, offsets, flips, draws, *, mean_image, components, mean_crop, divisor, scale=1.0, upside_down=True
-):
-    """A batch of crops as the network sees it in training.
+    crops: tf.Tensor,
+    offsets: tf.Tensor,
+    flips: tf.Tensor,
+    draws: tf.Tensor,
+    *,
+    mean_image: tf.Tensor,
+    components: tf.Tensor,
+    mean_crop: str,
+    divisor: float,
+    scale: float = 1.0,
+    upside_down: bool = True,
+) -> tf.Tensor:
+    """Preprocesses a batch of crops for training.
 
-    Args:
-      crops: uint8 ``[batch, size, size, 3]``, AlexNet's size 224.
-      offsets: int32 ``[batch, 2]``, where each was cut out.
-      flips: bool ``[batch, 2]``, see `mirror`.
-      draws: float32 ``[batch, 3]``, see `color_shift`.
-      mean_image: float32 ``[height, width, 3]``, AlexNet's ``[256, 256, 3]``, in [0, 255].
-      components: float32 ``[3, 3]``, see `color_shift`.
-      mean_crop: "aligned" subtracts the part of the mean image that the crop was cut from, "center" always the
-        central one (original #145).
-      divisor: float, of the result (original #145: 1.1).
-      scale: float, of the result; that of the views in evaluation is the same.
-      upside_down: bool, as in `mirror`.
+        Args:
+          crops: uint8 ``[batch, size, size, 3]``, for AlexNet with a size of 224.
+          offsets: int32 ``[batch, 2]``, row and column of each crop's first pixel in its image.
+          flips: bool ``[batch, 2]``, see `mirror`.
+          draws: float32 ``[batch, 3]``, see `color_shift`.
+          mean_image: float32 ``[height, width, 3]``, for AlexNet ``[256, 256, 3]``, in [0, 255].
+          components: float32 ``[3, 3]``, see `color_shift`.
+              mean_crop: "aligned" subtracts the part of the mean image at the crop's position, "center" always the
+            central part (original #145).
+          divisor: float that divides the result (original #145: 1.1).
+          scale: float that multiplies the result, as it does the views in evaluation.
+              upside_down: bool, as in `mirror`.
 
-    Returns:
-      float32 ``[batch, size, size, 3]``, within about [-255, 255].
+        Returns:
+          float32 ``[batch, size, size, 3]``, within about [-255, 255].
     """
     size = crops.shape[1]
     if mean_crop == "center":
@@ -105,14 +115,14 @@ def training_images(
     return (images + color_shift(draws, components)) * (scale / divisor)
 
 
-def central_view(images, mean_image, *, size=CROP_SIZE, scale=1.0):
-    """The central crop of each image, mean subtracted.
+def central_view(images: tf.Tensor, mean_image: tf.Tensor, *, size: int = CROP_SIZE, scale: float = 1.0) -> tf.Tensor:
+    """Returns the central crop of each image, mean subtracted.
 
     Args:
       images: uint8 ``[batch, height, width, 3]``.
       mean_image: float32 ``[height, width, 3]``.
       size: int, the view's side.
-      scale: float, of the result.
+      scale: float that multiplies the result.
 
     Returns:
       float32 ``[batch, size, size, 3]``.
@@ -120,8 +130,10 @@ def central_view(images, mean_image, *, size=CROP_SIZE, scale=1.0):
     return (tf.cast(central_crop(images, size), tf.float32) - central_crop(mean_image, size)) * scale
 
 
-def ten_views(images, mean_image, *, mean_crop, size=CROP_SIZE, scale=1.0):
-    """Four corners and the centre of each image, then the five mirrored (paper section 4.1).
+def ten_views(
+    images: tf.Tensor, mean_image: tf.Tensor, *, mean_crop: str, size: int = CROP_SIZE, scale: float = 1.0
+) -> list[tf.Tensor]:
+    """Returns the four corners and the center of each image, then these five mirrored (paper section 4.1).
 
     Args:
       images: uint8 ``[batch, height, width, 3]``.

@@ -1,6 +1,6 @@
-"""The numbers of `draws` in TensorFlow operations, for pipelines that run in another process.
+"""The random numbers of `draws` in TensorFlow operations, for pipelines that run in another process.
 
-Orders, crops and mirror images are the same to the bit; the noise is but for the last bits of float32.
+Orders, crop positions and mirroring are equal to the bit; the noise may differ in the last bits of float32.
 """
 
 import math
@@ -10,14 +10,14 @@ import tensorflow as tf
 
 from alexnet_tf.data import draws
 
-# Philox4x64-10 (Salmon et al., 2011): multipliers of the counter's words 0 and 2, and what is added to the key.
+# Philox4x64-10 (Salmon et al., 2011): multipliers of the counter's words 0 and 2, and increments of the key.
 _MULTIPLIERS = np.array([[0xD2E7470EE14C6C93], [0xCA5A826395121157]], np.uint64)
 _KEY_STEPS = np.array([[0x9E3779B97F4A7C15], [0xBB67AE8584CAA73B]], np.uint64)
 _ROUNDS = 10
 
 
 def _numbers(seed, stream, epoch, positions):
-    """Four random numbers for each position.
+    """Returns four random numbers for each position.
 
     Args:
       seed, stream: ints.
@@ -27,15 +27,15 @@ def _numbers(seed, stream, epoch, positions):
     Returns:
       uint64 ``[4, count]``.
     """
-    # NumPy counts before it draws.
+    # NumPy increments the counter before it draws.
     counters = tf.stack([positions + 1, tf.fill(tf.shape(positions), epoch)])
     return _philox(tf.constant([[seed], [stream]], tf.uint64), tf.cast(counters, tf.uint64))
 
 
-# Traced once, though it stands in several functions of a pipeline.
+# Traced once, although several functions of a pipeline call it.
 @tf.function(input_signature=[tf.TensorSpec([2, 1], tf.uint64), tf.TensorSpec([2, None], tf.uint64)])
 def _philox(key, even):
-    """Four numbers, uint64 ``[4, count]``, for counters of which the even words are given and the odd ones are 0."""
+    """Returns four numbers, uint64 ``[4, count]``, for counters with the given even words and zeros as odd words."""
     odd = tf.zeros_like(even)
     for _ in range(_ROUNDS):
         high, low = _product(even, _MULTIPLIERS)
@@ -45,7 +45,7 @@ def _philox(key, even):
 
 
 def _product(words, factors):
-    """The upper and the lower 64 bits of products of uint64 words, by halves of 32 bits."""
+    """Returns the upper and the lower 64 bits of products of uint64 words, computed from halves of 32 bits."""
     upper, lower = _halves(words)
     factors_upper, factors_lower = factors >> np.uint64(32), factors & np.uint64(2**32 - 1)
     # No sum exceeds 64 bits: (2 ** 32 - 1) ** 2 + 2 * (2 ** 32 - 1) is 2 ** 64 - 1.
@@ -56,7 +56,7 @@ def _product(words, factors):
 
 
 def _halves(words):
-    """The upper and the lower 32 bits of uint64 words, each as uint64."""
+    """Returns the upper and the lower 32 bits of uint64 words, each as uint64."""
     return _shifted(words, 32), tf.bitwise.bitwise_and(words, np.uint64(2**32 - 1))
 
 
@@ -68,11 +68,11 @@ def _xor(one, other):
     return tf.bitwise.bitwise_xor(one, other)
 
 
-def order(count, seed, epoch):
-    """`draws.order` for an epoch that is a tensor.
+def order(count: int, seed: int, epoch: tf.Tensor) -> tf.Tensor:
+    """Returns `draws.order` of an epoch that is a tensor.
 
     Args:
-      count: int, how many images there are.
+      count: int, the number of images.
       seed: int.
       epoch: scalar int64 tensor.
 
@@ -81,13 +81,23 @@ def order(count, seed, epoch):
     """
     words = _numbers(seed, draws.ORDER, epoch, tf.range(-(-count // 4), dtype=tf.int64))
     numbers = tf.reshape(tf.transpose(words), [-1])[:count]
-    # As signed numbers, which TensorFlow sorts, they have the same order once their highest bits are flipped.
+    # TensorFlow sorts signed numbers only; they have the same order once their highest bits are flipped.
     signed = tf.bitcast(_xor(numbers, np.uint64(2**63)), tf.int64)
     return tf.cast(tf.argsort(signed, stable=True), tf.int64)
 
 
-def draw(seed, epoch, first, count, *, margin, crops="random", flips="horizontal", images_per_draw=1):
-    """`draws.draw` for an epoch and a first position that are tensors.
+def draw(
+    seed: int,
+    epoch: tf.Tensor,
+    first: tf.Tensor,
+    count: int,
+    *,
+    margin: int,
+    crops: str = "random",
+    flips: str = "horizontal",
+    images_per_draw: int = 1,
+) -> draws.Draws:
+    """Returns `draws.draw` of an epoch and a first position that are tensors.
 
     Args:
       seed: int.
@@ -114,7 +124,7 @@ def draw(seed, epoch, first, count, *, margin, crops="random", flips="horizontal
 
 
 def _normal(words):
-    """Three independent standard normal numbers, float64 ``[count, 3]``, from four words."""
+    """Returns three independent standard normal numbers, float64 ``[count, 3]``, from four words."""
     uniform = (tf.cast(_shifted(words, 11), tf.float64) + 0.5) * 2.0**-53
     radii = tf.sqrt(-2 * tf.math.log(uniform[:2]))
     angles = 2 * math.pi * uniform[2:]

@@ -1,6 +1,6 @@
-"""One photograph, in whatever form it comes, as 256 x 256 RGB pixels.
+"""From one photograph in any supported format to 256 x 256 RGB pixels.
 
-All of it is TensorFlow operations, so that training, evaluation and a served model do literally the same.
+Everything is TensorFlow operations, so training, evaluation and a served model run the same code.
 """
 
 import functools
@@ -9,32 +9,32 @@ import tensorflow as tf
 
 IMAGE_SIZE = 256
 
-# A file of a few kilobytes can declare gigabytes; so many pixels take 300 MB while they are decoded.
+# A file of a few kilobytes can declare gigabytes of pixels. This many take 300 MB to decode.
 MAX_PIXELS = 100_000_000
-# A GIF's parts, of at most 255 bytes each, are looked through one after another.
-_MAX_GIF_PARTS = 100_000
+# The blocks of a GIF, of at most 255 bytes each, are parsed one after another.
+_MAX_GIF_BLOCKS = 100_000
 
-# How far into a file the EXIF orientation is looked for: the segment comes first or second.
+# Bytes at the start of a file that are searched for the EXIF orientation: its segment is the first or the second.
 _EXIF_BYTES = 4096
 
 
-def exif_orientation(encoded):
-    """The EXIF orientation of a JPEG, 1 to 8.
+def exif_orientation(encoded: tf.Tensor) -> tf.Tensor:
+    """Returns the EXIF orientation of a JPEG, 1 to 8.
 
     Args:
       encoded: scalar string tensor, the file.
 
     Returns:
-      Scalar int32: 1 (upright) for a file that says nothing, or that is no JPEG with an EXIF segment.
+      Scalar int32; 1 (upright) for a file without an orientation, and for any other format.
     """
     head = tf.strings.substr(encoded, 0, _EXIF_BYTES)
-    # Few photographs have the segment, and the search for its tag takes several times as long as this glance.
+    # Few photographs have the segment, and searching for its tag takes several times as long as this match.
     has_segment = tf.strings.regex_full_match(head, r"\C*?Exif\x00\x00(?:MM|II)\C*")
     return tf.cond(has_segment, lambda: _orientation_tag(head), lambda: tf.constant(1))
 
 
 def _orientation_tag(head):
-    """The value of the orientation tag in the first bytes of a JPEG with an EXIF segment, 1 if there is none."""
+    """Returns the orientation tag in the first bytes of a JPEG with an EXIF segment; 1 if there is none."""
     data = tf.cast(tf.io.decode_raw(head, tf.uint8), tf.int32)
     is_jpeg = tf.reduce_all(tf.equal(data[:2], [0xFF, 0xD8]))
     _, segment = _find(data, b"Exif\x00\x00")
@@ -49,7 +49,7 @@ def _orientation_tag(head):
 
 
 def _find(data, pattern):
-    """Whether `pattern` stands in `data`, and the place just behind its first occurrence (else 0)."""
+    """Returns whether `data` contains `pattern`, and the position after its first occurrence (otherwise 0)."""
     count = tf.maximum(tf.size(data) - len(pattern) + 1, 0)
     hits = tf.ones([count], tf.bool)
     for shift, value in enumerate(pattern):
@@ -59,57 +59,57 @@ def _find(data, pattern):
     return found, tf.where(found, first, -len(pattern)) + len(pattern)
 
 
-def apply_orientation(image, orientation):
-    """Turns and mirrors an image as its EXIF orientation asks.
+def apply_orientation(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    """Rotates and mirrors an image according to its EXIF orientation.
 
     Args:
       image: ``[height, width, channels]``.
       orientation: scalar int32, 1 to 8.
 
     Returns:
-      The upright image; height and width are exchanged for 5 to 8.
+      The upright image; height and width are swapped for 5 to 8.
     """
 
-    def turned():
+    def rotated():
         upright = tf.cond(orientation >= 5, lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
-        # After that transposition 5 to 8 are upright, quarter turns and their mirror images.
-        mirrored = tf.reduce_any(tf.equal(orientation, [2, 3, 6, 7]))
-        upended = tf.reduce_any(tf.equal(orientation, [3, 4, 7, 8]))
-        upright = tf.cond(mirrored, lambda: tf.reverse(upright, [1]), lambda: upright)
-        return tf.cond(upended, lambda: tf.reverse(upright, [0]), lambda: upright)
+        # This transposition reduces 5 to 8 to mirroring, as 2 to 4.
+        flipped_left_right = tf.reduce_any(tf.equal(orientation, [2, 3, 6, 7]))
+        flipped_up_down = tf.reduce_any(tf.equal(orientation, [3, 4, 7, 8]))
+        upright = tf.cond(flipped_left_right, lambda: tf.reverse(upright, [1]), lambda: upright)
+        return tf.cond(flipped_up_down, lambda: tf.reverse(upright, [0]), lambda: upright)
 
-    return tf.cond(tf.equal(orientation, 1), lambda: image, turned)
+    return tf.cond(tf.equal(orientation, 1), lambda: image, rotated)
 
 
 def _of_allowed_size(encoded):
-    """The file, if it declares no more than `MAX_PIXELS`; in a graph something else, which cannot be decoded either."""
+    """Returns the file if it declares at most `MAX_PIXELS`; in a graph, otherwise a text that cannot be decoded."""
     pixels = _declared_pixels(encoded)
 
-    def said():
+    def message():
         received = tf.strings.as_string(pixels, precision=0)
         return tf.strings.join([f"Expected a photograph of at most {MAX_PIXELS} pixels. Received: ", received])
 
     if tf.executing_eagerly() and pixels > MAX_PIXELS:
-        raise tf.errors.InvalidArgumentError(None, None, said().numpy().decode())
-    # No assertion: a pipeline leaves out what fails, and reads it again outside of a graph to say why.
-    return tf.cond(pixels <= MAX_PIXELS, lambda: encoded, said)
+        raise tf.errors.InvalidArgumentError(None, None, message().numpy().decode())
+    # Not an assertion: a pipeline skips what fails, then reads it again outside the graph to report the reason.
+    return tf.cond(pixels <= MAX_PIXELS, lambda: encoded, message)
 
 
 def _declared_pixels(encoded):
-    """The pixels that a file's head declares, scalar float64; 0 for a file of no known format."""
+    """Returns the number of pixels that a file's header declares, scalar float64; 0 for an unknown format."""
 
     def of_jpeg():
         height, width, _ = tf.unstack(tf.cast(tf.image.extract_jpeg_shape(encoded), tf.float64))
         return height * width
 
-    # Most photographs are, and the other formats take several times as long to tell apart.
+    # Most photographs are JPEG files, and the other formats take several times as long to distinguish.
     is_jpeg = tf.equal(tf.strings.substr(encoded, 0, 3), b"\xff\xd8\xff")
     return tf.cond(is_jpeg, of_jpeg, lambda: _pixels_of_others(encoded))
 
 
 def _pixels_of_others(encoded):
-    """As `_declared_pixels`, of formats beside JPEG."""
-    # Zeros stand for what a short file lacks.
+    """Implements `_declared_pixels` for formats other than JPEG."""
+    # A short file is padded with zeros.
     head = tf.io.decode_raw(tf.strings.join([tf.strings.substr(encoded, 0, 30), bytes(30)]), tf.uint8)
     head = tf.ensure_shape(head[:30], [30])
 
@@ -120,11 +120,11 @@ def _pixels_of_others(encoded):
         return tf.cast(width, tf.float64) * tf.cast(height, tf.float64)
 
     def of_png():
-        # The highest byte comes first.
+        # Big-endian.
         return product(_number(head[19:15:-1]), _number(head[23:19:-1]))
 
     def of_bmp():
-        # With a sign; the rows of a negative height are the other way up.
+        # Signed: the rows of a negative height are stored from top to bottom.
         return tf.abs(product(*tf.unstack(tf.bitcast(tf.reshape(head[18:26], [2, 4]), tf.int32))))
 
     def of_webp():
@@ -146,90 +146,91 @@ def _pixels_of_others(encoded):
 
 
 def _number(data):
-    """The int64 that some bytes make, the lowest first."""
+    """Returns the int64 with the given bytes in little-endian order."""
     return tf.reduce_sum(tf.cast(data, tf.int64) * [256**place for place in range(data.shape[0])])
 
 
 def _pixels_of_gif(encoded):
-    """The pixels of all pictures of a GIF, scalar float64: all are unpacked to show the first. At the limit it stops.
+    """Returns the number of pixels of all frames of a GIF, scalar float64, as the decoder unpacks all of them.
 
-    A GIF is parts one after another: pictures, extensions, and behind each of them data, a length and so many bytes
-    again and again until a length is 0.
+    A GIF is a sequence of frames and extensions, each followed by its data: blocks that begin with their length, up to
+    a length of 0. Parsing stops at `MAX_PIXELS`.
     """
     data = tf.io.decode_raw(tf.strings.join([encoded, bytes(13)]), tf.uint8)
     size = tf.size(data, tf.int64) - 13
 
     def colors(flags):
-        # The bytes of a table of colours.
+        # The number of bytes of a color table.
         flags = tf.cast(flags, tf.int64)
         return tf.where(flags >= 128, 3 * tf.bitwise.left_shift(tf.constant(2, tf.int64), flags % 8), 0)
 
-    def goes_on(place, in_data, pixels):
-        is_part = in_data | tf.reduce_any(tf.equal(data[tf.minimum(place, size)], [0x2C, 0x21]))
-        return (place < size) & is_part & (pixels <= MAX_PIXELS)
+    def has_next(place, in_data, pixels):
+        is_block = in_data | tf.reduce_any(tf.equal(data[tf.minimum(place, size)], [0x2C, 0x21]))
+        return (place < size) & is_block & (pixels <= MAX_PIXELS)
 
-    def part(place, in_data, pixels):
+    def block(place, in_data, pixels):
         head = tf.ensure_shape(data[place : place + 10], [10])
-        is_picture = ~in_data & tf.equal(head[0], 0x2C)
-        own = tf.cast(_number(head[5:7]) * _number(head[7:9]), tf.float64)
-        beyond = tf.where(is_picture, 11 + colors(head[9]), 2)
-        # Most data have the greatest length, so many are passed at a time.
+        is_frame = ~in_data & tf.equal(head[0], 0x2C)
+        frame_pixels = tf.cast(_number(head[5:7]) * _number(head[7:9]), tf.float64)
+        length = tf.where(is_frame, 11 + colors(head[9]), 2)
+        # Most data blocks have the maximum length, so up to 64 are skipped at a time.
         longest = tf.cast(tf.equal(data[place : place + 64 * 256 : 256], 255), tf.int64)
-        behind_data = tf.maximum(256 * tf.reduce_sum(tf.math.cumprod(longest)), 1 + tf.cast(head[0], tf.int64))
-        beyond = tf.where(in_data, behind_data, beyond)
-        return place + beyond, ~in_data | (head[0] > 0), pixels + tf.where(is_picture, own, 0.0)
+        data_length = tf.maximum(256 * tf.reduce_sum(tf.math.cumprod(longest)), 1 + tf.cast(head[0], tf.int64))
+        length = tf.where(in_data, data_length, length)
+        return place + length, ~in_data | (head[0] > 0), pixels + tf.where(is_frame, frame_pixels, 0.0)
 
     start = (13 + colors(data[10]), tf.constant(False), tf.constant(0.0, tf.float64))
-    place, in_data, pixels = tf.while_loop(goes_on, part, start, maximum_iterations=_MAX_GIF_PARTS)
-    # One that is not at its end has too many parts.
-    return tf.where(goes_on(place, in_data, pixels), tf.constant(float("inf"), tf.float64), pixels)
+    place, in_data, pixels = tf.while_loop(has_next, block, start, maximum_iterations=_MAX_GIF_BLOCKS)
+    # A file that has not reached its end has too many blocks.
+    return tf.where(has_next(place, in_data, pixels), tf.constant(float("inf"), tf.float64), pixels)
 
 
-def decode(encoded):
-    """The pixels of an encoded photograph, upright.
+def decode(encoded: tf.Tensor) -> tf.Tensor:
+    """Decodes a photograph and turns it upright.
 
     Args:
-      encoded: scalar string tensor: JPEG (also grey and CMYK), PNG (also grey, palette and 16 bits; transparency is
-        dropped), GIF (the first picture), BMP (8, 24 or 32 bits) or WebP.
+      encoded: scalar string tensor: JPEG (also gray and CMYK), PNG (also gray, palette and 16 bits; transparency is
+        dropped), GIF (the first frame), BMP (8, 24 or 32 bits) or WebP.
 
     Returns:
       uint8 ``[height, width, 3]``, RGB in [0, 255].
 
     Raises:
-      tf.errors.InvalidArgumentError: for anything else, for a truncated or corrupt file, and for one of more than
-        `MAX_PIXELS`; of a GIF the pixels of all pictures count.
+      tf.errors.InvalidArgumentError: for another format, a truncated or corrupt file, or more than `MAX_PIXELS` pixels;
+        all frames of a GIF count.
     """
     encoded = _of_allowed_size(encoded)
     image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
     image = tf.ensure_shape(image, [None, None, 3])
-    # TensorFlow takes the colour numbers of a BMP of 8 bits for grey levels.
+    # TensorFlow takes the palette indices of an 8-bit BMP for gray levels.
     has_palette = tf.strings.regex_full_match(tf.strings.substr(encoded, 0, 30), r"BM\C{26}\x08\x00")
-    image = tf.cond(has_palette, lambda: _look_up(image[..., 0], encoded), lambda: image)
+    image = tf.cond(has_palette, lambda: _palette_colors(image[..., 0], encoded), lambda: image)
     return apply_orientation(image, exif_orientation(encoded))
 
 
-def _look_up(numbers, encoded):
-    """The colours, uint8 ``[height, width, 3]``, of the colour numbers of a BMP, uint8 ``[height, width]``."""
-    # In the file: where the pixels begin, and the size of the second header, which begins at byte 14.
+def _palette_colors(indices, encoded):
+    """Returns the colors, uint8 ``[height, width, 3]``, of a BMP's palette indices, uint8 ``[height, width]``."""
+    # From the file: the offset of the pixels, and the size of the second header, which begins at byte 14.
     pixels, header = tf.unstack(tf.io.decode_raw(tf.strings.substr(encoded, 10, 8), tf.int32), num=2)
     palette = tf.io.decode_raw(tf.strings.substr(encoded, 14 + header, pixels - header - 14), tf.uint8)
-    # Each colour is blue, green, red and a zero.
-    return tf.gather(tf.reshape(palette, [-1, 4])[:, 2::-1], tf.cast(numbers, tf.int32))
+    # Each color is blue, green, red and a zero.
+    return tf.gather(tf.reshape(palette, [-1, 4])[:, 2::-1], tf.cast(indices, tf.int32))
 
 
-def to_square(image, size=IMAGE_SIZE):
-    """The central square, scaled so that the shorter side becomes `size` (paper section 2).
+def to_square(image: tf.Tensor, size: int = IMAGE_SIZE) -> tf.Tensor:
+    """Scales an image so that its shorter side becomes `size`, and returns the central square (paper section 2).
 
     Args:
       image: uint8 ``[height, width, 3]``.
       size: int, the result's side.
 
     Returns:
-      uint8 ``[size, size, 3]``: averaged over areas where it shrinks, bicubic where it grows. Never warped.
+      uint8 ``[size, size, 3]``: averaged over areas if it shrinks, interpolated bicubically if it grows. The aspect
+      ratio is kept.
     """
     height, width = tf.shape(image)[0], tf.shape(image)[1]
     side = tf.minimum(height, width)
-    # Cutting first and scaling then gives the same square and never holds a scaled 8000 x 50 strip.
+    # Cropping first and then scaling gives the same square without ever holding a scaled 8000 x 50 strip.
     square = tf.image.crop_to_bounding_box(image, (height - side) // 2, (width - side) // 2, side, side)
 
     def scaled(method):
@@ -250,13 +251,20 @@ def _decode_to_square(encoded, size):
 
 @functools.lru_cache(maxsize=8)
 def _decode_in_graph(size):
-    """The same, traced once: a pipeline or an export traces what it maps again and again, half a second each time."""
+    """Returns `_decode_to_square` as a function that is traced once, as pipelines would trace it repeatedly."""
     signature = [tf.TensorSpec([], tf.string)]
     return tf.function(lambda encoded: _decode_to_square(encoded, size), input_signature=signature, autograph=False)
 
 
-def decode_to_square(photograph, size=IMAGE_SIZE):
-    """An encoded (string) or decoded (uint8 ``[height, width, 1 or 3]``) photograph as uint8 ``[size, size, 3]``.
+def decode_to_square(photograph: tf.Tensor, size: int = IMAGE_SIZE) -> tf.Tensor:
+    """Returns a photograph as a square: `decode` if it is encoded, then `to_square`.
+
+    Args:
+      photograph: scalar string tensor, a file; or uint8 ``[height, width, 1 or 3]``, pixels.
+      size: int, the side of the square.
+
+    Returns:
+      uint8 ``[size, size, 3]``.
 
     Raises:
       tf.errors.InvalidArgumentError: if it cannot be decoded.

@@ -1,7 +1,7 @@
-"""TFRecord files that are written with checksums and read by index, each record checked as it is read.
+"""TFRecord files that are read by index, with the checksums of each record verified as it is read.
 
-The format is TensorFlow's: length (8 bytes), its checksum (4), the data, their checksum (4); little-endian, CRC-32C,
-masked. TensorFlow's own reader goes from record to record; a file that is read at any place needs this one.
+The format is TensorFlow's: length (8 bytes), its checksum (4), the data, their checksum (4); little-endian, masked
+CRC-32C. TensorFlow's own reader reads records in sequence only.
 """
 
 import hashlib
@@ -9,6 +9,9 @@ import os
 import struct
 import threading
 import weakref
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Sequence
 
 import google_crc32c
 import numpy as np
@@ -19,32 +22,32 @@ _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
 OVERHEAD = _HEADER.size + _FOOTER.size
 
-# More files than this are opened anew for each record, as a process may hold about a thousand.
-_MOST_OPEN = 500
+# Files that are kept open, as a process may have about a thousand. Further files are opened for each record.
+_MAX_OPEN_FILES = 500
 
 
 class DamagedRecordError(ValueError):
-    """A record is not what was written."""
+    """A record differs from what was written."""
 
 
-def masked_checksum(data):
-    """The CRC-32C of bytes, masked as TFRecord asks, so that a checksum of checksums is one too."""
+def masked_checksum(data: bytes) -> int:
+    """Returns the CRC-32C of bytes, masked as in TFRecord files."""
     checksum = google_crc32c.value(data)
     return (((checksum >> 15) | (checksum << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def write(path, payloads):
-    """Writes a TFRecord file aside, which gets its name when it is whole and on the disk.
+def write(path: str | os.PathLike, payloads: Iterable[bytes]) -> tuple[np.ndarray, str]:
+    """Writes a TFRecord file atomically: it gets its name once it is complete and on disk.
 
     Args:
       path: the final name.
       payloads: iterable of bytes.
 
     Returns:
-      The place of each record in the file, int64 ``[records]``, and the SHA-256 of the file as hexadecimal digits.
+      The offset of each record in the file, int64 ``[records]``, and the file's SHA-256 as hexadecimal digits.
 
     Raises:
-      OSError: for a disk that takes no more; nothing is left then.
+      OSError: if the disk is full; no partial file remains.
     """
     digest = hashlib.sha256()
     places = []
@@ -64,18 +67,18 @@ def write(path, payloads):
     return np.array(places, np.int64), digest.hexdigest()
 
 
-def check(record, where):
-    """The data of a whole record.
+def check(record: bytes, where: str) -> bytes:
+    """Verifies the checksums of a record and returns its data.
 
     Args:
-      record: bytes, header and footer included.
-      where: what the record is called in a message.
+      record: bytes, including header and footer.
+      where: the record's name in error messages.
 
     Returns:
       Bytes.
 
     Raises:
-      DamagedRecordError: if a checksum does not fit.
+      DamagedRecordError: if a checksum does not match.
     """
     length, checksum = _HEADER.unpack_from(record)
     payload = record[_HEADER.size : -_FOOTER.size]
@@ -87,17 +90,24 @@ def check(record, where):
 
 
 class Records:
-    """The records of several files as one list.
+    """The records of several files as one sequence.
 
     Args:
       paths: list of files.
       file_of: int ``[records]``, the index into `paths` of each record.
-      places: int64 ``[records]``, where in its file each begins.
-      lengths: int ``[records]``, bytes of each one's data.
-      name_of: maps an index to what the record is called in messages.
+      places: int64 ``[records]``, the offset of each record in its file.
+      lengths: int ``[records]``, the number of bytes of each record's data.
+      name_of: maps an index to the record's name in error messages.
     """
 
-    def __init__(self, paths, file_of, places, lengths, name_of):
+    def __init__(
+        self,
+        paths: Sequence[str | os.PathLike],
+        file_of: np.ndarray,
+        places: np.ndarray,
+        lengths: np.ndarray,
+        name_of: Callable[[int], str],
+    ):
         self._paths = [os.fspath(path) for path in paths]
         self._file_of = file_of
         self._places = places
@@ -110,11 +120,11 @@ class Records:
     def __len__(self):
         return len(self._places)
 
-    def read(self, index):
-        """The data of one record, bytes.
+    def read(self, index: int) -> bytes:
+        """Reads the data of one record.
 
         Raises:
-          DamagedRecordError: if they are not what was written, naming record and file.
+          DamagedRecordError: if they differ from what was written; the message names the record and the file.
           OSError: if the file cannot be read.
         """
         number = int(self._file_of[index])
@@ -131,19 +141,19 @@ class Records:
         try:
             return check(record, "")
         except DamagedRecordError as error:
-            # The name is looked up only here: it costs more than the check.
+            # The name is looked up only for an error, as the lookup takes longer than the check.
             raise DamagedRecordError(f"{error}{self._where(index, number)}") from None
 
     def _where(self, index, number):
         return f"{self._name_of(int(index))} in {self._paths[number]}"
 
     def _descriptor(self, number):
-        """An open file, and whether it stays open."""
+        """Returns the descriptor of an open file, and whether it stays open."""
         with self._lock:
             if number in self._open:
                 return self._open[number], True
             descriptor = os.open(self._paths[number], os.O_RDONLY)
-            if len(self._open) < _MOST_OPEN:
+            if len(self._open) < _MAX_OPEN_FILES:
                 self._open[number] = descriptor
             return descriptor, number in self._open
 

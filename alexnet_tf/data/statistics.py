@@ -1,5 +1,6 @@
-"""The mean image and the colour components of a training set."""
+"""The mean image of a training set and the principal components of its colors."""
 
+import os
 import tokenize
 import zipfile
 import zlib
@@ -9,9 +10,9 @@ import numpy as np
 
 from alexnet_tf.utils import files
 
-# What NumPy raises for a file that is no whole archive of arrays: a TypeError for one that is an array alone, a
-# RuntimeError for one that seems encrypted or packed in an unknown way, a MemoryError or an OverflowError for an array
-# that says it is larger than any memory, a TokenError for a description of an array that does not end.
+# Errors that NumPy raises for a file that is not a complete archive of arrays: a TypeError for a single array, a
+# RuntimeError for apparent encryption or an unknown compression, a MemoryError or an OverflowError for an array that
+# claims to be larger than memory, a TokenError for an array description without an end.
 LOADING_ERRORS = (
     *(OSError, ValueError, KeyError, EOFError, TypeError, RuntimeError, MemoryError, OverflowError),
     *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
@@ -19,51 +20,51 @@ LOADING_ERRORS = (
 
 
 class Statistics(NamedTuple):
-    """What the training set tells about its pixels, on the scale of 0 to 255."""
+    """Statistics of a training set's pixels, which are in [0, 255]."""
 
     mean_image: np.ndarray  # float32 [256, 256, 3]
-    # The principal components of the colours of all pixels in rows, by falling variance; the first coordinate that
-    # is the largest of a row is positive.
+    # The principal components of the colors of all pixels in rows, in order of decreasing variance. The coordinate
+    # with the largest magnitude in a row is positive.
     directions: np.ndarray  # float32 [3, 3], unit vectors
-    standard_deviations: np.ndarray  # float32 [3], along each, in grey levels
+    standard_deviations: np.ndarray  # float32 [3]: along each direction, in gray levels
     num_examples: int
 
     @property
-    def mean_color(self):
-        """float32 ``[3]``: the mean image's mean over its pixels."""
+    def mean_color(self) -> np.ndarray:
+        """The mean of the mean image over its pixels, float32 ``[3]``."""
         return self.mean_image.mean(axis=(0, 1))
 
     @property
-    def components(self):
-        """float32 ``[3, 3]``: each direction times its standard deviation."""
+    def components(self) -> np.ndarray:
+        """Each direction times its standard deviation, float32 ``[3, 3]``."""
         return self.directions * self.standard_deviations[:, None]
 
 
 class Sums(NamedTuple):
-    """What an `Accumulator` has counted so far; all are whole numbers, and exact."""
+    """The sums of an `Accumulator`. All are integers, and exact."""
 
-    image: np.ndarray  # float64 [height, width, 3], sum over the images
-    products: np.ndarray  # float64 [3, 3], sum over all pixels of the products of two channels
+    image: np.ndarray  # float64 [height, width, 3]: sum over the images
+    products: np.ndarray  # float64 [3, 3]: sum over all pixels of the products of two channels
     num_examples: int
 
 
 class Accumulator:
-    """Sums over images, in float64, from which `Statistics` follow; memory does not grow with the images."""
+    """Accumulates the sums over images from which `Statistics` are computed, in float64 and constant memory."""
 
     def __init__(self):
         self._sum_image = None
         self._products = np.zeros([3, 3])
         self._examples = 0
 
-    def add(self, images):
-        """Counts in a batch.
+    def add(self, images: np.ndarray):
+        """Adds a batch of images.
 
         Args:
           images: uint8 ``[batch, height, width, 3]``, at most 256 pixels wide.
         """
         self._add_sum_image(images.sum(axis=0, dtype=np.uint32))
         for image in images:
-            # A row at a time: 256 products of at most 255 ** 2 stay below 2 ** 24, so float32 is exact.
+            # Row by row: the sum of 256 products of at most 255 ** 2 is below 2 ** 24, so float32 is exact.
             planes = np.moveaxis(image, -1, 0).astype(np.float32, order="C")
             for i in range(3):
                 for j in range(i + 1):
@@ -78,24 +79,24 @@ class Accumulator:
         self._sum_image += image
 
     @property
-    def sums(self):
-        """The `Sums` so far, or None before the first image."""
+    def sums(self) -> Sums | None:
+        """The `Sums` so far; None before the first image."""
         return Sums(self._sum_image, self._products, self._examples) if self._examples else None
 
-    def add_sums(self, sums):
-        """Counts in what another accumulator has counted."""
+    def add_sums(self, sums: Sums):
+        """Adds the sums of another accumulator."""
         self._add_sum_image(sums.image)
         self._products += sums.products
         self._examples += int(sums.num_examples)
 
-    def result(self):
-        """The `Statistics` of all images so far.
+    def result(self) -> Statistics:
+        """Computes the `Statistics` of all images so far.
 
         Raises:
-          ValueError: if there were none.
+          ValueError: if there are none.
         """
         if not self._examples:
-            raise ValueError("Expected at least one image to take statistics of. Received: none")
+            raise ValueError("Expected at least one image to compute statistics of. Received: none")
         mean_image = self._sum_image / self._examples
         pixels = mean_image.shape[0] * mean_image.shape[1] * self._examples
         mean_color = mean_image.mean(axis=(0, 1))
@@ -111,20 +112,21 @@ class Accumulator:
         )
 
 
-def save(statistics, path):
-    """Writes a `Statistics` to an ``.npz`` file, aside first, so that `path` is whole or not there."""
+def save(statistics: Statistics, path: str | os.PathLike):
+    """Writes `Statistics` to an ``.npz`` file atomically."""
     with files.atomic_write(path, "wb") as file:
         np.savez(file, **statistics._asdict(), mean_color=statistics.mean_color)
 
 
-def load(path):
-    """Reads what `save` wrote.
+def load(path: str | os.PathLike) -> Statistics:
+    """Reads a file that `save` wrote.
 
     Raises:
-      FileNotFoundError, ValueError: if there is no such file, or another one.
+      FileNotFoundError: if there is no such file.
+      ValueError: if it is damaged or has other contents.
     """
     try:
-        # Opened here, as NumPy leaves a file open that it cannot read.
+        # Opened here, because NumPy does not close a file that it cannot read.
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             fields = {name: arrays[name] for name in Statistics._fields}
         image, *others = (fields[name].shape for name in Statistics._fields)

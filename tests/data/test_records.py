@@ -150,28 +150,28 @@ def test_a_missing_file_is_an_os_error(tmp_path):
         found.read(0)
 
 
-@pytest.mark.parametrize("most_open", [0, 2, 500])
-def test_more_files_than_are_kept_open(tmp_path, monkeypatch, most_open):
-    monkeypatch.setattr(records, "_MOST_OPEN", most_open)
+@pytest.mark.parametrize("max_open", [0, 2, 500])
+def test_more_files_than_are_kept_open(tmp_path, monkeypatch, max_open):
+    monkeypatch.setattr(records, "_MAX_OPEN_FILES", max_open)
     paths, payloads = several_files(tmp_path, 6)
     found = opened(paths, payloads, 2)
     for index in [*range(12), *reversed(range(12))]:
         assert found.read(index) == payloads[index]
-    assert len(open_files(tmp_path)) == min(most_open, 6)
+    assert len(open_files(tmp_path)) == min(max_open, 6)
     del found
     gc.collect()
     assert open_files(tmp_path) == []
 
 
-@pytest.mark.parametrize("most_open", [2, 500])
-def test_threads_read_the_same_files(tmp_path, monkeypatch, most_open):
-    monkeypatch.setattr(records, "_MOST_OPEN", most_open)
+@pytest.mark.parametrize("max_open", [2, 500])
+def test_threads_read_the_same_files(tmp_path, monkeypatch, max_open):
+    monkeypatch.setattr(records, "_MAX_OPEN_FILES", max_open)
     paths, payloads = several_files(tmp_path, 6)
     found = opened(paths, payloads, 2)
     indices = np.random.default_rng(0).integers(0, 12, 3000).tolist()
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         assert list(pool.map(found.read, indices)) == [payloads[index] for index in indices]
-    assert len(open_files(tmp_path)) == min(most_open, 6)
+    assert len(open_files(tmp_path)) == min(max_open, 6)
 
 
 def test_a_full_disk_leaves_no_file(tmp_path):
