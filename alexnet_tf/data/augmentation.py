@@ -90,21 +90,21 @@ def training_images(
 ) -> tf.Tensor:
     """Preprocesses a batch of crops for training.
 
-        Args:
-          crops: uint8 ``[batch, size, size, 3]``, for AlexNet with a size of 224.
-          offsets: int32 ``[batch, 2]``, row and column of each crop's first pixel in its image.
-          flips: bool ``[batch, 2]``, see `mirror`.
-          draws: float32 ``[batch, 3]``, see `color_shift`.
-          mean_image: float32 ``[height, width, 3]``, for AlexNet ``[256, 256, 3]``, in [0, 255].
-          components: float32 ``[3, 3]``, see `color_shift`.
-              mean_crop: "aligned" subtracts the part of the mean image at the crop's position, "center" always the
-            central part (original #145).
-          divisor: float that divides the result (original #145: 1.1).
-          scale: float that multiplies the result, as it does the views in evaluation.
-              upside_down: bool, as in `mirror`.
+    Args:
+      crops: uint8 ``[batch, size, size, 3]``, for AlexNet with a size of 224.
+      offsets: int32 ``[batch, 2]``, row and column of each crop's first pixel in its image.
+      flips: bool ``[batch, 2]``, see `mirror`.
+      draws: float32 ``[batch, 3]``, see `color_shift`.
+      mean_image: float32 ``[height, width, 3]``, for AlexNet ``[256, 256, 3]``, in [0, 255].
+      components: float32 ``[3, 3]``, see `color_shift`.
+          mean_crop: "aligned" subtracts the part of the mean image at the crop's position, "center" always the
+        central part (original #145).
+      divisor: float that divides the result (original #145: 1.1).
+      scale: float that multiplies the result, as it does the views in evaluation.
+          upside_down: bool, as in `mirror`.
 
-        Returns:
-          float32 ``[batch, size, size, 3]``, within about [-255, 255].
+    Returns:
+      float32 ``[batch, size, size, 3]``, within about [-255, 255].
     """
     size = crops.shape[1]
     if mean_crop == "center":
