@@ -40,7 +40,6 @@ MAY_IMPORT = {
         "alexnet_tf.evaluation",
         "alexnet_tf.export",
         "alexnet_tf.models.layers",
-        "alexnet_tf.serving.client",
         "alexnet_tf.serving.protocol",
         "alexnet_tf.utils",
     ],
@@ -74,7 +73,7 @@ FLAG_PLACES = ("tools/", "alexnet_tf/commands/", "alexnet_tf/flagfiles.py")
 # TF 2 has no other public name for these.
 COMPAT_V1 = {
     "alexnet_tf/profiling/executed_graph.py": ["tensorflow.compat.v1.Event", "tensorflow.compat.v1.RunMetadata"],
-    "alexnet_tf/serving/stub_server.py": [
+    "alexnet_tf/serving/stub_model.py": [
         "tensorflow.compat.v1.Session",
         "tensorflow.compat.v1.saved_model.loader.load",
     ],

@@ -71,7 +71,7 @@ ARGUED_FOR = {
     "alexnet_tf/benchmarks/measuring.py": ["importlib.import_module"],
     "alexnet_tf/__init__.py": ["importlib.import_module"],
     "alexnet_tf/serving/client.py": ["urllib", "http.client", "tensorflow.saved_model.load"],
-    "alexnet_tf/serving/stub_server.py": ["tensorflow.compat.v1.saved_model.loader.load"],
+    "alexnet_tf/serving/stub_model.py": ["tensorflow.compat.v1.saved_model.loader.load"],
 }
 
 
@@ -400,13 +400,13 @@ def test_json_of_great_depth_is_refused_in_a_line(text, data_dir, index_dir):
     (index_dir / "manifest.json").write_text(text)
     assert refusal(feature_index.open_index, index_dir).startswith("Expected JSON in ")
     rest = client.Rest("localhost:1")
-    assert "no JSON object" in refusal(rest._parsed, text.encode()) or text == DEEP["closed"]
-    assert "HTTP status 500" in str(rest._refusal(500, text.encode()))
+    assert "not a JSON object" in refusal(rest._parse, text.encode()) or text == DEEP["closed"]
+    assert "HTTP status 500" in str(rest._error(500, text.encode()))
 
 
 def test_an_answer_of_a_server_is_limited(monkeypatch):
-    monkeypatch.setattr(client, "_MAX_ANSWER_BYTES", 10)
-    assert "Received: more than 10 bytes" in refusal(client.Rest("localhost:1")._parsed, b'{"a": 12345}')
+    monkeypatch.setattr(client, "_MAX_RESPONSE_BYTES", 10)
+    assert "Received: more than 10 bytes" in refusal(client.Rest("localhost:1")._parse, b'{"a": 12345}')
 
 
 @pytest.mark.parametrize("value", ["[1e400, 0, 0]", "[" + "9" * 30 + ", 0, 0]", "[[], 0, 0]", "3", '{"a": 1}'])

@@ -23,7 +23,7 @@ flags.DEFINE_boolean("json", False, "print a list in JSON instead")
 
 
 def main(paths):
-    from alexnet_tf.serving import client
+    from alexnet_tf.serving import classify
 
     if bool(flags.FLAGS.saved_model) == bool(flags.FLAGS.server):
         received = "both" if flags.FLAGS.server else "neither"
@@ -31,7 +31,7 @@ def main(paths):
     # What the terminal cannot show of a bar or a name costs that character, not the answer.
     sys.stdout.reconfigure(errors="replace")
     with _backend() as backend:
-        failed = _show(client.classify(backend, paths, flags.FLAGS.batch_size))
+        failed = _show(classify.classify_files(backend, paths, flags.FLAGS.batch_size))
     if failed:
         first = f"{failed[0].path}: {failed[0].error}"
         program.fail(ValueError(f"{len(failed)} of {len(paths)} images got no answer, the first {first}"), 1)
@@ -47,13 +47,13 @@ def _backend():
 
 def _show(predictions):
     """Prints predictions, as text each when it comes; returns those without an answer."""
-    from alexnet_tf.serving import client
+    from alexnet_tf.serving import classify
 
     shown = []
     for prediction in predictions:
-        shown.append(prediction.first(flags.FLAGS.top))
+        shown.append(prediction.top(flags.FLAGS.top))
         if not flags.FLAGS.json:
-            print(client.table(shown[-1:], flags.FLAGS.top), flush=True)
+            print(classify.format_table(shown[-1:], flags.FLAGS.top), flush=True)
     if flags.FLAGS.json:
         print(json.dumps([prediction.as_dict() for prediction in shown], indent=2))
     return [prediction for prediction in shown if prediction.error]

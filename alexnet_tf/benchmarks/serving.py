@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from alexnet_tf.benchmarks import measuring
 from alexnet_tf.benchmarks import steps
-from alexnet_tf.export import saved_model as export
+from alexnet_tf.export import saved_model
 from alexnet_tf.export import signatures
 from alexnet_tf.runs import builders
 from alexnet_tf.serving import client
@@ -39,10 +39,10 @@ def _exported(config):
     """The network with a thousand classes, not trained, as an export; its directory."""
     model = builders.build_model(config, steps.NUM_CLASSES, devices=None, jit_compile=False)
     mean_image = np.full([config.image_size, config.image_size, 3], 120, np.float32)
-    preparation = signatures.Preparation(mean_image, config.crop_size, scale=config.input_scale)
+    preprocessing = signatures.Preprocessing(mean_image, config.crop_size, scale=config.input_scale)
     class_names = [f"class {number}" for number in range(steps.NUM_CLASSES)]
     with tempfile.TemporaryDirectory(prefix="alexnet_export_") as directory:
-        export.export(model, preparation, class_names, {}, directory)
+        saved_model.export(model, preprocessing, class_names, {}, directory)
         yield directory
 
 
@@ -70,7 +70,7 @@ def answers(request):
     with _exported(config) as directory:
         path, _ = client.newest_version(directory)
         loaded = tf.saved_model.load(path).signatures
-        for record in tf.data.TFRecordDataset(os.path.join(path, stub_server.WARMUP)).as_numpy_iterator():
+        for record in tf.data.TFRecordDataset(os.path.join(path, protocol.WARMUP_REQUESTS)).as_numpy_iterator():
             asked = protocol.warmup_request(record)
             inputs = {name: tf.constant(value) for name, value in protocol.arrays(asked.inputs).items()}
             loaded[asked.model_spec.signature_name](**inputs)
@@ -196,11 +196,11 @@ def _wrong(directory, requests, received):
     """How many files were answered otherwise than by the export in this process."""
     known = {}
     wrong = 0
-    with client.SavedModel(directory) as saved_model:
+    with client.SavedModel(directory) as local:
         for files, answer in zip(requests, received):
             for place, file in enumerate(files):
                 if file not in known:
-                    known[file] = saved_model.predict([file])
+                    known[file] = local.predict([file])
                 expected = known[file]
                 differs = np.abs(answer["probabilities"][place] - expected["probabilities"][0]).max() > TOLERANCE
                 wrong += bool(differs or answer["errors"][place] != expected["errors"][0])

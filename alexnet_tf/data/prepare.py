@@ -128,8 +128,8 @@ def prepare(source, directory, options, *, settings=None, progress=None):
 def _check_request(request, before, directory):
     differing = [name for name in request if request[name] != before.get(name)]
     if differing:
-        what = f"in {directory} the preparation that was begun there"
-        raise ValueError(messages.other_values(what, differing, before, request, "data_dir"))
+        what = f"The preparation in {directory} was started"
+        raise ValueError(messages.different_values(what, differing, before, request, "data_dir"))
 
 
 def _begin(directory, request):

@@ -100,7 +100,7 @@ def _train(run, directories, program, data, lock):
     """Starts or resumes training; returns the run's `RunStatus`."""
     is_new = not os.path.exists(directories.run(run))
     machines = [] if is_new else results.read_state(run, directories).get("machines", [])
-    this_machine = machine.facts()
+    this_machine = machine.describe()
     state = {"machines": machines if this_machine in machines else [*machines, this_machine]}
     files.write_json(directories.run(run, ".state.json"), state)
     # If this process is killed, training continues and holds the lock.

@@ -1,1 +1,1 @@
-"""From a trained network to files that others load: SavedModel and what is deployed with it."""
+"""Writes trained networks in the formats that other programs load, and the files to deploy them."""

@@ -1,12 +1,12 @@
-"""What lies beside an export, ready to use: a server's settings, commands that start and ask it, a model's card."""
+"""Writes the files next to an export: server settings, commands that start and query a server, and the model card."""
 
 import os
 import textwrap
+from collections.abc import Mapping
+from typing import Any
 
-from alexnet_tf.serving import client
+from alexnet_tf.serving import protocol
 from alexnet_tf.utils import files
-
-GRPC_PORT = 8500
 
 _MODELS = """\
 model_config_list {
@@ -18,19 +18,18 @@ model_config_list {
 }
 """
 
-# Sizes need no rounding up (allowed_batch_sizes): the network takes any, and a photograph that fills up costs its
-# decoding.
+# No allowed_batch_sizes: the network takes any batch size, and each image of padding would have to be decoded.
 _BATCHING = """\
-# As many requests as wait are answered together, at most so many photographs; the first of them waits at most so long.
+# Concurrent requests are merged into batches of at most this many images. A request waits for others at most this long.
 max_batch_size { value: 32 }
 batch_timeout_micros { value: 2000 }
-# Beyond so many batches in waiting a request is refused at once.
+# Requests are rejected while this many batches are waiting.
 max_enqueued_batches { value: 100 }
 """
 
 _SERVE = """\
 #!/bin/sh
-# Serves the newest version here: gRPC on port GRPC_PORT, REST on port REST_PORT.
+# Serves the newest version in this directory: gRPC on port GRPC_PORT, REST on port REST_PORT.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 exec docker run --rm -p GRPC_PORT:GRPC_PORT -p REST_PORT:REST_PORT -v "$here:/models/NAME:ro" tensorflow/serving \\
@@ -40,17 +39,17 @@ exec docker run --rm -p GRPC_PORT:GRPC_PORT -p REST_PORT:REST_PORT -v "$here:/mo
 
 _REQUEST_SHELL = """\
 #!/bin/sh
-# Asks the server by REST: sh request.sh photograph.jpg [host:port]
+# Classifies an image over REST: sh request.sh image.jpg [host:port]
 set -eu
-[ -r "${1:-}" ] || { echo "Expected a photograph that can be read. Received: ${1:-none}" >&2; exit 1; }
+[ -r "${1:-}" ] || { echo "Expected the path of a readable image. Received: ${1:-none}" >&2; exit 1; }
 printf '{"inputs": {"image_bytes": [{"b64": "%s"}]}}' "$(base64 < "$1" | tr -d '\\n')" |
     curl --silent --show-error --data @- "http://${2:-localhost:REST_PORT}/v1/models/NAME:predict"
 """
 
 _REQUEST_PYTHON = '''\
-"""Asks the server by gRPC: python request.py photograph.jpg [host:port]
+"""Classifies an image over gRPC: python request.py image.jpg [host:port]
 
-It needs tensorflow-serving-api, which requires the package tensorflow; beside tensorflow-cpu install it by
+Requires tensorflow-serving-api, which depends on the package tensorflow. If tensorflow-cpu is installed instead, use
 pip install --no-deps tensorflow-serving-api
 """
 
@@ -71,7 +70,7 @@ with grpc.insecure_channel(server) as channel:
     try:
         response = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, timeout=10)
     except grpc.RpcError as error:
-        sys.exit(f"Expected an answer of {server}. Received: {error.code().name} ({error.details()})")
+        sys.exit(f"The request to {server} failed: {error.code().name} ({error.details()})")
 classes, scores, errors = (tf.make_ndarray(response.outputs[name])[0] for name in ("classes", "scores", "errors"))
 if errors:
     sys.exit(f"{path}: {errors.decode()}")
@@ -80,18 +79,29 @@ for name, score in zip(classes, scores):
 '''
 
 _README = """\
-# NAME, served
+# Serving NAME
 
-Each number is a version of the model, with a `model_card.md` of its own; the server takes the newest.
+Each numbered directory is a version of the model, described by its `model_card.md`. The server loads the newest one.
 
-- `sh serve.sh` starts TensorFlow Serving with `models.config` and `batching.config` (needs Docker and the image
-  `tensorflow/serving`).
-- `sh request.sh photograph.jpg` asks it by REST, `python request.py photograph.jpg` by gRPC.
+- `sh serve.sh` starts TensorFlow Serving with `models.config` and `batching.config`. It requires Docker, which
+  downloads the image `tensorflow/serving` on first use.
+- `sh request.sh image.jpg` classifies an image over REST.
+- `python request.py image.jpg` classifies an image over gRPC. It requires the package `tensorflow-serving-api`.
 
-Signatures: `serving_default` takes files (`image_bytes`, JPEG or PNG of any size) and answers with `probabilities`,
-`classes` and `scores` (the most probable first), and `errors`: empty, or why a photograph could not be read. A bad file
-never fails a call, as a server answers several requests in one; look at `errors`. `images` and `images_float` take
-prepared pixels, `frames` decoded pictures of any size, `features` answers with what the last layer reads.
+## Signatures
+
+| name | input | outputs |
+|---|---|---|
+| `serving_default` | `image_bytes`: JPEG or PNG files of any size | `probabilities`, `classes`, `scores`, `errors` |
+| `images` | `images`: uint8 RGB pixels, cropped to a square and resized | `probabilities`, `classes`, `scores` |
+| `images_float` | `images`: the same as float32 | `probabilities`, `classes`, `scores` |
+| `frames` | `frames`: decoded uint8 RGB images of any size | `probabilities`, `classes`, `scores` |
+| `features` | `image_bytes` | `features` (the last layer's input), `errors` |
+
+`classes` and `scores` are the names and probabilities of the most probable classes, in descending order.
+
+`errors` contains an empty string for each image that was read, and otherwise the reason. An unreadable image does not
+fail the request, because the server merges requests of several clients into one batch: check `errors`.
 """
 
 _FILES = {
@@ -104,32 +114,34 @@ _FILES = {
 }
 
 
-def write(export_dir, name):
-    """Writes a server's settings and the commands that start and ask it.
+def write(export_dir: str | os.PathLike, name: str) -> list[str]:
+    """Writes the settings of a server and the commands that start and query it.
 
     Args:
-      export_dir: where the versions are.
-      name: of the model.
+      export_dir: directory of the versions.
+      name: the server's name for the model.
 
     Returns:
-      The list of the files' paths.
+      The paths of the files.
     """
+    values = {"NAME": name, "GRPC_PORT": str(protocol.GRPC_PORT), "REST_PORT": str(protocol.REST_PORT)}
     paths = []
     for file_name, text in _FILES.items():
-        for word, value in (("NAME", name), ("GRPC_PORT", str(GRPC_PORT)), ("REST_PORT", str(client.REST_PORT))):
-            text = text.replace(word, value)
+        for placeholder, value in values.items():
+            text = text.replace(placeholder, value)
         paths.append(os.path.join(export_dir, file_name))
         with files.atomic_write(paths[-1]) as file:
             file.write(text)
     return paths
 
 
-def write_card(card, directory):
-    """Writes a model's card, ``model_card.json`` and ``model_card.md``.
+def write_card(card: Mapping[str, Any], directory: str | os.PathLike) -> None:
+    """Writes the model card, ``model_card.json`` and ``model_card.md``.
 
     Args:
-      card: dict of values for JSON; dicts in it become sections. What is None stands in the JSON alone.
-      directory: of the version.
+      card: JSON-serializable values by name. Dicts, lists and multi-line strings become sections of the Markdown file;
+        values of None are written to the JSON file only.
+      directory: directory of the version.
     """
     files.write_json(os.path.join(directory, "model_card.json"), card)
     with files.atomic_write(os.path.join(directory, "model_card.md")) as file:
@@ -137,7 +149,7 @@ def write_card(card, directory):
 
 
 def _markdown(card):
-    """A card as text: first its plain values, then a section for each dict, list, and text of several lines."""
+    """Formats a card: first its plain values, then a section for each dict, list and multi-line string."""
     plain = {key: value for key, value in card.items() if not _is_section(value)}
     lines = [f"# {plain.pop('name', 'Model')}", "", *_items(plain)]
     for key, value in card.items():

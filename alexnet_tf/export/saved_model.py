@@ -1,10 +1,13 @@
-"""Writes a trained network as a versioned SavedModel that TensorFlow Serving loads as it is."""
+"""Writes a trained network as a versioned SavedModel that TensorFlow Serving loads without changes."""
 
 import contextlib
 import os
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
 from typing import NamedTuple
 
 import keras
@@ -16,9 +19,9 @@ from alexnet_tf.export import signatures
 from alexnet_tf.serving import protocol
 from alexnet_tf.utils import files
 
-# How a server's address spells a model; it stands in paths and in REST's addresses.
+# The name is part of paths and of REST URLs.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_ASIDE = ".writing-"
+_TEMPORARY = ".writing-"
 
 
 class Options(NamedTuple):
@@ -28,33 +31,45 @@ class Options(NamedTuple):
     views: str = "center"  # or "ten"
     top: int = 5
     max_pixels: int = signatures.MAX_PIXELS
-    # Requests that a server plays to itself before it answers any.
-    warmup_batch_sizes: tuple = (1, 8, 32)
+    # Batch sizes of the requests that a server runs before it answers any.
+    warmup_batch_sizes: tuple[int, ...] = (1, 8, 32)
 
 
-def export(network, preparation, class_names, card, export_dir, options=None):
-    """Writes the next version of a served model, and what is needed to serve it beside the versions.
+def export(
+    network: keras.Model,
+    preprocessing: signatures.Preprocessing,
+    class_names: Sequence[str],
+    card: Mapping[str, Any],
+    export_dir: str | os.PathLike,
+    options: Options | None = None,
+) -> str:
+    """Writes the next version of a served model, and the deployment files next to the versions.
+
+    The version is written to a temporary directory and renamed at the end, so an interrupted export never leaves a
+    version behind.
 
     Args:
-      network: a functional ``keras.Model`` from float32 ``[batch, crop_size, crop_size, 3]`` to logits, made with
-        ``jit_compile=False`` and for no device.
-      preparation: `signatures.Preparation`.
-      class_names: list of strings, of the logits in their order.
-      card: dict of what is known of the network, for the model's card.
-      export_dir: where the versions are; made if it is not there.
-      options: `Options`.
+      network: a functional model from float32 ``[batch, crop_size, crop_size, 3]`` to logits, built with
+        ``jit_compile=False`` and without device placement.
+      preprocessing: how images were preprocessed during training.
+      class_names: names of the classes, in the order of the logits.
+      card: metadata of the network for the model card; values must be JSON-serializable.
+      export_dir: directory of the versions; created if missing.
+      options: how the network is served; None for the defaults.
 
     Returns:
-      The path of the version, such as ``export_dir/1``. It is written aside and renamed at last, so one that was
-      interrupted is never a version.
+      The path of the version, such as ``export_dir/1``.
 
     Raises:
-      ValueError: for an option outside its range, or a number of classes that is not the network's.
-      OSError: for a directory that cannot be written, a full disk, or another export at work there.
+      ValueError: if an option is out of range, or the number of classes is not the network's.
+      OSError: if the directory cannot be written, the disk is full, or another process is exporting to `export_dir`.
     """
     options = options or Options()
     if not _NAME.fullmatch(options.name):
-        raise ValueError(f"Expected name to be letters, digits, ., _ and -. Received: {options.name!r}")
+        raise ValueError(
+            "Expected name to consist of letters, digits, '.', '_' and '-', and to begin with a letter or digit. "
+            f"Received: name={options.name!r}"
+        )
     if len(class_names) != network.output_shape[-1]:
         raise ValueError(f"Expected {network.output_shape[-1]} class_names. Received: {len(class_names)}")
     with tempfile.TemporaryDirectory() as folder:
@@ -63,74 +78,72 @@ def export(network, preparation, class_names, card, export_dir, options=None):
             file.writelines(f"{' '.join(name.split())}\n" for name in class_names)
         served = signatures.Signatures(
             signatures.with_features(network),
-            preparation,
+            preprocessing,
             labels,
             views=options.views,
             top=options.top,
             max_pixels=options.max_pixels,
         )
-        return _write(served, _facts(served, preparation, class_names, options) | card, export_dir, options)
+        return _write(served, _metadata(served, preprocessing, class_names, options) | card, export_dir, options)
 
 
 def _write(served, card, export_dir, options):
-    """Writes a version aside and gives it its number; returns its path."""
+    """Writes a version to a temporary directory and renames it; returns its path."""
     if os.path.exists(export_dir) and not os.path.isdir(export_dir):
         raise NotADirectoryError(f"Expected export_dir to be a directory. Received: the file {export_dir}")
     os.makedirs(export_dir, exist_ok=True)
-    with files.exclusive_lock(os.path.join(export_dir, ".lock"), export_dir), _aside(export_dir) as aside:
-        _write_saved_model(served, aside)
-        deployment.write_card(card, aside)
-        _write_warmup(served, options, os.path.join(aside, "assets.extra"))
-        version = os.path.join(export_dir, str(1 + max(versions(export_dir), default=0)))
-        # Others than this user may run the server.
-        os.chmod(aside, 0o755)
-        os.rename(aside, version)
+    lock = files.exclusive_lock(os.path.join(export_dir, ".lock"), export_dir)
+    with lock, _temporary_directory(export_dir) as directory:
+        _write_saved_model(served, directory)
+        deployment.write_card(card, directory)
+        _write_warmup(served, options, os.path.join(directory, protocol.WARMUP_REQUESTS))
+        version = os.path.join(export_dir, str(1 + max(protocol.versions(export_dir), default=0)))
+        # The server may run as another user.
+        os.chmod(directory, 0o755)
+        os.rename(directory, version)
         deployment.write(export_dir, options.name)
     return version
 
 
-def versions(export_dir):
-    """The numbers of the versions in a directory, in ascending order."""
-    names = (entry.name for entry in os.scandir(export_dir) if entry.is_dir())
-    return sorted(int(name) for name in names if name.isdecimal())
-
-
 @contextlib.contextmanager
-def _aside(export_dir):
-    """A directory that is gone at the end unless it was renamed; what killed exports left goes too."""
+def _temporary_directory(export_dir):
+    """Creates a directory, removed at the end unless it was renamed. Removes those of killed exports, too."""
     for entry in os.scandir(export_dir):
-        if entry.name.startswith(_ASIDE):
+        if entry.name.startswith(_TEMPORARY):
             shutil.rmtree(entry.path)
-    path = tempfile.mkdtemp(prefix=_ASIDE, dir=export_dir)
+    path = tempfile.mkdtemp(prefix=_TEMPORARY, dir=export_dir)
     try:
         yield path
     except tf.errors.OpError as error:
-        raise OSError(f"Expected room for an export in {export_dir}. Received: {error.message}") from None
+        raise OSError(f"Cannot write the export to {export_dir}: {error.message}") from None
     finally:
         shutil.rmtree(path, ignore_errors=True)
 
 
 def _write_saved_model(served, directory):
     archive = keras.export.ExportArchive()
-    # It finds the variables that its functions use; a network that is tracked too would be written twice.
+    # The archive finds the variables that the functions use; tracking the network would write them twice.
     archive.track(served.class_names)
     for name, (function, spec) in served.endpoints().items():
         archive.add_endpoint(name, function, [spec])
     archive.write_out(directory, verbose=False)
 
 
-def _facts(served, preparation, class_names, options):
-    """What a model's card says of the export itself."""
+def _metadata(served, preprocessing, class_names, options):
+    """Returns what the model card says about the export itself."""
     return {
         "name": options.name,
         "preprocessing": {
-            "photographs": "JPEG or PNG; turned as EXIF asks, central square, scaled by area averages or bicubically",
-            "image_size": preparation.image_size,
-            "crop_size": preparation.crop_size,
-            "views": options.views,
-            "mean": [round(float(value), 4) for value in np.mean(preparation.mean_image, axis=(0, 1))],
-            "mean_crop": preparation.mean_crop,
-            "scale": preparation.scale,
+            "photographs": (
+                "JPEG or PNG; rotated as EXIF specifies, cropped to the central square, resized by area averaging or "
+                "bicubic interpolation"
+            ),
+            "image_size": preprocessing.image_size,
+            "crop_size": preprocessing.crop_size,
+            "views": served.views,
+            "mean": [round(float(value), 4) for value in np.mean(preprocessing.mean_image, axis=(0, 1))],
+            "mean_crop": preprocessing.mean_crop,
+            "scale": preprocessing.scale,
             "max_pixels": options.max_pixels,
         },
         "signatures": {name: _describe(spec) for name, (_, spec) in served.endpoints().items()},
@@ -139,31 +152,31 @@ def _facts(served, preparation, class_names, options):
 
 
 def _describe(spec):
-    """A specification of a tensor as text, such as ``images: uint8 [batch, 256, 256, 3]``."""
+    """Returns a tensor specification as text, such as ``images: uint8 [batch, 256, 256, 3]``."""
     sizes = ["batch", *spec.shape.as_list()[1:]]
     if sizes[1:3] == [None, None]:
         sizes[1:3] = ["height", "width"]
     return f"{spec.name}: {spec.dtype.name} [{', '.join(map(str, sizes))}]"
 
 
-def _write_warmup(served, options, directory):
-    """Writes the requests that TensorFlow Serving plays to a version before it answers others."""
-    os.makedirs(directory)
-    photograph = _made_up_photograph()
-    with tf.io.TFRecordWriter(os.path.join(directory, "tf_serving_warmup_requests")) as writer:
+def _write_warmup(served, options, path):
+    """Writes the requests that TensorFlow Serving runs on a version before it answers any."""
+    os.makedirs(os.path.dirname(path))
+    image = _synthetic_image()
+    with tf.io.TFRecordWriter(path) as writer:
         for name, (_, spec) in served.endpoints().items():
             for count in options.warmup_batch_sizes:
                 shape = [count, *(size or 256 for size in spec.shape.as_list()[1:])]
-                # Of pixels, one value stands for all.
-                value = [photograph] * count if spec.dtype == tf.string else 0
+                # A single value fills a tensor of pixels.
+                value = [image] * count if spec.dtype == tf.string else 0
                 request = protocol.predict_request(options.name, name, {})
                 tensor = tf.make_tensor_proto(value, spec.dtype, shape)
                 request.inputs[spec.name].MergeFromString(tensor.SerializeToString())
                 writer.write(protocol.warmup_record(request))
 
 
-def _made_up_photograph():
-    """A JPEG of 500 x 375 pixels, as large as photographs usually are."""
+def _synthetic_image():
+    """Returns a JPEG of 500 x 375 pixels, a typical size of photographs."""
     rows, columns = np.mgrid[0:375, 0:500]
     waves = np.sin(rows / 7) * np.cos(columns / 11)
     noise = np.random.default_rng(0).integers(-5, 6, [375, 500, 3])

@@ -1,8 +1,9 @@
-"""What a served model does with a request: the whole of a photograph's preparation, the network, names of classes.
+"""The functions of a served model: decoding and preprocessing of images, the network, and class names.
 
-All of it is TensorFlow operations, so that a server without Python gives the answers of an evaluation.
+They consist of TensorFlow operations only, so a server without Python returns the same outputs as an evaluation.
 """
 
+from typing import Any
 from typing import NamedTuple
 
 import keras
@@ -13,80 +14,86 @@ from alexnet_tf.data import augmentation
 from alexnet_tf.data import photograph
 from alexnet_tf.evaluation import errors
 
-# A photograph of so many pixels takes 300 MB while it is decoded.
+# Decoding an image of this many pixels takes 300 MB.
 MAX_PIXELS = photograph.MAX_PIXELS
 VIEWS = ("center", "ten")
+# The spelling of version 0.1, accepted by `Signatures`.
+_OLD_VIEWS = {"centre": "center"}
 
-# What files begin with.
+# The first bytes of a file.
 _JPEG = b"\xff\xd8\xff"
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
-class Preparation(NamedTuple):
-    """What a run did to its photographs."""
+class Preprocessing(NamedTuple):
+    """How a run preprocesses images."""
 
     mean_image: np.ndarray  # float32 [image_size, image_size, 3], in [0, 255]
     crop_size: int
-    # As in `augmentation.ten_views`.
+    # Which part of the mean image is subtracted from a crop, as for `augmentation.ten_views`.
     mean_crop: str = "aligned"
-    scale: float = 1.0
+    scale: float = 1.0  # factor applied after the subtraction
 
     @property
-    def image_size(self):
+    def image_size(self) -> int:
         return self.mean_image.shape[0]
 
 
-def read_photographs(image_bytes, *, size, max_pixels=MAX_PIXELS):
-    """Decodes photographs, each for itself: one that cannot be read harms no other.
+def decode_images(image_bytes: tf.Tensor, *, size: int, max_pixels: int = MAX_PIXELS) -> tuple[tf.Tensor, tf.Tensor]:
+    """Decodes and resizes image files independently of each other.
 
-    A server merges the requests of several clients into one call, and an operation that fails, fails for all of them.
-    So nothing fails here: the photographs go through a ``tf.data`` pipeline that leaves the unreadable ones out.
+    A server merges the requests of several clients into one call, and an operation that fails on one image fails the
+    whole call. Therefore nothing fails here: the images go through a ``tf.data`` pipeline that drops unreadable ones.
 
     Args:
       image_bytes: string ``[batch]``, JPEG or PNG files.
-      size: int, the side of the result.
-      max_pixels: int; a file that declares more is not decoded.
+      size: height and width of the result.
+      max_pixels: files that declare more pixels are not decoded.
 
     Returns:
-      uint8 ``[batch, size, size, 3]`` as from `photograph.decode_to_square`, zeros where there is an error; and the
-      errors, string ``[batch]``, empty where there is none.
+      A pair: uint8 ``[batch, size, size, 3]``, the result of `photograph.decode_to_square` or zeros after an error; and
+      string ``[batch]``, the error of each image or the empty string.
     """
     count = tf.size(image_bytes)
     blank = tf.zeros([size, size, 3], tf.uint8)
 
-    def read(place, encoded):
+    def decode(index, encoded):
         height, width = _declared_size(encoded)
-        # In float64, which holds any product of two sizes that files can declare.
+        # In float64, which represents the product of any two sizes that files can declare.
         fits = tf.cast(height, tf.float64) * tf.cast(width, tf.float64) <= max_pixels
         readable = lambda: (photograph.decode_to_square(encoded, size), "")
-        return place, *tf.cond(fits, readable, lambda: (blank, _too_large(height, width, max_pixels)))
+        return index, *tf.cond(fits, readable, lambda: (blank, _too_large(height, width, max_pixels)))
 
-    def read_all(**parallel):
+    def decode_all(**parallel):
         numbered = tf.data.Dataset.from_tensor_slices((tf.range(count), image_bytes))
-        readable = numbered.map(read, **parallel).ignore_errors()
-        # The first element stands for those that are left out, and makes sure that there is a batch.
+        readable = numbered.map(decode, **parallel).ignore_errors()
+        # The first element stands in for dropped images, and guarantees that there is a batch.
         first = tf.data.Dataset.from_tensors((-1, blank, ""))
         return first.concatenate(readable).batch(tf.cast(count, tf.int64) + 1).get_single_element()
 
-    # One alone is read sooner without other threads.
-    several = lambda: read_all(num_parallel_calls=tf.data.AUTOTUNE, deterministic=False)
-    places, pixels, said = tf.cond(count > 1, several, read_all)
-    where = tf.scatter_nd(places[1:, None], tf.range(1, tf.size(places)), [count])
-    is_read = where > 0
-    said = tf.gather(said, where)
-    said = tf.cond(tf.reduce_all(is_read), lambda: said, lambda: tf.where(is_read, said, _unreadable(image_bytes)))
-    return tf.ensure_shape(tf.gather(pixels, where), [None, size, size, 3]), said
+    # A single image is decoded faster without additional threads.
+    several = lambda: decode_all(num_parallel_calls=tf.data.AUTOTUNE, deterministic=False)
+    indices, pixels, messages = tf.cond(count > 1, several, decode_all)
+    rows = tf.scatter_nd(indices[1:, None], tf.range(1, tf.size(indices)), [count])
+    is_read = rows > 0
+    messages = tf.gather(messages, rows)
+    messages = tf.cond(
+        tf.reduce_all(is_read),
+        lambda: messages,
+        lambda: tf.where(is_read, messages, _unreadable(image_bytes)),
+    )
+    return tf.ensure_shape(tf.gather(pixels, rows), [None, size, size, 3]), messages
 
 
 def _declared_size(encoded):
-    """Height and width that a JPEG's or PNG's head declares, int64; fails for a damaged head, or another file's."""
+    """Returns the height and width in the header of a JPEG or PNG, int64; fails for a damaged header or other files."""
 
     def of_png():
-        # The first chunk: length, name, width, height.
+        # The first chunk consists of length, name, width and height.
         name = tf.strings.substr(encoded, 12, 4)
         with tf.control_dependencies([tf.debugging.assert_equal(name, b"IHDR")]):
             numbers = tf.io.decode_raw(tf.strings.substr(encoded, 16, 8), tf.int32, little_endian=False)
-        # They have no sign.
+        # They are unsigned.
         numbers = tf.math.floormod(tf.cast(tf.ensure_shape(numbers, [2]), tf.int64), 2**32)
         return tf.reverse(numbers, [0])
 
@@ -97,17 +104,17 @@ def _declared_size(encoded):
 
 def _too_large(height, width, max_pixels):
     sizes = [tf.strings.as_string(width), " x ", tf.strings.as_string(height)]
-    return tf.strings.join([f"Expected a photograph of at most {max_pixels} pixels. Received: ", *sizes])
+    return tf.strings.join([f"Expected an image of at most {max_pixels} pixels. Received: ", *sizes])
 
 
 def _unreadable(image_bytes):
-    """Why each file, if it could not be read, could not; string ``[batch]``."""
+    """Returns the error of each file if it could not be decoded; string ``[batch]``."""
     starts = tf.strings.substr(image_bytes, 0, len(_PNG))
     is_known = tf.equal(starts, _PNG) | tf.equal(tf.strings.substr(starts, 0, len(_JPEG)), _JPEG)
     length = tf.strings.as_string(tf.strings.length(image_bytes))
-    not_whole = tf.strings.join(["Expected a whole JPEG or PNG. Received: ", length, " bytes that cannot be decoded"])
-    unknown = tf.strings.join(["Expected a JPEG or PNG. Received: ", length, " bytes of something else"])
-    return tf.where(is_known, not_whole, unknown)
+    damaged = tf.strings.join(["Expected a complete JPEG or PNG. Received: ", length, " bytes that cannot be decoded"])
+    unknown = tf.strings.join(["Expected a JPEG or PNG. Received: ", length, " bytes of another format"])
+    return tf.where(is_known, damaged, unknown)
 
 
 class Signatures:
@@ -115,36 +122,49 @@ class Signatures:
 
     Args:
       network: maps float32 ``[batch, crop_size, crop_size, 3]`` to logits and features.
-      preparation: `Preparation`.
-      labels: path of a text file with the name of each class in a line; it becomes an asset of the SavedModel.
-      views: "center" for the central crop, "ten" for the mean of ten views' probabilities.
-      top: int, how many classes an answer names; all of them where there are fewer.
-      max_pixels: as in `read_photographs`.
+      preprocessing: how images were preprocessed during training.
+      labels: path of a text file with one class name per line; it becomes an asset of the SavedModel.
+      views: "center" for the central crop, "ten" for the mean of the probabilities of ten views.
+      top: number of classes that a response names; all of them if there are fewer.
+      max_pixels: as for `decode_images`.
+
+    Raises:
+      ValueError: if `views`, `top` or `max_pixels` is out of range.
     """
 
-    def __init__(self, network, preparation, labels, *, views="center", top=5, max_pixels=MAX_PIXELS):
-        if views not in VIEWS:
+    def __init__(
+        self,
+        network: keras.Model,
+        preprocessing: Preprocessing,
+        labels: str,
+        *,
+        views: str = "center",
+        top: int = 5,
+        max_pixels: int = MAX_PIXELS,
+    ):
+        self.views = _OLD_VIEWS.get(views, views)
+        if self.views not in VIEWS:
             raise ValueError(f"Expected views to be one of {', '.join(VIEWS)}. Received: {views=}")
         if not top >= 1:
             raise ValueError(f"Expected top to be at least 1. Received: {top=}")
         if not 1 <= max_pixels <= MAX_PIXELS:
-            raise ValueError(f"Expected max_pixels from 1 to {MAX_PIXELS}. Received: {max_pixels=}")
+            raise ValueError(f"Expected max_pixels to be from 1 to {MAX_PIXELS}. Received: {max_pixels=}")
         self._network = network
-        self._preparation = preparation
+        self._preprocessing = preprocessing
         initializer = tf.lookup.TextFileInitializer(
             labels, tf.int64, tf.lookup.TextFileIndex.LINE_NUMBER, tf.string, tf.lookup.TextFileIndex.WHOLE_LINE
         )
         self.class_names = tf.lookup.StaticHashTable(initializer, default_value="")
         self._top = min(top, int(self.class_names.size()))
         self._max_pixels = max_pixels
-        ways = {"center": lambda images: [self._central_view(images)], "ten": self._ten_views}
+        cut = {"center": lambda images: [self._central_view(images)], "ten": self._ten_views}
         self._probabilities_of_views = errors.probability_function(
-            lambda images, training: network(images, training=training)[0], ways[views]
+            lambda images, training: network(images, training=training)[0], cut[self.views]
         )
 
-    def endpoints(self):
-        """A dict from the name of each signature to its function and the ``tf.TensorSpec`` of its argument."""
-        size = self._preparation.image_size
+    def endpoints(self) -> dict[str, tuple[Any, tf.TensorSpec]]:
+        """Returns a dict from the name of each signature to its function and the ``tf.TensorSpec`` of its input."""
+        size = self._preprocessing.image_size
         image_bytes = tf.TensorSpec([None], tf.string, name="image_bytes")
         return {
             "serving_default": (self.classify_bytes, image_bytes),
@@ -154,99 +174,104 @@ class Signatures:
             "features": (self.features, image_bytes),
         }
 
-    def classify_bytes(self, image_bytes):
-        """Photographs as files.
+    def classify_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Classifies image files.
 
         Args:
-          image_bytes: string ``[batch]``, JPEG or PNG of any size.
+          image_bytes: string ``[batch]``, JPEG or PNG files of any size.
 
         Returns:
-          What `classify_images` does, and ``errors``, string ``[batch]``: empty, or why a photograph could not be read;
-          its probabilities and scores are 0 and its classes empty.
+          The outputs of `classify_images`, and ``errors``, string ``[batch]``: the empty string, or why an image cannot
+          be read. Such an image has probabilities and scores of 0 and empty class names.
         """
-        images, said = self._read(image_bytes)
-        answer = self.classify_images(images)
-        is_right = tf.equal(said, "")[:, None]
+        images, messages = self._decode(image_bytes)
+        outputs = self.classify_images(images)
+        is_read = tf.equal(messages, "")[:, None]
         return {
-            "probabilities": tf.where(is_right, answer["probabilities"], 0.0),
-            "classes": tf.where(is_right, answer["classes"], ""),
-            "scores": tf.where(is_right, answer["scores"], 0.0),
-            "errors": said,
+            "probabilities": tf.where(is_read, outputs["probabilities"], 0.0),
+            "classes": tf.where(is_read, outputs["classes"], ""),
+            "scores": tf.where(is_read, outputs["scores"], 0.0),
+            "errors": messages,
         }
 
-    def classify_images(self, images):
-        """Photographs that are prepared: cut to their central square and scaled, as `photograph.to_square` does.
+    def classify_images(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Classifies images that were cropped to their central square and resized, as by `photograph.to_square`.
 
         Args:
           images: uint8 or float32 ``[batch, image_size, image_size, 3]``, RGB in [0, 255].
 
         Returns:
-          A dict: ``probabilities``, float32 ``[batch, num_classes]``; and, most probable first, ``classes``, string
-          ``[batch, top]``, and ``scores``, their probabilities, float32 ``[batch, top]``.
+          A dict with ``probabilities``, float32 ``[batch, num_classes]``, and for the most probable classes, in
+          descending order, ``classes``, string ``[batch, top]``, and ``scores``, their probabilities, float32
+          ``[batch, top]``.
         """
         probabilities = tf.reduce_mean(self._probabilities_of_views(images), axis=0)
-        scores, places = tf.math.top_k(probabilities, self._top)
-        classes = self.class_names.lookup(tf.cast(places, tf.int64))
+        scores, indices = tf.math.top_k(probabilities, self._top)
+        classes = self.class_names.lookup(tf.cast(indices, tf.int64))
         return {"probabilities": probabilities, "classes": classes, "scores": scores}
 
-    def classify_frames(self, frames):
-        """Pictures of any size, decoded, such as a camera's.
+    def classify_frames(self, frames: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Classifies decoded images of any size, such as frames of a camera.
 
         Args:
           frames: uint8 ``[batch, height, width, 3]``, RGB.
 
         Returns:
-          What `classify_images` does.
+          The outputs of `classify_images`.
         """
-        size = self._preparation.image_size
+        size = self._preprocessing.image_size
         spec = tf.TensorSpec([size, size, 3], tf.uint8)
         return self.classify_images(
             tf.map_fn(lambda frame: photograph.to_square(frame, size), frames, fn_output_signature=spec)
         )
 
-    def features(self, image_bytes):
-        """What the last layer reads of the central crop, for retrieval by Euclidean distance (paper section 6.1).
+    def features(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Computes the last layer's input for the central crop, for retrieval by Euclidean distance.
 
         Args:
-          image_bytes: string ``[batch]``, JPEG or PNG of any size.
+          image_bytes: string ``[batch]``, JPEG or PNG files of any size.
 
         Returns:
-          A dict: ``features``, float32 ``[batch, units]``, AlexNet's 4096 of fc7; ``errors`` as in `classify_bytes`,
-          where features are 0.
-        """
-        images, said = self._read(image_bytes)
-        _, features = self._network(self._central_view(images), training=False)
-        features = tf.where(tf.equal(said, "")[:, None], tf.cast(features, tf.float32), 0.0)
-        return {"features": features, "errors": said}
+          A dict with ``features``, float32 ``[batch, units]`` (4096 of AlexNet's fc7), 0 after an error, and ``errors``
+          as in `classify_bytes`.
 
-    def _read(self, image_bytes):
-        return read_photographs(image_bytes, size=self._preparation.image_size, max_pixels=self._max_pixels)
+        References:
+          Section 6.1 of the paper,
+          https://papers.nips.cc/paper/4824-imagenet-classification-with-deep-convolutional-neural-networks.
+        """
+        images, messages = self._decode(image_bytes)
+        _, features = self._network(self._central_view(images), training=False)
+        features = tf.where(tf.equal(messages, "")[:, None], tf.cast(features, tf.float32), 0.0)
+        return {"features": features, "errors": messages}
+
+    def _decode(self, image_bytes):
+        return decode_images(image_bytes, size=self._preprocessing.image_size, max_pixels=self._max_pixels)
 
     def _central_view(self, images):
-        preparation = self._preparation
+        preprocessing = self._preprocessing
         return augmentation.central_view(
-            images, preparation.mean_image, size=preparation.crop_size, scale=preparation.scale
+            images, preprocessing.mean_image, size=preprocessing.crop_size, scale=preprocessing.scale
         )
 
     def _ten_views(self, images):
-        preparation = self._preparation
+        preprocessing = self._preprocessing
         return augmentation.ten_views(
             images,
-            preparation.mean_image,
-            mean_crop=preparation.mean_crop,
-            size=preparation.crop_size,
-            scale=preparation.scale,
+            preprocessing.mean_image,
+            mean_crop=preprocessing.mean_crop,
+            size=preprocessing.crop_size,
+            scale=preprocessing.scale,
         )
 
 
-def with_features(model):
-    """A classifier that also returns what its last layer reads.
+def with_features(model: keras.Model) -> keras.Model:
+    """Returns a model that outputs both the logits and the last layer's input.
 
     Args:
-      model: a functional ``keras.Model`` whose last layer with weights gives the logits.
+      model: a functional model whose last layer with weights computes the logits.
 
     Returns:
-      A ``keras.Model`` of the same input, with outputs logits and, ``[batch, units]``, the features.
+      A ``keras.Model`` with the same input. Its outputs are the logits and the features, ``[batch, units]``.
     """
     last = [layer for layer in model.layers if layer.trainable_weights][-1]
     return keras.Model(model.inputs, [model.outputs[0], last.input])

@@ -40,7 +40,7 @@ def export_run(workdir, export_dir, *, precision="", **options):
         config = dataclasses.replace(config, precision=precision)
     class_names = restore.read_class_names(workdir)
     run = restore.open_run(workdir, config, class_names, jit_compile=False)
-    preparation = signatures.Preparation(
+    preprocessing = signatures.Preprocessing(
         run.image_statistics.mean_image, config.crop_size, mean_crop=config.mean_crop, scale=config.input_scale
     )
     model = run.model
@@ -58,7 +58,7 @@ def export_run(workdir, export_dir, *, precision="", **options):
         "errors": _read_errors(workdir, run.step),
         "configuration": flagfiles.to_text(config),
     }
-    version = saved_model.export(model, preparation, class_names, card, export_dir, saved_model.Options(**options))
+    version = saved_model.export(model, preprocessing, class_names, card, export_dir, saved_model.Options(**options))
     console.print(
         f"export {version}\n  from        {run.checkpoint}, step {run.step}, {config.precision}\n"
         f"  size        {_size(version) / 1e6:.1f} MB\n"

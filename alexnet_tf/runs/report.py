@@ -306,7 +306,7 @@ def _cost(config, model, records):
             ],
             ["share of that", _share(speed * flops / peak)],
         ]
-    facts = machine.facts()
+    facts = machine.describe()
     rows.append(
         ["machine", f"{facts['processor']}, {facts['cores']} cores, {', '.join(facts['accelerators']) or 'no GPU'}"]
     )

@@ -218,7 +218,7 @@ def _check_configuration(config, workdir):
     fields = config.differences(before)
     if fields:
         values = dataclasses.asdict(before), dataclasses.asdict(config)
-        raise ValueError(messages.other_values(f"the configuration of {path}", fields, *values, "workdir"))
+        raise ValueError(messages.different_values(f"{workdir} was trained", fields, *values, "workdir"))
 
 
 def _read_statistics(workdir):

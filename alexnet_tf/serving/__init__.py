@@ -1,1 +1,1 @@
-"""From a trained network to answers: exports for TensorFlow Serving, and their clients."""
+"""Clients of a served network: in this process, over gRPC, and over REST."""

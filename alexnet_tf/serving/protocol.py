@@ -1,8 +1,8 @@
-"""The messages of TensorFlow Serving's protocol that a prediction needs, built when they are first asked for.
+"""What TensorFlow Serving and its clients share: ports, the layout of an export, and the messages of a prediction.
 
-The package tensorflow-serving-api has them all. But it requires the package tensorflow, whose files overwrite those of
-tensorflow-cpu, so whoever has that must not install it. Here five of its messages are described by their fields'
-numbers, which is all that crosses the wire:
+The messages are built on first use. The package tensorflow-serving-api has all of them, but it depends on the package
+tensorflow, whose files overwrite those of tensorflow-cpu, so it must not be installed next to tensorflow-cpu. Here five
+of its messages are described by their field numbers, which is all that the wire format depends on:
 
     ModelSpec        name = 1, version = 2, signature_name = 3, version_label = 4
     PredictRequest   model_spec = 1, inputs = 2, output_filter = 3
@@ -10,11 +10,15 @@ numbers, which is all that crosses the wire:
     PredictLog       request = 1, response = 2
     PredictionLog    predict_log = 6
 
-(tensorflow_serving/apis/model.proto, predict.proto and prediction_log.proto). They live in a pool of their own, so both
-packages may be used in one process; fields that are not described are kept and passed on.
+(tensorflow_serving/apis/model.proto, predict.proto and prediction_log.proto). They are kept in a separate descriptor
+pool, so both packages can be used in one process. Fields that are not described are preserved.
 """
 
 import functools
+import os
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
 
 import google.protobuf.descriptor_pb2
 import google.protobuf.descriptor_pool
@@ -24,12 +28,19 @@ import google.protobuf.wrappers_pb2
 import numpy as np
 import tensorflow as tf
 
+# TensorFlow Serving's default ports.
+GRPC_PORT = 8500
+REST_PORT = 8501
+
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
+
+# Relative to the directory of a version: requests that a server runs before it answers any, a TFRecord file.
+WARMUP_REQUESTS = os.path.join("assets.extra", "tf_serving_warmup_requests")
 
 _PACKAGE = "tensorflow.serving"
 _TENSORS = "map<string, tensorflow.TensorProto>"
 
-# Message: its fields' names, numbers and types.
+# Message name: name, number and type of each field.
 _FIELDS = {
     "ModelSpec": [
         ("name", 1, "string"),
@@ -51,14 +62,17 @@ _FIELDS = {
 }
 
 
-def message_class(name):
-    """The class of a message.
+def versions(export_dir: str | os.PathLike) -> dict[int, str]:
+    """Returns the versions of an export: a dict from version number to directory path, in ascending order."""
+    entries = [entry for entry in os.scandir(export_dir) if entry.name.isascii() and entry.name.isdigit()]
+    return dict(sorted((int(entry.name), entry.path) for entry in entries if entry.is_dir()))
+
+
+def message_class(name: str) -> type[google.protobuf.message.Message]:
+    """Returns the class of a message.
 
     Args:
       name: "ModelSpec", "PredictRequest", "PredictResponse", "PredictLog" or "PredictionLog".
-
-    Returns:
-      A class with the methods of every protobuf message.
     """
     return _message_classes()[name]
 
@@ -74,7 +88,7 @@ def _message_classes():
 
 
 def _add_file(pool, file):
-    """Copies a file's descriptions into a pool, after those that they are made of."""
+    """Adds a file descriptor to a pool, after the files that it depends on."""
     for dependency in file.dependencies:
         _add_file(pool, dependency)
     pool.AddSerializedFile(file.serialized_pb)
@@ -110,15 +124,21 @@ def _add_field(message, name, number, kind):
         field.type, field.type_name = field.TYPE_MESSAGE, f".{kind}"
 
 
-def predict_request(model_name, signature_name, inputs, output_filter=(), version=None):
-    """What a client sends.
+def predict_request(
+    model_name: str,
+    signature_name: str,
+    inputs: Mapping[str, np.ndarray | Sequence[bytes]],
+    output_filter: Iterable[str] = (),
+    version: int | None = None,
+) -> google.protobuf.message.Message:
+    """Builds the request of a client.
 
     Args:
-      model_name: under which the server has the model.
-      signature_name: of the model's signature.
-      inputs: dict from names to arrays, or to lists of bytes for strings.
-      output_filter: names of the outputs to answer with; none for all.
-      version: int, the model's version; None for the newest.
+      model_name: the server's name for the model.
+      signature_name: name of the signature to run.
+      inputs: arrays by input name; lists of bytes for strings.
+      output_filter: names of the outputs to return; empty for all.
+      version: version of the model; None for the newest.
 
     Returns:
       A PredictRequest.
@@ -129,12 +149,16 @@ def predict_request(model_name, signature_name, inputs, output_filter=(), versio
     return request
 
 
-def predict_response(model_name, signature_name, version, outputs):
-    """What a server answers.
+def predict_response(
+    model_name: str, signature_name: str, version: int, outputs: Mapping[str, np.ndarray]
+) -> google.protobuf.message.Message:
+    """Builds the response of a server.
 
     Args:
-      model_name, signature_name, version: of the model that answers.
-      outputs: dict from names to arrays.
+      model_name: the server's name for the model.
+      signature_name: name of the signature that was run.
+      version: version of the model that was run.
+      outputs: arrays by output name.
 
     Returns:
       A PredictResponse.
@@ -153,9 +177,9 @@ def _describe(model_spec, name, signature_name, version):
 
 def _fill(tensors, arrays):
     for name, values in arrays.items():
-        # As NumPy's own strings of bytes lose the zeros at their end, they stay Python's.
+        # Objects, because NumPy's own strings drop trailing zero bytes.
         array = values if isinstance(values, np.ndarray) else _strings(values)
-        # TensorFlow's class of the message and ours are two; their bytes are the same.
+        # TensorFlow's TensorProto class is not the one of our descriptor pool, but the bytes are the same.
         tensors[name].MergeFromString(tf.make_tensor_proto(array).SerializeToString())
 
 
@@ -165,63 +189,63 @@ def _strings(values):
     return array
 
 
-def outputs(response):
-    """What a server answered.
+def outputs(response: google.protobuf.message.Message) -> dict[str, np.ndarray]:
+    """Returns the outputs in a response.
 
     Args:
-      response: a PredictResponse, ours or of tensorflow-serving-api.
+      response: a PredictResponse, of this module or of tensorflow-serving-api.
 
     Returns:
-      A dict from names to NumPy arrays; strings are arrays of `bytes` objects.
+      A dict from output names to NumPy arrays; strings are object arrays of `bytes`.
 
     Raises:
-      ValueError: for a tensor whose content does not fit its shape, or of an unknown dtype.
+      ValueError: if a tensor's content does not fit its shape, or its dtype is unknown.
     """
     return arrays(response.outputs)
 
 
-def arrays(tensors):
-    """The arrays of a message's map of tensors; returns and raises what `outputs` does."""
-    found = {}
+def arrays(tensors: Mapping[str, google.protobuf.message.Message]) -> dict[str, np.ndarray]:
+    """Converts a message's map of tensors to arrays; result and errors are those of `outputs`."""
+    result = {}
     for name, tensor in tensors.items():
         try:
-            found[name] = tf.make_ndarray(tensor)
+            result[name] = tf.make_ndarray(tensor)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"Expected a whole tensor {name!r}. Received: {error}") from None
-    return found
+            raise ValueError(f"The tensor {name!r} is damaged: {error}") from None
+    return result
 
 
-def warmup_record(request):
-    """A request as TensorFlow Serving plays it when it loads a model.
+def warmup_record(request: google.protobuf.message.Message) -> bytes:
+    """Returns a request as a record of the file `WARMUP_REQUESTS`.
 
     Args:
-      request: a PredictRequest, ours or of tensorflow-serving-api.
+      request: a PredictRequest, of this module or of tensorflow-serving-api.
 
     Returns:
-      bytes, a PredictionLog: one record of assets.extra/tf_serving_warmup_requests, a TFRecord file.
+      A serialized PredictionLog.
     """
     log = message_class("PredictionLog")()
     log.predict_log.request.MergeFromString(request.SerializeToString(deterministic=True))
     return log.SerializeToString(deterministic=True)
 
 
-def warmup_request(record):
-    """The request of a record that `warmup_record` made.
+def warmup_request(record: bytes) -> google.protobuf.message.Message:
+    """Returns the request in a record of the file `WARMUP_REQUESTS`.
 
     Args:
-      record: bytes.
+      record: a serialized PredictionLog.
 
     Returns:
       A PredictRequest.
 
     Raises:
-      ValueError: for another record.
+      ValueError: if the record is anything else.
     """
     expected = "Expected a PredictionLog with a predict_log. Received:"
     try:
         log = message_class("PredictionLog").FromString(record)
     except google.protobuf.message.DecodeError:
-        raise ValueError(f"{expected} {len(record)} bytes of something else") from None
+        raise ValueError(f"{expected} {len(record)} bytes that cannot be parsed") from None
     if not log.predict_log.HasField("request"):
-        raise ValueError(f"{expected} a record without")
+        raise ValueError(f"{expected} a record without one")
     return log.predict_log.request

@@ -1,1 +1,1 @@
-"""Files, messages and the machine: what every part of the package needs."""
+"""Atomic files, one-line messages and a description of the machine, for every part of the package."""

@@ -1,4 +1,4 @@
-"""The machine that this process runs on. Nothing here loads TensorFlow."""
+"""The machine that this process runs on. This module does not load TensorFlow."""
 
 import contextlib
 import importlib.metadata
@@ -7,36 +7,34 @@ import pathlib
 import platform
 import shutil
 import subprocess
+from typing import Any
 
 
-def available_cores():
-    """How many CPU cores this process may use."""
+def available_cores() -> int:
+    """Returns the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def facts():
-    """What is here: processor, cores, accelerators, versions; no names of the machine. A dict."""
-    found = {
+def describe() -> dict[str, Any]:
+    """Returns the processor, cores, accelerators and versions of this machine, without its name.
+
+    Returns:
+      A dict with the keys processor, cores, accelerators (a list of names), python, tensorflow, keras and numpy
+      (versions, None for a package that is not installed).
+    """
+    return {
         "processor": processor(),
         "cores": available_cores(),
         "accelerators": _accelerators(),
         "python": platform.python_version(),
+        "tensorflow": _version("tensorflow", "tensorflow-cpu"),
+        "keras": _version("keras"),
+        "numpy": _version("numpy"),
     }
-    for name, packages in {
-        "tensorflow": ["tensorflow", "tensorflow-cpu"],
-        "keras": ["keras"],
-        "numpy": ["numpy"],
-    }.items():
-        versions = []
-        for package in packages:
-            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-                versions.append(importlib.metadata.version(package))
-        found[name] = versions[0] if versions else None
-    return found
 
 
-def processor():
-    """The processor's name."""
+def processor() -> str:
+    """Returns the name of the processor."""
     with contextlib.suppress(OSError):
         for line in pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
@@ -44,12 +42,20 @@ def processor():
     return platform.processor() or platform.machine()
 
 
+def _version(*packages):
+    """Returns the version of the first of these packages that is installed, or None."""
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(package)
+    return None
+
+
 def _accelerators():
     if not shutil.which("nvidia-smi"):
         return []
     command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return []
-    return said.stdout.split("\n")[:-1] if not said.returncode else []
+    return result.stdout.split("\n")[:-1] if not result.returncode else []

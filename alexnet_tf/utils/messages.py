@@ -1,39 +1,53 @@
-"""What errors say, in one line."""
+"""One-line error messages."""
 
 import re
+from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import Any
 
-# What TensorFlow puts before a message, the class of an error that came through a Python function in a graph, and the
-# operation's name at its end.
-_BEFORE = re.compile(r"^(\{\{.*?\}\} ?|Error in user-defined function passed to .*? with iterator: \S+: )+")
+# Lines that TensorFlow puts before the message of an operation that failed inside a graph.
+_BOILERPLATE = re.compile(
+    r'Graph execution error:|Detected at node .*|<stack traces unavailable>|File ".*|\d+ root error\(s\) found\.'
+)
+# What TensorFlow puts before and after the message on its line: the function or node, the list number, and the class of
+# an error raised in a Python function; the place in the graph and the name of the operation.
+_PREFIX = re.compile(
+    r"^(\{\{.*?\}\} ?|\(\d+\) [A-Z_]+: +|Error in user-defined function passed to .*? with iterator: \S+: )+"
+)
 _PYTHON_CLASS = re.compile(r"^(\w+\.)*\w+Error: ")
-_BEHIND = re.compile(r" \[Op:\w*\].*$")
+_SUFFIX = re.compile(r"\s*\[\[\{\{.*$|\s*\[Op:\w*\].*$")
 
 
-def first_line(error):
-    """The first line of an error's message without what TensorFlow adds; the error's class if it says nothing.
+def first_line(error: BaseException) -> str:
+    """Returns the first informative line of an error's message, without what TensorFlow adds to it.
 
     Args:
-      error: an exception.
+      error: an exception, of Python or TensorFlow.
 
     Returns:
-      A string of one line.
+      A string of one line; the name of the error's class if there is no message.
     """
     text = str(getattr(error, "message", error) or "")
-    line = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
-    return _BEHIND.sub("", _PYTHON_CLASS.sub("", _BEFORE.sub("", line.strip())))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    line = next((line for line in lines if not _BOILERPLATE.fullmatch(line)), lines[0] if lines else "")
+    return _SUFFIX.sub("", _PYTHON_CLASS.sub("", _PREFIX.sub("", line))) or type(error).__name__
 
 
-def other_values(what, names, expected, received, flag):
-    """The message that something was begun with other values.
+def different_values(
+    what: str, names: Iterable[str], previous: Mapping[str, Any], requested: Mapping[str, Any], flag: str
+) -> str:
+    """Returns the message for a directory whose content was made with other values than those requested.
 
     Args:
-      what: what was begun.
-      names: of the values that differ.
-      expected, received: dicts from names to values.
-      flag: the flag that names another place to begin in.
+      what: what was made, such as "runs/quickstart was trained".
+      names: names of the values that differ.
+      previous: the values that it was made with, by name.
+      requested: the values of this call, by name.
+      flag: the flag that names the directory.
 
     Returns:
-      A string of one line.
+      A string of one line, such as "runs/quickstart was trained with a different configuration: batch_size=64, not 128;
+      use these values or a new --workdir".
     """
-    first, second = (", ".join(f"{name}={values.get(name)}" for name in names) for values in (expected, received))
-    return f"Expected {what}: {first}. Received: {second}; take another --{flag}, or these values"
+    pairs = ", ".join(f"{name}={previous.get(name)}, not {requested.get(name)}" for name in names)
+    return f"{what} with different values: {pairs}; use the previous values or a new --{flag}"

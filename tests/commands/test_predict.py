@@ -39,7 +39,7 @@ def ends_with_one_line(done, status, message):
 
 
 def test_saved_model_names_what_it_sees_and_says_what_it_cannot_read(export_dir, tmp_path):
-    paths = stand_in.written(tmp_path, [stand_in.png(10, 20, 70), stand_in.BAD, stand_in.png(0, 200, 0)])
+    paths = stand_in.write_images(tmp_path, [stand_in.png(10, 20, 70), stand_in.BAD, stand_in.png(0, 200, 0)])
     done = run(f"--saved_model={export_dir}", "--batch_size=2", *paths, tmp_path / "none.png")
     assert ends_with_one_line(done, 1, f"2 of 4 images got no answer, the first {paths[1]}: {stand_in.ERROR}")
     lines = done.stdout.splitlines()
@@ -48,11 +48,11 @@ def test_saved_model_names_what_it_sees_and_says_what_it_cannot_read(export_dir,
     assert lines[2].split() == ["größtes", "Grün", "20.00", "%", "█" * 4]
     assert lines[4] == f"  {stand_in.ERROR}"
     assert lines[6].split() == ["größtes", "Grün", "100.00", "%", "█" * 20]
-    assert lines[9] == "  Expected a file that can be read. Received: No such file or directory"
+    assert lines[9] == "  Cannot read the file: No such file or directory"
 
 
 def test_server_answers_in_json_on_any_terminal(export_dir, tmp_path):
-    paths = stand_in.written(tmp_path, [stand_in.png(10, 70, 20), stand_in.BAD])
+    paths = stand_in.write_images(tmp_path, [stand_in.png(10, 70, 20), stand_in.BAD])
     with stub_server.serve(export_dir, model_name="flowers") as server:
         options = [f"--server=127.0.0.1:{server.port}", "--model_name=flowers", "--timeout=60", "--top=1", "--json"]
         done = run(*options, *paths, PYTHONIOENCODING="ascii")
@@ -66,7 +66,7 @@ def test_server_answers_in_json_on_any_terminal(export_dir, tmp_path):
 
 
 def test_terminals_without_bars_get_the_names_all_the_same(export_dir, tmp_path):
-    (path,) = stand_in.written(tmp_path, [stand_in.png(10, 20, 70)])
+    (path,) = stand_in.write_images(tmp_path, [stand_in.png(10, 20, 70)])
     done = run(f"--saved_model={export_dir / '1'}", path, PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stderr) == (0, "")
     assert "blue" in done.stdout and "gr??tes Gr?n" in done.stdout and "70.00 %" in done.stdout

@@ -59,13 +59,13 @@ def test_result_names_all_machines_of_a_run_that_moved(flagfile, directories, tr
     elsewhere = {"processor": "another", "cores": 3}
     pathlib.Path(directories.run(run, ".state.json")).write_text(json.dumps({"machines": [elsewhere]}))
     (done,) = small.run_quietly([run], directories, trainer)
-    assert done.result["machines"] == [elsewhere, machine.facts()]
+    assert done.result["machines"] == [elsewhere, machine.describe()]
     assert "another, 3 cores" in tables.table([done], directories)
     # A run that starts over has only its own machine.
     shutil.rmtree(directories.run(run))
     os.remove(directories.result(run))
     (done,) = small.run_quietly([run], directories, trainer)
-    assert done.result["machines"] == [machine.facts()]
+    assert done.result["machines"] == [machine.describe()]
 
 
 def test_result_of_many_epochs_is_small(flagfile, directories):

@@ -1,4 +1,4 @@
-"""The files beside an export, run and read as their users would."""
+"""The files next to an export, run and read as their users would."""
 
 import json
 import pathlib
@@ -18,15 +18,15 @@ from alexnet_tf.serving import stub_server
 
 @pytest.fixture(scope="module")
 def export_dir(tmp_path_factory):
-    """The stand-in's export with its companions, and a photograph."""
+    """An export of the stand-in network with the deployment files, and an image."""
     directory = tmp_path_factory.mktemp("two words")
     stand_in.save(directory)
     deployment.write(directory, "alexnet")
-    (directory / "photograph.png").write_bytes(stand_in.png(10, 20, 70))
+    (directory / "image.png").write_bytes(stand_in.png(10, 20, 70))
     return directory
 
 
-def test_every_file_names_the_model_and_ports(tmp_path):
+def test_files_contain_the_model_name_and_ports(tmp_path):
     paths = deployment.write(tmp_path, "birds-2")
     assert {pathlib.Path(path).name for path in paths} == {entry.name for entry in tmp_path.iterdir()}
     for path in paths:
@@ -35,7 +35,7 @@ def test_every_file_names_the_model_and_ports(tmp_path):
         assert not re.search(r"NAME|_PORT", text)
 
 
-def test_settings_are_what_the_server_reads(export_dir):
+def test_model_config_is_parsed_by_tensorflow_serving(export_dir):
     config = pytest.importorskip("tensorflow_serving.config.model_server_config_pb2")
     read = google.protobuf.text_format.Parse((export_dir / "models.config").read_text(), config.ModelServerConfig())
     (model,) = read.model_config_list.config
@@ -43,14 +43,14 @@ def test_settings_are_what_the_server_reads(export_dir):
     assert model.model_platform == "tensorflow"
 
 
-def test_batches_are_set_as_the_server_spells_it(export_dir):
-    # Its description is in no package; these are fields of tensorflow.serving.BatchingParameters.
+def test_batching_config_has_the_fields_of_tensorflow_serving(export_dir):
+    # No package contains the message; these are fields of tensorflow.serving.BatchingParameters.
     lines = [line for line in (export_dir / "batching.config").read_text().splitlines() if not line.startswith("#")]
     fields = dict(re.fullmatch(r"(\w+) \{ value: (\d+) \}", line).groups() for line in lines)
     assert fields == {"max_batch_size": "32", "batch_timeout_micros": "2000", "max_enqueued_batches": "100"}
 
 
-def test_the_server_is_started_with_these_files(export_dir, tmp_path):
+def test_server_is_started_with_these_files(export_dir, tmp_path):
     docker = tmp_path / "docker"
     docker.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     docker.chmod(0o755)
@@ -69,46 +69,46 @@ def test_the_server_is_started_with_these_files(export_dir, tmp_path):
     ]
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
-def test_the_request_by_rest_is_answered(export_dir):
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_rest_request_gets_a_response(export_dir):
     with client.SavedModel(export_dir) as saved_model:
-        server = stand_in.started(stand_in.Rest, model=saved_model, requests=[])
+        server = stand_in.start(stand_in.Rest, model=saved_model, requests=[])
         try:
-            command = ["sh", export_dir / "request.sh", export_dir / "photograph.png"]
+            command = ["sh", export_dir / "request.sh", export_dir / "image.png"]
             address = f"127.0.0.1:{server.server_port}"
             done = subprocess.run([*command, address], capture_output=True, text=True, timeout=60)
         finally:
-            stand_in.stopped(server)
+            stand_in.stop(server)
     assert done.returncode == 0, done.stderr
     outputs = json.loads(done.stdout)["outputs"]
     assert outputs["classes"] == [["blue", stand_in.CLASSES[1]]]
     assert outputs["errors"] == [""]
 
 
-def test_a_request_by_rest_of_no_photograph_asks_nobody(export_dir):
+def test_rest_request_without_a_readable_image_is_not_sent(export_dir):
     for arguments, received in ([], "none"), (["/no/such/file"], "/no/such/file"):
         command = ["sh", export_dir / "request.sh", *arguments]
         done = subprocess.run(command, capture_output=True, text=True, timeout=30)
         assert done.returncode == 1
-        assert done.stderr == f"Expected a photograph that can be read. Received: {received}\n"
+        assert done.stderr == f"Expected the path of a readable image. Received: {received}\n"
 
 
-def test_a_request_by_grpc_where_no_server_is_ends_in_one_line(export_dir):
+def test_grpc_request_without_a_server_ends_with_one_line(export_dir):
     pytest.importorskip("tensorflow_serving.apis.prediction_service_pb2_grpc")
     # Nothing listens on port 1.
-    command = [sys.executable, export_dir / "request.py", export_dir / "photograph.png", "127.0.0.1:1"]
+    command = [sys.executable, export_dir / "request.py", export_dir / "image.png", "127.0.0.1:1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("Expected an answer of 127.0.0.1:1. Received: UNAVAILABLE (")
+    assert done.stderr.splitlines()[-1].startswith("The request to 127.0.0.1:1 failed: UNAVAILABLE (")
     assert "Traceback" not in done.stderr
 
 
-def test_the_request_by_grpc_is_answered(export_dir):
+def test_grpc_request_gets_a_response(export_dir):
     pytest.importorskip("tensorflow_serving.apis.prediction_service_pb2_grpc")
     with stub_server.serve(export_dir) as server:
-        for name, status, said in (("photograph.png", 0, "70.00 %  blue"), ("bad", 1, f"bad: {stand_in.ERROR}")):
+        for name, status, expected in (("image.png", 0, "70.00 %  blue"), ("bad", 1, f"bad: {stand_in.ERROR}")):
             (export_dir / "bad").write_bytes(stand_in.BAD)
             command = [sys.executable, export_dir / "request.py", export_dir / name, f"127.0.0.1:{server.port}"]
             done = subprocess.run(command, capture_output=True, text=True, timeout=60)
             assert done.returncode == status, done.stderr
-            assert said in done.stdout + done.stderr
+            assert expected in done.stdout + done.stderr

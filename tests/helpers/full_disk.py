@@ -1,14 +1,14 @@
-"""A disk that takes no more, for tests of what is left then."""
+"""Simulates a full disk."""
 
 import contextlib
 import resource
 
 
 @contextlib.contextmanager
-def full_disk(most_bytes):
-    """Within it, the system itself refuses to let this process write a file beyond `most_bytes`."""
+def full_disk(max_bytes):
+    """Limits the size of the files that this process writes to `max_bytes`."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes, before[1]))
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Small networks and files of photographs for the tests of what is served."""
+"""A small network and image files for tests of exports."""
 
 import io
 import pathlib
@@ -20,7 +20,7 @@ CROP_SIZE = 32
 
 
 def network(seed=0, num_classes=3):
-    """A classifier of 32 x 32 crops that sees position and colour."""
+    """Returns a classifier of 32 x 32 crops that depends on position and color."""
     start = lambda number: keras.initializers.GlorotUniform(seed=10 * seed + number)
     images = keras.Input([CROP_SIZE, CROP_SIZE, 3], name="images")
     x = keras.layers.Conv2D(4, 5, strides=4, activation="relu", kernel_initializer=start(0), name="conv")(images)
@@ -30,14 +30,14 @@ def network(seed=0, num_classes=3):
     return keras.Model(images, keras.layers.Activation("linear", dtype="float32")(logits))
 
 
-def preparation(**changes):
-    """What is done to photographs before that network sees them."""
+def preprocessing(**changes):
+    """Returns the preprocessing of the network's images."""
     mean_image = np.random.default_rng(7).uniform(90, 140, [IMAGE_SIZE, IMAGE_SIZE, 3]).astype(np.float32)
-    return signatures.Preparation(mean_image, CROP_SIZE, scale=0.02)._replace(**changes)
+    return signatures.Preprocessing(mean_image, CROP_SIZE, scale=0.02)._replace(**changes)
 
 
 def pixels(height=50, width=70, seed=0, channels=3):
-    """A picture of soft colours, uint8, that JPEG keeps well."""
+    """Returns a smooth uint8 image, which JPEG compresses with little error."""
     rows, columns = np.mgrid[0:height, 0:width][..., None]
     waves = np.random.default_rng(seed).uniform(0.05, 0.3, [3, channels])
     picture = 127 + 60 * np.sin(rows * waves[0] + waves[2] * 20) + 60 * np.cos(columns * waves[1])
@@ -45,60 +45,60 @@ def pixels(height=50, width=70, seed=0, channels=3):
 
 
 def encoded(image, kind="JPEG", **options):
-    """A picture as a file."""
+    """Encodes an image as a file."""
     file = io.BytesIO()
     Image.fromarray(np.squeeze(image)).save(file, kind, **options)
     return file.getvalue()
 
 
 def jpeg_declaring(height, width):
-    """A JPEG whose head declares a size that it does not have."""
+    """Returns a JPEG whose header declares another size."""
     whole = encoded(pixels())
     frame = whole.index(b"\xff\xc0")
     return whole[: frame + 5] + struct.pack(">HH", height, width) + whole[frame + 9 :]
 
 
 def png_declaring(height, width):
-    """A PNG whose head, checksum and all, declares a size that it does not have."""
+    """Returns a PNG whose header, with a valid checksum, declares another size."""
     whole = encoded(pixels(), "PNG")
     head = b"IHDR" + struct.pack(">II", width, height) + whole[24:29]
     return whole[:12] + head + struct.pack(">I", zlib.crc32(head)) + whole[33:]
 
 
 def damaged(kind="JPEG"):
-    """A file whose second half is missing."""
+    """Returns the first half of a file."""
     whole = encoded(pixels(), kind)
     return whole[: len(whole) // 2]
 
 
-def served(model=None, prepared_as=None, **options):
-    """`signatures.Signatures` of the small network, or of another one."""
+def served(model=None, preprocessed_as=None, **options):
+    """Returns `signatures.Signatures` of the small network, or of another one."""
     with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as labels:
         labels.writelines(f"{name}\n" for name in CLASS_NAMES)
         labels.flush()
         network_and_features = signatures.with_features(model or network())
-        return signatures.Signatures(network_and_features, prepared_as or preparation(), labels.name, **options)
+        return signatures.Signatures(network_and_features, preprocessed_as or preprocessing(), labels.name, **options)
 
 
 def strings(tensor):
-    """A tensor of strings as a list of str."""
+    """Converts a tensor of strings to a list of str."""
     return [value.decode() for value in tf.reshape(tensor, [-1]).numpy()]
 
 
 def read_saved_model(directory):
-    """The description of a SavedModel, a ``MetaGraphDef``."""
-    found = saved_model_pb2.SavedModel()
-    found.ParseFromString((pathlib.Path(directory) / "saved_model.pb").read_bytes())
-    return found.meta_graphs[0]
+    """Reads the ``MetaGraphDef`` of a SavedModel."""
+    saved_model = saved_model_pb2.SavedModel()
+    saved_model.ParseFromString((pathlib.Path(directory) / "saved_model.pb").read_bytes())
+    return saved_model.meta_graphs[0]
 
 
-def demands(saved_model):
-    """What a SavedModel needs beside a CPU and TensorFlow's operations, a list of strings."""
-    graph = saved_model.graph_def
+def requirements(meta_graph):
+    """Lists what a SavedModel requires in addition to a CPU and TensorFlow's operations."""
+    graph = meta_graph.graph_def
     found = set()
     for function in [None, *graph.library.function]:
         name = function.signature.name if function else ""
-        # TensorFlow's own functions that save and restore variables are for the CPU, and so are constants for them.
+        # TensorFlow places its own functions that save and restore variables, and their constants, on the CPU.
         own = {"", "/device:CPU:0", "/device:CPU:*"} if function is None or "_traced_" in name else {""}
         parts = function.node_def if function else graph.node
         found |= {f"{name} {node.name} on {node.device}" for node in parts if node.device not in own}

@@ -110,7 +110,7 @@ def test_every_weight_is_written_once(run, version):
 
 
 def test_the_paper_network_is_exported_for_any_machine(version):
-    assert small.demands(small.read_saved_model(version)) == []
+    assert small.requirements(small.read_saved_model(version)) == []
     signature = small.read_saved_model(version).signature_def["features"]
     assert [dim.size for dim in signature.outputs["features"].tensor_shape.dim] == [-1, 4096]
 
@@ -120,7 +120,7 @@ def test_a_run_on_two_devices_is_exported_for_any_machine(tmp_path):
         CONFIG, devices=("/CPU:0", "/CPU:1"), image_size=40, crop_size=32, recipe="original", precision="bfloat16"
     )
     path = export.export_run(untrained_runs.make_run(tmp_path / "run", config), tmp_path / "served")
-    assert small.demands(small.read_saved_model(path)) == []
+    assert small.requirements(small.read_saved_model(path)) == []
 
 
 def test_bfloat16_halves_the_weights_and_keeps_the_answers(small_run, tmp_path):

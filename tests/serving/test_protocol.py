@@ -1,4 +1,4 @@
-"""The messages of the serving protocol: against bytes worked out by hand, and against TensorFlow Serving's own."""
+"""The messages of the protocol, compared with hand-computed bytes and with those of tensorflow-serving-api."""
 
 import google.protobuf.descriptor_pool
 import numpy as np
@@ -31,7 +31,7 @@ def request_of_every_kind():
     return inputs, protocol.predict_request("alexnet", "serving_default", inputs, version=7)
 
 
-def is_same(inputs, arrays):
+def assert_same(inputs, arrays):
     assert arrays.keys() == inputs.keys()
     assert arrays["image_bytes"].tolist() == inputs["image_bytes"]
     for name in ("images", "images_float"):
@@ -39,42 +39,42 @@ def is_same(inputs, arrays):
         np.testing.assert_array_equal(arrays[name], inputs[name])
 
 
-def test_request_has_the_bytes_worked_out_by_hand():
+def test_request_has_the_hand_computed_bytes():
     assert small_request().SerializeToString() == REQUEST
 
 
-def test_request_is_read_from_bytes_worked_out_by_hand():
+def test_request_is_parsed_from_hand_computed_bytes():
     request = protocol.message_class("PredictRequest").FromString(REQUEST)
     assert (request.model_spec.name, request.model_spec.version.value) == ("m", 3)
     assert (request.model_spec.signature_name, list(request.output_filter)) == ("s", ["y"])
     np.testing.assert_array_equal(protocol.arrays(request.inputs)["x"], np.array([1.5], np.float32))
 
 
-def test_response_is_read_from_bytes_worked_out_by_hand():
-    # PredictResponse{outputs = 1, model_spec = 2}: the numbers are a request's, changed about.
+def test_response_is_parsed_from_hand_computed_bytes():
+    # PredictResponse{outputs = 1, model_spec = 2}: a request's field numbers, swapped.
     response = protocol.message_class("PredictResponse").FromString(b"\x0a\x13" + ENTRY + b"\x12\x0a" + MODEL_SPEC)
     assert response.model_spec.name == "m"
     assert {name: array.tolist() for name, array in protocol.outputs(response).items()} == {"x": [1.5]}
 
 
-def test_warmup_record_has_the_bytes_worked_out_by_hand():
+def test_warmup_record_has_the_hand_computed_bytes():
     # PredictionLog{predict_log = 6: PredictLog{request = 1}}.
     assert protocol.warmup_record(small_request()) == b"\x32\x26" + b"\x0a\x24" + REQUEST
 
 
-def test_without_a_version_none_is_sent():
+def test_no_version_is_sent_by_default():
     request = protocol.predict_request("m", "s", {})
     assert not request.model_spec.HasField("version")
     assert request.SerializeToString() == b"\x0a\x06" + b"\x0a\x01m" + b"\x1a\x01s"
 
 
-def test_arrays_go_round_unchanged_with_zero_bytes_at_their_end():
+def test_arrays_round_trip_with_trailing_zero_bytes():
     inputs, request = request_of_every_kind()
     again = type(request).FromString(request.SerializeToString())
-    is_same(inputs, protocol.arrays(again.inputs))
+    assert_same(inputs, protocol.arrays(again.inputs))
 
 
-def test_response_goes_round():
+def test_response_round_trips():
     classes = np.array([[b"Katze", "größte Wüste".encode()]], object)
     sent = protocol.predict_response("alexnet", "images", 2, {"classes": classes, "scores": np.float32([[0.75, 0.25]])})
     response = type(sent).FromString(sent.SerializeToString())
@@ -83,30 +83,30 @@ def test_response_goes_round():
     assert protocol.outputs(response)["scores"].tolist() == [[0.75, 0.25]]
 
 
-def test_requests_come_back_out_of_warmup_records():
+def test_requests_round_trip_through_warmup_records():
     inputs, request = request_of_every_kind()
-    is_same(inputs, protocol.arrays(protocol.warmup_request(protocol.warmup_record(request)).inputs))
+    assert_same(inputs, protocol.arrays(protocol.warmup_request(protocol.warmup_record(request)).inputs))
 
 
 @pytest.mark.parametrize("record", [b"", b"\x12\x00", b"not a record"], ids=["empty", "classify_log", "garbage"])
-def test_other_warmup_records_are_refused(record):
+def test_invalid_warmup_records_are_rejected(record):
     with pytest.raises(ValueError, match=r"^Expected a PredictionLog with a predict_log\. Received: "):
         protocol.warmup_request(record)
 
 
-def test_broken_tensors_are_refused():
+def test_damaged_tensors_are_rejected():
     response = protocol.message_class("PredictResponse")()
     response.outputs["scores"].dtype = tf.float32.as_datatype_enum
     response.outputs["scores"].tensor_shape.dim.add().size = 3
     response.outputs["scores"].tensor_content = b"\x00" * 5
-    with pytest.raises(ValueError, match=r"^Expected a whole tensor 'scores'\. Received: "):
+    with pytest.raises(ValueError, match=r"^The tensor 'scores' is damaged: "):
         protocol.outputs(response)
     response.outputs["scores"].dtype = 99
-    with pytest.raises(ValueError, match=r"^Expected a whole tensor 'scores'\. Received: "):
+    with pytest.raises(ValueError, match=r"^The tensor 'scores' is damaged: "):
         protocol.outputs(response)
 
 
-def test_messages_stay_out_of_the_pool_of_the_process():
+def test_messages_are_not_in_the_default_pool():
     protocol.message_class("PredictRequest")
     pool = protocol.message_class("PredictRequest").DESCRIPTOR.file.pool
     assert pool is not google.protobuf.descriptor_pool.Default()
@@ -114,7 +114,7 @@ def test_messages_stay_out_of_the_pool_of_the_process():
 
 @pytest.fixture
 def apis():
-    """TensorFlow Serving's own messages, which share the process with ours."""
+    """The messages of tensorflow-serving-api, imported next to ours."""
     pytest.importorskip("tensorflow_serving.apis.predict_pb2")
     from tensorflow_serving import apis
     from tensorflow_serving.apis import predict_pb2
@@ -142,12 +142,12 @@ def test_fields_are_those_of_tensorflow_serving(apis):
                 assert getattr(field.message_type, "full_name", "") == getattr(other.message_type, "full_name", "")
 
 
-def test_tensorflow_serving_reads_our_requests(apis):
+def test_tensorflow_serving_parses_our_requests(apis):
     inputs, ours = request_of_every_kind()
     theirs = apis.predict_pb2.PredictRequest.FromString(ours.SerializeToString())
     assert (theirs.model_spec.name, theirs.model_spec.version.value) == ("alexnet", 7)
     assert theirs.model_spec.signature_name == "serving_default"
-    is_same(inputs, {name: tf.make_ndarray(proto) for name, proto in theirs.inputs.items()})
+    assert_same(inputs, {name: tf.make_ndarray(proto) for name, proto in theirs.inputs.items()})
 
 
 def test_we_read_requests_of_tensorflow_serving(apis):
@@ -158,12 +158,12 @@ def test_we_read_requests_of_tensorflow_serving(apis):
         theirs.inputs[name].CopyFrom(tf.make_tensor_proto(values))
     read = type(ours).FromString(theirs.SerializeToString())
     assert (read.model_spec.version_label, list(read.output_filter)) == ("stable", ["scores"])
-    is_same(inputs, protocol.arrays(read.inputs))
+    assert_same(inputs, protocol.arrays(read.inputs))
     # Fields that ours lack are kept.
     assert apis.predict_pb2.PredictRequest.FromString(read.SerializeToString()) == theirs
 
 
-def test_responses_are_read_on_both_sides(apis):
+def test_responses_are_parsed_by_both(apis):
     sent = {"probabilities": np.float32([[0.5, 0.5]]), "errors": np.array([b""], object)}
     ours = protocol.predict_response("alexnet", "serving_default", 1, sent)
     theirs = apis.predict_pb2.PredictResponse.FromString(ours.SerializeToString())
@@ -174,10 +174,10 @@ def test_responses_are_read_on_both_sides(apis):
     assert read["errors"].tolist() == [b""] and read["probabilities"].tolist() == [[0.5, 0.5]]
 
 
-def test_warmup_records_are_read_on_both_sides(apis):
+def test_warmup_records_are_parsed_by_both(apis):
     inputs, ours = request_of_every_kind()
     log = apis.prediction_log_pb2.PredictionLog.FromString(protocol.warmup_record(ours))
     assert log.WhichOneof("log_type") == "predict_log"
-    is_same(inputs, {name: tf.make_ndarray(proto) for name, proto in log.predict_log.request.inputs.items()})
-    is_same(inputs, protocol.arrays(protocol.warmup_request(log.SerializeToString()).inputs))
+    assert_same(inputs, {name: tf.make_ndarray(proto) for name, proto in log.predict_log.request.inputs.items()})
+    assert_same(inputs, protocol.arrays(protocol.warmup_request(log.SerializeToString()).inputs))
     assert protocol.warmup_record(log.predict_log.request) == protocol.warmup_record(ours)
