@@ -1,10 +1,11 @@
-"""AlexNet: eight layers in two towers that meet where the paper's towers meet.
+"""AlexNet: eight layers in two towers, which exchange outputs where the paper's do.
 
-Sizes and counts are those of the paper's Figure 2; where its text and the authors' released code differ, the
-two recipes do (`RECIPES`).
+Sizes and parameter counts follow Figure 2 of the paper. `RECIPES` holds the differences between its text and the
+authors' released code.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import keras
@@ -16,15 +17,15 @@ IMAGE_SIZE = 224
 
 
 class Recipe(NamedTuple):
-    """What the network is under one recipe, where paper and original differ."""
+    """The values for which the paper's text and the authors' released code differ."""
 
-    # Position of the ReLU of layers 1 and 5, which comes "before" or "after" normalisation and pooling.
+    # Whether the ReLU of layers 1 and 5 comes "before" or "after" normalization and pooling.
     activation: str
-    # LRN's alpha for the sum of squares: the paper's 1e-4; the original divides it by n = 5.
+    # LRN's alpha for the sum of squares: 1e-4 in the paper; the original divides it by n = 5.
     alpha: float
-    # A same-map normalisation after layer 2's LRN (original #145 only).
+    # Whether a same-map normalization follows layer 2's LRN (original #145 only).
     same_map_normalization: bool
-    # Standard deviation of the initial weights of conv3, conv4 and conv5 (0.01 everywhere else).
+    # Standard deviation of the initial weights of conv3, conv4 and conv5 (0.01 in all other layers).
     middle_stddev: float
 
 
@@ -35,7 +36,7 @@ RECIPES = {
 
 
 class Variant(NamedTuple):
-    """What may be otherwise than in the paper, for its experiments: the arguments of `AlexNet` of these names."""
+    """The arguments of `AlexNet` that change the paper's network, mostly for its experiments, with their defaults."""
 
     towers: str = "two"
     communication: str = "paper"
@@ -46,11 +47,11 @@ class Variant(NamedTuple):
     sixth_convolution: bool = False
     bottleneck: int = 0
     dropout: float = 0.5
-    image_size: int = 224
+    image_size: int = IMAGE_SIZE
     conv1_stddev: float | None = None
 
 
-# What `AlexNet` takes for each.
+# Values that `AlexNet` accepts for each argument.
 CHOICES = {
     "towers": ("two", "one", "half"),
     "communication": ("paper", "fc8"),
@@ -63,7 +64,7 @@ CHOICES = {
 
 
 class Widths(NamedTuple):
-    """Kernels of each convolutional layer of a tower, and neurons of its fully connected ones but the last."""
+    """Number of kernels in each convolutional layer of a tower, and of units in its fully connected layers."""
 
     conv1: int
     conv2: int
@@ -75,9 +76,10 @@ class Widths(NamedTuple):
     fc7: int
 
 
-# Of a tower, by the images' side: one of the paper's two; one of two that meet before fc8 alone, with two wider layers
-# that make up for what others read less; one as wide as both; or one of the two with last layers as wide as both's.
-# Those for 32 x 32 are ours.
+# The widths of one tower, by image size and kind of tower. "two": one of the paper's two. "two, apart": one of two that
+# exchange outputs before fc8 only; conv2 and fc6 are wider, to compensate for their fewer inputs. "one": a single tower
+# as wide as both. "half": one of the paper's two, but with conv5, fc6 and fc7 as wide as both. The widths for 32 x 32
+# are ours.
 WIDTHS = {
     224: {
         "two": Widths(48, 128, 192, 192, 128, 128, 2048, 2048),
@@ -109,9 +111,9 @@ Dropout = placement.on_device(layers.Dropout)
 
 
 class _Tower(NamedTuple):
-    """One of the two halves of the network, or all of it: where it lives, how its layers begin, what they are."""
+    """One half of the network, or all of it: a factory of layers with the tower's device, names and initial weights."""
 
-    name: str  # "a" or "b"; empty for the only one
+    name: str  # "a" or "b"; empty for a single tower
     device: str | None
     dtype: object
     seed: int | None
@@ -126,37 +128,36 @@ class _Tower(NamedTuple):
         return WIDTHS[self.variant.image_size][self.variant.towers + apart]
 
     def layer(self, layer_class, *args, name, **kwargs):
-        """A layer of this tower, named as in the paper with the tower's letter."""
+        """Returns a layer on the tower's device, named as in the paper with the tower's letter appended."""
         name = f"{name}_{self.name}" if self.name else name
         return layer_class(*args, name=name, device=self.device, dtype=self.dtype, **kwargs)
 
-    def seed_of(self, number):
-        """A seed of its own for draw `number` of this tower."""
+    def layer_seed(self, number):
+        """Returns a seed that no other layer of either tower uses."""
         return None if self.seed is None else 1000 * self.seed + 10 * number + (self.name == "b")
 
-    def weights(self, number, stddev, bias):
-        """Initial values: of the weights `layers.kernel_initializer`, of the biases a constant, 0 with He's."""
+    def initializers(self, number, stddev, bias):
+        """Returns the initializers of a layer's kernel and bias as keyword arguments."""
         return {
-            "kernel_initializer": layers.kernel_initializer(self.initialization, stddev, self.seed_of(number)),
+            "kernel_initializer": layers.kernel_initializer(self.initialization, stddev, self.layer_seed(number)),
             "bias_initializer": keras.initializers.Constant(0 if self.initialization == "he" else bias),
         }
 
-    def convolution(self, number, size, *, strides=1, padding="same", stddev=0.01, bias, draw=None):
+    def convolution(self, number, size, *, strides=1, padding="same", stddev=0.01, bias, seed_number=None):
         name = f"conv{number}"
-        weights = self.weights(draw or number, stddev, bias)
+        initializers = self.initializers(seed_number or number, stddev, bias)
         if number == 1 and self.variant.conv1_stddev is not None:
-            weights["kernel_initializer"] = layers.kernel_initializer(
-                "recipe", self.variant.conv1_stddev, self.seed_of(1)
-            )
+            own = layers.kernel_initializer("recipe", self.variant.conv1_stddev, self.layer_seed(number))
+            initializers["kernel_initializer"] = own
         kernels = getattr(self.widths, name)
-        return self.layer(Conv2D, kernels, size, strides=strides, padding=padding, name=name, **weights)
+        return self.layer(Conv2D, kernels, size, strides=strides, padding=padding, name=name, **initializers)
 
     def activation(self, number):
         kind = self.variant.activation
         return self.layer(Activation, kind, name=f"{kind}{number}")
 
     def normalize(self, number, x):
-        """What follows convolutional layer 1 or 2 (paper section 3.3), or what is there in its place."""
+        """Applies the normalization of layer 1 or 2 (paper, section 3.3), or the variant's replacement for it."""
         kind, name = self.variant.normalization, f"norm{number}"
         if kind == "none" or (kind == "first" and number > 1):
             return x
@@ -171,20 +172,20 @@ class _Tower(NamedTuple):
         return x
 
     def pooling(self, number):
-        """Max pooling whose windows overlap (paper section 3.4), or do not (original #147)."""
+        """Returns max pooling with overlapping windows (paper, section 3.4) or without overlap (original #147)."""
         size = layers.POOLINGS[self.variant.pooling]
-        # Windows of 2 x 2 hang over the edge where the side is odd; those of 3 x 3 never do here.
+        # Windows of 2 x 2 extend past the edge where the side is odd; windows of 3 x 3 always fit here.
         padding = "same" if size == 2 else "valid"
         return self.layer(MaxPooling2D, pool_size=size, strides=2, padding=padding, name=f"pool{number}")
 
 
-def _first(tower, images):
-    """Layer 1 of a tower: 48 kernels of 11 x 11 x 3, stride 4, over the whole image; of a small one 5 x 5, stride 1."""
+def _layer1(tower, images):
+    """Applies 48 kernels of 11 x 11 x 3 with stride 4 to the whole image; to a 32 x 32 image, 5 x 5 with stride 1."""
     if tower.variant.image_size == 32:
         x = tower.convolution(1, 5, bias=0)(images)
     else:
-        # 55 positions a side from 224 pixels: the last one hangs 3 pixels over the right and bottom edges and reads
-        # zeros there, which is the mean (original #145; the paper gives the sizes only).
+        # The paper gives the sizes only. As in original #145, the last of 55 positions extends 3 pixels past the right
+        # and bottom edges and reads zeros there, the mean of the images.
         x = tower.layer(ZeroPadding2D, ((0, 3), (0, 3)), name="edge1")(images)  # 227
         x = tower.convolution(1, 11, strides=4, padding="valid", bias=0)(x)  # 55
     if tower.recipe.activation == "before":
@@ -196,10 +197,10 @@ def _first(tower, images):
     return x
 
 
-def _second(tower, x):
-    """Layer 2 of a tower: 128 kernels of 5 x 5 x 48 over the tower's own maps."""
+def _layer2(tower, x):
+    """Applies 128 kernels of 5 x 5 x 48 to the tower's own maps."""
     if tower.variant.pooling == "nonoverlapping":
-        # From 28 positions to 26, so that the pooling makes 13 of them (original #147).
+        # 28 positions become 26, which pooling reduces to 13 (original #147).
         x = tower.layer(ZeroPadding2D, 1, name="edge2")(x)
         x = tower.convolution(2, 5, padding="valid", bias=1)(x)
     else:
@@ -209,27 +210,27 @@ def _second(tower, x):
     return tower.pooling(2)(x)  # 13
 
 
-def _third(tower, x):
-    """Layer 3 of a tower: 192 kernels of 3 x 3 x 256 over the maps of both towers."""
+def _layer3(tower, x):
+    """Applies 192 kernels of 3 x 3 x 256 to the maps of both towers."""
     if tower.variant.removed_layer == "conv3":
         return x
     x = tower.convolution(3, 3, stddev=tower.recipe.middle_stddev, bias=0)(x)  # 13
     return tower.activation(3)(x)
 
 
-def _fourth(tower, x):
-    """Layer 4 of a tower: 192 kernels of 3 x 3 x 192 over the tower's own maps."""
+def _layer4(tower, x):
+    """Applies 192 kernels of 3 x 3 x 192 to the tower's own maps."""
     if tower.variant.removed_layer == "conv4":
         return x
     x = tower.convolution(4, 3, stddev=tower.recipe.middle_stddev, bias=1)(x)  # 13
     return tower.activation(4)(x)
 
 
-def _fifth(tower, x):
-    """Layer 5 of a tower: 128 kernels of 3 x 3 x 192 over the tower's own maps."""
+def _layer5(tower, x):
+    """Applies 128 kernels of 3 x 3 x 192 to the tower's own maps."""
     if tower.variant.removed_layer == "conv5":
         return tower.pooling(5)(x)
-    # From 13 positions to 11, so that a pooling without overlap makes 6 of them (original #147).
+    # 13 positions become 11, which pooling without overlap reduces to 6 (original #147).
     padding = "valid" if tower.variant.pooling == "nonoverlapping" else "same"
     x = tower.convolution(5, 3, padding=padding, stddev=tower.recipe.middle_stddev, bias=1)(x)  # 13
     if tower.recipe.activation == "before":
@@ -240,26 +241,31 @@ def _fifth(tower, x):
     return x
 
 
-def _sixth(tower, x):
-    """One more convolutional layer of a tower, over the pooled maps of both (original #146)."""
-    # Draw 6 is fc6's.
-    x = tower.convolution(6, 3, stddev=tower.recipe.middle_stddev, bias=1, draw=9)(x)  # 6
+def _sixth_convolution(tower, x):
+    """Applies one more convolution to the pooled maps of both towers (original #146)."""
+    # Seed number 6 belongs to fc6.
+    x = tower.convolution(6, 3, stddev=tower.recipe.middle_stddev, bias=1, seed_number=9)(x)  # 6
     return tower.layer(Activation, tower.variant.activation, name=f"{tower.variant.activation}_conv6")(x)
 
 
 def _fully_connected(tower, number, x):
-    """Layer 6 or 7 of a tower: 2048 neurons over all of both towers, with dropout (paper section 4.2)."""
+    """Applies layer 6 or 7: 2048 units, each reading all outputs of both towers, with dropout (paper, section 4.2)."""
     units = getattr(tower.widths, f"fc{number}")
-    x = tower.layer(Dense, units, name=f"fc{number}", **tower.weights(number, 0.01, 1))(x)
+    x = tower.layer(Dense, units, name=f"fc{number}", **tower.initializers(number, 0.01, 1))(x)
     x = tower.activation(number)(x)
-    return tower.layer(Dropout, tower.variant.dropout, seed=tower.seed_of(10 + number), name=f"dropout{number}")(x)
+    return tower.layer(Dropout, tower.variant.dropout, seed=tower.layer_seed(10 + number), name=f"dropout{number}")(x)
 
 
-def _meet(towers, outputs, name):
-    """Gives each tower the outputs of both, joined along the last axis: the crossing after stage `name`.
+def _bottleneck(tower, units, x):
+    """Applies a linear layer without dropout (original #146 of 2009 and 2011)."""
+    return tower.layer(Dense, units, name="bottleneck", **tower.initializers(20, 0.01, 0))(x)
 
-    Each tower joins for itself on one device too, where once would do: Keras numbers layers in checkpoints, and
-    these shall fit either way. TensorFlow merges the equal joins.
+
+def _exchange(towers, outputs, name):
+    """Gives each tower the outputs of both, concatenated along the last axis.
+
+    Both towers concatenate even if they share a device, where one concatenation would do: Keras numbers the layers in
+    checkpoints, which must not depend on the devices. TensorFlow merges the identical operations.
     """
     if len(towers) == 1 or towers[0].variant.communication == "fc8":
         return outputs
@@ -268,40 +274,52 @@ def _meet(towers, outputs, name):
 
 
 def _join(towers, outputs, name):
-    """The outputs of all towers side by side, on the first one's device."""
+    """Concatenates the outputs of all towers on the device of the first."""
     if len(towers) == 1:
         return outputs[0]
     return Concatenate(name=f"join{name}", device=towers[0].device, dtype=towers[0].dtype)(outputs)
 
 
-def _layers_one_to_seven(towers, images):
-    """The network up to what its last layer reads."""
-    x = [_first(tower, images) for tower in towers]  # 27 x 27 x 48
-    x = [_second(tower, own) for tower, own in zip(towers, x)]  # 13 x 13 x 128
-    x = _meet(towers, x, 2)  # 13 x 13 x 256
-    x = [_third(tower, both) for tower, both in zip(towers, x)]  # 13 x 13 x 192
-    x = [_fourth(tower, own) for tower, own in zip(towers, x)]  # 13 x 13 x 192
-    x = [_fifth(tower, own) for tower, own in zip(towers, x)]  # 6 x 6 x 128
+def _layers_1_to_7(towers, images):
+    """Applies all layers before fc8. Sizes in comments are those of one of the paper's towers."""
+    x = [_layer1(tower, images) for tower in towers]  # 27 x 27 x 48
+    x = [_layer2(tower, own) for tower, own in zip(towers, x)]  # 13 x 13 x 128
+    x = _exchange(towers, x, 2)  # 13 x 13 x 256
+    x = [_layer3(tower, both) for tower, both in zip(towers, x)]  # 13 x 13 x 192
+    x = [_layer4(tower, own) for tower, own in zip(towers, x)]  # 13 x 13 x 192
+    x = [_layer5(tower, own) for tower, own in zip(towers, x)]  # 6 x 6 x 128
     if towers[0].variant.sixth_convolution:
-        x = _meet(towers, x, "_conv6")  # 6 x 6 x 256
-        x = [_sixth(tower, both) for tower, both in zip(towers, x)]  # 6 x 6 x 128
-    x = [tower.layer(Flatten, name="flatten5")(own) for tower, own in zip(towers, x)]
-    x = _meet(towers, x, 5)  # 9216
+        x = _exchange(towers, x, "_conv6")  # 6 x 6 x 256
+        x = [_sixth_convolution(tower, both) for tower, both in zip(towers, x)]  # 6 x 6 x 128
+    x = [tower.layer(Flatten, name="flatten5")(own) for tower, own in zip(towers, x)]  # 4608
+    x = _exchange(towers, x, 5)  # 9216
     x = [_fully_connected(tower, 6, both) for tower, both in zip(towers, x)]  # 2048
-    x = _meet(towers, x, 6)  # 4096
+    x = _exchange(towers, x, 6)  # 4096
     x = [_fully_connected(tower, 7, both) for tower, both in zip(towers, x)]  # 2048
     if units := towers[0].variant.bottleneck:
-        # Linear, without dropout (original #146 of 2009 and 2011).
-        x = _meet(towers, x, 7)
-        x = [
-            tower.layer(Dense, units // len(towers), name="bottleneck", **tower.weights(20, 0.01, 0))(both)
-            for tower, both in zip(towers, x)
-        ]
+        x = _exchange(towers, x, 7)  # 4096
+        x = [_bottleneck(tower, units // len(towers), both) for tower, both in zip(towers, x)]
         return _join(towers, x, "_bottleneck")
     return _join(towers, x, 7)  # 4096
 
 
-def _check(variant, devices):
+def _head(tower, num_classes, x):
+    """Applies fc8 on the device of a tower, and returns float32 logits."""
+    initializers = tower.initializers(8, 0.01, 0)
+    x = Dense(num_classes, name="fc8", device=tower.device, dtype=tower.dtype, **initializers)(x)
+    return keras.layers.Activation("linear", dtype="float32", name="logits")(x)
+
+
+def _check_arguments(num_classes, recipe, initialization):
+    if not (isinstance(num_classes, int) and num_classes >= 2):
+        raise ValueError(f"Expected num_classes to be an int of at least 2. Received: {num_classes=}")
+    if recipe not in RECIPES:
+        raise ValueError(f"Expected recipe to be one of {sorted(RECIPES)}. Received: {recipe=}")
+    if initialization not in ("recipe", "he"):
+        raise ValueError(f"Expected initialization to be recipe or he. Received: {initialization=}")
+
+
+def _check_variant(variant, devices):
     for name, allowed in CHOICES.items():
         value = getattr(variant, name)
         if value not in allowed:
@@ -319,13 +337,21 @@ def _check(variant, devices):
         raise ValueError(f"Expected towers='two' for communication='fc8'. Received: towers={variant.towers!r}")
 
 
+def _towers(variant, devices, **shared):
+    """Returns the towers of a variant."""
+    if variant.towers != "two":
+        return [_Tower("", None, variant=variant, **shared)]
+    return [_Tower(name, device, variant=variant, **shared) for name, device in zip("ab", devices or (None, None))]
+
+
 @keras.saving.register_keras_serializable(package="alexnet_tf")
 class AlexNet(keras.Model):
     """The network of Krizhevsky, Sutskever and Hinton (2012), as a Keras functional model.
 
-    60,965,224 parameters at 1,000 classes. Every split stage is two layers, ``conv1_a`` and ``conv1_b`` to ``fc7_a``
-    and ``fc7_b``; the towers meet before layer 3 and before each fully connected layer, and ``fc8`` lives with
-    tower a. Variables, their names and the numbers do not depend on `devices`, nor do checkpoints.
+    It has 60,965,224 parameters for 1,000 classes. Every layer of the two towers is a pair of Keras layers, from
+    ``conv1_a`` and ``conv1_b`` to ``fc7_a`` and ``fc7_b``. The towers exchange outputs before layer 3 and before each
+    fully connected layer. ``fc8`` is on the device of tower a. Variables, their names, results and checkpoints do not
+    depend on `devices`.
 
     Example:
 
@@ -335,116 +361,107 @@ class AlexNet(keras.Model):
 
     Args:
       num_classes: int, at least 2.
-      recipe: "paper" for what the text says, "original" for what the authors' released code did (net #145):
-        layer 1 normalised before it is rectified, LRN's alpha 2e-5, a same-map normalisation in layer 2, initial
-        standard deviation 0.03 in layers 3 to 5.
-      devices: None for one device, whichever is current; or two TensorFlow device names, the homes of the towers:
-        variables, forward and backward operations of each are placed there by explicit ``tf.device`` scopes.
-      dropout: float in [0, 1), the rate in layers 6 and 7.
-      towers: "two"; "one" of the width of both, whose layers are ``conv1`` to ``fc8`` (62,378,344 parameters); or
-        "half", one tower alone whose conv5, fc6 and fc7 are as wide as both (original #145-half, 59,798,312).
-      communication: "paper" for towers that meet before layers 3, 6, 7 and 8; "fc8" for there alone, with 160 kernels a
-        tower in conv2 and 4096 neurons in fc6 (original #150, 60,714,408 parameters).
-      activation: "relu", or "tanh" (paper section 3.1).
-      normalization: "response"; "first" for layer 1 alone (original #167); "none" (#148); or "batch", "group" or
-        "layer" in its places.
-      pooling: "overlapping" for windows of 3 x 3 (paper section 3.4); "nonoverlapping" for 2 x 2, with convolutions 2
-        and 5 over less of a border, so that the sizes behind come out the same (original #147).
-      removed_layer: "none", or "conv3", "conv4" or "conv5" to remove that layer (paper section 7). The next layer
+      recipe: "paper" to follow the paper's text; "original" to follow the authors' released code (net #145), which
+        applies layer 1's ReLU after normalization and pooling, uses an LRN alpha of 2e-5, adds a same-map
+        normalization to layer 2, and initializes layers 3 to 5 with standard deviation 0.03.
+      devices: two TensorFlow device names, one for each tower; or None to leave placement to TensorFlow. The
+        variables, forward operations and backward operations of each tower are placed by explicit ``tf.device``
+        scopes.
+      dropout: float in [0, 1), the dropout rate of layers 6 and 7.
+      towers: "two"; "one" for a single tower as wide as both, with layers ``conv1`` to ``fc8`` (62,378,344 parameters);
+        or "half" for one of the two towers alone, with conv5, fc6 and fc7 as wide as both (original #145-half,
+        59,798,312 parameters).
+      communication: "paper" for towers that exchange outputs before layers 3, 6, 7 and 8; "fc8" for an exchange there
+        only, with 160 kernels per tower in conv2 and 4096 units in fc6 (original #150, 60,714,408 parameters).
+      activation: "relu" or "tanh" (paper, section 3.1).
+      normalization: "response"; "first" after layer 1 only (original #167); "none" (#148); or "batch", "group" or
+        "layer" to replace both.
+      pooling: "overlapping" for windows of 3 x 3 (paper, section 3.4); "nonoverlapping" for 2 x 2, with less padding
+        in conv2 and conv5 so that the pooled sizes stay the same (original #147).
+      removed_layer: "none", or "conv3", "conv4" or "conv5" to remove that layer (paper, section 7). The next layer
         takes over its input; without conv5, fc6 has 6 x 6 x 384 inputs.
-      sixth_convolution: bool, a layer of 128 kernels of 3 x 3 a tower over the pooled maps of both, before fc6
-        (original #146).
-      bottleneck: int, units of a linear layer before fc8, half in each tower, for very many classes (original #146:
-        2048); 0 for none.
-      image_size: int, 224; or 32 for the same layers in small, to try on small pictures what the paper claims (ours):
-        16, 32, 48, 48 and 32 kernels and 256 neurons a tower (48 in conv2 and 512 in fc6 of towers that are apart), the
-        first 5 x 5 at every position.
-      initialization: "recipe" starts as the recipe does; "he", for few classes and few images, with weights
-        N(0, 2 / inputs) and biases 0 (He et al., "Delving Deep into Rectifiers", 2015).
-      conv1_stddev: float above 0, the standard deviation of conv1's initial kernels; None for what `recipe` and
-        `initialization` say (0.01 for either recipe).
-      seed: int, of initial weights and dropout; None draws anew.
-      jit_compile: compile the normalisations with XLA. Turn off for a model to be exported.
-      dtype: a Keras dtype or dtype policy, such as "mixed_bfloat16", for the layers.
-      name: of the model.
-      left_out: the old name of `removed_layer`.
+      sixth_convolution: bool, whether to add a layer of 128 kernels of 3 x 3 per tower before fc6, over the pooled maps
+        of both towers (original #146).
+      bottleneck: even int, the number of units of a linear layer before fc8, half in each tower, for very many classes
+        (original #146: 2048); 0 for no such layer.
+      image_size: 224; or 32 for a smaller network of the same layers, to test the paper's claims on small images. It is
+        ours: 16, 32, 48, 48 and 32 kernels and 256 units per tower (48 in conv2 and 512 in fc6 with
+        ``communication="fc8"``), and 5 x 5 kernels with stride 1 in conv1.
+      initialization: "recipe" for the recipe's initial weights; "he" for weights N(0, 2 / inputs) and biases 0, for few
+        classes and few images.
+      seed: int, the seed of the initial weights and of dropout; None for a random one.
+      jit_compile: bool, whether to compile the normalizations with XLA. Set it to False for a model to be exported.
+      dtype: a Keras dtype or dtype policy for the layers, such as "mixed_bfloat16".
+      name: str, the name of the model.
+      conv1_stddev: float above 0, the standard deviation of conv1's initial kernels; None to follow `recipe` and
+        `initialization`.
+      left_out: the former name of `removed_layer`, accepted for saved models.
 
-    Input: float32 ``[batch, image_size, image_size, 3]``, RGB in [0, 255] with the training set's mean subtracted, so
-    within [-255, 255]. Output: logits float32 ``[batch, num_classes]``.
+    Input: float32 ``[batch, image_size, image_size, 3]``, RGB in [0, 255] minus the mean of the training set, thus
+    within [-255, 255].
+
+    Output: float32 logits ``[batch, num_classes]``.
 
     Raises:
-      ValueError: for an argument outside its range, or a device that is not there (listing those that are).
+      ValueError: If an argument is outside its range, or a device is not present (the message lists those that are).
 
-    Reference: "ImageNet Classification with Deep Convolutional Neural Networks", NIPS 2012.
+    References:
+
+    - [ImageNet Classification with Deep Convolutional Neural Networks](
+      https://papers.nips.cc/paper/4824-imagenet-classification-with-deep-convolutional-neural-networks), NIPS 2012
+    - [The authors' released code](https://github.com/computerhistory/AlexNet-Source-Code), "original" with the number
+      of a net
+    - [Delving Deep into Rectifiers](https://arxiv.org/abs/1502.01852), He et al., 2015, for ``initialization="he"``
     """
 
     def __init__(
         self,
-        num_classes=1000,
-        recipe="paper",
-        devices=None,
+        num_classes: int = 1000,
+        recipe: str = "paper",
+        devices: Sequence[str] | None = None,
         *,
-        dropout=0.5,
-        towers="two",
-        communication="paper",
-        activation="relu",
-        normalization="response",
-        pooling="overlapping",
-        removed_layer="none",
-        sixth_convolution=False,
-        bottleneck=0,
-        image_size=IMAGE_SIZE,
-        initialization="recipe",
-        conv1_stddev=None,
-        seed=None,
-        jit_compile=True,
+        dropout: float = 0.5,
+        towers: str = "two",
+        communication: str = "paper",
+        activation: str = "relu",
+        normalization: str = "response",
+        pooling: str = "overlapping",
+        removed_layer: str = "none",
+        sixth_convolution: bool = False,
+        bottleneck: int = 0,
+        image_size: int = IMAGE_SIZE,
+        initialization: str = "recipe",
+        conv1_stddev: float | None = None,
+        seed: int | None = None,
+        jit_compile: bool = True,
         dtype=None,
-        name="alexnet",
-        left_out=None,
+        name: str = "alexnet",
+        left_out: str | None = None,
         **kwargs,
     ):
-        if not (isinstance(num_classes, int) and num_classes >= 2):
-            raise ValueError(f"Expected num_classes to be an int of at least 2. Received: {num_classes=}")
-        if recipe not in RECIPES:
-            raise ValueError(f"Expected recipe to be one of {sorted(RECIPES)}. Received: {recipe=}")
-        if initialization not in ("recipe", "he"):
-            raise ValueError(f"Expected initialization to be recipe or he. Received: {initialization=}")
         variant = Variant(
-            towers,
-            communication,
-            activation,
-            normalization,
-            pooling,
-            removed_layer if left_out is None else left_out,
-            sixth_convolution,
-            bottleneck,
-            dropout,
-            image_size,
-            conv1_stddev,
+            towers=towers,
+            communication=communication,
+            activation=activation,
+            normalization=normalization,
+            pooling=pooling,
+            removed_layer=removed_layer if left_out is None else left_out,
+            sixth_convolution=sixth_convolution,
+            bottleneck=bottleneck,
+            dropout=dropout,
+            image_size=image_size,
+            conv1_stddev=conv1_stddev,
         )
-        _check(variant, devices)
-        device_a, device_b = placement.check_devices(devices) if devices else (None, None)
-        shared = (dtype, seed, jit_compile, initialization, RECIPES[recipe], variant)
-        if towers == "two":
-            parts = [_Tower("a", device_a, *shared), _Tower("b", device_b, *shared)]
-        else:
-            parts = [_Tower("", None, *shared)]
+        shared = {"initialization": initialization, "seed": seed, "jit_compile": jit_compile, "dtype": dtype}
+        _check_arguments(num_classes, recipe, initialization)
+        _check_variant(variant, devices)
+        devices = placement.check_devices(devices) if devices else None
+        parts = _towers(variant, devices, recipe=RECIPES[recipe], **shared)
         images = keras.Input([image_size, image_size, 3], dtype="float32", name="images")
-        x = _layers_one_to_seven(parts, images)
-        logits = Dense(num_classes, name="fc8", device=device_a, dtype=dtype, **parts[0].weights(8, 0.01, 0))(x)
-        logits = keras.layers.Activation("linear", dtype="float32", name="logits")(logits)
+        logits = _head(parts[0], num_classes, _layers_1_to_7(parts, images))
         super().__init__(inputs=images, outputs=logits, name=name, **kwargs)
-        self._arguments = {
-            "num_classes": num_classes,
-            "recipe": recipe,
-            "devices": [device_a, device_b] if devices else None,
-            **variant._asdict(),
-            "initialization": initialization,
-            "seed": seed,
-            "jit_compile": jit_compile,
-            "dtype": dtype,
-            "name": name,
-        }
+        own = {"num_classes": num_classes, "recipe": recipe, "devices": devices and list(devices), "name": name}
+        self._arguments = {**own, **variant._asdict(), **shared}
 
     def get_config(self):
         return dict(self._arguments)

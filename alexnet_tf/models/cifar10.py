@@ -1,7 +1,6 @@
-"""The smaller nets with which AlexNet's authors learnt CIFAR-10, as their released code lays them out.
+"""The smaller nets that AlexNet's authors trained on CIFAR-10, following their released code.
 
-Three convolutional layers of 5 x 5 kernels, and one or two fully connected ones, over
-32 x 32 images, on one device.
+They have three convolutional layers of 5 x 5 kernels and one or two fully connected layers, and run on one device.
 """
 
 from typing import NamedTuple
@@ -12,14 +11,14 @@ from alexnet_tf.models import layers
 
 
 class Layout(NamedTuple):
-    """What differs between the nets (original: example-layers)."""
+    """The differences between the nets (original: example-layers)."""
 
-    normalization: bool  # a same-map normalisation behind the first and the second pooling
-    hidden: bool  # a fully connected layer of 64 before the last
-    dense_stddev: float  # of the initial weights of fully connected layers
+    normalization: bool  # whether a same-map normalization follows the first and the second pooling
+    hidden: bool  # whether a fully connected layer of 64 units comes before the last
+    dense_stddev: float  # standard deviation of the initial weights of fully connected layers
 
 
-# By the test error that the authors' code states for each, in percent.
+# The number in a name is the test error in percent that the authors' code states for the net.
 LAYOUTS = {
     "cifar10_26": Layout(normalization=False, hidden=True, dense_stddev=0.1),
     "cifar10_19": Layout(normalization=False, hidden=False, dense_stddev=0.01),
@@ -28,27 +27,88 @@ LAYOUTS = {
 KERNELS = (32, 32, 64)
 STDDEVS = (0.0001, 0.01, 0.01)
 POOLINGS = (keras.layers.MaxPooling2D, keras.layers.AveragePooling2D, keras.layers.AveragePooling2D)
+HIDDEN_UNITS = 64
 IMAGE_SIZE = 32
 
 
-def _normalization(kind, number, jit_compile, dtype):
-    """What follows pooling `number`: a layer, or None."""
-    if kind == "none" or (kind == "first" and number > 1):
-        return None
-    if kind in ("response", "first"):
-        # The authors' "rnorm" sums over 3 x 3 positions of the same map and divides its scale by their number.
-        return layers.SameMapNormalization(
-            3, bias=1.0, alpha=5e-5 / 9, jit_compile=jit_compile, dtype=dtype, name=f"norm{number}"
-        )
-    return layers.later_normalization(kind, dtype=dtype, name=f"norm{number}")
+class _Builder(NamedTuple):
+    """Builds the stages of a net from the arguments that they share."""
+
+    layout: Layout
+    activation: str
+    normalization: str
+    pooling: str
+    initialization: str
+    seed: int | None
+    jit_compile: bool
+    dtype: object
+
+    def kernel_initializer(self, number, stddev):
+        seed = None if self.seed is None else 1000 * self.seed + number
+        return layers.kernel_initializer(self.initialization, stddev, seed)
+
+    def convolutional_stage(self, number, x):
+        """Applies convolution, activation, pooling and normalization `number`."""
+        x = keras.layers.Conv2D(
+            KERNELS[number - 1],
+            5,
+            padding="same",
+            kernel_initializer=self.kernel_initializer(number, STDDEVS[number - 1]),
+            dtype=self.dtype,
+            name=f"conv{number}",
+        )(x)
+        x = keras.layers.Activation(self.activation, dtype=self.dtype, name=f"{self.activation}{number}")(x)
+        window = layers.POOLINGS[self.pooling]
+        x = POOLINGS[number - 1](window, 2, padding="same", dtype=self.dtype, name=f"pool{number}")(x)
+        return self.normalize(number, x)
+
+    def normalize(self, number, x):
+        """Applies the layout's normalization after pooling `number`, or its replacement, if there is one."""
+        kind, name = self.normalization, f"norm{number}"
+        if not self.layout.normalization or number > 2 or kind == "none" or (kind == "first" and number > 1):
+            return x
+        if kind in ("response", "first"):
+            # The authors' "rnorm" sums over 3 x 3 positions of the same map and divides its scale by their number.
+            constants = {"bias": 1.0, "alpha": 5e-5 / 9, "jit_compile": self.jit_compile}
+            return layers.SameMapNormalization(3, **constants, dtype=self.dtype, name=name)(x)
+        return layers.later_normalization(kind, dtype=self.dtype, name=name)(x)
+
+    def dense(self, number, units, x, *, activation=None, name):
+        initializer = self.kernel_initializer(number, self.layout.dense_stddev)
+        return keras.layers.Dense(units, activation, kernel_initializer=initializer, dtype=self.dtype, name=name)(x)
+
+    def head(self, num_classes, x):
+        """Applies the fully connected layers, and returns float32 logits."""
+        x = keras.layers.Flatten(dtype=self.dtype, name="flatten3")(x)
+        if self.layout.hidden:
+            x = self.dense(4, HIDDEN_UNITS, x, activation=self.activation, name="fc64")
+        x = self.dense(5, num_classes, x, name="fc10")
+        return keras.layers.Activation("linear", dtype="float32", name="logits")(x)
+
+
+def _check(layout, num_classes, image_size, activation, normalization, pooling, initialization):
+    for name, value, allowed in (
+        ("layout", layout, tuple(LAYOUTS)),
+        ("activation", activation, layers.ACTIVATIONS),
+        ("normalization", normalization, layers.NORMALIZATIONS),
+        ("pooling", pooling, tuple(layers.POOLINGS)),
+        ("initialization", initialization, ("recipe", "he")),
+    ):
+        if value not in allowed:
+            raise ValueError(f"Expected {name} to be one of {', '.join(allowed)}. Received: {value!r}")
+    if not (isinstance(num_classes, int) and num_classes >= 2):
+        raise ValueError(f"Expected num_classes to be an int of at least 2. Received: {num_classes=}")
+    # For other sizes Keras pads the left and top edges too.
+    if not (isinstance(image_size, int) and image_size > 0 and image_size % 8 == 0):
+        raise ValueError(f"Expected image_size to be a multiple of 8. Received: {image_size=}")
 
 
 @keras.saving.register_keras_serializable(package="alexnet_tf")
 class Cifar10Net(keras.Model):
-    """One of the authors' nets for CIFAR-10, as a Keras functional model.
+    """One of the nets that AlexNet's authors trained on CIFAR-10, as a Keras functional model.
 
-    Weights start normal with mean 0, biases at 0. The poolings' windows hang over the right and the bottom edge, and
-    averages are over what lies inside.
+    Weights are initialized from a normal distribution of mean 0, biases to 0. Pooling windows extend past the right and
+    bottom edges; average pooling divides by the number of positions inside.
 
     Example:
 
@@ -58,58 +118,47 @@ class Cifar10Net(keras.Model):
     Args:
       layout: one of `LAYOUTS`.
       num_classes: int, at least 2.
-      image_size: int, the side of the images, a multiple of 8: 32, or less where parts are cut out of them.
+      image_size: int, a multiple of 8: 32 for whole images of CIFAR-10, or less for crops of them.
       activation: "relu" or "tanh".
-      normalization: "response" for the layout's own, "first" for it behind the first pooling alone, "none"; or
-        "batch", "group" or "layer" in its places.
-      pooling: "overlapping" for windows of 3 x 3, "nonoverlapping" for 2 x 2, either 2 apart.
+      normalization: "response" for the layout's own; "first" after the first pooling only; "none"; or "batch", "group"
+        or "layer" to replace it. Only "cifar10_18" has normalizations.
+      pooling: "overlapping" for windows of 3 x 3, "nonoverlapping" for 2 x 2, both with stride 2.
       initialization: "recipe", or "he" for weights N(0, 2 / inputs).
-      seed: int, of initial weights; None draws anew.
-      jit_compile: compile the normalisations with XLA.
-      dtype: a Keras dtype or dtype policy.
-      name: of the model.
+      seed: int, the seed of the initial weights; None for a random one.
+      jit_compile: bool, whether to compile the normalizations with XLA. Set it to False for a model to be exported.
+      dtype: a Keras dtype or dtype policy for the layers.
+      name: str, the name of the model.
 
-    Input: float32 ``[batch, image_size, image_size, 3]``, RGB in [0, 255] with the mean image subtracted. Output:
-    logits, float32 ``[batch, num_classes]``.
+    Input: float32 ``[batch, image_size, image_size, 3]``, RGB in [0, 255] minus the mean image of the training set.
+
+    Output: float32 logits ``[batch, num_classes]``.
 
     Raises:
-      ValueError: for an argument outside its range.
+      ValueError: If an argument is outside its range.
+
+    Reference:
+
+    - [The authors' released code](https://github.com/computerhistory/AlexNet-Source-Code)
     """
 
     def __init__(
         self,
-        layout,
-        num_classes=10,
+        layout: str,
+        num_classes: int = 10,
         *,
-        image_size=IMAGE_SIZE,
-        activation="relu",
-        normalization="response",
-        pooling="overlapping",
-        initialization="recipe",
-        seed=None,
-        jit_compile=True,
+        image_size: int = IMAGE_SIZE,
+        activation: str = "relu",
+        normalization: str = "response",
+        pooling: str = "overlapping",
+        initialization: str = "recipe",
+        seed: int | None = None,
+        jit_compile: bool = True,
         dtype=None,
-        name="cifar10",
+        name: str = "cifar10",
         **kwargs,
     ):
-        for argument, value, allowed in (
-            ("layout", layout, tuple(LAYOUTS)),
-            ("activation", activation, layers.ACTIVATIONS),
-            ("normalization", normalization, layers.NORMALIZATIONS),
-            ("pooling", pooling, tuple(layers.POOLINGS)),
-            ("initialization", initialization, ("recipe", "he")),
-        ):
-            if value not in allowed:
-                raise ValueError(f"Expected {argument} to be one of {', '.join(allowed)}. Received: {value!r}")
-        if not (isinstance(num_classes, int) and num_classes >= 2):
-            raise ValueError(f"Expected num_classes to be an int of at least 2. Received: {num_classes=}")
-        # Of other sizes Keras lets the poolings' windows hang over the left and the top edge too.
-        if not (isinstance(image_size, int) and image_size > 0 and image_size % 8 == 0):
-            raise ValueError(f"Expected image_size to be a multiple of 8. Received: {image_size=}")
-        arguments = {
-            "layout": layout,
-            "num_classes": num_classes,
-            "image_size": image_size,
+        _check(layout, num_classes, image_size, activation, normalization, pooling, initialization)
+        shared = {
             "activation": activation,
             "normalization": normalization,
             "pooling": pooling,
@@ -117,40 +166,14 @@ class Cifar10Net(keras.Model):
             "seed": seed,
             "jit_compile": jit_compile,
             "dtype": dtype,
-            "name": name,
         }
-        facts = LAYOUTS[layout]
-
-        def start(number, stddev):
-            return layers.kernel_initializer(initialization, stddev, None if seed is None else 1000 * seed + number)
-
-        images = keras.Input([image_size, image_size, 3], dtype="float32", name="images")
-        x = images
-        for number, (kernels, stddev, pool) in enumerate(zip(KERNELS, STDDEVS, POOLINGS), start=1):
-            x = keras.layers.Conv2D(
-                kernels,
-                5,
-                padding="same",
-                kernel_initializer=start(number, stddev),
-                dtype=dtype,
-                name=f"conv{number}",
-            )(x)
-            x = keras.layers.Activation(activation, dtype=dtype, name=f"{activation}{number}")(x)
-            x = pool(layers.POOLINGS[pooling], 2, padding="same", dtype=dtype, name=f"pool{number}")(x)
-            if facts.normalization and number < 3:
-                layer = _normalization(normalization, number, jit_compile, dtype)
-                x = layer(x) if layer else x
-        x = keras.layers.Flatten(dtype=dtype, name="flatten3")(x)
-        if facts.hidden:
-            x = keras.layers.Dense(
-                64, activation, kernel_initializer=start(4, facts.dense_stddev), dtype=dtype, name="fc64"
-            )(x)
-        x = keras.layers.Dense(num_classes, kernel_initializer=start(5, facts.dense_stddev), dtype=dtype, name="fc10")(
-            x
-        )
-        x = keras.layers.Activation("linear", dtype="float32", name="logits")(x)
-        super().__init__(inputs=images, outputs=x, name=name, **kwargs)
-        self._arguments = arguments
+        builder = _Builder(LAYOUTS[layout], **shared)
+        images = x = keras.Input([image_size, image_size, 3], dtype="float32", name="images")
+        for number in (1, 2, 3):
+            x = builder.convolutional_stage(number, x)  # 16, 8 and 4 for images of 32 x 32
+        super().__init__(inputs=images, outputs=builder.head(num_classes, x), name=name, **kwargs)
+        own = {"layout": layout, "num_classes": num_classes, "image_size": image_size, "name": name}
+        self._arguments = own | shared
 
     def get_config(self):
         return dict(self._arguments)
