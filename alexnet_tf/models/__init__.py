@@ -1,1 +1,1 @@
-"""Networks and the layers that they are made of."""
+"""The networks, and the layers that they consist of."""

@@ -1,24 +1,27 @@
-"""The layers of AlexNet that Keras lacks: two response normalisations, the paper's dropout, and group normalisation."""
+"""The layers of AlexNet that Keras lacks: two response normalizations, the paper's dropout, group normalization."""
 
 import functools
+from collections.abc import Callable
 
 import keras
 import tensorflow as tf
 
-# What may be chosen in a network: activities, what follows a pooling, and the side of a pooling's windows, 2 apart.
+# Values of the networks' arguments `activation`, `normalization` and `pooling`; of the last with the size of its
+# windows, whose stride is 2.
 ACTIVATIONS = ("relu", "tanh")
 NORMALIZATIONS = ("response", "first", "none", "batch", "group", "layer")
 POOLINGS = {"overlapping": 3, "nonoverlapping": 2}
-# Channels a group of group normalisation (Wu and He 2018); 48, 96 and 256 are multiples of it.
+# Channels per group of group normalization (Wu and He, 2018). It divides 48, 96 and 256.
 GROUP_CHANNELS = 16
 
 
-def kernel_initializer(initialization, stddev, seed):
-    """Initial weights, N(0, stddev) not truncated (paper section 5; original #145), or N(0, 2 / inputs).
+def kernel_initializer(initialization: str, stddev: float, seed: int | None) -> keras.initializers.Initializer:
+    """Returns an initializer that draws from a normal distribution of mean 0, which is not truncated.
 
     Args:
-      initialization: "recipe", or "he" (He et al., "Delving Deep into Rectifiers", 2015).
-      stddev: float, the recipe's.
+      initialization: "recipe" for the standard deviation `stddev` (paper, section 5; original #145); "he" for
+        ``sqrt(2 / inputs)`` (He et al., "Delving Deep into Rectifiers", 2015).
+      stddev: float.
       seed: int, or None for a random one.
     """
     if initialization == "he":
@@ -26,13 +29,13 @@ def kernel_initializer(initialization, stddev, seed):
     return keras.initializers.RandomNormal(stddev=stddev, seed=seed)
 
 
-def later_normalization(kind, **kwargs):
-    """A normalisation that came after the paper, in place of one of its own.
+def later_normalization(kind: str, **kwargs) -> keras.layers.Layer:
+    """Returns a normalization published after the paper, to replace one of the paper's.
 
     Args:
-      kind: "batch" (Ioffe and Szegedy 2015), "group" of `GROUP_CHANNELS` channels (Wu and He 2018), or "layer": one
-        group of all.
-      **kwargs: of ``keras.layers.Layer``.
+      kind: "batch" (Ioffe and Szegedy, 2015); "group" with `GROUP_CHANNELS` channels per group (Wu and He, 2018); or
+        "layer", a single group of all channels.
+      **kwargs: arguments of ``keras.layers.Layer``.
     """
     if kind == "batch":
         return keras.layers.BatchNormalization(**kwargs)
@@ -41,14 +44,29 @@ def later_normalization(kind, **kwargs):
 
 @keras.saving.register_keras_serializable(package="alexnet_tf")
 class GroupNormalization(keras.layers.GroupNormalization):
-    """Keras's group normalisation, by the size of a group in place of their number.
+    """Group normalization with groups of a given size.
+
+    ``keras.layers.GroupNormalization`` takes the number of groups instead, which has to change with the width of a
+    layer.
 
     Args:
-      group_channels: int, a divisor of the channels; None for all of them.
-      **kwargs: of ``keras.layers.GroupNormalization``.
+      group_channels: int, the number of channels per group, which must divide the number of channels; None for a single
+        group of all channels.
+      **kwargs: arguments of ``keras.layers.GroupNormalization``.
+
+    Input: floating point ``[batch, ..., channels]``.
+
+    Output: a tensor of the same shape.
+
+    Raises:
+      ValueError: When built, if `group_channels` does not divide the number of channels.
+
+    Reference:
+
+    - [Group Normalization](https://arxiv.org/abs/1803.08494), Wu and He, 2018
     """
 
-    def __init__(self, group_channels=None, **kwargs):
+    def __init__(self, group_channels: int | None = None, **kwargs):
         kwargs.pop("groups", None)
         super().__init__(groups=1, **kwargs)
         self.group_channels = group_channels
@@ -58,7 +76,8 @@ class GroupNormalization(keras.layers.GroupNormalization):
         self.groups, rest = divmod(channels, self.group_channels or channels)
         if rest:
             raise ValueError(
-                f"Expected the channels to be a multiple of group_channels={self.group_channels}. Received: {channels}"
+                f"Expected the number of channels to be a multiple of group_channels={self.group_channels}. "
+                f"Received: {channels}"
             )
         super().build(input_shape)
 
@@ -67,7 +86,7 @@ class GroupNormalization(keras.layers.GroupNormalization):
 
 
 def _powers(base, exponent):
-    """base ** -exponent and 1 / base; where exponent is 0.75, by square roots, several times as fast as a power."""
+    """Returns base ** -exponent and 1 / base. For an exponent of 0.75, square roots are several times faster."""
     if exponent == 0.75:
         root = tf.math.rsqrt(base)
         return root * tf.sqrt(root), root * root
@@ -75,40 +94,50 @@ def _powers(base, exponent):
 
 
 def _bracket(x, window_sum, bias, alpha, beta):
-    """The activity in the precision of its sums, and of the formula's bracket s: s ** -beta and 1 / s."""
+    """Returns `x` in the precision of its sums and, for s = bias + alpha * window_sum(x ** 2), s ** -beta and 1 / s."""
     x = tf.cast(x, tf.float32 if x.dtype.size < 4 else x.dtype)
     return x, *_powers(bias + alpha * window_sum(tf.square(x)), beta)
 
 
-def response_normalization(x, window_sum, *, bias, alpha, beta):
-    """``x / (bias + alpha * window_sum(x ** 2)) ** beta``.
+def response_normalization(
+    x: tf.Tensor, window_sum: Callable[[tf.Tensor], tf.Tensor], *, bias: float, alpha: float, beta: float
+) -> tf.Tensor:
+    """Computes ``x / (bias + alpha * window_sum(x ** 2)) ** beta``.
 
     Args:
-      x: floating point tensor. Powers and sums are taken in float32 when it is narrower.
-      window_sum: a linear, symmetric function from a tensor to one of the same shape.
-      bias, alpha, beta: the paper's k, alpha and beta (section 3.3).
+      x: floating point tensor. Sums and powers of narrower types are computed in float32.
+      window_sum: a linear, symmetric function from a tensor to a tensor of the same shape.
+      bias, alpha, beta: floats, k, alpha and beta in section 3.3 of the paper.
 
     Returns:
-      A tensor with the shape and dtype of `x`.
+      A tensor of the shape and dtype of `x`.
     """
     wide, power, _ = _bracket(x, window_sum, bias, alpha, beta)
     return tf.cast(wide * power, x.dtype)
 
 
-def response_normalization_gradient(x, upstream, window_sum, *, bias, alpha, beta):
-    """The gradient of `response_normalization` in closed form.
+def response_normalization_gradient(
+    x: tf.Tensor,
+    upstream: tf.Tensor,
+    window_sum: Callable[[tf.Tensor], tf.Tensor],
+    *,
+    bias: float,
+    alpha: float,
+    beta: float,
+) -> tf.Tensor:
+    """Computes the gradient of `response_normalization` in closed form.
 
-    With s the bracket, p = s ** -beta and g the gradient of the result, that of x is
-    ``g p - 2 alpha beta x window_sum(g x p / s)``. The window must be symmetric: j lies in the window of i exactly
-    when i lies in the window of j. The bracket is computed again, which costs less than keeping it in memory.
+    With s = bias + alpha * window_sum(x ** 2), p = s ** -beta and the upstream gradient g, the gradient with respect to
+    x is ``g p - 2 alpha beta x window_sum(g x p / s)``. The window must be symmetric: j is in the window of i exactly
+    if i is in the window of j. s is recomputed, which costs less than keeping it in memory.
 
     Args:
       x: as in `response_normalization`.
-      upstream: the gradient of the result, like `x`.
+      upstream: the gradient with respect to the result, of the shape and dtype of `x`.
       window_sum, bias, alpha, beta: as in `response_normalization`.
 
     Returns:
-      A tensor like `x`.
+      A tensor of the shape and dtype of `x`.
     """
     wide, power, inverse = _bracket(x, window_sum, bias, alpha, beta)
     upstream = tf.cast(upstream, wide.dtype)
@@ -116,12 +145,12 @@ def response_normalization_gradient(x, upstream, window_sum, *, bias, alpha, bet
     return tf.cast(upstream * power - (2.0 * alpha * beta) * wide * share, x.dtype)
 
 
-def channel_window_sum(x, radius):
-    """Sum over the channels at most `radius` away, clipped at the first and the last channel."""
+def channel_window_sum(x: tf.Tensor, radius: int) -> tf.Tensor:
+    """Sums over the channels at most `radius` away, clipped at the first and the last channel."""
     channels = x.shape[-1]
     padding = [[0, 0]] * (x.shape.rank - 1) + [[radius, radius]]
-    # Sums over 1, 2, 4, ... channels, each made of two of the one before, whose lengths add up to the window's: the
-    # additions grow with the logarithm of the window.
+    # Sums over 1, 2, 4, ... channels are each computed from two of the previous length. Those whose lengths add up to
+    # the window's are added, so the number of additions grows with the logarithm of the window.
     sums = tf.pad(x, padding)
     length, start, parts = 1, 0, []
     while start < 2 * radius + 1:
@@ -134,8 +163,8 @@ def channel_window_sum(x, radius):
     return tf.add_n(parts)
 
 
-def spatial_window_sum(x, size):
-    """Sum over the size x size positions of the same map around each position, clipped at the border."""
+def spatial_window_sum(x: tf.Tensor, size: int) -> tf.Tensor:
+    """Sums over the size x size positions of the same map around each position, clipped at the border."""
     radius = size // 2
     padded = tf.pad(x, [[0, 0], [radius, radius], [0, 0], [0, 0]])
     rows = tf.add_n([padded[:, shift : shift - size + 1 or None] for shift in range(size)])
@@ -144,12 +173,12 @@ def spatial_window_sum(x, size):
 
 
 class _ResponseNormalization(keras.layers.Layer):
-    """What both normalisations share: constants, dtype, compilation."""
+    """Base class of both response normalizations: constants, dtype and compilation."""
 
     def __init__(self, bias, alpha, beta, jit_compile, **kwargs):
         if not bias > 0 or not alpha >= 0 or not beta > 0:
             raise ValueError(f"Expected bias > 0, alpha >= 0 and beta > 0. Received: {bias=}, {alpha=}, {beta=}")
-        # Without autocasting a narrower input reaches `call` as it is, and leaves in the same dtype.
+        # Without autocasting, inputs reach `call` in their own dtype, which is also the dtype of the outputs.
         super().__init__(autocast=False, **kwargs)
         self.bias = float(bias)
         self.alpha = float(alpha)
@@ -161,8 +190,8 @@ class _ResponseNormalization(keras.layers.Layer):
         raise NotImplementedError
 
     def build(self, input_shape):
-        # Partials, not functions defined here: TensorFlow counts retracings by the code, and would warn of them
-        # where a few layers, each traced once, share it.
+        # Partials rather than functions defined here: TensorFlow counts retracing by the code of a function, and would
+        # warn about several layers that share it, although each is traced once.
         constants = {"window_sum": self._window_sum, "bias": self.bias, "alpha": self.alpha, "beta": self.beta}
         self._forward = functools.partial(response_normalization, **constants)
         self._backward = functools.partial(response_normalization_gradient, **constants)
@@ -196,15 +225,14 @@ class _ResponseNormalization(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="alexnet_tf")
 class LocalResponseNormalization(_ResponseNormalization):
-    """Normalisation of an activity by those of the adjacent kernel maps at the same position.
+    """Normalizes activations across adjacent channels (LRN).
 
     ``b[i] = a[i] / (bias + alpha * sum(a[j] ** 2 for j in i - depth_radius ... i + depth_radius)) ** beta``,
-    where the window is clipped at the first and the last map (paper, section 3.3, with k = `bias`,
-    n = 2 * `depth_radius` + 1).
+    with the window clipped at the first and the last channel. In section 3.3 of the paper, k is `bias` and n is
+    ``2 * depth_radius + 1``.
 
-    Not to be confused: `depth_radius` is half the window, as in ``tf.nn.local_response_normalization``, which
-    this layer equals (with a faster gradient); PyTorch and Caffe take the whole window as ``size`` and divide alpha
-    by it.
+    `depth_radius` is half the window, as in ``tf.nn.local_response_normalization``. This layer computes the same values
+    with a faster gradient. In contrast, PyTorch and Caffe take the entire window as ``size`` and divide alpha by it.
 
     Example:
 
@@ -212,21 +240,36 @@ class LocalResponseNormalization(_ResponseNormalization):
     TensorShape([1, 55, 55, 48])
 
     Args:
-      depth_radius: int, at least 0: how many maps on each side. The paper's n = 5 is radius 2.
+      depth_radius: int, at least 0, the number of channels on each side. The paper's n = 5 is a radius of 2.
       bias: float above 0, the paper's k.
-      alpha: float, at least 0, for the sum (not divided by n). The authors' code divides: its 1e-4 is 2e-5 here.
-      beta: float above 0.
-      jit_compile: compile with XLA, on by default. Turn off for a model to be exported.
-      **kwargs: of ``keras.layers.Layer``.
+      alpha: float, at least 0, the scale of the sum, which is not divided by n. The authors' code divides by n: its
+        1e-4 is 2e-5 here.
+      beta: float above 0, the exponent.
+      jit_compile: bool, whether to compile with XLA. Set it to False for a model to be exported.
+      **kwargs: arguments of ``keras.layers.Layer``.
 
-    Input and output: floating point ``[batch, ..., channels]``, the same shape and dtype. Sums and powers are
-    taken in float32 under mixed precision.
+    Input: floating point ``[batch, ..., channels]``.
+
+    Output: a tensor of the same shape and dtype. Under mixed precision, sums and powers are computed in float32.
 
     Raises:
-      ValueError: for an argument outside its range.
+      ValueError: If an argument is outside its range.
+
+    Reference:
+
+    - [ImageNet Classification with Deep Convolutional Neural Networks](
+      https://papers.nips.cc/paper/4824-imagenet-classification-with-deep-convolutional-neural-networks), section 3.3
     """
 
-    def __init__(self, depth_radius=2, bias=2.0, alpha=1e-4, beta=0.75, jit_compile=True, **kwargs):
+    def __init__(
+        self,
+        depth_radius: int = 2,
+        bias: float = 2.0,
+        alpha: float = 1e-4,
+        beta: float = 0.75,
+        jit_compile: bool = True,
+        **kwargs,
+    ):
         if not (isinstance(depth_radius, int) and depth_radius >= 0):
             raise ValueError(f"Expected depth_radius to be an int of at least 0. Received: {depth_radius=}")
         super().__init__(bias, alpha, beta, jit_compile, **kwargs)
@@ -241,23 +284,37 @@ class LocalResponseNormalization(_ResponseNormalization):
 
 @keras.saving.register_keras_serializable(package="alexnet_tf")
 class SameMapNormalization(_ResponseNormalization):
-    """Normalisation of an activity by its neighbours in the same map.
+    """Normalizes activations across adjacent positions of the same channel.
 
-    ``b[y, x] = a[y, x] / (bias + alpha * sum of a ** 2 over the size x size positions around) ** beta``, the
-    window clipped at the border. The paper does not mention it; the authors' net #145 has one after the
-    second layer's response normalisation (size 5, alpha 0.001 / 25 = 4e-5, bias 1, beta 0.75).
+    ``b[y, x] = a[y, x] / (bias + alpha * sum of a ** 2 over the size x size positions around) ** beta``,
+    with the window clipped at the border. The paper does not mention this layer. The authors' net #145 has one after
+    the LRN of layer 2, with size 5, alpha 0.001 / 25 = 4e-5, bias 1 and beta 0.75.
 
     Args:
-      size: odd int, the window's side.
+      size: odd int, at least 1, the side of the window.
       bias, alpha, beta, jit_compile, **kwargs: as in `LocalResponseNormalization`.
 
-    Input and output: floating point ``[batch, height, width, channels]``, the same shape and dtype.
+    Input: floating point ``[batch, height, width, channels]``.
+
+    Output: a tensor of the same shape and dtype.
 
     Raises:
-      ValueError: for a size that is not odd and positive, or another argument outside its range.
+      ValueError: If an argument is outside its range.
+
+    Reference:
+
+    - [The authors' released code](https://github.com/computerhistory/AlexNet-Source-Code)
     """
 
-    def __init__(self, size=5, bias=1.0, alpha=4e-5, beta=0.75, jit_compile=True, **kwargs):
+    def __init__(
+        self,
+        size: int = 5,
+        bias: float = 1.0,
+        alpha: float = 4e-5,
+        beta: float = 0.75,
+        jit_compile: bool = True,
+        **kwargs,
+    ):
         if not (isinstance(size, int) and size % 2 == 1 and size > 0):
             raise ValueError(f"Expected size to be an odd int of at least 1. Received: {size=}")
         super().__init__(bias, alpha, beta, jit_compile, **kwargs)
@@ -272,36 +329,44 @@ class SameMapNormalization(_ResponseNormalization):
 
 @keras.saving.register_keras_serializable(package="alexnet_tf")
 class Dropout(keras.layers.Layer):
-    """The paper's dropout (section 4.2): nothing is rescaled in training, outputs are scaled down in use.
+    """Dropout as in the paper: scales outputs in inference, and not in training.
 
-    In training each output is set to zero with probability `rate`; otherwise all are multiplied by
-    ``1 - rate``. ``keras.layers.Dropout`` multiplies by ``1 / (1 - rate)`` in training instead: the same
-    expectations, but twice the activity (and gradient) at the paper's rate.
+    In training, each output is set to zero with probability `rate`. In inference, all outputs are multiplied by
+    ``1 - rate``. ``keras.layers.Dropout`` multiplies by ``1 / (1 - rate)`` in training instead, so at the paper's rate
+    of 0.5 its activations and gradients are twice as large.
 
     Args:
       rate: float in [0, 1).
-      seed: int, or None for a random one. The draws follow from it, from the number of calls, a state that
-        checkpoints keep, and among several replicas from the replica's number.
-      **kwargs: of ``keras.layers.Layer``.
+      seed: int, or None for a random one. Random numbers depend on it, on the number of calls (which checkpoints save)
+        and, under a ``tf.distribute.Strategy``, on the replica.
+      **kwargs: arguments of ``keras.layers.Layer``.
 
-    Input: floating point, any shape. Output: the same shape, in the layer's compute dtype.
+    Input: floating point, any shape.
+
+    Output: a tensor of the same shape, in the layer's compute dtype.
 
     Raises:
-      ValueError: for a rate outside [0, 1).
+      ValueError: If `rate` is outside [0, 1).
+
+    Reference:
+
+    - [ImageNet Classification with Deep Convolutional Neural Networks](
+      https://papers.nips.cc/paper/4824-imagenet-classification-with-deep-convolutional-neural-networks), section 4.2
     """
 
-    def __init__(self, rate=0.5, seed=None, **kwargs):
+    def __init__(self, rate: float = 0.5, seed: int | None = None, **kwargs):
         if not 0 <= rate < 1:
-            raise ValueError(f"Expected rate to lie in [0, 1). Received: {rate=}")
+            raise ValueError(f"Expected rate to be in [0, 1). Received: {rate=}")
         super().__init__(**kwargs)
         self.rate = rate
         self.seed = seed
         self.seed_generator = None
 
     def build(self, input_shape):
-        # Made here, under a fixed name: so the state's path begins with the layer's, and placed it lives there.
+        # Created here, under a fixed name, so that the state's path begins with the layer's, and its device is the
+        # layer's.
         self.seed_generator = keras.random.SeedGenerator(self.seed, name="seed_generator")
-        # Keras leaves generators out of a tf.train.Checkpoint; a resumed run would repeat its first draws.
+        # Keras does not track generators in a tf.train.Checkpoint; a resumed run would repeat its first random numbers.
         self._seed_state = self.seed_generator.state.value
         super().build(input_shape)
 
@@ -312,7 +377,7 @@ class Dropout(keras.layers.Layer):
             return inputs
         seed = self.seed_generator.next()
         if tf.distribute.has_strategy():
-            # Each leaves out its own; the state is the same in all. Seeds are below 2 ** 31.
+            # The state is the same in all replicas, but each drops different outputs. Seeds are below 2 ** 31.
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
             seed += tf.stack([tf.cast(replica, seed.dtype) * 2**32, 0])
         draws = tf.random.stateless_uniform(tf.shape(inputs), seed)

@@ -1,71 +1,74 @@
-"""A layer, forward and backward, on one device.
+"""Placement of layers, forward and backward, on devices.
 
-TensorFlow places an operation by the innermost ``tf.device`` scope that is open when the operation is
-created. Two facts follow for Keras and gradient tapes, and this module exists because of them:
+TensorFlow places an operation by the innermost ``tf.device`` scope at its creation. For Keras and gradient tapes this
+has two consequences, which are the reason for this module:
 
-* ``with tf.device(d):`` around the *construction* of a functional model places only the variables: the
-  operations are created later, when the model is called;
-* a scope inside ``call`` places the forward operations, but a tape creates the gradient operations when
-  ``tape.gradient`` runs, outside every scope, so the whole backward pass lands on the first device.
+* ``with tf.device(d):`` around the *construction* of a functional model places the variables only. The operations are
+  created later, when the model is called.
+* A scope inside ``call`` places the forward operations only. A tape creates the gradient operations when
+  ``tape.gradient`` runs, outside that scope, so the entire backward pass is placed on the first device.
 
-`run_on_device` therefore gives a function a gradient of its own that re-enters the device, and `on_device`
-makes Keras layers that run so, with their variables there too.
+`run_on_device` therefore gives a function a custom gradient that enters the device scope again. `on_device` derives
+Keras layers that run this way and have their variables on the device too.
 """
 
 import contextlib
 import functools
+from collections.abc import Callable
+from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
 
 
-def device_scope(device):
-    """An explicit ``tf.device(device)`` scope, or one that does nothing where `device` is None."""
+def device_scope(device: str | None) -> contextlib.AbstractContextManager:
+    """Returns the scope ``tf.device(device)``, or a scope without effect if `device` is None."""
     return contextlib.nullcontext() if device is None else tf.device(device)
 
 
-def choose_devices(devices):
-    """The homes of the two towers.
+def choose_devices(devices: Sequence[str]) -> tuple[str, str] | None:
+    """Returns the devices of the two towers.
 
     Args:
-      devices: as a configuration has them: ``("auto",)``, two names, or nothing.
+      devices: the `devices` of a configuration: ``("auto",)``, two names, or empty for a single device.
 
     Returns:
-      The two names; or None for one device, which "auto" gives where this process has fewer than two GPUs.
+      Two names, or None for a single device. "auto" stands for two GPUs if this process has two, and for a single
+      device otherwise.
 
     Raises:
-      ValueError: as `check_devices`.
+      ValueError: As in `check_devices`.
     """
     if tuple(devices) != ("auto",):
         return check_devices(devices) if devices else None
     return ("/GPU:0", "/GPU:1") if len(tf.config.list_logical_devices("GPU")) >= 2 else None
 
 
-def input_device(devices):
-    """Where batches are to be copied ahead of their step.
+def input_device(devices: Sequence[str] | None) -> str | None:
+    """Returns the device to which batches are copied in advance.
 
     Args:
-      devices: of `choose_devices`.
+      devices: the result of `choose_devices`.
 
     Returns:
-      The device of the first tower, or the first GPU for one device; None for a CPU, where they are.
+      The device of tower a, or the first GPU for a single device; None for a CPU, which needs no copy.
     """
     if devices:
         return devices[0] if "GPU" in devices[0] else None
     return "/GPU:0" if tf.config.list_logical_devices("GPU") else None
 
 
-def check_devices(devices):
-    """Checks that two devices are named and there.
+def check_devices(devices: Sequence[str]) -> tuple[str, str]:
+    """Checks that `devices` are two devices of this process.
 
     Args:
-      devices: two TensorFlow device names, such as ``("/GPU:0", "/GPU:1")``; the same one twice is allowed.
+      devices: two TensorFlow device names, such as ``("/GPU:0", "/GPU:1")``, which may be equal.
 
     Returns:
       The two names as a tuple.
 
     Raises:
-      ValueError: for another number of devices, or for one that this process does not have.
+      ValueError: If the number of devices is not two, or this process does not have one of them.
     """
     if isinstance(devices, str) or len(devices) != 2:
         raise ValueError(f"Expected devices to be None or two device names. Received: {devices=}")
@@ -78,22 +81,26 @@ def check_devices(devices):
 
 
 def _logical_devices():
-    """Each logical CPU and GPU of this process with its number."""
+    """Yields each logical CPU and GPU of this process with its number."""
     for kind in ("CPU", "GPU"):
         for index, device in enumerate(tf.config.list_logical_devices(kind)):
             yield device, index
 
 
-def run_on_device(device, function, inputs):
-    """Calls ``function(inputs)`` so that its operations and those of its gradient run on `device`.
+def run_on_device(
+    device: str | None,
+    function: Callable[[tf.Tensor | list[tf.Tensor]], tf.Tensor | list[tf.Tensor]],
+    inputs: tf.Tensor | list[tf.Tensor],
+) -> tf.Tensor | list[tf.Tensor]:
+    """Calls ``function(inputs)`` with its operations, and those of its gradient, on a device.
 
     Args:
-      device: a TensorFlow device name such as ``"/GPU:1"``; None calls `function` and nothing else.
+      device: a TensorFlow device name, such as ``"/GPU:1"``; None to call `function` without placement.
       function: maps `inputs` to a tensor or a list of tensors. It may read variables.
       inputs: a tensor or a list of tensors.
 
     Returns:
-      What `function` returns. The forward pass runs once: the gradient reuses its activations.
+      The result of `function`. The forward pass runs once, and the gradient reuses its activations.
     """
     if device is None:
         return function(inputs)
@@ -124,16 +131,16 @@ def run_on_device(device, function, inputs):
         return placed(*tf.nest.flatten(inputs))
 
 
-def on_device(layer_class):
-    """Makes of a Keras layer class one whose layers live on a device.
+def on_device(layer_class: type[keras.layers.Layer]) -> type[keras.layers.Layer]:
+    """Derives a layer class with an argument for the device of its layers.
 
     Args:
       layer_class: a subclass of ``keras.layers.Layer`` whose ``call`` takes a tensor or a list of tensors first.
 
     Returns:
-      A subclass with one more keyword argument, ``device``: a TensorFlow device name that gets the layer's
-      variables, its forward and its backward operations; or None, for a layer placed like any other. Names and
-      numbers do not depend on it.
+      A subclass with an additional keyword argument, ``device``: the name of the TensorFlow device for the layer's
+      variables, forward operations and backward operations; or None to leave placement to TensorFlow. Names and results
+      do not depend on it.
     """
 
     class Placed(layer_class):
@@ -159,18 +166,21 @@ def on_device(layer_class):
 
 
 class FanOut(keras.layers.Layer):
-    """Hands one tensor to several readers.
+    """Copies a tensor for several readers.
 
-    Without it a tape would sum the readers' gradients wherever it runs; with it (placed) they are summed on the
-    device of the tensor, and each reader's gradient crosses once.
+    Without this layer, a tape sums the gradients of the readers wherever it runs. With a placed `FanOut`, they are
+    summed on the device of the tensor, and the gradient of each reader is transferred once.
 
     Args:
-      readers: int, how many.
+      readers: int, the number of copies.
+      **kwargs: arguments of ``keras.layers.Layer``.
 
-    Input: any tensor. Output: a list of `readers` tensors like it.
+    Input: any tensor.
+
+    Output: a list of `readers` tensors equal to the input.
     """
 
-    def __init__(self, readers, **kwargs):
+    def __init__(self, readers: int, **kwargs):
         super().__init__(**kwargs)
         self.readers = readers
 

@@ -304,7 +304,7 @@ def test_batch_normalization_takes_the_batch_in_training_and_its_averages_in_use
 
 
 def test_channels_that_make_no_whole_groups_are_refused():
-    with pytest.raises(ValueError, match="Expected the channels to be a multiple of group_channels=4. Received: 6"):
+    with pytest.raises(ValueError, match="channels to be a multiple of group_channels=4. Received: 6"):
         layers.GroupNormalization(4)(np.ones([1, 2, 2, 6], np.float32))
 
 
