@@ -26,6 +26,7 @@ import tensorflow as tf
 
 from alexnet_tf import flagfiles
 from alexnet_tf.data import archives
+from alexnet_tf.data import image_records
 from alexnet_tf.data import loading
 from alexnet_tf.data import photograph
 from alexnet_tf.data import prepare
@@ -317,7 +318,7 @@ def test_a_hostile_archive_of_arrays_is_refused_in_a_line(content, tmp_path, dat
     (tmp_path / "statistics.npz").write_bytes(content)
     assert refusal(statistics.load, tmp_path / "statistics.npz").startswith("Expected statistics of a training set in")
     (data_dir / prepared.INDEX).write_bytes(content.replace(b"mean_image.npy", b"train.labels00"))
-    assert refusal(prepared.read_index, data_dir, "train").startswith("Expected the places of the records of train")
+    assert refusal(prepared.read_index, data_dir, "train").startswith("Expected the record locations of train")
 
 
 @pytest.mark.parametrize(
@@ -371,7 +372,7 @@ def test_a_manifest_of_another_shape_is_refused_in_a_line(change, data_dir):
 @pytest.mark.parametrize(
     "field, value",
     [
-        *[(field, value) for field in prepared.Index._fields[:-1] for value in (-1, 2**31 - 1)],
+        *[(field, value) for field in image_records.Index._fields[:-1] for value in (-1, 2**31 - 1)],
         *[(field, 2**62) for field in ("labels", "places", "lengths")],
         ("labels", 2),
         ("shards", 2),
@@ -381,13 +382,13 @@ def test_an_index_that_points_outside_is_refused(field, value, data_dir):
     column = getattr(prepared.read_index(data_dir, "train"), field).copy()
     column[1] = value
     change_arrays(data_dir / prepared.INDEX, **{f"train.{field}": column})
-    assert refusal(prepared.open_data_dir, data_dir).startswith("Expected the places of the records of train in ")
+    assert refusal(prepared.open_data_dir, data_dir).startswith("Expected the record locations of train in ")
 
 
 @pytest.mark.parametrize("shape", [[], [3], [4, 1]])
 def test_an_index_of_another_shape_is_refused(shape, data_dir):
     change_arrays(data_dir / prepared.INDEX, **{"train.labels": np.zeros(shape, np.int64)})
-    assert refusal(prepared.open_data_dir, data_dir).startswith("Expected the places of the records of train in ")
+    assert refusal(prepared.open_data_dir, data_dir).startswith("Expected the record locations of train in ")
 
 
 @pytest.mark.parametrize("text", DEEP.values(), ids=DEEP)

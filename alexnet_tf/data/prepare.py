@@ -1,19 +1,22 @@
-"""Photographs as they come -> 256 x 256 images in shards, written once: a TFDS data set with statistics beside.
+"""From photographs to 256 x 256 images in shards, written once: a TFDS data set with statistics. `prepared` reads it.
 
-A shard gets its name when it is whole; what is known of it (labels, places, sums for the statistics) follows in a file
-below ``.progress``, so a preparation that was killed goes on behind its last finished shard. `prepared` reads the
-result.
+A shard gets its name when it is complete. Its metadata (labels, locations, sums for the statistics) then goes to a file
+in ``.progress``, so an interrupted preparation continues after its last complete shard.
 """
 
 import json
+import os
 import pathlib
 import shutil
+from collections.abc import Callable
+from typing import Any
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from alexnet_tf.data import draws
+from alexnet_tf.data import image_records
 from alexnet_tf.data import loading
 from alexnet_tf.data import photograph
 from alexnet_tf.data import prepared
@@ -24,27 +27,27 @@ from alexnet_tf.utils import files
 from alexnet_tf.utils import messages
 
 STORAGES = ("jpeg", "raw")
-# Images that pass from the decoding threads to the writer at a time.
-_BATCH = 32
+# Images that pass from the decoding threads to the writer at once.
+_BATCH_SIZE = 32
 _LOCK = ".lock"
 
 
 class Options(NamedTuple):
-    """How a data set is written."""
+    """Options for writing a data set."""
 
-    storage: str = "jpeg"  # or "raw", the pixels: 196,608 bytes an image in place of some 40,000
+    storage: str = "jpeg"  # or "raw", pixels: 196,608 bytes per image instead of about 40,000
     jpeg_quality: int = 95  # 1 to 100
-    shard_examples: int = 4096  # photographs a shard, at least 1
-    seed: int = 0  # of the order on the disk
+    shard_examples: int = 4096  # photographs per shard, at least 1
+    seed: int = 0  # of the order on disk
 
 
 class _Job(NamedTuple):
-    """The writing of one split."""
+    """A split to write."""
 
     split: str
-    part: sources.Split
-    root: str  # what the names in the source begin with, left out of those in the data set
-    order: np.ndarray  # int64 [photographs]: index into the split of each position on the disk
+    source: sources.Split
+    root: str  # folder that is removed from the photographs' names
+    order: np.ndarray  # int64 [photographs]: index into the source of each position on disk
     directory: pathlib.Path
     options: Options
 
@@ -56,48 +59,51 @@ class _Job(NamedTuple):
         return self.directory / prepared.shard_name(self.split, number, self.shards)
 
     def metadata_path(self, number):
-        """Where is kept what is known of a finished shard, until all are."""
+        """Returns the file with the metadata of a complete shard, kept until all shards are complete."""
         return self.directory / prepared.PROGRESS / f"{self.split}-{number:05d}.npz"
 
     def positions(self, number):
-        """The positions of a shard's photographs."""
+        """Returns the positions of a shard's photographs."""
         size = self.options.shard_examples
         return range(number * size, min((number + 1) * size, len(self.order)))
 
 
 class _Piece(NamedTuple):
-    """Images of one shard that were prepared together."""
+    """Images of one shard that were decoded together."""
 
-    positions: np.ndarray  # int64 [images], in the order on the disk
+    positions: np.ndarray  # int64 [images]: positions in the order on disk
     images: np.ndarray  # uint8 [images, 256, 256, 3]
-    stored: list  # of bytes, what is written of each
+    stored: list[bytes]  # the images as they are written
 
 
-def prepare(source, directory, options, *, settings=None, progress=None):
-    """Writes a data set, or what is missing of it.
+def prepare(
+    source: sources.Source,
+    directory: str | os.PathLike,
+    options: Options,
+    *,
+    settings: dict[str, Any] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Writes a data set, or the rest of an unfinished one.
 
     Args:
       source: a `sources.Source` with a training set.
-      directory: where to; made if it is not there.
+      directory: of the data set; created if it does not exist.
       options: `Options`.
-      settings: dict of what else the result depends on, such as how the validation set was drawn; kept in the manifest.
-      progress: called with the number of photographs behind, of all splits together.
+      settings: dict of other settings that the result depends on, such as the seed of the validation split; stored in
+        the manifest.
+      progress: called with the number of photographs processed so far, over all splits.
 
     Returns:
       The manifest, a dict.
 
     Raises:
-      ValueError: for an option outside its range, another preparation begun in the directory, or if no photograph of a
-        split can be read.
-      BlockingIOError: if another process is at work in the directory.
-      OSError: for a disk that takes no more; the shards that are finished stay.
+      ValueError: if an option is out of range, the directory has a preparation with other options, or no photograph of
+        a split can be read.
+      BlockingIOError: if another process is writing to the directory.
+      OSError: if the disk is full; complete shards are kept.
     """
-    if options.storage not in STORAGES:
-        raise ValueError(f"Expected storage to be one of {', '.join(STORAGES)}. Received: {options.storage!r}")
-    if not 1 <= options.jpeg_quality <= 100:
-        raise ValueError(f"Expected jpeg_quality to be 1 to 100. Received: {options.jpeg_quality}")
-    if options.shard_examples < 1:
-        raise ValueError(f"Expected shard_examples to be at least 1. Received: {options.shard_examples}")
+    _check_options(options)
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     request = {
@@ -111,18 +117,27 @@ def prepare(source, directory, options, *, settings=None, progress=None):
         if (directory / prepared.MANIFEST).exists():
             manifest = prepared.read_manifest(directory)
             _check_request(request, manifest["request"], directory)
-            # What is left of it if the program was killed just after the manifest.
+            # Left over if the program was killed just after it wrote the manifest.
             shutil.rmtree(directory / prepared.PROGRESS, ignore_errors=True)
             return manifest
         _begin(directory, request)
         jobs = []
-        behind = 0
+        done_before = 0
         for split, part in source.splits.items():
             order = draws.order_on_disk(len(part.labels), options.seed)
             jobs.append(_Job(split, part, source.root, order, directory, options))
-            _write_split(jobs[-1], lambda done, behind=behind: progress and progress(behind + done))
-            behind += len(order)
+            _write_split(jobs[-1], lambda done, before=done_before: progress and progress(before + done))
+            done_before += len(order)
         return _finish(source, jobs, request)
+
+
+def _check_options(options):
+    if options.storage not in STORAGES:
+        raise ValueError(f"Expected storage to be one of {', '.join(STORAGES)}. Received: {options.storage!r}")
+    if not 1 <= options.jpeg_quality <= 100:
+        raise ValueError(f"Expected jpeg_quality to be 1 to 100. Received: {options.jpeg_quality}")
+    if options.shard_examples < 1:
+        raise ValueError(f"Expected shard_examples to be at least 1. Received: {options.shard_examples}")
 
 
 def _check_request(request, before, directory):
@@ -133,7 +148,7 @@ def _check_request(request, before, directory):
 
 
 def _begin(directory, request):
-    """Claims the directory for a request, or checks that it is this request's."""
+    """Claims the directory for a request, or checks that it belongs to this request."""
     path = directory / prepared.PROGRESS / "request.json"
     if path.exists():
         _check_request(request, files.read_json(path), directory)
@@ -146,7 +161,7 @@ def _begin(directory, request):
 
 
 def _write_split(job, progress):
-    """Writes the shards of a split that are not there yet."""
+    """Writes the missing shards of a split."""
     todo = [number for number in range(job.shards) if not job.metadata_path(number).exists()]
     finished = len(job.order) - sum(len(job.positions(number)) for number in todo)
     progress(finished)
@@ -167,18 +182,18 @@ def _write_split(job, progress):
 
 
 def _pieces(job, numbers):
-    """Yields a `_Piece` of each batch and shard of those photographs that can be read, in order."""
+    """Yields the readable photographs of shards in order, a `_Piece` for each batch and shard."""
     raw = job.options.storage == "raw"
     table = tf.constant(job.order)
 
     def read(position):
-        image = photograph.decode_to_square(job.part.read(tf.gather(table, position)))
+        image = photograph.decode_to_square(job.source.read(tf.gather(table, position)))
         return position, image, "" if raw else tf.io.encode_jpeg(image, quality=job.options.jpeg_quality)
 
     ranges = [np.arange(job.positions(number).start, job.positions(number).stop) for number in numbers]
     dataset = tf.data.Dataset.from_tensor_slices(np.concatenate([np.empty([0], np.int64), *ranges]))
     dataset = dataset.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    for positions, images, encoded in dataset.ignore_errors().batch(_BATCH).prefetch(2).as_numpy_iterator():
+    for positions, images, encoded in dataset.ignore_errors().batch(_BATCH_SIZE).prefetch(2).as_numpy_iterator():
         shards = positions // job.options.shard_examples
         for shard in np.unique(shards):
             mine = np.flatnonzero(shards == shard)
@@ -186,7 +201,7 @@ def _pieces(job, numbers):
 
 
 def _write_shard(job, number, pieces):
-    """Writes a shard, then what is known of it."""
+    """Writes a shard, then its metadata."""
     accumulator = statistics.Accumulator()
     columns = {name: [] for name in ("positions", "lengths", "image_places", "image_lengths", "names")}
 
@@ -196,9 +211,9 @@ def _write_shard(job, number, pieces):
                 accumulator.add(piece.images)
             for position, image in zip(piece.positions.tolist(), piece.stored):
                 index = int(job.order[position])
-                name = job.part.name_of(index).removeprefix(f"{job.root}/").encode()
-                payload = _example(image, int(job.part.labels[index]), name)
-                # The image is by far the longest part, so its place is the only one where it can stand.
+                name = job.source.name_of(index).removeprefix(f"{job.root}/").encode()
+                payload = _example(image, int(job.source.labels[index]), name)
+                # The image is by far the longest part, so its bytes occur only once.
                 row = (position, len(payload), payload.index(image), len(image), name)
                 for column, value in zip(columns.values(), row):
                     column.append(value)
@@ -216,18 +231,18 @@ def _write_shard(job, number, pieces):
 
 
 def _example(image, label, name):
-    """A serialised ``tf.train.Example``, as TFDS reads it."""
+    """Returns a serialized ``tf.train.Example`` that TFDS can read."""
     feature = {
         "image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[image])),
         "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
         "file_name": tf.train.Feature(bytes_list=tf.train.BytesList(value=[name])),
     }
-    # Else the order of the features is another one in each process.
+    # Otherwise the order of the features differs between processes.
     return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString(deterministic=True)
 
 
 def _finish(source, jobs, request):
-    """Puts together what is known of the shards and writes it beside them, the manifest last."""
+    """Combines the metadata of the shards and writes it, the manifest last."""
     directory = jobs[0].directory
     accumulator = statistics.Accumulator()
     index, splits = {}, {}
@@ -267,13 +282,13 @@ def _finish(source, jobs, request):
 
 
 def _gather(job, accumulator):
-    """The `prepared.Index` of a split and its part of the manifest; adds its sums to the accumulator."""
-    columns = {field: [] for field in prepared.Index._fields}
+    """Returns the `image_records.Index` of a split and its part of the manifest; adds its sums to the accumulator."""
+    columns = {field: [] for field in image_records.Index._fields}
     skipped, shards = [], []
     for number in range(job.shards):
         with open(job.metadata_path(number), "rb") as file, np.load(file, allow_pickle=False) as metadata:
             positions = metadata["positions"]
-            columns["labels"].append(job.part.labels[job.order[positions]].astype(np.int64))
+            columns["labels"].append(job.source.labels[job.order[positions]].astype(np.int64))
             columns["shards"].append(np.full(len(positions), number, np.int32))
             for field in ("places", "lengths", "names"):
                 columns[field].append(metadata[field])
@@ -291,12 +306,12 @@ def _gather(job, accumulator):
             if "sums.image" in metadata:
                 sums = [metadata[f"sums.{field}"] for field in statistics.Sums._fields]
                 accumulator.add_sums(statistics.Sums(*sums))
-    index = prepared.Index(**{field: np.concatenate(parts) for field, parts in columns.items()})
+    index = image_records.Index(**{field: np.concatenate(parts) for field, parts in columns.items()})
     return index, {"examples": len(index.labels), "skipped": skipped, "shards": shards}
 
 
 def _write_tfds_metadata(source, directory, splits, request):
-    """Makes the directory a TFDS data set, named "prepared"."""
+    """Makes the directory a TFDS data set with the name "prepared"."""
     import tensorflow_datasets as tfds
 
     side = photograph.IMAGE_SIZE
@@ -323,7 +338,7 @@ def _write_tfds_metadata(source, directory, splits, request):
             for split, metadata in splits.items()
         ],
         check_data=False,
-        description=f"{source.name}, shorter side scaled to {side}, centre {side} x {side}",
+        description=f"{source.name}, shorter side scaled to {side}, center {side} x {side}",
         supervised_keys=("image", "label"),
         license=source.license or None,
     )

@@ -89,9 +89,9 @@ def _order_function(num_examples, steps_per_epoch, options):
     return choose
 
 
-def _draw_function(image_records, steps_per_epoch, options):
+def _draw_function(images, steps_per_epoch, options):
     """Returns the function from a step and indices to a batch's draws and the location of its records."""
-    locate = _locate_function(image_records)
+    locate = _locate_function(images)
     share = options.images_per_worker
     draw_options = options.draw_options(examples.IMAGE_SIZE)
 
@@ -105,11 +105,11 @@ def _draw_function(image_records, steps_per_epoch, options):
     return draw
 
 
-def _locate_function(image_records):
-    """Returns the function from indices to a dict of "paths" and fields of `prepared.Index`."""
-    paths = tf.constant([os.path.abspath(path) for path in image_records.paths])
+def _locate_function(images):
+    """Returns the function from indices to a dict of "paths" and fields of `image_records.Index`."""
+    paths = tf.constant([os.path.abspath(path) for path in images.paths])
     fields = ("labels", "shards", "places", "lengths", "image_places", "image_lengths")
-    columns = {field: tf.constant(getattr(image_records.index, field)) for field in fields}
+    columns = {field: tf.constant(getattr(images.index, field)) for field in fields}
 
     def locate(indices):
         entries = {field: tf.gather(column, indices) for field, column in columns.items()}

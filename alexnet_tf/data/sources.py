@@ -1,4 +1,4 @@
-"""Where labelled photographs come from. Every source is read by index, so that any order can be resumed anywhere."""
+"""Sources of labeled photographs. Every source is read by index, so any order can resume at any position."""
 
 import contextlib
 import os
@@ -6,12 +6,14 @@ import pathlib
 import re
 import tarfile
 from collections.abc import Callable
+from typing import Any
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from alexnet_tf.data import archives
+from alexnet_tf.data import image_records
 from alexnet_tf.utils import messages
 
 FOLDER_LAYOUT = (
@@ -20,24 +22,25 @@ FOLDER_LAYOUT = (
 )
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 
-# A TFDS data set in TFRecord files cannot be read by index; one no larger than this is held in memory, encoded.
+# A TFDS data set in TFRecord files cannot be read by index. Up to this size it is held in memory, encoded.
 MAX_BYTES_IN_MEMORY = 2 * 2**30
 
-# A data set of the package's own. For a name in a namespace, such as "kubric:movi", TFDS fetches a program and runs it.
+# A data set in the package tensorflow-datasets. For a name with a namespace, such as "kubric:movi", TFDS would download
+# a program and run it.
 _TFDS_NAME = re.compile(r"\w+(/[\w.+-]+)?(:[\d*][\d.*]*)?")
 
 
 class Split(NamedTuple):
-    """Labelled photographs that are read by index."""
+    """Labeled photographs that are read by index."""
 
     labels: np.ndarray  # int64 [examples]
     # Maps a scalar int64 tensor, an index, to the photograph: an encoded file (scalar string) or uint8
     # [height, width, channels]. Called inside tf.data.
-    read: Callable
-    # What an example is called in messages.
-    name_of: Callable
-    # Of prepared data, `prepared.ImageRecords`: 256 x 256 images, encoded or, if `is_raw`, as pixels.
-    records: object = None
+    read: Callable[[tf.Tensor], tf.Tensor]
+    # Maps an index to the example's name in messages.
+    name_of: Callable[[int], str]
+    # For prepared data only: 256 x 256 images, encoded or, if `is_raw`, as pixels.
+    records: image_records.ImageRecords | None = None
     is_raw: bool = False
 
 
@@ -45,29 +48,29 @@ class Source(NamedTuple):
     """A data set."""
 
     name: str
-    class_names: tuple
-    splits: dict  # of Split: "train", and where they exist "validation" and "test"
+    class_names: tuple[str, ...]
+    splits: dict[str, Split]  # "train" and, if they exist, "validation" and "test"
     license: str = ""
-    # For each class a dict of what else is known of it, such as its WordNet identifier; or nothing.
-    class_metadata: tuple = ()
-    # The folder that the names of all examples begin with, if there is one.
+    # For each class a dict of further metadata, such as its WordNet identifier; or empty.
+    class_metadata: tuple[dict[str, Any], ...] = ()
+    # The folder with which the names of all examples begin, if there is one.
     root: str = ""
 
 
-def open_source(specification):
+def open_source(specification: str) -> Source:
     """Opens a data set.
 
     Args:
       specification: ``elpv``, ``folder:DIR``, ``tfds:NAME``, ``imagenet2012:DIR`` (the folder of the two tar files),
-        ``ilsvrc2010:DIR`` (that of `archives.ilsvrc2010`) or ``synthetic``.
+        ``ilsvrc2010:DIR`` (the folder of `archives.ilsvrc2010`) or ``synthetic``.
 
     Returns:
       A `Source`.
 
     Raises:
-      ValueError: for another specification, or a data set without two classes.
-      FileNotFoundError: naming what was expected where.
-      ModuleNotFoundError: naming the package to install.
+      ValueError: for any other specification, or a data set with fewer than two classes.
+      FileNotFoundError: if files are missing; the message lists them.
+      ModuleNotFoundError: if a package is missing; the message says how to install it.
     """
     kind, _, argument = specification.partition(":")
     if kind == "elpv" and not argument:
@@ -92,16 +95,19 @@ def open_source(specification):
     return source
 
 
-def stratified_split(split, fraction, seed):
-    """Divides a split in two, class by class, by a seeded draw.
+def stratified_split(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
+    """Divides a split in two at random, class by class.
 
     Args:
       split: a `Split`.
-      fraction: float in (0, 1), the share of each class that the second part gets (rounded to the nearest).
-      seed: int.
+      fraction: float in (0, 1), the fraction of each class in the second part; its number of examples is rounded.
+      seed: int, seed of the random choice.
 
     Returns:
-      Two `Split`, in the order of the original one.
+      Two `Split`, each in the order of the original.
+
+    Raises:
+      ValueError: if one of them would be empty.
     """
     generator = np.random.default_rng(seed)
     second = []
@@ -112,14 +118,14 @@ def stratified_split(split, fraction, seed):
     first = np.setdiff1d(np.arange(len(split.labels)), second)
     if not len(first) or not len(second):
         raise ValueError(
-            f"Expected enough images to hold out a share of {fraction} of each class. "
+            f"Expected enough images to hold out a fraction of {fraction} of each class. "
             f"Received: {len(split.labels)} images"
         )
     return subset(split, first), subset(split, second)
 
 
-def subset(split, indices):
-    """The examples of a `Split` at `indices`, an int array, as a `Split`."""
+def subset(split: Split, indices: np.ndarray) -> Split:
+    """Returns the examples of a `Split` at `indices`, an int array, as a `Split`."""
     table = tf.constant(indices, tf.int64)
     return Split(
         labels=split.labels[indices],
@@ -129,7 +135,7 @@ def subset(split, indices):
 
 
 def _files(paths, labels):
-    """A `Split` of image files."""
+    """Returns a `Split` of image files."""
     table = tf.constant([str(path) for path in paths], tf.string)
     return Split(
         labels=np.array(labels, np.int64),
@@ -138,14 +144,14 @@ def _files(paths, labels):
     )
 
 
-def folder(directory):
-    """A folder of class folders; see `FOLDER_LAYOUT`. Classes are in the order of their sorted names.
+def folder(directory: str | os.PathLike) -> Source:
+    """Opens a folder of class folders; see `FOLDER_LAYOUT`. Classes are sorted by name.
 
-    Files whose names do not end like an image's, and those beginning with a dot, are passed over.
+    Files without an image suffix and files whose names begin with a dot are ignored.
 
     Raises:
-      FileNotFoundError: without the folder, its train folder or class folders.
-      ValueError: for a class folder without images, or one that train has not.
+      FileNotFoundError: if there is no folder, train folder or class folder.
+      ValueError: for a class folder without images, or one that the train folder does not have.
     """
     root = pathlib.Path(directory)
     if not (root / "train").is_dir():
@@ -160,7 +166,8 @@ def folder(directory):
         unknown = sorted(set(_subfolders(root / name)) - set(class_names))
         if unknown:
             raise ValueError(
-                f"Expected in {root / name} the class folders of {root / 'train'}. Received: {', '.join(unknown)}"
+                f"Expected {root / name} to have the class folders of {root / 'train'} only. "
+                f"Received: {', '.join(unknown)}"
             )
         splits[split] = _folder_split(root / name, class_names, every_class=split == "train")
     return Source(f"folder:{directory}", class_names, splits, root=str(root))
@@ -171,14 +178,14 @@ def _subfolders(directory):
 
 
 def _entries(directory):
-    """What is in a folder; nothing if it is not there."""
+    """Returns the entries of a folder; none if it does not exist."""
     return os.scandir(directory) if directory.is_dir() else ()
 
 
 def _folder_split(directory, class_names, *, every_class):
     paths, labels = [], []
     for label, class_name in enumerate(class_names):
-        # Plain strings: a million of them are to be held.
+        # Plain strings, as there may be a million.
         found = sorted(
             entry.path
             for entry in _entries(directory / class_name)
@@ -195,10 +202,10 @@ def _folder_split(directory, class_names, *, every_class):
     return _files(paths, labels)
 
 
-def elpv():
-    """2,624 photographs of solar cells by electroluminescence, sound or defective (package elpv-dataset).
+def elpv() -> Source:
+    """Opens 2,624 electroluminescence images of solar cells, sound or defective (package elpv-dataset).
 
-    A cell counts as defective where the experts' probability of a defect is above one half. CC BY-NC-SA 4.0.
+    A cell counts as defective if the experts' probability of a defect is above one half. License: CC BY-NC-SA 4.0.
     """
     try:
         import elpv_dataset
@@ -215,12 +222,12 @@ def elpv():
     return Source("elpv", ("sound", "defective"), {"train": _files(paths, labels)}, license, root=str(root))
 
 
-def synthetic(num_classes=10, examples=(1000, 200)):
-    """Noisy pictures of ten colours and textures, drawn from their index: for tests and for measuring.
+def synthetic(num_classes: int = 10, examples: tuple[int, int] = (1000, 200)) -> Source:
+    """Returns noisy images of ten colors and textures, computed from their index: for tests and benchmarks.
 
     Args:
       num_classes: int.
-      examples: how many for training and for validation.
+      examples: pair of ints, the numbers of images for training and for validation.
     """
 
     def split(first, count):
@@ -241,22 +248,22 @@ def synthetic(num_classes=10, examples=(1000, 200)):
     return Source("synthetic", names, splits)
 
 
-def imagenet2012(directory):
-    """ILSVRC-2012 through TFDS, which repairs the files that are not what they seem.
+def imagenet2012(directory: str | os.PathLike) -> Source:
+    """Opens ILSVRC-2012 through TFDS, which repairs the few files with a wrong format.
 
     Args:
-      directory: holds ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar; TFDS prepares them once, beside, and does
-        not need them afterwards.
+      directory: folder of ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar. TFDS prepares them once, in a subfolder,
+        and does not need them afterwards.
 
     Raises:
-      FileNotFoundError: naming the missing files.
+      FileNotFoundError: if files are missing; the message lists them.
     """
     import tensorflow_datasets as tfds
 
     root = pathlib.Path(directory)
     expected = [root / f"ILSVRC2012_img_{part}.tar" for part in ("train", "val")]
     missing = [str(path) for path in expected if not path.is_file()]
-    # While it prepares, TFDS writes to a folder of another name.
+    # TFDS renames its folder once it is complete.
     prepared = any((root / "tfds" / "imagenet2012").glob("[0-9]*/dataset_info.json"))
     if missing and not prepared:
         raise FileNotFoundError(
@@ -267,16 +274,16 @@ def imagenet2012(directory):
     return _tfds_source("imagenet2012", config, data_dir=str(root / "tfds"))
 
 
-def ilsvrc2010(directory):
-    """ILSVRC-2010 from the archives that image-net.org gives out; see `archives.ilsvrc2010`."""
+def ilsvrc2010(directory: str | os.PathLike) -> Source:
+    """Opens ILSVRC-2010 from the archives of image-net.org; see `archives.ilsvrc2010`."""
     found = archives.ilsvrc2010(directory)
     splits = {name: Split(*split) for name, split in found.splits.items()}
     class_names = tuple(each["wnid"] for each in found.classes)
     return Source(f"ilsvrc2010:{directory}", class_names, splits, class_metadata=found.classes)
 
 
-def tfds_by_name(name):
-    """Any image classification data set of TFDS, prepared at first use where TFDS keeps its data sets."""
+def tfds_by_name(name: str) -> Source:
+    """Opens any image classification data set of TFDS, which prepares it at first use in its own data directory."""
     return _tfds_source(name, None, data_dir=None)
 
 
@@ -288,9 +295,9 @@ def _tfds_source(name, download_config, data_dir):
             raise ValueError("not NAME, NAME/CONFIG or NAME:VERSION")
         builder = tfds.builder(name, data_dir=data_dir)
         if not builder.is_prepared():
-            # Files of this format are read by index; a data set that is there already keeps its own.
+            # Files of this format can be read by index. A data set that is already prepared keeps its format.
             builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
-    # An AssertionError is what TFDS raises for a version that it has not, and below for files that it cannot fetch.
+    # TFDS raises an AssertionError for an unknown version, and below for files that it cannot download.
     except (tfds.core.registered.DatasetNotFoundError, ValueError, AttributeError, AssertionError) as error:
         raise ValueError(
             f"Expected the name of a TFDS data set. Received: {name!r} ({messages.first_line(error)})"
@@ -315,12 +322,12 @@ def _tfds_source(name, download_config, data_dir):
 
 
 def _is_labelled(name, split):
-    """ImageNet's test set is published without labels."""
+    """Returns whether a split has labels: ImageNet's test set is published without."""
     return not (name.startswith("imagenet2012") and split == "test")
 
 
 def _tfds_split(tfds, builder, split):
-    """Reads encoded photographs by index; from memory where the files allow no such reading."""
+    """Returns a `Split` of a TFDS data set, held in memory if its files cannot be read by index."""
     decoders = {"image": tfds.decode.SkipDecoding()}
     with contextlib.suppress(NotImplementedError):
         records = builder.as_data_source(split, decoders=decoders)
@@ -336,7 +343,7 @@ def _tfds_split(tfds, builder, split):
     size = builder.info.splits[split].num_bytes
     if size > MAX_BYTES_IN_MEMORY:
         raise ValueError(
-            f"Expected {builder.name} in files that can be read by index: prepare it anew with TFDS and "
+            f"Expected {builder.name} in files that can be read by index: prepare it again with TFDS and "
             f"file_format='array_record'. Received: {size / 2**30:.1f} GiB of "
             f"{builder.info.file_format.value} in {builder.data_dir}"
         )

@@ -18,6 +18,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from alexnet_tf.data import draws
+from alexnet_tf.data import image_records
 from alexnet_tf.data import photograph
 from alexnet_tf.data import prepare
 from alexnet_tf.data import prepared
@@ -279,7 +280,7 @@ def test_the_index_finds_label_name_and_image(finished):
         contents = [path.read_bytes() for path in shards_of(finished, split)]
         assert len(index.labels) == len(expected)
         for row, (name, label, image) in zip(zip(*index, strict=True), expected, strict=True):
-            entry = prepared.Index(*row)
+            entry = image_records.Index(*row)
             assert (entry.names.decode(), entry.labels) == (name, label)
             first = entry.places + 12 + entry.image_places
             assert contents[entry.shards][first : first + entry.image_lengths] == image

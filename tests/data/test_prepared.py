@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import pathlib
 import shutil
 import zipfile
 
@@ -13,6 +14,7 @@ import small_examples
 import tensorflow as tf
 
 from alexnet_tf.data import examples
+from alexnet_tf.data import image_records
 from alexnet_tf.data import loading
 from alexnet_tf.data import photograph
 from alexnet_tf.data import pipeline
@@ -264,7 +266,7 @@ def test_a_missing_shard_is_refused_and_named(directory):
     size = shard.stat().st_size
     shard.unlink()
     assert refused(directory) == f"Expected {shard} of {size} bytes. Received: none"
-    assert wrong_line(directory) == f"{shard}: not there"
+    assert wrong_line(directory) == f"{shard}: missing"
 
 
 def test_shards_that_were_exchanged_are_noticed(directory):
@@ -306,7 +308,7 @@ def test_classes_that_are_none_are_refused(jpegs, classes):
 def test_any_flipped_bit_of_an_archives_directory_is_refused_or_harmless(tmp_path):
     """Among them those that make a file of an index look encrypted, or packed in an unknown way."""
     path = tmp_path / prepared.INDEX
-    before = prepared.Index(*[np.arange(2)] * 6, np.array([b"a.jpg", b"b.jpg"]))
+    before = image_records.Index(*[np.arange(2)] * 6, np.array([b"a.jpg", b"b.jpg"]))
     with open(path, "wb") as file:
         np.savez(file, **{f"train.{field}": column for field, column in before._asdict().items()})
     with zipfile.ZipFile(path) as archive:
@@ -325,7 +327,7 @@ def test_any_flipped_bit_of_an_archives_directory_is_refused_or_harmless(tmp_pat
                 np.testing.assert_array_equal(one, other)
         content[bit // 8] ^= 1 << bit % 8
     for refusal in refusals:
-        assert refusal.startswith(f"Expected the places of the records of train in {path}. Received: ")
+        assert refusal.startswith(f"Expected the record locations of train in {path}. Received: ")
         assert "\n" not in refusal
     for kind in ("is encrypted", "compression method is not supported", "Bad CRC-32"):
         assert any(kind in refusal for refusal in refusals), kind
@@ -379,7 +381,7 @@ def test_a_manifest_of_other_counts_is_noticed(jpegs):
         manifest = json.loads(whole)
         manifest["splits"]["train"][field] = value
         path.write_text(json.dumps(manifest))
-        assert wrong_line(jpegs) == f"{jpegs / prepared.INDEX}: train has other counts than manifest.json"
+        assert wrong_line(jpegs) == f"{jpegs / prepared.INDEX}: the counts of train differ from manifest.json"
 
 
 @pytest.mark.parametrize("call", [prepared.open_data_dir, prepared.verify, prepared.read_manifest])
@@ -388,7 +390,7 @@ def test_a_directory_that_is_no_data_set_says_so(tmp_path, call):
         with pytest.raises(FileNotFoundError) as caught:
             call(directory)
         assert str(caught.value) == (
-            f"Expected a data set that tools/prepare.py made, with its manifest.json, in {directory}. Received: none"
+            f"Expected a data set made by tools/prepare.py, with its manifest.json, in {directory}. Received: none"
         )
 
 
@@ -403,10 +405,32 @@ def test_an_unfinished_data_set_says_what_to_do(jpegs):
         )
 
 
-def test_the_checksum_of_a_file_is_its_sha_256(tmp_path):
+def test_checksum_is_the_sha_256_of_a_file(tmp_path):
     content = np.random.default_rng(0).bytes(3 * 2**20 + 7)
     (tmp_path / "file").write_bytes(content)
     expected = hashlib.sha256(content).hexdigest()
     assert prepared.checksum(tmp_path / "file") == expected
-    with open(tmp_path / "file", "rb") as file:
-        assert prepared._digest(file) == expected
+
+
+def test_a_data_set_of_version_0_1_opens():
+    """Sixteen images of two classes, bright and dark, written by the package's version 0.1."""
+    directory = pathlib.Path(__file__).parent / "version_0_1" / "prepared"
+    assert prepared.verify(directory) == []
+    opened, image_statistics = prepared.open_data_dir(directory)
+    assert opened.class_names == ("bright", "dark")
+    assert opened.name == f"{directory} (folder:pictures)"
+    assert {split: len(part.labels) for split, part in opened.splits.items()} == {
+        "train": 8,
+        "test": 4,
+        "validation": 4,
+    }
+    assert image_statistics.num_examples == 8
+    assert image_statistics.mean_image.shape == (256, 256, 3)
+    for part in opened.splits.values():
+        images = small_examples.read_all(loading.load(part, cache="none").examples)
+        assert images.shape == (len(part.labels), 256, 256, 3)
+        for number, (image, label) in enumerate(zip(images, part.labels, strict=True)):
+            assert f"/{opened.class_names[label]}/" in part.name_of(number)
+            assert (image.mean() > 128) == (opened.class_names[label] == "bright")
+        again = examples.from_records(part).images(range(len(part.labels)))
+        np.testing.assert_array_equal(again, images)

@@ -125,7 +125,7 @@ def test_a_folder_that_is_not_laid_out_says_how_it_should_be(tmp_path):
         sources.folder(tmp_path)
     for unknown in ("d", "c"):
         write(tmp_path / "val" / unknown / "1.png")
-    with pytest.raises(ValueError, match="Expected in .*val the class folders of .*train. Received: c, d"):
+    with pytest.raises(ValueError, match="Expected .*val to have the class folders of .*train only. Received: c, d"):
         sources.folder(tmp_path)
 
 
