@@ -225,7 +225,7 @@ def test_a_stratified_split_takes_its_share_of_each_class():
 
 @pytest.mark.parametrize("fraction", [0.1, 0.9])
 def test_too_few_images_to_hold_some_out(fraction):
-    with pytest.raises(ValueError, match=f"a share of {fraction} of each class. Received: 2 images"):
+    with pytest.raises(ValueError, match=f"a fraction of {fraction} of each class. Received: 2 images"):
         sources.stratified_split(numbered([0, 1]), fraction, seed=0)
 
 
