@@ -33,7 +33,7 @@ LONGEST = (
     "runs/test_train.py",
     "runs/test_workers.py",
     "commands/test_tools.py",
-    "benchmarks/test_benchmarks.py",
+    "benchmarks/test_rows.py",
     "export/test_saved_model.py",
     "data/test_service.py",
 )

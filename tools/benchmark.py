@@ -29,9 +29,10 @@ OWN_FLAGS = ["rows", "photographs", "json", "markdown", "plot", "rounds", "quick
 def main(config):
     from alexnet_tf.benchmarks import measuring
     from alexnet_tf.benchmarks import report
+    from alexnet_tf.benchmarks import rows
 
     own = flags.FLAGS
-    wanted = report.choose(own.rows)
+    wanted = rows.choose(own.rows)
     paths = [pathlib.Path(path) for path in (program.require("json"), own.markdown, own.plot) if path]
     if own.plot:
         report.check_plot(own.plot, wanted)
@@ -48,11 +49,11 @@ def main(config):
             request = measuring.Request(config, data_dirs, own.rounds)
             if own.quick:
                 request = request._replace(rounds=1, seconds=0.1)
-            figures = ((name, report.measure_here(name, request)) for name in wanted)
+            figures = ((name, rows.measure_here(name, request)) for name in wanted)
         else:
             options = [f"--data_dir={','.join(data_dirs)}", "--photographs="]
             options += ["--batch_size=8"] if own.quick and config.batch_size == 128 else []
-            figures = report.measure_apart(wanted, scratch, options, own.quick)
+            figures = rows.measure_in_processes(wanted, scratch, options, own.quick)
         found = {}
         for name, row in figures:
             found[name] = row

@@ -1,8 +1,8 @@
-"""How sides are measured against each other: in turns, in this process or each in one of its own.
+"""Measures sides in alternation, in this process or each in a process of its own.
 
-Sides take turns, round by round, so that what else happens on the machine happens to all of them. A side begins each of
-its turns anew and is closed behind it, so that nothing is read ahead in another's time; the first pieces of work of a
-turn and the whole first round are not counted.
+A side is one of the implementations that a row compares. Sides take turns, round by round, so that other load on the
+machine affects all of them. Each turn starts its side anew and closes it at the end, so that no side prefetches during
+another's turn. The first round, and the first calls of each turn, are not counted.
 """
 
 import contextlib
@@ -11,103 +11,108 @@ import multiprocessing
 import os
 import statistics
 import time
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import Any
 from typing import NamedTuple
 
-from alexnet_tf import config as configuration
+from alexnet_tf import config
 
-# What a found value may be beside what the design wants: one of them.
+# Starts a generator that does one piece of work per step and yields its amount, such as a number of images.
+Side = Callable[[], Iterator[float]]
+
+# How a value is compared with its target.
 AT_LEAST, AT_MOST, EXACTLY = "at least", "at most", "exactly"
-# Of a measured share that is to be exact.
+# Relative tolerance of `EXACTLY`.
 TOLERANCE = 1e-3
 
 
 class NotRunError(Exception):
-    """A row that cannot be measured here; the message is the reason."""
+    """A row cannot be measured here; the message is the reason."""
 
 
 class Request(NamedTuple):
-    """What is to be measured, and how thoroughly."""
+    """What to measure, and how thoroughly."""
 
-    config: configuration.Config
-    data_dirs: tuple = ()  # of prepared data sets, at most one of JPEG records and one of raw ones
-    rounds: int = 7  # that are counted, after one that is not
-    seconds: float = 2.0  # a side's turn, at least; a whole number of pieces of work, be it one
+    config: config.Config
+    data_dirs: tuple[str, ...] = ()  # prepared data sets, at most one of JPEG records and one of raw records
+    rounds: int = 7  # counted rounds, after one that is not counted
+    seconds: float = 2.0  # minimum length of a side's turn, which has at least one piece of work
 
 
 class Ratio(NamedTuple):
-    """One side against another."""
+    """The ratio of two sides' rates."""
 
-    above: str
-    below: str
-    reach: float | None = None  # what the design wants; None where nothing is claimed
-    bound: str = AT_LEAST  # how the ratio is to stand to it
+    numerator: str
+    denominator: str
+    target: float | None = None  # None for no target
+    bound: str = AT_LEAST
 
 
-class Figure(NamedTuple):
-    """A value that is no ratio of two rates."""
+class Value(NamedTuple):
+    """A value that is not a ratio of two rates."""
 
-    what: str
+    name: str
     value: float
     unit: str
-    reach: float | None = None
+    target: float | None = None
     bound: str = AT_LEAST
 
 
 class Result(NamedTuple):
-    """What a row found."""
+    """The measurements of a row."""
 
-    what: str
+    description: str
     unit: str
-    rates: dict  # by side: a list of floats, one a round
-    ratios: list  # of `Ratio`
-    notes: list = []  # of str: sides that are missing and why
-    figures: list = []  # of `Figure`
+    rates: dict[str, list[float]]  # by side, one rate per round
+    ratios: list[Ratio]
+    notes: list[str] = []  # such as which sides are missing and why
+    values: list[Value] = []
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns a dict for JSON, with the median of each side and the median and range of each ratio over rounds."""
+        ratios = []
+        for ratio in self.ratios:
+            values = [a / b for a, b in zip(self.rates[ratio.numerator], self.rates[ratio.denominator])]
+            median = statistics.median(values)
+            summary = {"median": median, "min": min(values), "max": max(values)}
+            ratios.append({**ratio._asdict(), **summary, "is_met": is_met(median, ratio.target, ratio.bound)})
+        return {
+            "description": self.description,
+            "unit": self.unit,
+            "medians": {side: statistics.median(rates) for side, rates in self.rates.items()},
+            "rates": self.rates,
+            "ratios": ratios,
+            "values": [
+                {**each._asdict(), "is_met": is_met(each.value, each.target, each.bound)} for each in self.values
+            ],
+            "notes": list(self.notes),
+        }
 
 
-def is_reached(value, reach, bound):
-    """Whether a value is what the design wants; None where it wants nothing."""
-    if reach is None:
+def is_met(value: float, target: float | None, bound: str) -> bool | None:
+    """Returns whether a value meets its target; None without a target."""
+    if target is None:
         return None
     return {
-        AT_LEAST: value >= reach,
-        AT_MOST: value <= reach,
-        EXACTLY: abs(value - reach) <= TOLERANCE * abs(reach),
+        AT_LEAST: value >= target,
+        AT_MOST: value <= target,
+        EXACTLY: abs(value - target) <= TOLERANCE * abs(target),
     }[bound]
 
 
-def as_dict(result):
-    """A `Result` for machines: each side's rates and median, each ratio's median, least and most over the rounds."""
-    ratios = []
-    for ratio in result.ratios:
-        values = [a / b for a, b in zip(result.rates[ratio.above], result.rates[ratio.below])]
-        median = statistics.median(values)
-        found = {"median": median, "least": min(values), "most": max(values)}
-        ratios.append({**ratio._asdict(), **found, "reached": is_reached(median, ratio.reach, ratio.bound)})
-    return {
-        "what": result.what,
-        "unit": result.unit,
-        "medians": {side: statistics.median(rates) for side, rates in result.rates.items()},
-        "rates": result.rates,
-        "ratios": ratios,
-        "figures": [
-            {**each._asdict(), "reached": is_reached(each.value, each.reach, each.bound)} for each in result.figures
-        ],
-        "notes": list(result.notes),
-    }
-
-
-def interleave(sides, *, rounds, seconds, warm_up):
-    """Measures sides in turns.
+def interleave(sides: Mapping[str, Side], *, rounds: int, seconds: float, warm_up: int) -> dict[str, list[float]]:
+    """Measures sides in alternation.
 
     Args:
-      sides: dict of functions by name; each returns a generator that does one piece of work a time and yields how
-        much that was, such as how many images.
-      rounds: int, that are counted; one more goes before.
-      seconds: float, the least length of a turn.
-      warm_up: int, pieces of work at the start of a turn that are not counted; none in the round that is not.
+      sides: dict of `Side` by name.
+      rounds: int, number of counted rounds, after one that is not counted.
+      seconds: float, minimum length of a turn.
+      warm_up: int, pieces of work at the start of each counted turn that are not counted.
 
     Returns:
-      A dict by name of work a second, a list with a float a round.
+      A dict by name of lists of rates, the amount of work per second in each round.
     """
     rates = {name: [] for name in sides}
     for number in range(rounds + 1):
@@ -123,28 +128,28 @@ def _rate(work, seconds, warm_up):
     for _ in range(warm_up):
         next(work)
     amount = 0
-    began = time.perf_counter()
-    while not amount or time.perf_counter() - began < seconds:
+    start = time.perf_counter()
+    while not amount or time.perf_counter() - start < seconds:
         amount += next(work)
-    return amount / (time.perf_counter() - began)
+    return amount / (time.perf_counter() - start)
 
 
 @contextlib.contextmanager
-def elsewhere(*builds):
-    """Sides in processes of their own, with the threads and settings that their library has by default.
+def in_subprocesses(*builds: tuple) -> Iterator[dict[str, Side]]:
+    """Runs sides in other processes, with the default threads and settings of their libraries.
 
-    The programs give TensorFlow's threads and operations settings that suit our network, and a process has but one
-    set. A piece of work begun there waits for nothing but a message, tens of microseconds.
+    The programs set TensorFlow's threads and options for our network, and a process has only one set of them. A call
+    to a side in another process costs one message there and back, tens of microseconds.
 
     Args:
-      *builds: a tuple for each process, all of which start at once: a function of a module that returns a dict of
-        sides, as `interleave` takes them, and its arguments, that can be pickled.
+      *builds: one tuple per process, all of which start at once: a module's function that returns a dict of `Side` by
+        name, and its arguments, which must be picklable.
 
     Yields:
-      A dict of the sides of all, in the order of the builds, that do their work there; until the end of the context.
+      A dict of all sides, in the order of the builds; they are valid until the end of the context.
 
     Raises:
-      ChildProcessError: with what went wrong there.
+      ChildProcessError: if a process fails, with its error.
     """
     with contextlib.ExitStack() as context:
         started = [context.enter_context(_process(*build)) for build in builds]
@@ -153,38 +158,36 @@ def elsewhere(*builds):
 
 @contextlib.contextmanager
 def _process(build, *arguments):
-    """One process of `elsewhere`; yields a function that waits for it and returns its sides."""
+    """Starts one process of `in_subprocesses`; yields a function that waits for its sides and returns them."""
     context = multiprocessing.get_context("spawn")
     connection, other_end = context.Pipe()
-    # By name, or the module would be imported before the process is silent.
+    # The module is passed by name: unpickling it would import it before the process has silenced TensorFlow.
     what = (build.__module__, build.__qualname__, arguments)
     process = context.Process(target=_serve, args=(other_end, *what), daemon=True)
     process.start()
     other_end.close()
 
-    def ask(message=None):
+    def call(message=None):
         try:
             if message is not None:
                 connection.send(message)
             answer = connection.recv()
         except (EOFError, OSError):
-            raise ChildProcessError(
-                f"Expected {build.__qualname__} to go on in its process. Received: its end"
-            ) from None
+            raise ChildProcessError(f"The process of {build.__qualname__} exited unexpectedly") from None
         if isinstance(answer, str):
-            raise ChildProcessError(f"Expected {build.__qualname__} to work in its process. Received: {answer}")
+            raise ChildProcessError(f"{build.__qualname__} failed in its process: {answer}")
         return answer
 
     def side(name):
         def work():
-            ask(["begin", name])
+            call(["start", name])
             while True:
-                yield ask(["next"])
+                yield call(["next"])
 
         return work
 
     try:
-        yield lambda: {name: side(name) for name in ask()}
+        yield lambda: {name: side(name) for name in call()}
     finally:
         connection.close()
         process.join(timeout=10)
@@ -194,16 +197,16 @@ def _process(build, *arguments):
 
 
 def _serve(connection, module, name, arguments):
-    """The other end of `elsewhere`: an answer is a str if it is an error."""
-    # TensorFlow writes to standard error when it is loaded.
+    """Runs in the process of `in_subprocesses`; an answer of type str is an error."""
+    # TensorFlow writes to standard error when it is imported.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     try:
         sides = getattr(importlib.import_module(module), name)(*arguments)
         connection.send(list(sides))
         work = None
         while True:
-            order, *rest = connection.recv()
-            if order == "begin":
+            command, *rest = connection.recv()
+            if command == "start":
                 if work is not None:
                     work.close()
                 work = sides[rest[0]]()
@@ -211,7 +214,7 @@ def _serve(connection, module, name, arguments):
             else:
                 connection.send(next(work))
     except EOFError:
-        # The measurement is over.
+        # The context has ended.
         return
     except Exception as error:
         connection.send(f"{type(error).__name__}: {error}")

@@ -1,10 +1,13 @@
-"""The network, its training step and its use as users of other libraries write them: Keras's own layers, and torch.
+"""The network and its training step as users of other libraries write them: with Keras's layers, and in torch.
 
-Both are one tower with grouped convolutions, the usual way to write the two towers on one device, of as many
-parameters and products as ours: 60,965,224 and 4.1356 GFLOP an image. Their response normalisation sees the maps of
-both groups, ours those of one tower. Options are those that a user gets who asks for none; images come ready, as
-float32 with the mean subtracted, where our step also prepares them from grey levels.
+Both have one tower with grouped convolutions, the usual way to write the two towers for one device, with as many
+parameters and as much arithmetic as ours: 60,965,224 parameters, 4.1356 GFLOP per image. Their response normalization
+spans the channels of both groups, ours those of one tower. Options have their defaults. Images are preprocessed
+float32, while our step also preprocesses them from uint8.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -12,8 +15,8 @@ import tensorflow as tf
 NUM_CLASSES = 1000
 
 
-def keras_alexnet():
-    """AlexNet of Keras's own layers.
+def keras_alexnet() -> keras.Model:
+    """Builds AlexNet from Keras's layers.
 
     Returns:
       A compiled ``keras.Model``: float32 ``[batch, 224, 224, 3]`` to logits ``[batch, 1000]``.
@@ -65,13 +68,13 @@ def keras_alexnet():
     return model
 
 
-def keras_optimizer():
-    """Keras's nearest to the paper's rule; its weight decay is decoupled from the momentum."""
+def keras_optimizer() -> keras.optimizers.Optimizer:
+    """Returns Keras's optimizer closest to the paper's rule; its weight decay is decoupled from the momentum."""
     return keras.optimizers.SGD(0.01, momentum=0.9, weight_decay=5e-4)
 
 
-def torch_alexnet():
-    """AlexNet of torch's own layers.
+def torch_alexnet() -> Any:
+    """Builds AlexNet from torch's layers.
 
     Returns:
       A ``torch.nn.Sequential``: float32 ``[batch, 3, 224, 224]`` to logits ``[batch, 1000]``.
@@ -84,7 +87,7 @@ def torch_alexnet():
     nn = torch.nn
 
     def normalization():
-        # torch divides alpha by the window's size, 5.
+        # torch divides alpha by the size of the window, 5.
         return nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)
 
     model = nn.Sequential(
@@ -120,8 +123,8 @@ def torch_alexnet():
     return model
 
 
-def torch_device():
-    """Where torch is to work, as TensorFlow does unasked: on a GPU if there is one, with TensorFloat-32 products."""
+def torch_device() -> Any:
+    """Returns the device that TensorFlow would use: the GPU if there is one, with TensorFloat-32 products enabled."""
     import torch
 
     if not torch.cuda.is_available():
@@ -130,8 +133,8 @@ def torch_device():
     return torch.device("cuda")
 
 
-def torch_train_step(model):
-    """A function of (images, labels), tensors of torch, that takes a step of learning and returns the loss."""
+def torch_train_step(model: Any) -> Callable[[Any, Any], float]:
+    """Returns a function of torch tensors (images, labels) that takes a training step and returns the loss."""
     import torch
 
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)

@@ -1,10 +1,12 @@
-"""The row "neighbours": how long it takes to find the nearest images, exactly and approximately."""
+"""Nearest-neighbor searches, exact and approximate (row neighbours)."""
 
 import importlib.util
 import itertools
 import pathlib
 import tempfile
 import time
+from collections.abc import Iterator
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -13,90 +15,94 @@ from alexnet_tf.benchmarks import measuring
 from alexnet_tf.evaluation import feature_index
 from alexnet_tf.evaluation import nearest
 
-# Those of AlexNet's last hidden layer.
+# Of AlexNet's last hidden layer.
 UNITS = 4096
 COUNTS = (10_000,)
 QUERIES = (1, 100)
 K = 6
 _CLASSES, _DIMENSIONS, _BATCH = 1000, 512, 2000
-# Rows of a block that faiss is given, as many as ours.
+# Rows of a block for faiss, as many as in our search.
 _BLOCK = 4096
 
 
-def nearest_images(request, counts=COUNTS, scratch=None):
-    """Row "neighbours": one and a hundred queries at a time, exactly, by faiss in the same blocks, and approximately.
+def nearest_images(
+    request: measuring.Request, counts: Sequence[int] = COUNTS, scratch: str | pathlib.Path | None = None
+) -> measuring.Result:
+    """Row neighbours: one query and a hundred at a time, exact, by faiss in the same blocks, and approximate.
 
     Args:
       request: `measuring.Request`.
-      counts: numbers of features; `UNITS` of float16 for each of them are written, 8.2 kB.
-      scratch: a directory for them; None for that of temporary files.
+      counts: numbers of images; each has `UNITS` float16 features on disk, 8.2 kB.
+      scratch: a directory for the features; None for the default temporary directory.
 
     Returns:
-      `measuring.Result` in queries a second, with recall, sizes and times of building as figures.
+      `measuring.Result` in queries per second, with recall, sizes and build times as values.
+
+    Raises:
+      measuring.NotRunError: without faiss.
     """
     if importlib.util.find_spec("faiss") is None:
         raise measuring.NotRunError("faiss-cpu is not installed: pip install -e '.[neighbours]'")
-    rates, ratios, figures = {}, [], []
+    rates, ratios, values = {}, [], []
     for count in counts:
         with tempfile.TemporaryDirectory(prefix="alexnet_neighbours_", dir=scratch) as directory:
-            index, of_building = _build(directory, count)
-            found = _sides(index)
-            rates |= measuring.interleave(found, rounds=request.rounds, seconds=request.seconds, warm_up=0)
-            figures += of_building + [_recall(index)]
+            index, build_values = _build(directory, count)
+            rates |= measuring.interleave(_sides(index), rounds=request.rounds, seconds=request.seconds, warm_up=0)
+            values += build_values + [_recall(index)]
         for queries in QUERIES:
-            ours = _side("exact", count, queries)
-            ratios.append(measuring.Ratio(ours, _side("faiss", count, queries)))
-            ratios.append(measuring.Ratio(_side("approximate", count, queries), ours))
-    what = f"the {K} nearest of {UNITS} features in float16, made up in {_CLASSES} clusters"
-    return measuring.Result(what, "queries/s", rates, ratios, figures=figures)
+            ours = _name("exact", count, queries)
+            ratios.append(measuring.Ratio(ours, _name("faiss", count, queries)))
+            ratios.append(measuring.Ratio(_name("approximate", count, queries), ours))
+    description = f"the {K} nearest of {UNITS} synthetic float16 features in {_CLASSES} clusters"
+    return measuring.Result(description, "queries/s", rates, ratios, values=values)
 
 
-def clustered(count, seed):
-    """Made-up features, half of them zero: a thousand classes, within which they differ in ever smaller directions.
+def clustered(count: int, seed: int) -> Iterator[np.ndarray]:
+    """Generates synthetic features, half of them zero, in clusters whose variance decreases over their directions.
 
     Args:
       count: int.
-      seed: int, of what is drawn within the classes, which are the same for all.
+      seed: int, of the draws within the clusters; the clusters are the same for all seeds.
 
     Yields:
       float32 ``[batch, UNITS]``.
     """
     fixed = np.random.default_rng(0)
-    # The variance of the i-th direction goes with 1 / i.
+    # The variance of the i-th direction is proportional to 1 / i.
     spread = 1 / np.sqrt(np.arange(1, _DIMENSIONS + 1, dtype=np.float32))
     directions = spread[:, None] * fixed.standard_normal([_DIMENSIONS, UNITS], np.float32)
-    centres = fixed.standard_normal([_CLASSES, _DIMENSIONS], np.float32)
+    centers = fixed.standard_normal([_CLASSES, _DIMENSIONS], np.float32)
     drawn = np.random.default_rng([1, seed])
     for first in range(0, count, _BATCH):
         size = min(_BATCH, count - first)
-        within = centres[drawn.integers(0, _CLASSES, size)] + drawn.standard_normal([size, _DIMENSIONS], np.float32)
+        within = centers[drawn.integers(0, _CLASSES, size)] + drawn.standard_normal([size, _DIMENSIONS], np.float32)
         yield np.maximum(within @ directions + 0.1 * drawn.standard_normal([size, UNITS], np.float32), 0)
 
 
 def _build(directory, count):
-    """An index of made-up features, and `measuring.Figure` of what it takes."""
+    """Builds an index of synthetic features; returns it and `measuring.Value`s of its sizes and build time."""
     images = feature_index.Images(np.zeros(count, np.int64), [""] * count, np.arange(count))
     feature_index.write(directory, clustered(count, 0), images, units=UNITS, class_names=["synthetic"], metadata={})
     index = feature_index.open_index(directory)
-    began = time.perf_counter()
+    start = time.perf_counter()
     index.build_approximate()
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     size = lambda name: pathlib.Path(directory, name).stat().st_size / 1e6
     return index, [
-        measuring.Figure(f"features of {count}", size(feature_index.FEATURES), "MB"),
-        measuring.Figure(f"approximate index of {count}", size(feature_index.APPROXIMATE), "MB"),
-        measuring.Figure(f"building the approximate index of {count}", seconds, "s"),
+        measuring.Value(f"features of {count} images", size(feature_index.FEATURES), "MB"),
+        measuring.Value(f"approximate index of {count} images", size(feature_index.APPROXIMATE), "MB"),
+        measuring.Value(f"building the approximate index of {count} images", seconds, "s"),
     ]
 
 
-def _side(method, count, queries):
+def _name(method, count, queries):
     return f"{method}, {count} images, {queries} at a time"
 
 
 def _sides(index):
     methods = {
         "exact": lambda queries: index.search(queries, K, method="exact"),
-        "faiss": lambda queries: _by_faiss(index.features, queries),
+        "faiss": lambda queries: _search_by_faiss(index.features, queries),
         "approximate": lambda queries: index.search(queries, K, method="approximate"),
     }
 
@@ -104,18 +110,18 @@ def _sides(index):
 
     def side(method, size):
         def work():
-            # Not always the same ones, which lie in the processor's caches.
+            # Different queries in turn: the same ones would stay in the processor's caches.
             for first in itertools.cycle(range(0, len(queries), size)):
                 method(queries[first : first + size])
                 yield size
 
         return work
 
-    return {_side(name, len(index), size): side(method, size) for size in QUERIES for name, method in methods.items()}
+    return {_name(name, len(index), size): side(method, size) for size in QUERIES for name, method in methods.items()}
 
 
-def _by_faiss(features, queries):
-    """The exact search of faiss, which knows no float16: block by block, each in float32 as quickly as ours."""
+def _search_by_faiss(features, queries):
+    """Searches exactly with faiss, which has no float16: block by block, converted as fast as in our search."""
     import faiss
 
     answers = []
@@ -124,12 +130,12 @@ def _by_faiss(features, queries):
         squares, indices = faiss.knn(queries, block, K)
         answers.append((squares, indices + first))
     squares, indices = (np.concatenate(values, axis=1) for values in zip(*answers))
-    nearest = np.argsort(squares, axis=1)[:, :K]
-    return np.take_along_axis(indices, nearest, axis=1)
+    order = np.argsort(squares, axis=1)[:, :K]
+    return np.take_along_axis(indices, order, axis=1)
 
 
 def _recall(index):
-    """How many of the nearest an approximate search finds, as `measuring.Figure`."""
+    """Returns the recall of the approximate search as `measuring.Value`."""
     queries = np.concatenate(list(clustered(200, 99)))
     exact, approximate = (index.search(queries, K, method=method).indices for method in ("exact", "approximate"))
-    return measuring.Figure(f"recall at {K} of {len(index)}", nearest.recall(approximate, exact), "")
+    return measuring.Value(f"recall at {K} of {len(index)} images", nearest.recall(approximate, exact), "")

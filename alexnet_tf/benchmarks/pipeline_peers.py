@@ -1,12 +1,14 @@
-"""Input pipelines as users of other libraries write them, for the same work as ours.
+"""Input pipelines as users of other libraries write them, which do the same work as ours.
 
 Each reads a folder of 256 x 256 JPEG files, ``CLASS/FILE.jpg``, in a new order every epoch, and yields (images,
-labels) without end: random 224 x 224 crops, half of them mirrored, a mean colour subtracted, and the colour noise of
-`alexnet_tf.data.augmentation.color_shift` added. Where ways differ, the one that favours the peer is taken: a mean
-colour rather than a mean image, which costs less.
+labels) without end: random 224 x 224 crops, half of them mirrored, with a mean color subtracted and the color noise of
+`alexnet_tf.data.augmentation.color_shift` added. Differences favor the peers: a mean color costs less than a mean
+image.
 """
 
 import pathlib
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 import numpy as np
@@ -16,23 +18,31 @@ CROP_SIZE = 224
 IMAGE_SIZE = 256
 
 
-def files_and_labels(folder):
-    """The files of a folder of class folders, sorted: a list of paths and int64 ``[files]``."""
+def files_and_labels(folder: str | pathlib.Path) -> tuple[list[str], np.ndarray]:
+    """Returns the sorted paths of the files of a folder of class folders, and their labels, int64 ``[files]``."""
     paths = sorted(pathlib.Path(folder).glob("*/*.jpg"))
     names = sorted({path.parent.name for path in paths})
     labels = {name: label for label, name in enumerate(names)}
     return [str(path) for path in paths], np.array([labels[path.parent.name] for path in paths], np.int64)
 
 
-def tf_data(folder, *, batch_size, mean_color, components, color_noise=0.1):
-    """The textbook's tf.data pipeline: one parallel map of everything, batch, prefetch.
+def tf_data(
+    folder: str | pathlib.Path,
+    *,
+    batch_size: int,
+    mean_color: np.ndarray,
+    components: np.ndarray,
+    color_noise: float = 0.1,
+) -> tf.data.Dataset:
+    """Builds the textbook tf.data pipeline: one parallel map for everything, batch, prefetch.
 
     Args:
-      folder: of class folders.
+      folder: folder of class folders.
       batch_size: int.
       mean_color: float32 ``[3]``, in [0, 255].
-      components: float32 ``[3, 3]``, the colours' principal components in rows, each as long as its standard deviation.
-      color_noise: float, standard deviation of the noise along each of them.
+      components: float32 ``[3, 3]``, the principal components of the colors in rows, each scaled by its standard
+        deviation.
+      color_noise: float, standard deviation of the noise along each component.
 
     Returns:
       A ``tf.data.Dataset`` of (float32 ``[batch, 224, 224, 3]``, int64 ``[batch]``).
@@ -53,10 +63,17 @@ def tf_data(folder, *, batch_size, mean_color, components, color_noise=0.1):
     return dataset.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
 
 
-def keras_layers(folder, *, batch_size, mean_color, components, color_noise=0.1):
-    """Keras's own: `image_dataset_from_directory`, preprocessing layers on its batches, noise in one more line.
+def keras_layers(
+    folder: str | pathlib.Path,
+    *,
+    batch_size: int,
+    mean_color: np.ndarray,
+    components: np.ndarray,
+    color_noise: float = 0.1,
+) -> tf.data.Dataset:
+    """Builds Keras's pipeline: `image_dataset_from_directory`, preprocessing layers on batches, and color noise.
 
-    Keras's `RandomCrop` draws one crop a batch, less work than one an image.
+    Keras's `RandomCrop` draws one crop per batch, which is less work than one per image.
 
     Args:
       folder, batch_size, mean_color, components, color_noise: as in `tf_data`.
@@ -72,7 +89,7 @@ def keras_layers(folder, *, batch_size, mean_color, components, color_noise=0.1)
         ]
     )
 
-    def prepare(images, labels):
+    def preprocess(images, labels):
         draws = tf.random.normal([batch_size, 3, 1], stddev=color_noise)
         shifts = tf.reduce_sum(draws * components, axis=1)
         return augment(images, training=True) + shifts[:, None, None, :], labels
@@ -81,17 +98,24 @@ def keras_layers(folder, *, batch_size, mean_color, components, color_noise=0.1)
         folder, image_size=(IMAGE_SIZE, IMAGE_SIZE), batch_size=None, verbose=False
     )
     dataset = dataset.repeat().batch(batch_size, drop_remainder=True)
-    return dataset.map(prepare, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    return dataset.map(preprocess, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
-class TorchPhotographs:
-    """A data set for torch's `DataLoader`: Pillow decodes, crops and mirrors, torch does the arithmetic.
+class TorchDataset:
+    """A data set for torch's `DataLoader`: Pillow decodes, crops and mirrors; torch does the arithmetic.
 
     Args:
       folder, mean_color, components, color_noise: as in `tf_data`.
     """
 
-    def __init__(self, folder, *, mean_color, components, color_noise=0.1):
+    def __init__(
+        self,
+        folder: str | pathlib.Path,
+        *,
+        mean_color: np.ndarray,
+        components: np.ndarray,
+        color_noise: float = 0.1,
+    ):
         import PIL.Image
         import torch
 
@@ -105,7 +129,7 @@ class TorchPhotographs:
         return len(self._paths)
 
     def __getitem__(self, index):
-        """The image, float32 ``[3, 224, 224]``, and its label."""
+        """Returns an image, float32 ``[3, 224, 224]``, and its label."""
         torch = self._torch
         with self._pillow.open(self._paths[index]) as file:
             image = file.convert("RGB")
@@ -118,14 +142,16 @@ class TorchPhotographs:
         return pixels.float() + (shift - self._mean)[:, None, None], int(self._labels[index])
 
 
-def torch_loader(folder, *, batch_size, workers=0, **options):
-    """torch's `DataLoader` over `TorchPhotographs`.
+def torch_loader(
+    folder: str | pathlib.Path, *, batch_size: int, workers: int = 0, **options: Any
+) -> Iterator[tuple[Any, Any]]:
+    """Iterates over torch's `DataLoader` of `TorchDataset` without end.
 
     Args:
-      folder: of class folders.
+      folder: folder of class folders.
       batch_size: int.
-      workers: int, processes beside this one.
-      **options: the others of `TorchPhotographs`.
+      workers: int, number of processes in addition to this one.
+      **options: other arguments of `TorchDataset`.
 
     Returns:
       An iterator of (float32 ``[batch, 3, 224, 224]``, int64 ``[batch]``), tensors of torch.
@@ -136,7 +162,7 @@ def torch_loader(folder, *, batch_size, workers=0, **options):
     import torch.utils.data
 
     loader = torch.utils.data.DataLoader(
-        TorchPhotographs(folder, **options),
+        TorchDataset(folder, **options),
         batch_size=batch_size,
         shuffle=True,
         drop_last=True,

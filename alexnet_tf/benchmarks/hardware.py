@@ -1,0 +1,78 @@
+"""The machine's own speed, and how much of it a training step uses (rows machine and P6)."""
+
+import pathlib
+import re
+
+import numpy as np
+import tensorflow as tf
+
+from alexnet_tf.benchmarks import measuring
+from alexnet_tf.benchmarks import sides
+
+# Of convolutions and matrix products, 2 x multiply-adds: 1.4488 forward and twice that backward, without the gradient
+# with respect to the images.
+GFLOP_PER_IMAGE = 4.1356
+MATRIX_SIDE = 3072
+COPIED_BYTES = 1 << 28
+
+
+def matrix_product() -> dict[str, measuring.Side]:
+    """Sides for another process: TensorFlow's product of two float32 matrices, in GFLOP."""
+    generator = tf.random.Generator.from_seed(0)
+    matrices = [generator.normal([MATRIX_SIDE, MATRIX_SIDE]) for _ in range(2)]
+    return {"tf.matmul": sides.repeat(2e-9 * MATRIX_SIDE**3, tf.matmul, *matrices)}
+
+
+def machine(request: measuring.Request) -> measuring.Result:
+    """Products of large matrices, and memory copied by one thread.
+
+    Args:
+      request: `measuring.Request`.
+
+    Returns:
+      `measuring.Result` without targets.
+    """
+    source = np.ones(COPIED_BYTES // 4, np.float32)
+    copy = sides.repeat(1e-9 * COPIED_BYTES, np.copyto, np.zeros_like(source), source)
+    with measuring.in_subprocesses((matrix_product,)) as measured:
+        rates = sides.interleave(request, measured | {"copy": copy})
+    products, copies = (float(np.median(rates[name])) for name in rates)
+    values = [
+        measuring.Value(f"tf.matmul, {sides.product(MATRIX_SIDE, MATRIX_SIDE)}, float32", products, "GFLOP/s"),
+        measuring.Value("memory copied by one thread", copies, "GB/s"),
+    ]
+    # The rates have different units, so they are reported as values only.
+    return measuring.Result("the machine", "", {}, [], values=values)
+
+
+def utilization(request: measuring.Request) -> measuring.Result:
+    """P6: arithmetic per second of a training step and of a product of large matrices.
+
+    Args:
+      request: `measuring.Request`.
+
+    Returns:
+      `measuring.Result`.
+    """
+    run_config = request.config.resolved()
+    amount = GFLOP_PER_IMAGE * run_config.batch_size
+    ours = {sides.OURS: sides.training_step(run_config, sides.shared_trainer(run_config), amount)}
+    with measuring.in_subprocesses((matrix_product,)) as theirs:
+        rates = sides.interleave(request, ours | theirs)
+    notes = [
+        f"{GFLOP_PER_IMAGE} GFLOP per image; tf.matmul of {sides.product(MATRIX_SIDE, MATRIX_SIDE)}, float32",
+        "the ratio is the model FLOP utilization relative to tf.matmul",
+    ]
+    description = f"training steps, batches of {run_config.batch_size}, {run_config.precision}"
+    ratios = [measuring.Ratio(sides.OURS, "tf.matmul", 1.2)]
+    return measuring.Result(description, "GFLOP/s", rates, ratios, notes)
+
+
+def processor_flags() -> set[str]:
+    """Returns the instruction sets of the processor, empty if the system does not list them."""
+    try:
+        text = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return set()
+    found = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
+    return set(found[1].split()) if found else set()

@@ -1,0 +1,158 @@
+"""The table of rows, each measured in a process with the settings that it needs.
+
+Only the modules of the rows that are measured are imported.
+"""
+
+import importlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import Any
+from typing import NamedTuple
+
+from alexnet_tf.benchmarks import measuring
+from alexnet_tf.utils import machine
+
+# Batch sizes of the row growth.
+GROWTH = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+QUICK_GROWTH = (1, 16)
+
+
+def _all_cores():
+    cores = machine.available_cores()
+    return f"--intra_op_threads={cores}", f"--inter_op_threads={cores}"
+
+
+def _two_devices():
+    import tensorflow as tf
+
+    kind = "GPU" if len(tf.config.list_physical_devices("GPU")) >= 2 else "CPU"
+    return (f"--devices=/{kind}:0,/{kind}:1",)
+
+
+class Row(NamedTuple):
+    """How a row is measured."""
+
+    module: str  # in this package
+    function: str  # from a `measuring.Request` to a `measuring.Result`
+    flags: Callable[[], Sequence[str]] = tuple  # flags of its process
+    cores: int = 0  # number of cores of its process; 0 for all
+
+
+# P1 and P2 share their sides, so they are one row.
+ROWS = {
+    "machine": Row("hardware", "machine"),
+    "P1": Row("training_step", "textbooks"),
+    "P3": Row("normalization", "share_of_step"),
+    "P4": Row("normalization", "forward_and_backward"),
+    "P6": Row("hardware", "utilization"),
+    "P7": Row("training_step", "precisions"),
+    "P8": Row("training_step", "two_devices", _two_devices),
+    # Determinism would serialize the random operations of the peers' pipelines.
+    "P9": Row("input_pipelines", "ready_batches", lambda: ("--nodeterministic",), cores=1),
+    "P10": Row("input_pipelines", "training"),
+    "P11": Row("training_step", "update"),
+    # With TensorFlow Serving's default threads.
+    "P12": Row("serving", "answers", _all_cores),
+    "P13": Row("training_step", "traces"),
+    "workers": Row("workers", "two_workers", cores=2),
+    "summaries": Row("summaries", "summaries"),
+    "forward": Row("inference", "forward"),
+    "load": Row("serving", "load"),
+    "neighbours": Row("retrieval", "nearest_images"),
+    "growth": Row("training_step", "growth"),
+}
+
+
+def choose(names: Sequence[str]) -> list[str]:
+    """Returns the requested rows in the order of the table; all rows if none is requested.
+
+    Raises:
+      ValueError: for a name that is not in the table.
+    """
+    # P2 is the other ratio of P1.
+    requested = {"P1" if name == "P2" else name for name in names}
+    if unknown := [name for name in names if name not in [*ROWS, "P2"]]:
+        raise ValueError(f"Expected rows among {', '.join(ROWS)}. Received: {', '.join(unknown)}")
+    return [name for name in ROWS if not names or name in requested]
+
+
+def measure_here(name: str, request: measuring.Request) -> dict[str, Any]:
+    """Measures a row in this process.
+
+    Returns:
+      A dict for JSON: `measuring.Result.to_dict` and ``cores``, or ``not_run`` with the reason.
+    """
+    row = ROWS[name]
+    measure = getattr(importlib.import_module(f"alexnet_tf.benchmarks.{row.module}"), row.function)
+    try:
+        return {**measure(request).to_dict(), "cores": machine.available_cores()}
+    except measuring.NotRunError as error:
+        return {"not_run": str(error)}
+
+
+def measure_in_processes(
+    names: Sequence[str], scratch: str | pathlib.Path, options: Sequence[str] = (), quick: bool = False
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Measures rows in other processes: one for rows with the same settings, one for each batch size of growth.
+
+    Args:
+      names: names of `ROWS`.
+      scratch: a directory for the results of the processes.
+      options: flags of all processes, after those of this process.
+      quick: whether growth is measured at two batch sizes only.
+
+    Yields:
+      A row's name and its dict for JSON.
+
+    Raises:
+      SystemExit: if a process fails, with its status; it has printed the reason.
+    """
+    groups = {}
+    for name in names:
+        if name != "growth":
+            groups.setdefault((tuple(ROWS[name].flags()), ROWS[name].cores), []).append(name)
+    for (flags, cores), group in groups.items():
+        found = _run(group, (*options, *flags), cores, scratch)
+        yield from ((name, found[name]) for name in group)
+    if "growth" in names:
+        sizes = QUICK_GROWTH if quick else GROWTH
+        found = [_run(["growth"], (*options, f"--batch_size={size}"), 0, scratch)["growth"] for size in sizes]
+        yield "growth", merge(found)
+
+
+def _run(names, flags, cores, scratch):
+    """Measures rows in another process with some of the cores; returns their dicts by name."""
+    if cores and not hasattr(os, "sched_setaffinity"):
+        return {name: {"not_run": "this system cannot pin a process to cores"} for name in names}
+    path = pathlib.Path(scratch) / "rows.json"
+    # The last value of a repeated flag counts.
+    command = [sys.executable, *sys.argv, f"--rows={','.join(names)}", f"--json={path}", "--markdown=", "--plot="]
+    command += ["--here", *flags]
+    allowed = os.sched_getaffinity(0) if cores else None
+    if cores:
+        os.sched_setaffinity(0, sorted(allowed)[-cores:])
+    try:
+        done = subprocess.run(command, stdout=subprocess.DEVNULL)
+    finally:
+        if cores:
+            os.sched_setaffinity(0, allowed)
+    if done.returncode:
+        sys.exit(done.returncode)
+    return json.loads(path.read_text(encoding="utf-8"))["rows"]
+
+
+def merge(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Merges the dicts of one row measured at several batch sizes, whose sides and values have different names."""
+    merged = dict(found[0])
+    for row in found[1:]:
+        for key in ("medians", "rates"):
+            merged[key] = {**merged[key], **row[key]}
+        for key in ("ratios", "values", "notes"):
+            merged[key] = [*merged[key], *(each for each in row[key] if each not in merged[key])]
+    return merged

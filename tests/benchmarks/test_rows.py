@@ -1,0 +1,186 @@
+"""Each row measures all of its sides, and the program reports what it could not run. No timing is asserted."""
+
+import dataclasses
+import importlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import forks
+import pytest
+import small_benchmarks
+
+import alexnet_tf
+from alexnet_tf.benchmarks import hardware
+from alexnet_tf.benchmarks import input_pipelines
+from alexnet_tf.benchmarks import measuring
+from alexnet_tf.benchmarks import normalization
+from alexnet_tf.benchmarks import report
+from alexnet_tf.benchmarks import rows
+from alexnet_tf.benchmarks import sides
+from alexnet_tf.benchmarks import summaries
+from alexnet_tf.benchmarks import workers
+
+
+@pytest.fixture
+def small(monkeypatch):
+    return small_benchmarks.shrink(monkeypatch)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def release_trainer():
+    yield
+    sides.shared_trainer.cache_clear()
+
+
+torch_if_installed = [sides.TORCH] if importlib.util.find_spec("torch") else []
+LRN_SIDES = ["ours 2x55x55x96", "ours 2x27x27x256", "TensorFlow 2x55x55x96", "TensorFlow 2x27x27x256"]
+# Sides, targets of the ratios, and the number of other values.
+EXPECTED = {
+    "P1": ([sides.OURS, sides.KERAS, *torch_if_installed], [4.0, 3.0][: 1 + len(torch_if_installed)], 0),
+    "P3": (["without LRN", sides.OURS], [1.15], 0),
+    "P4": (LRN_SIDES, [4.0, 4.0], 0),
+    "P6": ([sides.OURS, "tf.matmul"], [1.2], 0),
+    "P7": (["bfloat16", "float32"], [1.4], 0),
+    "P11": ([sides.OURS, sides.KERAS], [1.5], 0),
+    "forward": (
+        [f"{side}, {size}" for side in (sides.OURS, sides.KERAS, *torch_if_installed) for size in (1, 2)],
+        [None] * (2 + 2 * len(torch_if_installed)),
+        0,
+    ),
+    "growth": (["batch 2"], [], 2),
+    "machine": ([], [], 2),
+}
+
+
+# These rows differ from the others in what is measured only.
+SIMILAR = {"P6", "P11", "forward", "growth"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SIMILAR else name for name in EXPECTED]
+)
+def test_row_is_measured_on_all_its_sides(name, small, monkeypatch):
+    monkeypatch.setattr(hardware, "processor_flags", lambda: {"avx512_bf16"})
+    names, targets, values = EXPECTED[name]
+    found = rows.measure_here(name, small)
+    assert sorted(found["rates"]) == sorted(names)
+    assert all(len(rates) == 1 and rates[0] > 0 for rates in found["rates"].values())
+    assert [ratio["target"] for ratio in found["ratios"]] == targets
+    assert len(found["values"]) == values
+    assert all(value["value"] > 0 for value in found["values"])
+    assert report.lines(name, found)
+
+
+def test_network_without_normalization_is_ours_otherwise():
+    ours = alexnet_tf.AlexNet(seed=0)
+    without = normalization.without_normalization(ours)
+    assert [value.path for value in without.variables] == [value.path for value in ours.variables]
+    assert not [layer for layer in without.layers if isinstance(layer, alexnet_tf.LocalResponseNormalization)]
+    assert [layer.name for layer in without.layers] == [layer.name for layer in ours.layers]
+
+
+def test_bfloat16_requires_a_processor_that_supports_it(small, monkeypatch):
+    monkeypatch.setattr(hardware, "processor_flags", lambda: {"avx2"})
+    assert "bfloat16" in rows.measure_here("P7", small)["not_run"]
+
+
+def test_step_is_traced_once(small):
+    (value,) = rows.measure_here("P13", small)["values"]
+    assert value["value"] == 1 and value["is_met"]
+
+
+def test_cost_of_summaries_is_a_share_of_the_time_of_the_steps(small):
+    found = rows.measure_here("summaries", small)
+    step, scalars, details, _, share = (value["value"] for value in found["values"])
+    report_steps = small.config.report_steps
+    assert share == pytest.approx(100 * (scalars / report_steps + details / summaries.STEPS_PER_EPOCH) / step)
+    assert step > 0 and 0 < scalars < details
+    assert found["values"][-1]["bound"] == measuring.AT_MOST
+
+
+def test_two_devices_share_the_work(small):
+    two = dataclasses.replace(small.config, devices=("/CPU:0", "/CPU:1"))
+    found = rows.measure_here("P8", small._replace(config=two))
+    assert list(found["rates"]) == ["one device", "two devices"]
+    assert len(found["values"]) == 4 and all(value["is_met"] for value in found["values"])
+    assert found["ratios"][0]["bound"] == measuring.AT_MOST
+
+
+def test_two_devices_are_not_measured_on_one(small):
+    assert "needs two devices" in rows.measure_here("P8", small)["not_run"]
+
+
+def test_two_workers_require_one_core_each(small, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0})
+    assert "needs 2 cores" in rows.measure_here("workers", small)["not_run"]
+
+
+def test_rows_are_chosen_by_name_in_the_order_of_the_table():
+    assert rows.choose(["P9", "P2"]) == ["P1", "P9"]
+    assert rows.choose([]) == list(rows.ROWS)
+
+
+def test_every_row_names_a_function():
+    for name, row in rows.ROWS.items():
+        module = importlib.import_module(f"alexnet_tf.benchmarks.{row.module}")
+        assert callable(getattr(module, row.function)), name
+    assert rows.ROWS["workers"].cores == workers.COUNT
+
+
+def test_table_of_rows_loads_without_tensorflow():
+    program = "import sys, alexnet_tf.benchmarks.rows as r; r.choose([]); sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+def benchmark(*arguments):
+    return forks.run("benchmark", *arguments)
+
+
+@pytest.mark.slow
+def test_two_workers_are_measured_against_one_process(tmp_path):
+    path = tmp_path / "rows.json"
+    done = benchmark("--rows=workers", "--quick", "--batch_size=4", f"--json={path}")
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    row = json.loads(path.read_text())["rows"]["workers"]
+    assert row["cores"] == rows.ROWS["workers"].cores and len(row["rates"]) == 3
+    assert all(rate > 0 for rates in row["rates"].values() for rate in rates)
+    assert [round(value["value"], 3) for value in row["values"] if value["unit"] == "MB"] == [243.861, 121.93]
+    assert all(value["value"] > 0 for value in row["values"])
+
+
+def test_program_writes_a_row_measured_on_one_core(data_dirs, tmp_path):
+    path = tmp_path / "rows.json"
+    done = benchmark("--rows=P9", f"--data_dir={','.join(data_dirs)}", "--quick", "--batch_size=4", f"--json={path}")
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert "P9: cached / tf.data textbook: " in done.stdout and ", target 5" in done.stdout
+    row = json.loads(path.read_text())["rows"]["P9"]
+    assert row["cores"] == 1
+    assert row["medians"][input_pipelines.CACHED] > 0 and len(row["rates"][input_pipelines.CACHED]) == 1
+
+
+def test_program_reports_rows_that_it_could_not_run(tmp_path):
+    path = tmp_path / "rows.json"
+    done = benchmark("--rows=P9,P10", f"--json={path}")
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert "P9: not run: needs --data_dir" in done.stdout and "P10: not run: needs --data_dir" in done.stdout
+    assert "needs --data_dir" in json.loads(path.read_text())["rows"]["P10"]["not_run"]
+
+
+@pytest.mark.parametrize(
+    "arguments, status, message",
+    [
+        (["--rows=P9", "--data_dir=/nowhere", "--json=figures.json"], 1, "Expected a data set that tools/prepare.py"),
+        (["--rows=P99", "--json=figures.json"], 1, "Expected rows among machine, P1, P3"),
+        (["--json=/nowhere/figures.json"], 1, "Expected --json, --markdown and --plot in a directory that is there"),
+        (["--rows=P10"], 2, "Expected --json"),
+        (["--rows=P10", "--json=figures.json", "--plot=growth.png"], 1, "Expected growth among --rows, for --plot."),
+    ],
+)
+def test_bad_input_is_reported_in_one_line(arguments, status, message):
+    done = benchmark(*arguments)
+    assert done.returncode == status
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr

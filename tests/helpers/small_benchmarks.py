@@ -1,0 +1,33 @@
+"""Small requests for the rows of the benchmark, and sides that need no TensorFlow."""
+
+import contextlib
+
+from alexnet_tf import config
+from alexnet_tf.benchmarks import hardware
+from alexnet_tf.benchmarks import measuring
+from alexnet_tf.benchmarks import sides
+
+
+@contextlib.contextmanager
+def in_this_process(*builds):
+    """Replaces `measuring.in_subprocesses`."""
+    yield {name: side for build, *arguments in builds for name, side in build(*arguments).items()}
+
+
+def shrink(patch):
+    """Patches the benchmark to do everything once, in this process; returns a request for two small images."""
+    patch.setattr(measuring, "in_subprocesses", in_this_process)
+    patch.setattr(sides, "WARM_UP", 0)
+    patch.setattr(hardware, "MATRIX_SIDE", 64)
+    patch.setattr(hardware, "COPIED_BYTES", 1 << 16)
+    small = config.Config(batch_size=2, image_size=40, crop_size=32, initialization="he", input_scale=0.02)
+    return measuring.Request(small, rounds=1, seconds=0.0)
+
+
+def counting(first):
+    """Sides that count, for `measuring.in_subprocesses`."""
+
+    def work():
+        yield from range(first, first + 1000)
+
+    return {"counting": work}
