@@ -1,4 +1,4 @@
-"""Small requests for the rows of the benchmark, and sides that need no TensorFlow."""
+"""Small requests for the rows of the benchmark."""
 
 import contextlib
 
@@ -22,12 +22,3 @@ def shrink(patch):
     patch.setattr(hardware, "COPIED_BYTES", 1 << 16)
     small = config.Config(batch_size=2, image_size=40, crop_size=32, initialization="he", input_scale=0.02)
     return measuring.Request(small, rounds=1, seconds=0.0)
-
-
-def counting(first):
-    """Sides that count, for `measuring.in_subprocesses`."""
-
-    def work():
-        yield from range(first, first + 1000)
-
-    return {"counting": work}
