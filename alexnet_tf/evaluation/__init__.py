@@ -1,1 +1,1 @@
-"""Errors and figures of a trained network."""
+"""Errors, ensembles and nearest neighbors of trained networks."""

@@ -1,1 +1,1 @@
-"""Figures and pages."""
+"""Figures and report pages."""

@@ -1,78 +1,65 @@
-"""Pictures of a network and of what it costs."""
+"""Figures drawn with matplotlib: curves, predictions, confusion matrices, galleries and nearest neighbors.
+
+Functions that return a ``matplotlib.figure.Figure`` raise ModuleNotFoundError if matplotlib is not installed.
+"""
 
 import importlib.util
 import io
 import itertools
+import os
+import textwrap
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
 from alexnet_tf.utils import files
 
+if TYPE_CHECKING:
+    import matplotlib.figure
 
-def kernels(weights, *, columns=16, scale=8, gap=1):
-    """The kernels of a first layer side by side, as in the paper's Figure 3.
-
-    Each kernel is stretched to the whole range of grey levels on its own: its three colours together, with zero at
-    middle grey.
-
-    Args:
-      weights: list of float ``[height, width, 3, kernels]``, one for each tower; a tower begins a new row.
-      columns: int, kernels a row.
-      scale: int, pixels of the picture for one of a kernel.
-      gap: int, pixels of a kernel's size between two, white.
-
-    Returns:
-      uint8 ``[height, width, 3]``.
-    """
-    rows = []
-    for tower in weights:
-        tower = np.asarray(tower, np.float64)
-        largest = np.maximum(np.abs(tower).max(axis=(0, 1, 2)), 1e-30)
-        tiles = np.moveaxis(0.5 + 0.5 * tower / largest, -1, 0)
-        tiles = np.pad(tiles, [[0, 0], [gap, 0], [gap, 0], [0, 0]], constant_values=1)
-        blanks = -len(tiles) % columns
-        tiles = np.concatenate([tiles, np.ones([blanks, *tiles.shape[1:]])])
-        for first in range(0, len(tiles), columns):
-            rows.append(np.concatenate(list(tiles[first : first + columns]), axis=1))
-    picture = np.pad(np.concatenate(rows, axis=0), [[0, gap], [0, gap], [0, 0]], constant_values=1)
-    picture = picture.repeat(scale, axis=0).repeat(scale, axis=1)
-    return np.round(255 * picture).astype(np.uint8)
+# Letters of a class name, of a name below a small image, and of a line below an image of a gallery.
+_MAX_NAME, _MAX_SMALL_NAME, _MAX_LINE = 22, 15, 36
+# Largest numbers of classes of a confusion matrix with names and with percentages.
+_MAX_NAMED_CLASSES, _MAX_NUMBERED_CLASSES = 40, 12
 
 
-def save_png(picture, path):
-    """Writes a uint8 ``[height, width, 3]`` picture, aside first, so that `path` is whole or not there."""
-    with files.atomic_write(path, "wb") as file:
-        file.write(tf.io.encode_png(picture).numpy())
-
-
-def require_matplotlib(purpose):
-    """Says in time that a diagram cannot be drawn.
+def require_matplotlib(purpose: str) -> None:
+    """Checks for matplotlib, before work whose figure could not be drawn.
 
     Args:
-      purpose: str, what it is needed for.
+      purpose: str, what needs it.
 
     Raises:
-      ModuleNotFoundError: where matplotlib is not installed.
+      ModuleNotFoundError: if matplotlib is not installed.
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise ModuleNotFoundError(f"Expected matplotlib for {purpose}: pip install -e '.[figures]'")
 
 
-def growth(batch_sizes, seconds, peak_bytes):
-    """How a training step grows with the batch: its time and images a second above, peak memory below.
+def save_figure(figure: "matplotlib.figure.Figure", path: str | os.PathLike) -> None:
+    """Writes a ``matplotlib.figure.Figure`` as PNG, atomically."""
+    # In memory first, so that a full disk raises a plain OSError.
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    with files.atomic_write(path, "wb") as file:
+        file.write(content.getvalue())
+
+
+def growth(
+    batch_sizes: Sequence[int], seconds: Sequence[float], peak_bytes: Sequence[float]
+) -> "matplotlib.figure.Figure":
+    """Plots a training step by batch size: its time and images per second at the top, peak memory at the bottom.
 
     Args:
       batch_sizes: list of int, ascending.
-      seconds: list of float, the time of a step at each.
-      peak_bytes: list of float, the most memory held at each.
+      seconds: list of float, the time of a step at each batch size.
+      peak_bytes: list of float, the peak memory at each batch size.
 
     Returns:
-      A ``matplotlib.figure.Figure`` of three axes: the step in ms, images/s (its twin, on the right), memory in GB.
-
-    Raises:
-      ModuleNotFoundError: where matplotlib is not installed.
+      A figure with three axes: the step in ms, memory in GB, and images/s (on the right of the first).
     """
     figure = _blank(7.0, 6.0)
     import matplotlib.ticker
@@ -80,9 +67,9 @@ def growth(batch_sizes, seconds, peak_bytes):
     times, memory = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
     speeds = times.twinx()
     panels = [
-        (times, [1e3 * each for each in seconds], "step, ms", "tab:blue", "o-"),
+        (times, [1e3 * each for each in seconds], "step (ms)", "tab:blue", "o-"),
         (speeds, [size / each for size, each in zip(batch_sizes, seconds)], "images/s", "tab:orange", "s--"),
-        (memory, [each / 1e9 for each in peak_bytes], "peak memory, GB", "tab:green", "o-"),
+        (memory, [each / 1e9 for each in peak_bytes], "peak memory (GB)", "tab:green", "o-"),
     ]
     for axes, values, label, color, style in panels:
         axes.plot(batch_sizes, values, style, color=color, label=label, markersize=4)
@@ -102,28 +89,18 @@ def growth(batch_sizes, seconds, peak_bytes):
     return figure
 
 
-def save_figure(figure, path):
-    """Writes a ``matplotlib.figure.Figure`` as PNG, aside first, so that `path` is whole or not there."""
-    # First in memory: what the disk refuses then is one error of its own.
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png")
-    with files.atomic_write(path, "wb") as file:
-        file.write(drawn.getvalue())
-
-
-def training_curves(curves, *, threshold=None):
-    """Training error over the epochs, as in the paper's Figure 1: a line an experiment, its seeds' range around it.
+def training_curves(
+    curves: Mapping[str, Sequence[Mapping[str, Sequence[float]]]], *, threshold: float | None = None
+) -> "matplotlib.figure.Figure":
+    """Plots training errors by epoch, as in the paper's Figure 1: for each experiment, the mean and range over seeds.
 
     Args:
-      curves: dict from a label to a list of curves, one a seed, each a dict of two lists of float of one length:
-        "epoch", rising, and "train_error" in [0, 1]. A line ends where the shortest of its curves does.
-      threshold: float in [0, 1], an error to mark with a level line; None for none.
+      curves: dict from a label to a list of curves, one per seed. A curve is a dict of two lists of float of the same
+        length: "epoch", ascending, and "train_error" in [0, 1]. A line ends with the shortest of its curves.
+      threshold: float in [0, 1], an error to mark with a horizontal line; None for none.
 
     Returns:
-      A ``matplotlib.figure.Figure`` of one axes; the first line solid, the second dashed, and so on.
-
-    Raises:
-      ModuleNotFoundError: where matplotlib is not installed.
+      A figure with one axes; the first line is solid, the second dashed, and so on.
     """
     figure = _blank(7.0, 4.5)
     axes = figure.subplots()
@@ -136,8 +113,8 @@ def training_curves(curves, *, threshold=None):
         if len(seeds) > 1:
             axes.fill_between(epochs, errors.min(axis=0), errors.max(axis=0), color=line.get_color(), alpha=0.2)
     if threshold is not None:
-        axes.axhline(threshold, color="grey", linewidth=0.8)
-    axes.set_xlabel("epochs")
+        axes.axhline(threshold, color="gray", linewidth=0.8)
+    axes.set_xlabel("epoch")
     axes.set_ylabel("training error")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
@@ -146,39 +123,24 @@ def training_curves(curves, *, threshold=None):
     return figure
 
 
-def color_share(weights):
-    """How much of a first layer's kernels is colour (paper section 6.1: one device's were grey, the other's coloured).
+def error_curves(
+    training: Mapping[str, Sequence[float]], monitored: Mapping[str, Sequence[float]], *, name: str
+) -> "matplotlib.figure.Figure":
+    """Plots the errors and losses of a run by epoch, on the training set and on the monitored split.
 
     Args:
-      weights: float ``[height, width, 3, kernels]``.
+      training, monitored: dicts of three lists of float of the same length: "epoch", "error" in [0, 1], and "loss" in
+        nats.
+      name: str, the name of the monitored split, such as "validation".
 
     Returns:
-      Float in [0, 1]: of the squares of all weights, the share that is left when each position's mean over the three
-      colours is taken away. 0 for kernels that see grey alone, 2 / 3 for independent weights, as before training.
-    """
-    weights = np.asarray(weights, np.float64)
-    colors = weights - weights.mean(axis=2, keepdims=True)
-    return float(np.square(colors).sum() / max(np.square(weights).sum(), 1e-30))
-
-
-def error_curves(training, watched, *, name):
-    """A run's errors and losses over the epochs, of training and of the images that it was watched by.
-
-    Args:
-      training, watched: dicts of three lists of float of one length: "epoch", "error" in [0, 1], and "loss" in nats.
-      name: what the latter is called, such as "validation".
-
-    Returns:
-      A ``matplotlib.figure.Figure`` of two axes: errors in percent, losses.
-
-    Raises:
-      ModuleNotFoundError: where matplotlib is not installed.
+      A figure with two axes: errors in percent, and losses.
     """
     figure = _blank(7.0, 5.0)
     axes = figure.subplots(2, 1, sharex=True)
-    for panel, key, label, scale in zip(axes, ("error", "loss"), ("top-1 error, %", "loss, nats"), (100.0, 1.0)):
-        for curve, curve_name, style in ((training, "training", "-"), (watched, name, "--")):
-            # Of a short run, the points themselves are to be seen.
+    for panel, key, label, scale in zip(axes, ("error", "loss"), ("top-1 error (%)", "loss (nats)"), (100.0, 1.0)):
+        for curve, curve_name, style in ((training, "training", "-"), (monitored, name, "--")):
+            # Points make short curves visible.
             marker = "o" if len(curve["epoch"]) < 20 else ""
             values = scale * np.array(curve[key], np.float64)
             panel.plot(curve["epoch"], values, style, marker=marker, markersize=3, label=curve_name)
@@ -186,55 +148,57 @@ def error_curves(training, watched, *, name):
         panel.set_ylim(bottom=0)
         panel.grid(True, alpha=0.3)
     axes[0].legend()
-    axes[1].set_xlabel("epochs")
+    axes[1].set_xlabel("epoch")
     return figure
 
 
-def answers(images, right, named, *, columns=4):
-    """Photographs with the five most probable classes as bars, the right one in red, as the paper's Figure 4 (left).
+def predictions(
+    images: Sequence[np.ndarray],
+    true_names: Sequence[str],
+    predicted: Sequence[Sequence[tuple[str, float]]],
+    *,
+    columns: int = 4,
+) -> "matplotlib.figure.Figure":
+    """Draws images with bars for their five most probable classes, the true one in red (paper Figure 4, left).
 
     Args:
       images: uint8 ``[count, height, width, 3]``.
-      right: list of str, the class of each.
-      named: list of lists of pairs of a class and its probability, the most probable first.
-      columns: int, pictures a row.
+      true_names: list of str, the true class of each image.
+      predicted: for each image, a list of (class name, probability), most probable first.
+      columns: int, images per row.
 
     Returns:
-      A ``matplotlib.figure.Figure``.
-
-    Raises:
-      ModuleNotFoundError: where matplotlib is not installed.
+      A figure with two axes for each image.
     """
     rows = -(-len(images) // columns)
     figure = _blank(2.1 * columns, 3.1 * rows)
     panels = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[3, 2] * rows)
     for panel in panels.flat:
         panel.set_axis_off()
-    for place, (image, name, guesses) in enumerate(zip(images, right, named)):
+    for place, (image, true_name, classes) in enumerate(zip(images, true_names, predicted)):
         row, column = divmod(place, columns)
-        above, below = panels[2 * row, column], panels[2 * row + 1, column]
-        above.imshow(image)
-        above.set_title(_short(name), fontsize=9, parse_math=False)
-        for level, (guess, share) in enumerate(guesses):
-            below.barh(-level, share, color="tab:red" if guess == name else "tab:blue", alpha=0.45, height=0.8)
-            below.text(0.02, -level, _short(guess), fontsize=8, va="center", parse_math=False)
-        below.set_xlim(0, 1)
-        below.set_ylim(-4.6, 0.6)
+        top, bottom = panels[2 * row, column], panels[2 * row + 1, column]
+        top.imshow(image)
+        top.set_title(_short(true_name), fontsize=9, parse_math=False)
+        for level, (name, probability) in enumerate(classes):
+            color = "tab:red" if name == true_name else "tab:blue"
+            bottom.barh(-level, probability, color=color, alpha=0.45, height=0.8)
+            bottom.text(0.02, -level, _short(name), fontsize=8, va="center", parse_math=False)
+        bottom.set_xlim(0, 1)
+        bottom.set_ylim(-4.6, 0.6)
     return figure
 
 
-def confusion(matrix, class_names):
-    """Which classes are taken for which: a square for each pair, the darker the larger the share of the row's images.
+def confusion_matrix(matrix: np.ndarray, class_names: Sequence[str]) -> "matplotlib.figure.Figure":
+    """Draws a confusion matrix, each row in percent of the images of its class.
 
     Args:
-      matrix: int ``[classes, classes]``, right classes in rows, answers in columns.
+      matrix: int ``[classes, classes]``, true classes in rows, predicted classes in columns.
       class_names: list of str.
 
     Returns:
-      A ``matplotlib.figure.Figure``; names are left out beyond 40 classes, shares in percent beyond 12.
-
-    Raises:
-      ModuleNotFoundError: where matplotlib is not installed.
+      A figure with the matrix and a color bar. More than 40 classes are drawn without names, more than 12 without
+      numbers.
     """
     matrix = np.asarray(matrix, np.float64)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
@@ -243,35 +207,31 @@ def confusion(matrix, class_names):
     figure = _blank(side + 1.0, side)
     axes = figure.subplots()
     drawn = axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100)
-    axes.set_xlabel("answered")
-    axes.set_ylabel("right")
-    places = range(count) if count <= 40 else []
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    places = range(count) if count <= _MAX_NAMED_CLASSES else []
     names = [_short(class_names[place]) for place in places]
     axes.set_xticks(places, names, rotation=90, fontsize=8, parse_math=False)
     axes.set_yticks(places, names, fontsize=8, parse_math=False)
-    if count <= 12:
+    if count <= _MAX_NUMBERED_CLASSES:
         for row, column in np.ndindex(count, count):
+            text = f"{100 * shares[row, column]:.0f}"
             color = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(
-                column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center", fontsize=8, color=color
-            )
-    figure.colorbar(drawn, label="% of the right class's images")
+            axes.text(column, row, text, ha="center", va="center", fontsize=8, color=color)
+    figure.colorbar(drawn, label="% of the images of the true class")
     return figure
 
 
-def gallery(images, captions, *, columns=4):
-    """Photographs side by side, with lines of text below each.
+def gallery(images: Sequence[np.ndarray], captions: Sequence[str], *, columns: int = 4) -> "matplotlib.figure.Figure":
+    """Draws images with captions below them.
 
     Args:
       images: uint8 ``[count, height, width, 3]``.
-      captions: list of str, of as many lines as wanted.
-      columns: int, pictures a row.
+      captions: list of str, of one or more lines.
+      columns: int, images per row.
 
     Returns:
-      A ``matplotlib.figure.Figure``.
-
-    Raises:
-      ModuleNotFoundError: where matplotlib is not installed.
+      A figure with one axes for each image.
     """
     rows = -(-len(images) // columns)
     figure = _blank(2.1 * columns, 2.7 * rows)
@@ -280,78 +240,79 @@ def gallery(images, captions, *, columns=4):
         panel.set_axis_off()
     for panel, image, caption in zip(panels.flat, images, captions):
         panel.imshow(image)
-        panel.text(0.5, -0.03, caption, fontsize=8, ha="center", va="top", parse_math=False, transform=panel.transAxes)
+        text = "\n".join(textwrap.fill(line, _MAX_LINE) for line in caption.split("\n"))
+        panel.text(0.5, -0.03, text, fontsize=8, ha="center", va="top", parse_math=False, transform=panel.transAxes)
     return figure
 
 
 def _blank(width, height):
-    """An empty diagram of so many inches."""
-    require_matplotlib("a diagram")
+    """Returns an empty figure; width and height are in inches."""
+    require_matplotlib("a figure")
     import matplotlib.figure
 
-    # Without pyplot: no window, no state of the process; it is drawn by Agg when it is saved.
-    return matplotlib.figure.Figure(figsize=(width, height), dpi=120, layout="constrained")
+    # pyplot would need a display and keep global state; a Figure alone is drawn by Agg when it is saved.
+    figure = matplotlib.figure.Figure(figsize=(width, height), dpi=120, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
+    return figure
 
 
-def _short(name, most=22):
-    return name if len(name) <= most else f"{name[: most - 1]}…"
+def _short(name, limit=_MAX_NAME):
+    return name if len(name) <= limit else f"{name[: limit - 1]}…"
 
 
-class Shown(NamedTuple):
-    """An image in a figure of `neighbours`."""
+class NamedImage(NamedTuple):
+    """An image in a figure of `neighbors`."""
 
-    picture: np.ndarray  # uint8 [size, size, 3]
+    pixels: np.ndarray  # uint8 [size, size, 3]
     name: str  # of its class, or of its file
-    distance: float | None = None
+    distance: float | None = None  # from the query
 
 
-# Letters that fit below an image.
-_NAME_LENGTH = 15
+class NeighborsRow(NamedTuple):
+    """A row of a figure of `neighbors`."""
+
+    query: NamedImage
+    has_class: bool  # whether the query's name is that of its class
+    neighbors: Sequence[NamedImage]  # nearest first, as many in each row
 
 
-def neighbours(rows):
-    """Queries and the images that are nearest to them, as in the paper's Figure 4 (right): a row a query.
+def neighbors(rows: Sequence[NeighborsRow]) -> "matplotlib.figure.Figure":
+    """Draws queries and their nearest images, as in the paper's Figure 4 (right): one row for each query.
 
-    The query stands at the left; a neighbour of its class has a green frame, one of another class a red and dashed one.
-    Where the query's class is not known there are no frames.
+    The query is on the left. A neighbor of the same class has a solid green frame, one of another class a dashed red
+    frame. There are no frames if the class of the query is unknown.
 
     Args:
-      rows: list of (`Shown` of the query, whether its name is that of a class, list of `Shown` of its neighbours, as
-        many in each row).
+      rows: list of `NeighborsRow`.
 
     Returns:
-      A ``matplotlib.figure.Figure``, with one axes for each image.
-
-    Raises:
-      ModuleNotFoundError: where matplotlib is not installed.
+      A figure with one axes for each image.
     """
     require_matplotlib("a figure")
     import matplotlib.figure
 
-    columns = len(rows[0][2])
-    # Inches: an image, the line below it, the gap behind the queries.
-    side, line, gap = 1.12, 0.27, 0.2
+    columns = len(rows[0].neighbors)
+    # In inches: an image with its margin, the lines below it, the gap after the queries.
+    side, line, gap = 1.12, 0.31, 0.2
     width, height = side * (1 + columns) + gap, (side + line) * len(rows)
     figure = matplotlib.figure.Figure(figsize=(width, height), dpi=120, facecolor="white")
-    for number, (query, has_class, near) in enumerate(rows):
-        for column, shown in enumerate([query, *near]):
+    for number, row in enumerate(rows):
+        for column, image in enumerate([row.query, *row.neighbors]):
             left = side * column + gap * (column > 0)
             bottom = height - (side + line) * number - side
-            # A margin around each.
             inches = [left + 0.055, bottom + 0.055, side - 0.11, side - 0.11]
-            place = [value / whole for value, whole in zip(inches, [width, height, width, height])]
+            place = [value / total for value, total in zip(inches, [width, height, width, height])]
             axes = figure.add_axes(place, xticks=[], yticks=[])
-            agrees = shown.name == query.name if has_class and column else None
-            _show(axes, shown, agrees)
+            _draw_named_image(axes, image, image.name == row.query.name if row.has_class and column else None)
     return figure
 
 
-def _show(axes, shown, agrees):
-    """One image with its name below, framed unless nobody knows whether it agrees."""
-    axes.imshow(shown.picture, interpolation="nearest")
-    color, style = {True: ("#1a9641", "-"), False: ("#d7191c", (0, (2.5, 1.2))), None: ("none", "-")}[agrees]
+def _draw_named_image(axes, image, is_same_class):
+    """Draws an image with its name and distance below, and a frame unless `is_same_class` is None."""
+    axes.imshow(image.pixels, interpolation="nearest")
+    color, style = {True: ("#1a9641", "-"), False: ("#d7191c", (0, (2.5, 1.2))), None: ("none", "-")}[is_same_class]
     for spine in axes.spines.values():
         spine.set(color=color, linewidth=2, linestyle=style, capstyle="butt")
-    axes.set_xlabel(_short(shown.name, _NAME_LENGTH), fontsize=7, labelpad=2.5, parse_math=False)
-    if shown.distance is not None:
-        axes.text(0.5, -0.15, f"{shown.distance:.3g}", transform=axes.transAxes, ha="center", va="top", fontsize=5.5)
+    axes.set_xlabel(_short(image.name, _MAX_SMALL_NAME), fontsize=7, labelpad=2.5, parse_math=False)
+    if image.distance is not None:
+        axes.text(0.5, -0.16, f"{image.distance:.3g}", transform=axes.transAxes, ha="center", va="top", fontsize=6.5)

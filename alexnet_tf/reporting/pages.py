@@ -1,9 +1,11 @@
-"""A page of text, tables and pictures, as Markdown and as one HTML file that needs nothing else."""
+"""Pages of text, tables and images, as Markdown and as one self-contained HTML file."""
 
 import base64
 import html as escaping
 import os
 import re
+from collections.abc import Sequence
+from typing import Any
 from typing import NamedTuple
 
 _STYLE = """\
@@ -19,7 +21,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.25rem 0.7rem; border-bottom: 1px solid #8884; text-align: left; }
 pre { overflow-x: auto; padding: 0.7rem; background: #8882; font-size: 0.85rem; }
 """
-# Where Markdown takes text for HTML.
+# A "<" that Markdown would read as the start of an HTML tag.
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
 
 
@@ -30,45 +32,45 @@ class Heading(NamedTuple):
 
 
 class Paragraph(NamedTuple):
-    """Running text."""
+    """A paragraph of text."""
 
     text: str
 
 
 class Table(NamedTuple):
-    """Rows below a header, all of one length; cells are shown as ``str`` shows them."""
+    """A table; all rows are as long as the header, and cells are formatted by ``str``."""
 
-    header: list
-    rows: list
+    header: Sequence[Any]
+    rows: Sequence[Sequence[Any]]
 
 
 class Picture(NamedTuple):
-    """A PNG with what there is to see; its path is relative to the page's directory."""
+    """A PNG file with a caption; its path is relative to the directory of the page."""
 
     path: str
     caption: str
 
 
 class Listing(NamedTuple):
-    """Lines that are shown as they are."""
+    """Preformatted lines."""
 
     text: str
 
 
-def markdown(title, blocks):
-    """A page as Markdown.
+Block = Heading | Paragraph | Table | Picture | Listing
+
+
+def markdown(title: str, blocks: Sequence[Block]) -> str:
+    """Returns a page in Markdown, with links to the files of its pictures.
 
     Args:
       title: str.
       blocks: list of `Heading`, `Paragraph`, `Table`, `Picture` and `Listing`.
-
-    Returns:
-      A string; pictures are links to their files.
     """
-    return "\n\n".join([f"# {title}", *map(_block_of_markdown, blocks)]) + "\n"
+    return "\n\n".join([f"# {title}", *map(_block_to_markdown, blocks)]) + "\n"
 
 
-def _block_of_markdown(block):
+def _block_to_markdown(block):
     if isinstance(block, Heading):
         return f"## {_plain(block.text)}"
     if isinstance(block, Table):
@@ -78,31 +80,28 @@ def _block_of_markdown(block):
         caption = _plain(block.caption)
         return f"![{caption}]({block.path})\n\n*{caption}*"
     if isinstance(block, Listing):
-        # A fence that is longer than any in the text.
+        # The fence must be longer than any in the text.
         fence = "```" + "`" * block.text.count("```")
         return f"{fence}\n{block.text.rstrip()}\n{fence}"
     return _plain(block.text)
 
 
 def _plain(text):
-    """Text in one line that is no HTML, whatever a class is called."""
+    """Returns text in one line, without HTML tags, which a class name may contain."""
     return _TAG.sub("&lt;", " ".join(str(text).split()))
 
 
-def html(title, blocks, directory):
-    """A page as HTML, with its pictures and its style inside: it opens without a network, on small screens too.
+def html(title: str, blocks: Sequence[Block], directory: str | os.PathLike) -> str:
+    """Returns a page in HTML that contains its pictures and style, for large and small screens.
 
     Args:
       title, blocks: as in `markdown`.
-      directory: where the pictures are.
-
-    Returns:
-      A string.
+      directory: the directory of the pictures.
 
     Raises:
       OSError: for a picture that cannot be read.
     """
-    body = "\n".join(_block_of_html(block, directory) for block in blocks)
+    body = "\n".join(_block_to_html(block, directory) for block in blocks)
     title = escaping.escape(title)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -111,7 +110,7 @@ def html(title, blocks, directory):
     )
 
 
-def _block_of_html(block, directory):
+def _block_to_html(block, directory):
     escape = escaping.escape
     if isinstance(block, Heading):
         return f"<h2>{escape(block.text)}</h2>"

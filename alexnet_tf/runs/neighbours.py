@@ -407,8 +407,8 @@ def _draw(run, split, asked, found, path):
     for query, answer in zip(asked, found):
         name = answer["class"] or os.path.basename(query.name)
         near = [
-            figures.Shown(_read_image(part, each["index"], size), each["class"], each["distance"])
+            figures.NamedImage(_read_image(part, each["index"], size), each["class"], each["distance"])
             for each in answer["neighbours"]
         ]
-        rows.append((figures.Shown(query.pixels, name), answer["class"] is not None, near))
-    figures.save_figure(figures.neighbours(rows), path)
+        rows.append(figures.NeighborsRow(figures.NamedImage(query.pixels, name), answer["class"] is not None, near))
+    figures.save_figure(figures.neighbors(rows), path)

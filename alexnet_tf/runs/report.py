@@ -13,6 +13,7 @@ from alexnet_tf import flagfiles
 from alexnet_tf.evaluation import errors
 from alexnet_tf.models import registry
 from alexnet_tf.reporting import figures
+from alexnet_tf.reporting import kernels
 from alexnet_tf.reporting import pages
 from alexnet_tf.runs import builders
 from alexnet_tf.runs import dataset
@@ -190,8 +191,8 @@ def _kernels(workdir, config, model):
     layers = [layer for layer in model.layers if layer.name in first_layers]
     weights = [layer.kernel.numpy() for layer in layers]
     yield pages.Heading("What its first layer looks for")
-    figures.save_png(figures.kernels(weights), os.path.join(workdir, "kernels.png"))
-    shares = [figures.color_share(each) for each in weights]
+    kernels.save_png(kernels.tile(weights), os.path.join(workdir, "kernels.png"))
+    shares = [kernels.color_share(each) for each in weights]
     caption = (
         f"Its {sum(each.shape[-1] for each in weights)} kernels, each stretched to the whole range of grey levels. "
         "Trained on ImageNet they become edges, stripes and blobs of colour; after little training they look like "
@@ -215,7 +216,7 @@ def _answers(workdir, judged, examples, names):
     yield from _picture(
         workdir,
         "answers.png",
-        lambda: figures.answers(examples.images(places), [names[judged.labels[place]] for place in places], named),
+        lambda: figures.predictions(examples.images(places), [names[judged.labels[place]] for place in places], named),
         f"Photographs of the {judged.split} set, taken at even distances, with the most probable classes. Above each "
         "stands its right class; where that is among the five, its bar is red. (The paper's Figure 4, left.)",
     )
@@ -232,7 +233,7 @@ def _confusion(workdir, judged, names):
     yield from _picture(
         workdir,
         "confusion.png",
-        lambda: figures.confusion(matrix, names),
+        lambda: figures.confusion_matrix(matrix, names),
         "For each right class, a row, the share of its photographs that was given each answer.",
     )
     worst = errors.worst_confusions(matrix, names)

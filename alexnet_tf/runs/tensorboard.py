@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from alexnet_tf.models import registry
-from alexnet_tf.reporting import figures
+from alexnet_tf.reporting import kernels
 from alexnet_tf.runs import builders
 from alexnet_tf.training import tensorboard
 
@@ -107,9 +107,12 @@ def pictures(weights, first_layers, preprocess, batch):
     Returns:
       A dict from a name to uint8 ``[count, height, width, 3]``.
     """
-    kernels = [weights[name][0].numpy() for name in first_layers if name in weights]
+    first_weights = [weights[name][0].numpy() for name in first_layers if name in weights]
     images, _ = preprocess(tf.nest.map_structure(lambda column: column[:SHOWN_IMAGES], batch))
-    return {"conv1_kernels": figures.kernels(kernels, scale=4)[None], "augmented_images": grey_levels(images.numpy())}
+    return {
+        "conv1_kernels": kernels.tile(first_weights, scale=4)[None],
+        "augmented_images": grey_levels(images.numpy()),
+    }
 
 
 def grey_levels(images):

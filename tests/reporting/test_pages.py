@@ -1,4 +1,4 @@
-"""Pages: the same content in both forms, nothing left unescaped, nothing outside needed."""
+"""Pages: the same content in both formats, escaped, without external files."""
 
 import base64
 import html.parser
@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from alexnet_tf.reporting import figures
+from alexnet_tf.reporting import kernels
 from alexnet_tf.reporting import pages
 
 AWKWARD = 'a < b & "c" | d'
@@ -16,7 +16,7 @@ VOID = {"meta", "img"}
 
 @pytest.fixture
 def blocks(tmp_path):
-    figures.save_png(np.zeros([2, 3, 3], np.uint8), tmp_path / "dot.png")
+    kernels.save_png(np.zeros([2, 3, 3], np.uint8), tmp_path / "dot.png")
     return [
         pages.Heading(f"Heading {AWKWARD}"),
         pages.Paragraph(f"Paragraph {AWKWARD}"),
@@ -27,7 +27,7 @@ def blocks(tmp_path):
 
 
 class Reader(html.parser.HTMLParser):
-    """Collects text by element, and checks that elements are closed where they should be."""
+    """Collects text by element, and checks that elements are closed in order."""
 
     def __init__(self):
         super().__init__()
@@ -54,7 +54,7 @@ def read(text):
     return reader
 
 
-def test_html_holds_everything_as_it_was(blocks, tmp_path):
+def test_html_contains_all_text_unchanged(blocks, tmp_path):
     reader = read(pages.html(f"Title {AWKWARD}", blocks, tmp_path))
     for element, text in (
         ("title", f"Title {AWKWARD}"),
@@ -70,7 +70,7 @@ def test_html_holds_everything_as_it_was(blocks, tmp_path):
         assert (element, text) in reader.text
 
 
-def test_html_needs_nothing_else(blocks, tmp_path):
+def test_html_has_no_external_resources(blocks, tmp_path):
     text = pages.html("Title", blocks, tmp_path)
     (source,) = [value for tag, name, value in read(text).attributes if name == "src"]
     kind, content = source.split(",")
@@ -82,11 +82,11 @@ def test_html_needs_nothing_else(blocks, tmp_path):
 def test_html_fits_a_narrow_screen(blocks, tmp_path):
     text = pages.html("Title", blocks, tmp_path)
     assert 'name="viewport"' in text and "max-width: 100%" in text
-    # What may be wider than the screen moves within itself.
+    # Tables wider than the screen scroll.
     assert '<div class="wide"><table>' in text
 
 
-def test_markdown_has_the_same(blocks):
+def test_markdown_has_the_same_content(blocks):
     text = pages.markdown("Title", blocks)
     assert text.startswith("# Title\n\n## Heading ")
     assert "| name | value |\n| --- | --- |\n" in text
@@ -95,20 +95,20 @@ def test_markdown_has_the_same(blocks):
     assert f"```\n--flag={AWKWARD}\n  indented\n```" in text
 
 
-def test_a_fence_in_a_listing_does_not_end_it():
-    text = pages.markdown("Title", [pages.Listing("before\n```\nbehind")])
-    assert "````\nbefore\n```\nbehind\n````" in text
+def test_fence_within_a_listing_does_not_end_it():
+    text = pages.markdown("Title", [pages.Listing("before\n```\nafter")])
+    assert "````\nbefore\n```\nafter\n````" in text
 
 
-def test_a_picture_that_is_not_there_is_an_error(tmp_path):
+def test_missing_picture_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         pages.html("Title", [pages.Picture("none.png", "")], tmp_path)
 
 
-def test_markdown_lets_no_class_name_be_a_program():
+def test_markdown_escapes_scripts_in_class_names():
     name = "<script>alert(1)</script>\n| b"
     blocks = [pages.Heading(name), pages.Paragraph(name), pages.Table(["a"], [[name]]), pages.Picture("x.png", name)]
-    said = pages.markdown("title", blocks)
-    assert "<script" not in said and "</script" not in said
-    assert "&lt;script>alert(1)&lt;/script> | b" in said
-    assert "| &lt;script>alert(1)&lt;/script> &#124; b |" in said
+    text = pages.markdown("title", blocks)
+    assert "<script" not in text and "</script" not in text
+    assert "&lt;script>alert(1)&lt;/script> | b" in text
+    assert "| &lt;script>alert(1)&lt;/script> &#124; b |" in text

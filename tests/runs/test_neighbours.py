@@ -272,12 +272,14 @@ def test_table_says_who_is_near_and_how_many_agree():
 
 @needs_matplotlib
 def test_figure_shows_each_image_with_its_name_and_whether_it_agrees():
-    shown = [figures.Shown(np.full([9, 9, 3], 20 * number, np.uint8), "pear", 1.5) for number in range(3)]
-    other = figures.Shown(np.zeros([9, 9, 3], np.uint8), "a plum with a long name", 2.25)
-    query = figures.Shown(np.full([9, 9, 3], 255, np.uint8), "pear")
-    axes = figures.neighbours([(query, True, [*shown, other]), (query, False, [other, *shown])]).axes
+    shown = [figures.NamedImage(np.full([9, 9, 3], 20 * number, np.uint8), "pear", 1.5) for number in range(3)]
+    other = figures.NamedImage(np.zeros([9, 9, 3], np.uint8), "a plum with a long name", 2.25)
+    query = figures.NamedImage(np.full([9, 9, 3], 255, np.uint8), "pear")
+    axes = figures.neighbors(
+        [figures.NeighborsRow(query, True, [*shown, other]), figures.NeighborsRow(query, False, [other, *shown])]
+    ).axes
     assert len(axes) == 10
-    np.testing.assert_array_equal(axes[2].images[0].get_array(), shown[1].picture)
+    np.testing.assert_array_equal(axes[2].images[0].get_array(), shown[1].pixels)
     colors = [each.spines["left"].get_edgecolor() for each in axes]
     assert colors[1] == colors[2] == colors[3] != colors[4]
     # Without a frame: the queries, and all where the class is not known.
