@@ -75,7 +75,7 @@ def _prepare(config, photographs, scratch):
     for storage in prepare.STORAGES:
         directory = os.path.join(scratch, storage)
         request = dataclasses.replace(config, source=f"folder:{photographs}", data_dir=directory)
-        dataset.prepare(request, prepare.Options(storage), rich.console.Console(quiet=True))
+        dataset.prepare_data_dir(request, prepare.Options(storage), rich.console.Console(quiet=True))
         written.append(directory)
     return tuple(written)
 

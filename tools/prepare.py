@@ -23,11 +23,11 @@ def main(config):
 
     console = rich.console.Console(soft_wrap=True, highlight=False)
     if flags.FLAGS.verify:
-        dataset.verify(program.require("data_dir"), console)
+        dataset.verify_data_dir(program.require("data_dir"), console)
         return
     own = flags.FLAGS
     options = prepare.Options(own.storage, own.jpeg_quality, own.shard_examples, config.seed)
-    dataset.prepare(config, options, console)
+    dataset.prepare_data_dir(config, options, console)
 
 
 if __name__ == "__main__":

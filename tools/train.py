@@ -30,9 +30,9 @@ def main(config):
     stop = stopping.Stop()
     # While it waits for other workers; and again behind the start, in which TensorFlow takes the signal for itself.
     signal.signal(signal.SIGTERM, stop.ask)
-    joined = distribution.start(config.distribute, _cluster(config), lambda line: print(line, flush=True))
+    processes = distribution.start(config.distribute, _cluster(config), lambda line: print(line, flush=True))
     signal.signal(signal.SIGTERM, stop.ask)
-    train.train(config, workdir, profile_steps, joined=joined, stop=stop)
+    train.train(config, workdir, profile_steps, processes=processes, stop=stop)
 
 
 def _cluster(config):

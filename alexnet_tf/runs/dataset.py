@@ -1,57 +1,69 @@
-"""A configuration's data set: opened where it is, made ready for a run, or prepared once and for all."""
+"""Opens the data set of a configuration, reads its images for a run, and prepares it."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 from typing import NamedTuple
 
+import rich.console
 import rich.progress
 
+from alexnet_tf import config
+from alexnet_tf.data import examples
 from alexnet_tf.data import loading
-from alexnet_tf.data import prepare as preparation
+from alexnet_tf.data import prepare
 from alexnet_tf.data import prepared
 from alexnet_tf.data import sources
 from alexnet_tf.data import statistics
 
-MOST_SKIPPED_NAMED = 10
-# Images per batch of an evaluation; with ten views, ten times as many crops.
+# Unreadable files that are listed by name.
+_MAX_LISTED = 10
+# Images per batch of an evaluation; ten views make ten times as many crops.
 EVALUATION_BATCH_SIZE = 64
 
 
 class Data(NamedTuple):
-    """A data set, read and ready."""
+    """A data set whose images can be read by index."""
 
     source: sources.Source
-    examples: dict  # of examples.Examples, by split
-    statistics: statistics.Statistics
-    skipped: dict  # of lists of loading.SkippedImage, by split: what is not among the examples
+    examples: dict[str, examples.Examples]  # by split
+    statistics: statistics.Statistics  # of the training images
+    skipped: dict[str, list[loading.SkippedImage]]  # by split: unreadable images, which are not among the examples
 
 
-def open_data(config):
-    """The configuration's data set, with a validation set held out of the training set where it has none.
+def open_data(run_config: config.Config) -> tuple[sources.Source, statistics.Statistics | None]:
+    """Opens the data set of a configuration.
 
-    With a ``validation_fraction`` of 0 nothing is held out, and the test set is what is watched (`monitored_split`).
+    If the data set has no validation split, ``validation_fraction`` of the training images become one. With a fraction
+    of 0 none is made, and training monitors the test split (`monitored_split`).
 
     Returns:
-      A `sources.Source`, and the training set's `statistics.Statistics` where the data come with them, else None.
+      The data set, and the statistics of its training images if they are stored with it, else None.
 
     Raises:
       ValueError, FileNotFoundError, ModuleNotFoundError: as `sources.open_source` and `prepared.open_data_dir`.
     """
-    if config.data_dir:
-        if config.source:
-            raise ValueError(f"Expected source or data_dir. Received: both, {config.source} and {config.data_dir}")
-        return prepared.open_data_dir(config.data_dir)
-    source = sources.open_source(config.source)
-    if "validation" in source.splits or not config.validation_fraction:
+    if run_config.data_dir:
+        if run_config.source:
+            raise ValueError(
+                f"Expected either source or data_dir. Received: source={run_config.source}, "
+                f"data_dir={run_config.data_dir}"
+            )
+        return prepared.open_data_dir(run_config.data_dir)
+    source = sources.open_source(run_config.source)
+    if "validation" in source.splits or not run_config.validation_fraction:
         return source, None
-    first, second = sources.stratified_split(source.splits["train"], config.validation_fraction, config.split_seed)
-    return source._replace(splits={**source.splits, "train": first, "validation": second}), None
+    train, validation = sources.stratified_split(
+        source.splits["train"], run_config.validation_fraction, run_config.split_seed
+    )
+    return source._replace(splits={**source.splits, "train": train, "validation": validation}), None
 
 
-def monitored_split(source):
-    """The split whose error is taken at every epoch's end: the validation set, or without one the test set.
+def monitored_split(source: sources.Source) -> str:
+    """Returns the split that training evaluates after each epoch: "validation", or "test" if there is none.
 
     Raises:
-      ValueError: if there is neither.
+      ValueError: if the data set has neither.
     """
     for split in ("validation", "test"):
         if split in source.splits:
@@ -59,57 +71,61 @@ def monitored_split(source):
     raise ValueError(f"Expected validation_fraction above 0, as {source.name} has no test set. Received: 0")
 
 
-def prepare(config, options, console):
-    """Writes the photographs of a configuration's source to its ``data_dir``, or what is missing of them.
+def prepare_data_dir(
+    run_config: config.Config, options: prepare.Options, console: rich.console.Console
+) -> dict[str, Any]:
+    """Writes the images of a configuration's source to its ``data_dir``; resumes where an earlier call stopped.
 
     Args:
-      config: a `config.Config` with a source; of the rest, only how a validation set is held out matters.
-      options: `prepare.Options`.
-      console: a ``rich.console.Console``.
+      run_config: with both ``source`` and ``data_dir``. Of the other fields, only those of the validation split matter.
+      options: how the data set is written.
+      console: prints what was written.
 
     Returns:
-      The manifest, a dict.
+      The manifest.
 
     Raises:
       ValueError, OSError: as `prepare.prepare`.
     """
-    data_dir = config.data_dir
-    if not (config.source and data_dir):
-        raise ValueError(f"Expected source and data_dir. Received: source={config.source!r}, data_dir={data_dir!r}")
-    source, _ = open_data(dataclasses.replace(config, data_dir=""))
-    settings = {"validation_fraction": config.validation_fraction, "split_seed": config.split_seed}
+    data_dir = run_config.data_dir
+    if not (run_config.source and data_dir):
+        raise ValueError(f"Expected source and data_dir. Received: source={run_config.source!r}, data_dir={data_dir!r}")
+    source, _ = open_data(dataclasses.replace(run_config, data_dir=""))
+    settings = {"validation_fraction": run_config.validation_fraction, "split_seed": run_config.split_seed}
     total = sum(len(split.labels) for split in source.splits.values())
     with progress_bar(console) as bar:
-        task = bar.add_task(f"preparing {total} photographs", total=total)
-        tell = lambda done: bar.update(task, completed=done)
-        manifest = preparation.prepare(source, data_dir, options, settings=settings, progress=tell)
+        task = bar.add_task(f"preparing {total} images", total=total)
+        update = lambda done: bar.update(task, completed=done)
+        manifest = prepare.prepare(source, data_dir, options, settings=settings, progress=update)
     for split, metadata in manifest["splits"].items():
         console.print(f"{split}: {metadata['examples']} images in {len(metadata['shards'])} shards", markup=False)
-        _warn_of_skipped([(each["name"], each["reason"]) for each in metadata["skipped"]], split, console)
+        _print_skipped([(each["name"], each["reason"]) for each in metadata["skipped"]], split, console)
     console.print(f"data set in {data_dir}; train with --data_dir={data_dir}", markup=False)
     return manifest
 
 
-def verify(data_dir, console):
-    """Reads a prepared data set from end to end.
+def verify_data_dir(data_dir: str, console: rich.console.Console) -> None:
+    """Reads a prepared data set completely and checks every image.
 
     Raises:
-      ValueError: if anything is not as it was written; what, is printed, a line each.
+      ValueError: if the data set is damaged. Each defect is printed on a line.
     """
     manifest = prepared.read_manifest(data_dir)
     total = sum(metadata["examples"] for metadata in manifest["splits"].values())
     with progress_bar(console) as bar:
         task = bar.add_task(f"verifying {total} images", total=total)
-        wrong = prepared.verify(data_dir, lambda done: bar.update(task, completed=done))
-    for line in wrong:
+        defects = prepared.verify(data_dir, lambda done: bar.update(task, completed=done))
+    for line in defects:
         console.print(line, markup=False)
-    if wrong:
-        raise ValueError(f"Expected {data_dir} as it was written. Received: {len(wrong)} damages, the first {wrong[0]}")
-    console.print(f"{data_dir}: {total} images are as they were written", markup=False)
+    if defects:
+        raise ValueError(
+            f"Expected {data_dir} to be undamaged. Received: {len(defects)} defects, the first: {defects[0]}"
+        )
+    console.print(f"{data_dir}: all {total} images are undamaged", markup=False)
 
 
-def progress_bar(console):
-    """A progress bar that says how many a second and how long yet; none without a console."""
+def progress_bar(console: rich.console.Console | None) -> rich.progress.Progress:
+    """Returns a progress bar with the remaining time; it is disabled if the console is None."""
     columns = (
         rich.progress.TextColumn("{task.description}"),
         rich.progress.BarColumn(bar_width=24),
@@ -119,42 +135,44 @@ def progress_bar(console):
     return rich.progress.Progress(*columns, console=console, transient=True, disable=console is None)
 
 
-def _warn_of_skipped(skipped, split, console):
-    """Tells of photographs, pairs of name and reason, that could not be read."""
+def _print_skipped(skipped, split, console):
+    """Prints a warning about unreadable files, pairs of name and reason."""
     if skipped:
-        console.print(f"warning: {len(skipped)} {split} files could not be read and are left out", markup=False)
-        for name, reason in skipped[:MOST_SKIPPED_NAMED]:
+        console.print(f"warning: skipped {len(skipped)} {split} files that could not be read", markup=False)
+        for name, reason in skipped[:_MAX_LISTED]:
             console.print(f"  {name}: {reason}", markup=False)
 
 
-def load_data(config, source, splits, image_statistics, console):
-    """Makes splits of a source ready to be read by index; photographs that were not prepared are read once.
+def load_data(
+    run_config: config.Config,
+    source: sources.Source,
+    splits: Sequence[str],
+    image_statistics: statistics.Statistics | None,
+    console: rich.console.Console,
+) -> Data:
+    """Makes splits of a data set readable by index. Reads every image once unless the data set is prepared.
 
     Args:
-      config: of the run.
+      run_config: the configuration.
       source: from `open_data`.
       splits: names of the splits to read.
-      image_statistics: the training set's `statistics.Statistics`; None computes them, then "train" must be among the
-        splits.
-      console: a ``rich.console.Console`` that is told about photographs that cannot be read.
-
-    Returns:
-      `Data`.
+      image_statistics: of the training images; None computes them, and then "train" must be among the splits.
+      console: prints the number of images and those that cannot be read.
     """
-    examples, all_skipped = {}, {}
+    loaded_examples, all_skipped = {}, {}
     for split in splits:
         count = len(source.splits[split].labels)
         with progress_bar(console) as bar:
             task = bar.add_task(f"reading {count} {split} images", total=count)
-            examples[split], skipped, found = loading.load(
+            loaded = loading.load(
                 source.splits[split],
-                image_size=config.image_size,
-                cache=config.cache,
+                image_size=run_config.image_size,
+                cache=run_config.cache,
                 collect_statistics=split == "train" and image_statistics is None,
                 progress=lambda done, bar=bar, task=task: bar.update(task, completed=done),
             )
-        console.print(f"{split}: {len(examples[split])} images of {len(source.class_names)} classes", markup=False)
-        _warn_of_skipped(skipped, split, console)
-        all_skipped[split] = skipped
-        image_statistics = found or image_statistics
-    return Data(source, examples, image_statistics, all_skipped)
+        console.print(f"{split}: {len(loaded.examples)} images of {len(source.class_names)} classes", markup=False)
+        _print_skipped(loaded.skipped, split, console)
+        loaded_examples[split], all_skipped[split] = loaded.examples, loaded.skipped
+        image_statistics = loaded.statistics or image_statistics
+    return Data(source, loaded_examples, image_statistics, all_skipped)

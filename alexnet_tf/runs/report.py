@@ -17,9 +17,9 @@ from alexnet_tf.reporting import kernels
 from alexnet_tf.reporting import pages
 from alexnet_tf.runs import builders
 from alexnet_tf.runs import dataset
-from alexnet_tf.runs import evaluate
 from alexnet_tf.runs import placement
 from alexnet_tf.runs import restore
+from alexnet_tf.runs import split_results
 from alexnet_tf.training import metrics
 from alexnet_tf.utils import files
 from alexnet_tf.utils import machine
@@ -52,7 +52,7 @@ def make(workdir, *, source=None, data_dir=None):
     splits = [split for split in ("validation", "test") if split in data_source.splits]
     run = restore.open_run(workdir, config, data_source.class_names)
     data = dataset.load_data(config, data_source, splits, run.image_statistics, console)
-    judged = evaluate.judge_all(config, run.model, data, splits, console)
+    judged = split_results.evaluate_splits(config, run.model, data, splits, console)
     path = write(workdir, config, run.model, data, judged, run.step)
     console.print(f"report {path}\n  of          {run.checkpoint}", markup=False)
     return path
@@ -66,7 +66,7 @@ def write(workdir, config, model, data, judged, step):
       config: its `config.Config`, resolved.
       model: its network, trained.
       data: `dataset.Data` with the examples of the judged splits.
-      judged: list of `evaluate.Judged`, the split that counts last.
+      judged: list of `split_results.SplitResult`, the split that counts last.
       step: int, the steps that the network was trained for.
 
     Returns:

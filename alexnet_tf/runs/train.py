@@ -1,14 +1,30 @@
-"""A run in its work directory: training from where it stands."""
+"""Trains a run in its work directory.
+
+The order of a run, in which nothing is written before everything was checked:
+
+1. The configuration is compared with the one in the work directory, and the processes of the run find each other.
+2. The chief locks the work directory.
+3. The data set is opened, and the images of the training and the monitored split are read.
+4. The network and its training step are built, and the newest checkpoint is restored.
+5. The chief claims the work directory: it writes the configuration and the image statistics there.
+6. Training runs step by step. After each epoch the monitored split is evaluated, which may lower the learning rate.
+7. The chief saves the last checkpoint, evaluates all held-out splits and writes ``train.json`` and the report.
+
+A run that ends early, for whatever reason, resumes with the same command from its newest checkpoint.
+"""
 
 import contextlib
 import dataclasses
 import os
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
 from typing import NamedTuple
 
 import numpy as np
 import rich.console
 
-from alexnet_tf import config as configuration
+from alexnet_tf import config
 from alexnet_tf import flagfiles
 from alexnet_tf.data import augmentation
 from alexnet_tf.data import pipeline
@@ -21,8 +37,8 @@ from alexnet_tf.profiling import profiler
 from alexnet_tf.profiling import trace
 from alexnet_tf.runs import builders
 from alexnet_tf.runs import dataset
-from alexnet_tf.runs import evaluate
 from alexnet_tf.runs import report
+from alexnet_tf.runs import split_results
 from alexnet_tf.runs import tensorboard
 from alexnet_tf.training import actions
 from alexnet_tf.training import checkpoints
@@ -35,172 +51,232 @@ from alexnet_tf.training import trainer
 from alexnet_tf.utils import files
 from alexnet_tf.utils import messages
 
+# The view set of the monitored split.
+_CENTER_CROP = "center crop"
+
 
 class _Run(NamedTuple):
-    """A run that is ready to learn."""
+    """A run that is ready to train."""
 
-    config: configuration.Config
+    config: config.Config  # resolved
     workdir: str
-    distribution: distribution.Distribution
+    processes: distribution.Distribution
     console: rich.console.Console
     data: dataset.Data
-    watched: str  # the split whose error is taken at every epoch's end
+    monitored: str  # the split that is evaluated after each epoch
     trainer: trainer.Trainer
     schedule: schedules.Schedule  # of the weights' learning rate
     checkpoints: checkpoints.Checkpoints
-    first_step: int  # steps taken already
+    first_step: int  # number of steps already taken
     steps: int
     steps_per_epoch: int
 
 
-def train(config, workdir, profile_steps=(), *, joined=None, stop=None):
-    """Trains as a configuration says, from where the work directory stands, and evaluates at the end.
+def train(
+    run_config: config.Config,
+    workdir: str,
+    profile_steps: Sequence[int] = (),
+    *,
+    processes: distribution.Distribution | None = None,
+    stop: stopping.Stop | None = None,
+) -> dict[str, Any] | None:
+    """Trains from the newest checkpoint in the work directory, or from the start, and evaluates at the end.
 
     Args:
-      config: a `config.Config`.
-      workdir: the run's directory; made if it is not there. Several processes share it, and the first of them writes.
+      run_config: the configuration.
+      workdir: the run's directory, created if it does not exist. Several processes share it; only the chief writes.
       profile_steps: the first and the last step to profile, counted from 1 at the start of the run; empty for none.
-      joined: from `distribution.start`, where that had to come first; None calls it for one process.
-      stop: a `stopping.Stop`; None where nobody will ask to stop.
+      processes: from `distribution.start`, if it had to be called before; None calls it for one process.
+      stop: requests a stop; None if nothing will.
 
     Returns:
-      The figures that it writes to ``train.json`` in the work directory; None in all processes but the first.
+      The figures that it writes to ``train.json`` in the work directory; None in all processes but the chief.
 
     Raises:
-      ValueError: for a bad configuration, data set or work directory, steps to profile that are none, or a loss that
-        is not finite.
-      OSError: for what is not there, a full disk, or a work directory in which another run is at work.
-      distribution.WorkerLostError: if another process of this training is gone.
-      stopping.Stopped: if it was asked to stop; a checkpoint was saved if it was learning.
+      ValueError: for an invalid configuration, data set, work directory or `profile_steps`, or a loss that is not
+        finite.
+      OSError: if a file is missing, the disk is full, or another run is using the work directory.
+      distribution.WorkerLostError: if another process of this run was lost.
+      stopping.Stopped: if a stop was requested. If training had begun, a checkpoint was saved.
     """
-    config = config.resolved()
-    _check_configuration(config, workdir)
+    run_config = run_config.resolved()
+    _check_configuration(run_config, workdir)
     profiler.check_profile_steps(profile_steps)
-    # Before anything else of TensorFlow.
-    joined = joined or distribution.start(config.distribute)
+    # Must come before any other use of TensorFlow.
+    processes = processes or distribution.start(run_config.distribute)
     stop = stop or stopping.Stop()
-    with distribution.lost_workers(joined.worker[1]), contextlib.ExitStack() as held:
-        run = _open(config, workdir, joined, held)
+    with distribution.lost_workers(processes.worker[1]), contextlib.ExitStack() as locks:
+        run = _open(run_config, workdir, processes, locks)
         if run.first_step < run.steps:
-            step = _learn(run, profile_steps, stop)
-            if joined.is_chief:
+            step = _train_steps(run, profile_steps, stop)
+            if processes.is_chief:
                 run.checkpoints.save(step)
             if step < run.steps:
-                raise stopping.Stopped(f"stopped at step {step} of {run.steps}; the same command goes on from there")
-        written = _finish(run) if joined.is_chief else None
-        # A process that is gone is one that was lost, so the others wait for the first.
-        joined.sum([np.zeros([], np.int64)])
+                raise stopping.Stopped(f"stopped at step {step} of {run.steps}; the same command resumes from there")
+        written = _finish(run) if processes.is_chief else None
+        # Peers treat an exited process as a failure, so every worker waits for the chief.
+        processes.sum([np.zeros([], np.int64)])
         return written
 
 
-def _open(config, workdir, joined, held):
-    """Opens data and network, takes up what the work directory has, and makes it this configuration's.
+def _open(run_config, workdir, processes, locks):
+    """Opens data and network, restores the newest checkpoint and claims the work directory.
 
     Args:
-      config, workdir: of the run.
-      joined: the `distribution.Distribution`.
-      held: a ``contextlib.ExitStack`` that keeps others out of the work directory.
+      run_config, workdir: of the run.
+      processes: the `distribution.Distribution`.
+      locks: a ``contextlib.ExitStack`` that holds the lock of the work directory.
 
     Returns:
       `_Run`.
     """
-    console = rich.console.Console(soft_wrap=True, highlight=False, quiet=not joined.is_chief)
-    is_there = os.path.isdir(workdir)
-    if os.path.exists(workdir) and not is_there:
-        raise ValueError(f"Expected a work directory. Received: {workdir}, a file")
-    if joined.is_chief and is_there:
-        _keep_others_out(workdir, held)
-    # Before the data are read.
-    builders.home_devices(config)
-    builders.check_start(config, workdir)
-    source, image_statistics = dataset.open_data(config)
-    image_statistics = _read_statistics(workdir) or image_statistics
-    watched = dataset.monitored_split(source)
-    # What another process reads is not kept here.
-    reading = dataclasses.replace(config, cache="none") if config.data_service else config
-    data = dataset.load_data(reading, source, ["train", watched], image_statistics, console)
-    steps_per_epoch = sampling.batches_per_epoch(len(data.examples["train"]), config.batch_size)
-    steps = max(1, round(config.epochs * steps_per_epoch))
-    if config.batch_size % joined.replicas:
-        raise ValueError(
-            f"Expected batch_size to be a multiple of the {joined.replicas} replicas. Received: {config.batch_size}"
-        )
-    if joined.strategy:
-        console.print(
-            f"{joined.replicas} replicas in {joined.worker[1]} processes, "
-            f"{config.batch_size // joined.replicas} images of each batch of {config.batch_size} to each"
-        )
-    with joined.scope():
-        model = builders.build_model(config, len(source.class_names))
-        trainer = builders.build_trainer(config, model, data.statistics, joined.strategy)
-    schedule = builders.build_schedule(config)
-    saved = builders.build_checkpoints(config, model, trainer.optimizer, schedule, source.class_names, workdir)
+    console = rich.console.Console(soft_wrap=True, highlight=False, quiet=not processes.is_chief)
+    exists = os.path.isdir(workdir)
+    if os.path.exists(workdir) and not exists:
+        raise ValueError(f"Expected workdir to be a directory. Received: the file {workdir}")
+    if processes.is_chief and exists:
+        _lock(workdir, locks)
+    # Raise before the images are read, which may take long.
+    builders.home_devices(run_config)
+    builders.check_start(run_config, workdir)
+    data, monitored = _open_data(run_config, workdir, console)
+    steps_per_epoch = sampling.batches_per_epoch(len(data.examples["train"]), run_config.batch_size)
+    steps = max(1, round(run_config.epochs * steps_per_epoch))
+    own_trainer = _build_trainer(run_config, data, processes, console)
+    schedule = builders.build_schedule(run_config)
+    saved = builders.build_checkpoints(
+        run_config, own_trainer.model, own_trainer.optimizer, schedule, data.source.class_names, workdir
+    )
     first_step = saved.restore(lambda line: console.print(line, markup=False))
-    joined.check_same("checkpoint and configuration", [first_step, config.fingerprint()])
-    if first_step > steps:
-        raise ValueError(
-            f"Expected epochs to be at least {first_step / steps_per_epoch:g}, the {first_step} steps that {workdir} "
-            f"has taken. Received: {config.epochs:g}"
-        )
-    if config.initialize_from and not first_step:
-        path = builders.initialize_weights(config, model)
-        console.print(f"starts from {path}, but for {', '.join(config.new_layers) or 'nothing'}", markup=False)
-    # All is well: from here on the work directory is this configuration's.
-    if joined.is_chief:
-        os.makedirs(workdir, exist_ok=True)
-        if not is_there:
-            _keep_others_out(workdir, held)
-        saved.remove_remains()
-        _claim(config, workdir, data.statistics)
+    run = _Run(
+        run_config,
+        workdir,
+        processes,
+        console,
+        data,
+        monitored,
+        own_trainer,
+        schedule,
+        saved,
+        first_step,
+        steps,
+        steps_per_epoch,
+    )
+    _check_start(run)
+    if processes.is_chief:
+        _claim(run, locks, exists)
     if first_step:
         console.print(f"resumed from {saved.current}, step {first_step}", markup=False)
-    return _Run(
-        config, workdir, joined, console, data, watched, trainer, schedule, saved, first_step, steps, steps_per_epoch
-    )
+    return run
 
 
-def _keep_others_out(workdir, held):
-    held.enter_context(files.exclusive_lock(os.path.join(workdir, "lock"), f"the work directory {workdir}"))
+def _open_data(run_config, workdir, console):
+    """Opens the data set and reads the images of the training and the monitored split; returns data and split."""
+    source, image_statistics = dataset.open_data(run_config)
+    path = os.path.join(workdir, "statistics.npz")
+    if os.path.exists(path):
+        image_statistics = statistics.load(path)
+    monitored = dataset.monitored_split(source)
+    # With a data service, this process does not read the training images.
+    reading = dataclasses.replace(run_config, cache="none") if run_config.data_service else run_config
+    return dataset.load_data(reading, source, ["train", monitored], image_statistics, console), monitored
 
 
-def _learn(run, profile_steps, stop):
-    """Learns until the run's end, or until someone wants it to stop; returns the number of steps taken."""
-    config, joined = run.config, run.distribution
-    latest = tensorboard.Latest(joined.batches(_training_batches(run)), joined.first)
+def _build_trainer(run_config, data, processes, console):
+    """Builds the network and its training step, on each replica."""
+    size, replicas = run_config.batch_size, processes.replicas
+    if size % replicas:
+        raise ValueError(f"Expected batch_size to be a multiple of the {replicas} replicas. Received: {size}")
+    if processes.strategy:
+        console.print(
+            f"{replicas} replicas in {processes.worker[1]} processes, {size // replicas} of the {size} images of each "
+            "batch per replica"
+        )
+    with processes.scope():
+        model = builders.build_model(run_config, len(data.source.class_names))
+        return builders.build_trainer(run_config, model, data.statistics, processes.strategy)
+
+
+def _check_start(run):
+    """Checks that all processes start at the same step, and initializes a new run from another one if requested."""
+    run_config, first_step = run.config, run.first_step
+    run.processes.check_same("checkpoint and configuration", [first_step, run_config.fingerprint()])
+    if first_step > run.steps:
+        raise ValueError(
+            f"Expected epochs to be at least {first_step / run.steps_per_epoch:g}, as {run.workdir} has already "
+            f"trained for {first_step} steps. Received: {run_config.epochs:g}"
+        )
+    if run_config.initialize_from and not first_step:
+        path = builders.initialize_weights(run_config, run.trainer.model)
+        new = f"all layers but {', '.join(run_config.new_layers)}" if run_config.new_layers else "all layers"
+        run.console.print(f"initialized {new} from {path}", markup=False)
+
+
+def _claim(run, locks, exists):
+    """Makes the work directory this run's: locks it, removes partial files and writes configuration and statistics."""
+    os.makedirs(run.workdir, exist_ok=True)
+    if not exists:
+        _lock(run.workdir, locks)
+    run.checkpoints.remove_remains()
+    statistics.save(run.data.statistics, os.path.join(run.workdir, "statistics.npz"))
+    with files.atomic_write(os.path.join(run.workdir, "config.flags")) as file:
+        file.write(flagfiles.to_text(run.config))
+
+
+def _lock(workdir, locks):
+    locks.enter_context(files.exclusive_lock(os.path.join(workdir, "lock"), f"the work directory {workdir}"))
+
+
+def _check_configuration(run_config, workdir):
+    """Raises ValueError if the work directory has a different configuration, naming the fields that differ."""
+    path = os.path.join(workdir, "config.flags")
+    if not os.path.exists(path):
+        return
+    before = flagfiles.read_flagfile(path).resolved()
+    fields = run_config.differences(before)
+    if fields:
+        values = dataclasses.asdict(before), dataclasses.asdict(run_config)
+        raise ValueError(messages.different_values(f"{workdir} was trained", fields, *values, "workdir"))
+
+
+def _train_steps(run, profile_steps, stop):
+    """Trains to the run's last step or until a stop is requested; returns the number of steps taken."""
+    run_config, processes = run.config, run.processes
+    latest = tensorboard.Latest(processes.batches(_training_batches(run)), processes.first)
     with contextlib.ExitStack() as stack:
-        terminal, own, step_context = None, [], lambda step: contextlib.nullcontext()
-        if joined.is_chief:
+        terminal, step_context = None, lambda step: contextlib.nullcontext()
+        if processes.is_chief:
             terminal = stack.enter_context(actions.Terminal(run.steps, run.first_step, run.steps_per_epoch))
             step_context = stack.enter_context(_profile(run, profile_steps, latest, terminal))
-        own = _actions(run, terminal, latest, stop)
+        own_actions = _actions(run, terminal, latest, stop)
         stack.enter_context(stop.waiting())
         return loop.train(
             run.trainer,
             latest,
             steps=run.steps,
             steps_per_epoch=run.steps_per_epoch,
-            learning_rates=lambda progress: builders.learning_rates(config, run.schedule, progress),
-            actions=own,
+            learning_rates=lambda progress: builders.learning_rates(run_config, run.schedule, progress),
+            actions=own_actions,
             first_step=run.first_step,
-            report_every=config.report_steps,
+            report_every=run_config.report_steps,
             step_context=step_context,
-            stop_requested=joined.any_of(stop.is_asked),
+            stop_requested=processes.any_of(stop.is_asked),
         )
 
 
 def _training_batches(run):
-    """This process's part of each batch to come, copied ahead to where it is wanted."""
-    config = run.config
+    """Returns this process's part of each remaining batch, prefetched to its device."""
+    run_config = run.config
     options = builders.build_sampling(
-        config, first_step=run.first_step, steps=run.steps, worker=run.distribution.worker
+        run_config, first_step=run.first_step, steps=run.steps, worker=run.processes.worker
     )
-    # Several replicas get their parts of what is on the host.
-    is_alone = run.distribution.local_replicas == 1
-    device = placement.input_device(builders.home_devices(config)) if is_alone else None
-    if config.data_service:
+    # Several replicas take their parts from batches on the host.
+    is_alone = run.processes.local_replicas == 1
+    device = placement.input_device(builders.home_devices(run_config)) if is_alone else None
+    if run_config.data_service:
         return service.from_service(
-            config.data_service,
-            lambda step: service.training_batches(config.data_dir, dataclasses.replace(options, first_step=step)),
+            run_config.data_service,
+            lambda step: service.training_batches(run_config.data_dir, dataclasses.replace(options, first_step=step)),
             first_step=run.first_step,
             steps=run.steps,
             device=device,
@@ -209,119 +285,98 @@ def _training_batches(run):
     return pipeline.prefetch_to_device(batches, device)
 
 
-def _check_configuration(config, workdir):
-    """Raises if the work directory is another configuration's, naming the fields that differ."""
-    path = os.path.join(workdir, "config.flags")
-    if not os.path.exists(path):
-        return
-    before = flagfiles.read_flagfile(path).resolved()
-    fields = config.differences(before)
-    if fields:
-        values = dataclasses.asdict(before), dataclasses.asdict(config)
-        raise ValueError(messages.different_values(f"{workdir} was trained", fields, *values, "workdir"))
-
-
-def _read_statistics(workdir):
-    path = os.path.join(workdir, "statistics.npz")
-    return statistics.load(path) if os.path.exists(path) else None
-
-
-def _claim(config, workdir, image_statistics):
-    """Makes the work directory this configuration's."""
-    os.makedirs(workdir, exist_ok=True)
-    statistics.save(image_statistics, os.path.join(workdir, "statistics.npz"))
-    with files.atomic_write(os.path.join(workdir, "config.flags")) as file:
-        file.write(flagfiles.to_text(config))
-
-
 @contextlib.contextmanager
-def _profile(run, wanted, latest, terminal):
-    """Yields what stands around each step, of which the wanted ones are profiled if they are all still to come."""
-    if wanted and not run.first_step < wanted[0] <= run.steps:
+def _profile(run, requested, latest, terminal):
+    """Yields the context of each step, which profiles the requested steps if all of them are still to come."""
+    if requested and not run.first_step < requested[0] <= run.steps:
         terminal.print(
-            f"warning: nothing is profiled: step {wanted[0]} is not among those to come, {run.first_step + 1} to "
-            f"{run.steps}"
+            f"warning: nothing is profiled, as step {requested[0]} is not one of the remaining steps "
+            f"{run.first_step + 1} to {run.steps}"
         )
-        wanted = ()
-    if not wanted:
+        requested = ()
+    if not requested:
         yield lambda step: contextlib.nullcontext()
         return
     describe = lambda: trace.describe(tensorboard.step_graph(run.trainer, latest.batch, run.config))
-    with profiler.Profiler(os.path.join(run.workdir, "tensorboard"), *wanted, describe) as profile:
+    with profiler.Profiler(os.path.join(run.workdir, "tensorboard"), *requested, describe) as profile:
         yield profile.step
     terminal.print(
-        f"profiled steps {wanted[0]} to {min(wanted[1], run.steps)}: tools/profile_report.py --workdir={run.workdir}"
+        f"profiled steps {requested[0]} to {min(requested[1], run.steps)}: tools/profile_report.py "
+        f"--workdir={run.workdir}"
     )
 
 
 def _actions(run, terminal, latest, stop):
-    """What this process does besides learning: the first one all of it, the others the validation's part."""
-    config, data = run.config, run.data
-    center = errors.probability_function(
-        run.trainer.model,
-        lambda images: [
-            augmentation.central_view(
-                images, data.statistics.mean_image, size=config.crop_size, scale=config.input_scale
-            )
-        ],
-    )
-
-    def validate():
-        # One process alone does not wait for the end of an evaluation: what it learnt since the last checkpoint is not
-        # worth that. One of several would be lost to the others.
-        with stop.waiting(run.distribution.worker[1] > 1):
-            return evaluate.evaluate_split(center, data, run.watched, {"centre crop": [0]}, run.distribution)
-
-    epoch_end = _EpochEnd(lambda: validate()["centre crop"], run.schedule)
-    if not run.distribution.is_chief:
+    """The actions of this process: all of them for the chief, only the evaluation after each epoch for the others."""
+    epoch_end = _EpochEnd(_validation(run, stop), run.schedule)
+    if not run.processes.is_chief:
         return [epoch_end]
-    log = metrics.Writer(os.path.join(run.workdir, "metrics.jsonl"), run.first_step)
+    writer = metrics.Writer(os.path.join(run.workdir, "metrics.jsonl"), run.first_step)
     summaries = tensorboard.open_summaries(run.workdir)
 
     def warn(progress, text):
         terminal.print(f"warning: {text}")
-        log.write(kind="warning", step=progress.step, epoch=progress.epoch, text=text)
+        writer.write(kind="warning", step=progress.step, epoch=progress.epoch, text=text)
 
-    flat = actions.FlatLoss(len(data.source.class_names), warn)
-    epoch_end.tell = _tell_epoch(run.watched, terminal, log, summaries)
+    flat = actions.FlatLoss(len(run.data.source.class_names), warn)
+    epoch_end.log = _epoch_log(run.monitored, terminal, writer, summaries)
     epoch = run.first_step / run.steps_per_epoch
-    details = tensorboard.details(summaries, run.trainer, latest, config, epoch)
-    return [terminal, log, summaries, flat, epoch_end, details, run.checkpoints]
+    details = tensorboard.details(summaries, run.trainer, latest, run.config, epoch)
+    return [terminal, writer, summaries, flat, epoch_end, details, run.checkpoints]
+
+
+def _validation(run, stop):
+    """Returns the function that evaluates the monitored split with the center crop."""
+    center_view = lambda images: augmentation.central_view(
+        images, run.data.statistics.mean_image, size=run.config.crop_size, scale=run.config.input_scale
+    )
+    probabilities = errors.probability_function(run.trainer.model, lambda images: [center_view(images)])
+
+    def validate():
+        # A single process does not wait for the end of an evaluation: it loses only the steps since the last
+        # checkpoint. One of several processes would be lost to the others.
+        with stop.waiting(run.processes.worker[1] > 1):
+            results = split_results.evaluate_distributed(
+                probabilities, run.data, run.monitored, {_CENTER_CROP: [0]}, run.processes
+            )
+        return results[_CENTER_CROP]
+
+    return validate
 
 
 class _EpochEnd:
-    """Validates at each epoch's end and tells the schedule.
+    """Evaluates the monitored split after each epoch and updates the schedule.
 
     Args:
       validate: returns `errors.Errors`.
-      schedule: of the run.
+      schedule: the learning rate schedule.
     """
 
-    def __init__(self, validate, schedule):
+    def __init__(self, validate: Callable[[], errors.Errors], schedule: schedules.Schedule):
         self._validate = validate
         self._schedule = schedule
         self._reports = []
-        # Called with the epoch's reports, the errors and whether the rate drops.
-        self.tell = lambda reports, result, dropped: None
+        # Called with the reports of the epoch, the errors and whether the learning rate drops.
+        self.log = lambda reports, result, dropped: None
 
     def __call__(self, progress):
         self._reports.append(progress)
         if progress.epoch_ended:
             result = self._validate()
-            self.tell(self._reports, result, self._schedule.epoch_ended(result.top1_error))
+            self.log(self._reports, result, self._schedule.epoch_ended(result.top1_error))
             self._reports = []
 
 
-def _tell_epoch(watched, terminal, log, summaries):
-    """What `_EpochEnd` tells logs and terminal."""
+def _epoch_log(monitored, terminal, writer, summaries):
+    """Returns the function that logs an epoch to the terminal, ``metrics.jsonl`` and TensorBoard."""
 
-    def tell(reports, result, dropped):
+    def log(reports, result, dropped):
         progress = reports[-1]
         examples = np.array([report.examples for report in reports])
         train_loss = np.average([report.train_loss for report in reports], weights=examples)
         train_error = np.average([report.train_error for report in reports], weights=examples)
         speed = examples.sum() / sum(n / r.images_per_second for n, r in zip(examples, reports))
-        log.write(kind="validation", step=progress.step, epoch=progress.epoch, **result.to_dict())
+        writer.write(kind="validation", step=progress.step, epoch=progress.epoch, **result.to_dict())
         summaries.scalars(
             progress.step,
             validation_loss=result.loss,
@@ -331,32 +386,32 @@ def _tell_epoch(watched, terminal, log, summaries):
         top5 = "" if result.top5_error is None else f" top-5 {100 * result.top5_error:.2f} %"
         terminal.print(
             f"epoch {round(progress.epoch)}: train loss {train_loss:.4f} error {100 * train_error:.2f} %, "
-            f"{watched} loss {result.loss:.4f} error {100 * result.top1_error:.2f} %{top5}, "
-            f"rate {progress.learning_rate:.3g}, "
-            f"{speed:.1f} images/s" + ("; the rate drops" if dropped else "")
+            f"{monitored} loss {result.loss:.4f} error {100 * result.top1_error:.2f} %{top5}, "
+            f"learning rate {progress.learning_rate:.3g}, {speed:.1f} images/s"
+            + ("; the learning rate drops" if dropped else "")
         )
 
-    return tell
+    return log
 
 
 def _finish(run):
-    """Ten views of all that was held out, figures for machines, the report for people, and the last lines."""
-    config, workdir, data, console = run.config, run.workdir, run.data, run.console
+    """Evaluates all held-out splits with all view sets, writes ``train.json`` and the report, and prints the paths."""
+    workdir, data, console = run.workdir, run.data, run.console
     if "test" in data.source.splits and "test" not in data.examples:
-        test = dataset.load_data(config, data.source, ["test"], data.statistics, console)
+        test = dataset.load_data(run.config, data.source, ["test"], data.statistics, console)
         data = data._replace(examples={**data.examples, **test.examples})
     held_out = [split for split in ("validation", "test") if split in data.examples]
-    judged = evaluate.judge_all(config, run.trainer.model, data, held_out, console)
+    results = split_results.evaluate_splits(run.config, run.trainer.model, data, held_out, console)
     written = {
         "step": run.steps,
         "checkpoint": run.checkpoints.current,
-        "evaluation": {each.split: evaluate.tell(each, data, console) for each in judged},
+        "evaluation": {result.split: split_results.print_result(result, data, console) for result in results},
     }
     files.write_json(os.path.join(workdir, "train.json"), written)
-    page = report.write(workdir, config, run.trainer.model, data, judged, run.steps)
+    report_path = report.write(workdir, run.config, run.trainer.model, data, results, run.steps)
     console.print(
         f"run {workdir}\n  checkpoint  {run.checkpoints.current}\n  logs        tensorboard --logdir={workdir}\n"
-        f"  report      {page}",
+        f"  report      {report_path}",
         markup=False,
     )
     if data.source.license:

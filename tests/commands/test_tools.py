@@ -65,7 +65,11 @@ def test_help_is_a_table_of_the_hyperparameters(name):
         (["--recipe=caffe"], 1, "Expected recipe to be paper | original. Received: 'caffe'"),
         (["--workdir=runs/none", "--source=folder:/nowhere"], 1, "DIR/train/CLASS/IMAGE"),
         (["--workdir=runs/none", "--data_dir=/nowhere"], 1, "Expected a data set made by tools/prepare.py"),
-        (["--workdir=runs/none", "--data_dir=a", "--source=elpv"], 1, "Expected source or data_dir. Received: both"),
+        (
+            ["--workdir=runs/none", "--data_dir=a", "--source=elpv"],
+            1,
+            "Expected either source or data_dir. Received: source=elpv, data_dir=a",
+        ),
     ],
 )
 def test_bad_input_gets_one_line(arguments, status, message):
@@ -141,7 +145,7 @@ def test_a_killed_run_resumes_and_ends_with_the_same_bits(photographs, tmp_path)
     assert str(workdir / "report.html") in resumed.stdout
     evaluated = run("evaluate", f"--workdir={workdir}")
     assert evaluated.returncode == 0, evaluated.stderr
-    assert "validation: 4 images, each seen once" in evaluated.stdout
+    assert "validation: 4 images, each evaluated once" in evaluated.stdout
 
 
 def test_a_loss_that_is_no_number_ends_the_run_in_one_line(photographs, tmp_path):
@@ -163,7 +167,7 @@ def test_prepared_data_train_and_a_flipped_bit_is_named(photographs, tmp_path):
     assert "train: 20 images in 2 shards" in done.stdout and "validation: 4 images in 1 shards" in done.stdout
     assert "1 train files could not be read" in done.stdout and "text.jpg: Unknown image file format" in done.stdout
     done = forks.run("prepare", "--verify", f"--data_dir={data_dir}")
-    assert done.returncode == 0 and "24 images are as they were written" in done.stdout
+    assert done.returncode == 0 and "all 24 images are undamaged" in done.stdout
 
     options = [
         *small_net(photographs, batch_size=4, cache="none", image_size=256, crop_size=64),
@@ -174,7 +178,7 @@ def test_prepared_data_train_and_a_flipped_bit_is_named(photographs, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "train: 20 images of 2 classes" in done.stdout
     done = forks.run("evaluate", f"--workdir={tmp_path / 'run'}")
-    assert done.returncode == 0 and "validation: 4 images, each seen once" in done.stdout
+    assert done.returncode == 0 and "validation: 4 images, each evaluated once" in done.stdout
 
     shard = data_dir / "prepared-train.tfrecord-00001-of-00002"
     content = bytearray(shard.read_bytes())

@@ -223,14 +223,14 @@ def test_table_has_all_figures_in_columns():
     rows = [
         (
             "runs/with_a_long_name_of_a_directory",
-            {"centre crop": of_errors(0.5, 0.25), "ten views": of_errors(1.0, 0.0)},
+            {"center crop": of_errors(0.5, 0.25), "ten views": of_errors(1.0, 0.0)},
         ),
-        ("mean", {"centre crop": of_errors(0.1234, None), "ten views": of_errors(0.1, None)}),
+        ("mean", {"center crop": of_errors(0.1234, None), "ten views": of_errors(0.1, None)}),
     ]
-    shares = [("weight of a", {"centre crop": 0.25, "ten views": 1.0})]
+    shares = [("weight of a", {"center crop": 0.25, "ten views": 1.0})]
     lines = ensembles.table(rows, majority=0.75, weights=shares).splitlines()
     assert [line.split() for line in lines] == [
-        ["centre", "crop", "ten", "views"],
+        ["center", "crop", "ten", "views"],
         ["top-1", "top-5", "top-1", "top-5"],
         ["runs/with_a_long_name_of_a_directory", "50.00", "%", "25.00", "%", "100.00", "%", "0.00", "%"],
         ["mean", "12.34", "%", "-", "10.00", "%", "-"],
@@ -318,7 +318,7 @@ def test_members_are_what_they_are_alone_and_the_mean_is_of_their_probabilities(
     assert [member["workdir"] for member in written["members"]] == runs
     assert [member["step"] for member in written["members"]] == [1, 2]
     for member, single in zip(written["members"], alone):
-        for way in ("centre_crop", "ten_views"):
+        for way in ("center_crop", "ten_views"):
             assert member[way] == pytest.approx(single["evaluation"]["validation"][way], rel=1e-6)
             assert f"{100 * member[way]['top1_error']:.2f} %" in said
     assert written["members"][0]["ten_views"] != written["members"][1]["ten_views"]
@@ -326,7 +326,7 @@ def test_members_are_what_they_are_alone_and_the_mean_is_of_their_probabilities(
     (first, labels), (second, _) = kept
     searched, judged = ensembles.divide(labels, 0.5, 2)
     assert (written["search"]["num_searched"], written["search"]["num_judged"]) == (6, 6)
-    for way in ("centre crop", "ten views"):
+    for way in ("center crop", "ten views"):
         name = way.replace(" ", "_")
         both = np.stack([first[way], second[way]])
         weights = written["search"]["weights"][name]
@@ -350,7 +350,7 @@ def test_a_list_of_one_is_that_run(runs, alone):
 
 def test_order_of_runs_only_permutes(runs):
     one, other = (evaluate.evaluate(order) for order in (runs, runs[::-1]))
-    for way in ("centre_crop", "ten_views"):
+    for way in ("center_crop", "ten_views"):
         assert other["mean"][way] == pytest.approx(one["mean"][way], rel=1e-6)
         assert other["search"]["weighted"][way] == pytest.approx(one["search"]["weighted"][way], rel=1e-6)
         assert other["search"]["weights"][way][::-1] == pytest.approx(one["search"]["weights"][way], abs=1e-9)
@@ -359,7 +359,7 @@ def test_order_of_runs_only_permutes(runs):
 def test_a_run_with_its_copy_is_that_run(runs, alone, tmp_path):
     copy = str(shutil.copytree(runs[0], tmp_path / "copy"))
     written = evaluate.evaluate([runs[0], copy])
-    for way in ("centre_crop", "ten_views"):
+    for way in ("center_crop", "ten_views"):
         assert written["mean"][way] == written["members"][0][way] == written["members"][1][way]
         assert written["mean"][way] == pytest.approx(alone[0]["evaluation"]["validation"][way], rel=1e-6)
         assert written["search"]["weights"][way] == [0.5, 0.5]
@@ -375,7 +375,7 @@ def refused(workdirs, message, **options):
 
 def test_directories_that_make_no_ensemble_are_refused(runs, tmp_path):
     refused([], "Expected at least one work directory. Received: none")
-    refused([runs[0], ""], "Expected work directories with commas between. Received: an empty one")
+    refused([runs[0], ""], "Expected work directories separated by commas. Received: an empty name")
     refused([runs[0], f"{runs[0]}/"], "Expected different work directories. Received: .*, the same")
     (tmp_path / "link").symlink_to(runs[0])
     refused([runs[0], str(tmp_path / "link")], "Expected different work directories")
@@ -396,7 +396,7 @@ def test_a_run_without_checkpoint_or_with_other_classes_is_named(runs, folder, t
         ("more", (*CLASSES, "gnu"), "number 6 'none'. Received: 7 classes, number 6 'gnu'"),
     ):
         other = make_run(tmp_path / name, folder, class_names=classes)
-        refused([runs[0], other], f"Expected {other} to be of the data's 6 classes, {message}")
+        refused([runs[0], other], f"Expected {other} to have the 6 classes of the data set, {message}")
 
 
 def test_runs_that_hold_out_other_images_are_refused(runs, folder, tmp_path):
@@ -409,9 +409,9 @@ def test_runs_that_hold_out_other_images_are_refused(runs, folder, tmp_path):
         return str(workdir)
 
     for name, changes, message in (
-        ("seed", {"split_seed": 5}, r"12 of split_seed=0. Received: 12 of split_seed=5, \d of them the same"),
-        ("more", {"validation_fraction": 0.5}, "Received: 18 of validation_fraction=0.5, 12 of them the same"),
-        ("none", {"validation_fraction": 0.0, "schedule": "epochs"}, "Received: 0 of validation_fraction=0.0, 0 of"),
+        ("seed", {"split_seed": 5}, r"12 with split_seed=0. Received: 12 with split_seed=5, \d of them the same"),
+        ("more", {"validation_fraction": 0.5}, "Received: 18 with validation_fraction=0.5, 12 of them the same"),
+        ("none", {"validation_fraction": 0.0, "schedule": "epochs"}, "Received: 0 with validation_fraction=0.0, 0 of"),
     ):
         other = run_with(name, **changes)
         refused([runs[0], other], f"Expected {other} to have the validation images of {runs[0]}, .*{message}")
@@ -432,7 +432,9 @@ def test_runs_that_hold_out_other_images_are_refused(runs, folder, tmp_path):
 def test_statistics_of_another_size_are_named(runs, tmp_path):
     other = shutil.copytree(runs[0], tmp_path / "other")
     shutil.copy(f"{runs[1]}/statistics.npz", other)
-    refused([runs[0], str(other)], f"Expected images of 48 x 48, as {other} was trained on. Received: 40 x 40")
+    refused(
+        [runs[0], str(other)], f"Expected images of 48 x 48, the size that {other} was trained on. Received: 40 x 40"
+    )
 
 
 def test_a_network_that_diverged_is_named(runs, folder, tmp_path):
@@ -447,18 +449,16 @@ def evaluate_as_program(*arguments):
 def test_program_evaluates_an_ensemble(runs):
     done = evaluate_as_program(f"--workdir={','.join(runs)}", "--search_seed=1")
     assert done.returncode == 0, done.stderr
-    assert "validation: 12 images, each seen once by each member" in done.stdout
-    assert "weights searched on 6 of the images (a share of 0.5 of each class, seed 1), errors on the other 6:" in (
-        done.stdout
-    )
+    assert "validation: 12 images, each evaluated once by each member" in done.stdout
+    assert "weights searched on 6 images (50 % of each class, seed 1), errors on the other 6:" in (done.stdout)
     for name in (*runs, "mean", "weighted", "majority class", f"weight of {runs[1]}"):
         assert any(line.startswith(f"  {name} ") for line in done.stdout.splitlines()), name
-    assert done.stdout.endswith(f"figures {runs[0]}/ensemble.json\n")
+    assert done.stdout.endswith(f"ensemble errors {runs[0]}/ensemble.json\n")
 
 
 @pytest.mark.parametrize(
     "workdir, status, message",
-    [("", 2, "Expected --workdir. Received: none"), ("a,", 1, "an empty one"), ("a,b,a/", 1, "a and a/, the same")],
+    [("", 2, "Expected --workdir. Received: none"), ("a,", 1, "an empty name"), ("a,b,a/", 1, "a and a/, the same")],
 )
 def test_program_refuses_in_one_line(workdir, status, message):
     done = evaluate_as_program(f"--workdir={workdir}")

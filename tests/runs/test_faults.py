@@ -143,7 +143,7 @@ def test_sigterm_saves_what_was_learnt_and_ends_with_143(server, folder, undistu
     step = newest_step(workdir)
     assert 10 <= step < STEPS and step == len(small_runs.lines(workdir, "train"))
     assert child.said().splitlines()[-1] == (
-        f"train.py: stopped at step {step} of {STEPS}; the same command goes on from there"
+        f"train.py: stopped at step {step} of {STEPS}; the same command resumes from there"
     )
     child = server.start("train", tmp_path / "log", *arguments)
     assert child.wait() == 0, child.said()

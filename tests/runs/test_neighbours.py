@@ -96,7 +96,7 @@ def test_an_index_names_what_could_be_read(run, folder, capsys):
     names = [index.class_names[label] for label in index.images.labels]
     assert names == [paths[place].parent.name for place in places]
     said = capsys.readouterr().out
-    assert "warning: 1 train files could not be read" in said and "23 train images" in said
+    assert "warning: skipped 1 train files that could not be read" in said and "23 train images" in said
     assert index.metadata["step"] == 7 and index.metadata["split"] == "train"
 
 

@@ -24,6 +24,7 @@ from alexnet_tf.models import registry
 from alexnet_tf.runs import builders
 from alexnet_tf.runs import evaluate
 from alexnet_tf.runs import report
+from alexnet_tf.runs import split_results
 
 CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck".split()
 NAMES = ["alder", "birch & <beech>", "cedar"]
@@ -119,7 +120,7 @@ def test_errors_are_those_of_an_evaluation(run):
     rows = {row[0]: row[1:] for row in read(run).rows if row}
     for split, count in (("validation", 9), ("test", 15)):
         figures = evaluate.evaluate(str(run), split)["evaluation"][split]
-        for way in ("centre crop", "ten views"):
+        for way in ("center crop", "ten views"):
             expected = errors.percent(figures[way.replace(" ", "_")]["top1_error"])
             assert rows[f"this run, {split}, {way}"] == [str(count), expected, "-"]
         assert rows[f"always the commonest class, {split}"] == ["", "66.67 %", "-"]
@@ -215,13 +216,13 @@ def test_a_run_that_has_no_report_yet_has_no_curve(tmp_path, photographs):
 def test_a_run_is_judged_by_mirror_images_only_if_it_learnt_from_such(
     tmp_path, photographs, monkeypatch, capsys, flips, share
 ):
-    def judge(ten_views, data, split, console=None, *, headline):
+    def predict(function, data, split, console=None, *, headline):
         labels = data.examples[split].labels
-        probabilities = {"centre crop": np.eye(3)[labels], "ten views": np.eye(3)[(labels + 1) % 3]}
+        probabilities = {"center crop": np.eye(3)[labels], "ten views": np.eye(3)[(labels + 1) % 3]}
         results = {way: errors.from_probabilities(each, labels) for way, each in probabilities.items()}
-        return evaluate.Judged(split, labels, probabilities, results, headline)
+        return split_results.SplitResult(split, labels, probabilities, results, headline)
 
-    monkeypatch.setattr(evaluate, "judge", judge)
+    monkeypatch.setattr(split_results, "evaluate_all_views", predict)
     config = dataclasses.replace(CONFIG, source=f"folder:{photographs}", flips=flips)
     workdir = make_run(tmp_path / "run", config)
     report.make(str(workdir))
@@ -229,11 +230,11 @@ def test_a_run_is_judged_by_mirror_images_only_if_it_learnt_from_such(
     assert f"it names {share} rightly" in page.paragraphs[0]
     assert (["alder", "birch & <beech>", "5", "100.0 %"] in page.rows) == (flips != "none")
     assert any("had no mirror images" in each for each in page.paragraphs) == (flips == "none")
-    by = "centre crop, as" if flips == "none" else "ten views."
+    by = "center crop, as" if flips == "none" else "ten views."
     assert any(f"What this page says elsewhere is by the {by}" in each for each in page.paragraphs)
     capsys.readouterr()
     evaluate.evaluate(str(workdir), "test")
-    assert ("alder taken for birch" in capsys.readouterr().out) == (flips != "none")
+    assert ("alder classified as birch" in capsys.readouterr().out) == (flips != "none")
 
 
 def test_arithmetic_of_the_papers_network_is_the_recorded_one():

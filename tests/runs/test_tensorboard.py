@@ -120,7 +120,7 @@ def test_resumed_run_shows_nothing_twice_and_says_that_it_is_past_the_profile(ru
     profiles = list((run / "tensorboard").rglob("*.xplane.pb"))
     train(small_config(photographs, epochs=2.0), run, profile_steps=(4, 5))
     said = capsys.readouterr().out
-    assert "warning: nothing is profiled: step 4 is not among those to come, 7 to 12\n" in said
+    assert "warning: nothing is profiled, as step 4 is not one of the remaining steps 7 to 12\n" in said
     assert list((run / "tensorboard").rglob("*.xplane.pb")) == profiles
     accumulator = accumulated(run)
     steps = steps_of(accumulator)

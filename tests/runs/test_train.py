@@ -66,7 +66,7 @@ def test_a_run_leaves_what_is_promised(folder, tmp_path, capsys):
     assert flagfiles.read_flagfile(run / "config.flags") == config.resolved()
     assert json.loads((run / "train.json").read_text()) == json.loads(json.dumps(written))
     assert written["step"] == 6  # 14 images make 3 batches of 4, the last 2 images wait for another epoch
-    assert written["evaluation"]["validation"]["centre_crop"]["num_examples"] == 4
+    assert written["evaluation"]["validation"]["center_crop"]["num_examples"] == 4
     assert written["evaluation"]["validation"]["majority_error"] == 0.5
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records if record["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
@@ -84,7 +84,9 @@ def test_a_run_leaves_what_is_promised(folder, tmp_path, capsys):
     assert again["evaluation"] == written["evaluation"]
     assert json.loads((run / "evaluation.json").read_text())["step"] == 6
 
-    with pytest.raises(ValueError, match=r"^Expected epochs to be at least 2, the 6 steps that .*\. Received: 1$"):
+    with pytest.raises(
+        ValueError, match=r"^Expected epochs to be at least 2, as .* has already trained for 6 steps\. Received: 1$"
+    ):
         running.train(dataclasses.replace(config, epochs=1.0), str(run))
 
     # Nothing is left to learn, so the same command only evaluates.
@@ -128,7 +130,7 @@ def test_unreadable_photographs_are_named_and_left_out(without_report, folder, t
     (folder / "train" / "dark" / "text.jpg").write_text("not a picture")
     running.train(small_config(folder, epochs=0.1), str(tmp_path / "run"))
     said = capsys.readouterr().out
-    assert "2 train files could not be read" in said
+    assert "warning: skipped 2 train files that could not be read" in said
     assert "cut.jpg" in said and "text.jpg" in said
     assert "train: 14 images of 2 classes" in said
 
@@ -207,19 +209,19 @@ def test_a_run_without_a_validation_set_watches_the_test_set(small_folder, tmp_p
     assert list(written["evaluation"]) == ["test"]
     assert json.loads((run / "train.json").read_text()) == json.loads(json.dumps(written))
     tested = written["evaluation"]["test"]
-    assert tested["centre_crop"]["num_examples"] == tested["ten_views"]["num_examples"] == 10
+    assert tested["center_crop"]["num_examples"] == tested["ten_views"]["num_examples"] == 10
     # Nothing is held out of the training set.
     said = capsys.readouterr().out
     assert "train: 24 images of 2 classes" in said and "test: 10 images of 2 classes" in said
-    assert said.count("10 images, each seen once") == 1
+    assert said.count("10 images, each evaluated once") == 1
     assert "validation" not in said
     watched = [line for line in said.splitlines() if line.startswith("epoch ")]
     assert len(watched) == 4 and all(", test loss " in line for line in watched)
     # What was watched at the last epoch's end is what is evaluated at the end.
     last = [record for record in records(run) if record["kind"] != "train"][-1]
     for name in ("loss", "top1_error", "num_examples"):
-        assert last[name] == pytest.approx(tested["centre_crop"][name], rel=1e-6)
-    assert 0.01 < tested["centre_crop"]["loss"] != tested["ten_views"]["loss"]  # of the mirror images too
+        assert last[name] == pytest.approx(tested["center_crop"][name], rel=1e-6)
+    assert 0.01 < tested["center_crop"]["loss"] != tested["ten_views"]["loss"]  # of the mirror images too
     picture = tf.io.decode_png((run / "kernels.png").read_bytes()).numpy()
     assert picture.shape == (8 * (2 * 6 + 1), 8 * (16 * 6 + 1), 3)  # 32 kernels of 5, 16 a row, gaps of 1
     assert evaluate.evaluate(str(run))["evaluation"] == written["evaluation"]
@@ -303,7 +305,7 @@ def test_a_run_begins_with_another_once(without_report, small_folder, tmp_path, 
     changes = {"initialize_from": before, "new_layers": ("fc10",), "seed": 3}
     standing = small_runs.config(small_folder, epochs=1.0, learning_rate=0.0, **changes)
     running.train(standing, str(tmp_path / "standing"))
-    assert f"starts from {before}/checkpoints/ckpt-3, but for fc10" in capsys.readouterr().out
+    assert f"initialized all layers but fc10 from {before}/checkpoints/ckpt-3" in capsys.readouterr().out
     np.testing.assert_array_equal(kept(kernel, tmp_path / "standing", 3), kept(kernel, before, 3))
     last = kernel.replace("conv1", "fc10")
     assert np.all(kept(last, tmp_path / "standing", 3) != kept(last, before, 3))
@@ -315,7 +317,7 @@ def test_a_run_begins_with_another_once(without_report, small_folder, tmp_path, 
     os.rename(before, f"{before}.away")
     running.train(dataclasses.replace(learning, epochs=2.0), str(tmp_path / "twice"))
     said = capsys.readouterr().out
-    assert "resumed from" in said and "starts from" not in said
+    assert "resumed from" in said and "initialized" not in said
 
 
 def test_without_test_and_validation_set_there_is_nothing_to_watch(small_folder, tmp_path):
@@ -329,4 +331,4 @@ def test_without_test_and_validation_set_there_is_nothing_to_watch(small_folder,
     # With a share of it held out the same folder is enough.
     written = running.train(small_runs.config(small_folder, validation_fraction=0.25), str(tmp_path / "run"))
     assert list(written["evaluation"]) == ["validation"]
-    assert written["evaluation"]["validation"]["centre_crop"]["num_examples"] == 6
+    assert written["evaluation"]["validation"]["center_crop"]["num_examples"] == 6

@@ -96,7 +96,7 @@ def test_two_workers_with_64_images_each_equal_one_process_with_128_over_20_step
     # One writes and one tells.
     assert len(list((workdir / "tensorboard").iterdir())) == 1
     assert "epoch 1: " in said[0] and "epoch 1: " not in said[1]
-    assert "2 replicas in 2 processes, 64 images of each batch of 128 to each" in said[0]
+    assert "2 replicas in 2 processes, 64 of the 128 images of each batch per replica" in said[0]
 
 
 def test_a_worker_says_for_whom_it_waits_and_may_be_stopped(server, folder, tmp_path):
