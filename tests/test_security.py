@@ -480,7 +480,7 @@ def test_a_hostile_list_of_checkpoints_is_refused_in_a_line(content, tmp_path):
     (tmp_path / "checkpoint").write_bytes(content)
     for name in ("ckpt-1.index", "ckpt-1.data-00000-of-00001"):
         (tmp_path / name).write_bytes(pickle.dumps(Trap(tmp_path / "mark")))
-    refusal(lambda: checkpoints.read_facts(checkpoints.newest_checkpoint(tmp_path)))
+    refusal(lambda: checkpoints.read_metadata(checkpoints.newest_checkpoint(tmp_path)))
     assert not (tmp_path / "mark").exists()
 
 

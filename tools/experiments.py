@@ -113,13 +113,13 @@ def start():
     """Parses flags and calls `main`. `program.run` would load TensorFlow, and take what is given for a whole run."""
     program.parse(__doc__, OWN_FLAGS)
     names = [field.name for field in dataclasses.fields(configuration.Config)]
-    signal.signal(signal.SIGTERM, stopping.Stop().ask)
+    signal.signal(signal.SIGTERM, stopping.Stop().request)
     try:
         main({name: FLAGS[name].serialize() for name in names if FLAGS[name].present})
     except KeyboardInterrupt:
         sys.exit(130)
     except stopping.Stopped:
-        program.fail("stopped; the same command goes on", stopping.STATUS)
+        program.fail("stopped; the same command resumes", stopping.STATUS)
     except (ValueError, OSError) as error:
         if FLAGS.traceback:
             raise

@@ -29,9 +29,9 @@ def main(config):
     workdir, profile_steps = program.require("workdir"), _numbers(flags.FLAGS.profile_steps)
     stop = stopping.Stop()
     # While it waits for other workers; and again behind the start, in which TensorFlow takes the signal for itself.
-    signal.signal(signal.SIGTERM, stop.ask)
+    signal.signal(signal.SIGTERM, stop.request)
     processes = distribution.start(config.distribute, _cluster(config), lambda line: print(line, flush=True))
-    signal.signal(signal.SIGTERM, stop.ask)
+    signal.signal(signal.SIGTERM, stop.request)
     train.train(config, workdir, profile_steps, processes=processes, stop=stop)
 
 

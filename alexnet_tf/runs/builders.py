@@ -211,12 +211,12 @@ def build_checkpoints(config, model, momentum_sgd, schedule, class_names, workdi
     if momentum_sgd:
         names = [variable.path for variable in model.trainable_variables]
         variables |= {f"{name}/velocity": value for name, value in zip(names, momentum_sgd.velocities)}
-    facts = {"network": config.network, "recipe": config.recipe, "classes": list(class_names)}
+    metadata = {"network": config.network, "recipe": config.recipe, "classes": list(class_names)}
     return checkpoints.Checkpoints(
         os.path.join(workdir, "checkpoints"),
         variables,
         schedule,
-        facts,
+        metadata,
         every=config.checkpoint_steps,
         keep=config.keep_checkpoints,
     )

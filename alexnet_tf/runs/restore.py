@@ -56,7 +56,7 @@ def read_class_names(workdir: str | os.PathLike) -> list[str]:
       ValueError: if the checkpoint cannot be read.
     """
     newest = checkpoints.newest_checkpoint(os.path.join(workdir, "checkpoints"))
-    return list(checkpoints.read_facts(newest)["classes"])
+    return list(checkpoints.read_metadata(newest)["classes"])
 
 
 def read_statistics(workdir: str | os.PathLike) -> statistics.Statistics:

@@ -217,7 +217,7 @@ def _claim(run, locks, exists):
     os.makedirs(run.workdir, exist_ok=True)
     if not exists:
         _lock(run.workdir, locks)
-    run.checkpoints.remove_remains()
+    run.checkpoints.remove_incomplete()
     statistics.save(run.data.statistics, os.path.join(run.workdir, "statistics.npz"))
     with files.atomic_write(os.path.join(run.workdir, "config.flags")) as file:
         file.write(flagfiles.to_text(run.config))
@@ -249,7 +249,7 @@ def _train_steps(run, profile_steps, stop):
             terminal = stack.enter_context(actions.Terminal(run.steps, run.first_step, run.steps_per_epoch))
             step_context = stack.enter_context(_profile(run, profile_steps, latest, terminal))
         own_actions = _actions(run, terminal, latest, stop)
-        stack.enter_context(stop.waiting())
+        stack.enter_context(stop.deferred())
         return loop.train(
             run.trainer,
             latest,
@@ -260,7 +260,7 @@ def _train_steps(run, profile_steps, stop):
             first_step=run.first_step,
             report_every=run_config.report_steps,
             step_context=step_context,
-            stop_requested=processes.any_of(stop.is_asked),
+            stop_requested=processes.any_of(stop.is_requested),
         )
 
 
@@ -335,7 +335,7 @@ def _validation(run, stop):
     def validate():
         # A single process does not wait for the end of an evaluation: it loses only the steps since the last
         # checkpoint. One of several processes would be lost to the others.
-        with stop.waiting(run.processes.worker[1] > 1):
+        with stop.deferred(run.processes.worker[1] > 1):
             results = split_results.evaluate_distributed(
                 probabilities, run.data, run.monitored, {_CENTER_CROP: [0]}, run.processes
             )

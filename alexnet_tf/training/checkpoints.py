@@ -1,19 +1,24 @@
-"""The state of a run on the disk: saved whole or not at all, and taken up from the newest that is whole."""
+"""Checkpoints of a run: saved atomically, and restored from the newest one that is complete."""
 
 import glob
 import json
 import os
 import re
 import shutil
+from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
 
 import tensorflow as tf
 
+from alexnet_tf.training import loop
+from alexnet_tf.training import schedules
 from alexnet_tf.utils import files
 from alexnet_tf.utils import messages
 
-# What reading a damaged file raises: TensorFlow's readers translate its errors into Python's.
+# Raised when reading a damaged file: TensorFlow's readers translate some of its errors into Python's.
 _READING_ERRORS = (tf.errors.OpError, ValueError, RuntimeError, KeyError, IndexError)
-# TensorFlow's own list of the checkpoints of a directory.
+# TensorFlow's own list of the checkpoints in a directory.
 _LIST = "checkpoint"
 
 
@@ -22,32 +27,43 @@ class DamagedError(ValueError):
 
 
 class Checkpoints:
-    """Saves the state of a run, and takes it up again.
+    """Saves and restores the state of a run; as an action, saves at some of the reports.
 
     Args:
-      directory: where the checkpoints are.
-      variables: dict from a name to a ``tf.Variable``.
-      schedule: has ``state()``, a string, and ``restore(string)``.
-      facts: dict of what must be equal to continue, such as the classes, kept in the checkpoint as JSON.
-      every: int, save at the first report that is so many steps after the last time, and at each epoch's end.
-      keep: int, how many of the newest stay.
+      directory: of the checkpoints.
+      variables: dict from a name to a variable.
+      schedule: the learning rate schedule, whose state is saved too.
+      metadata: dict of what must be equal to resume, such as the class names; saved in the checkpoint as JSON.
+      every: saves at the first report that is this many steps after the last save, and at the end of each epoch.
+      keep: number of newest checkpoints to keep.
+
+    Attributes:
+      current: path of the checkpoint that was last restored or saved, or None.
     """
 
-    def __init__(self, directory, variables, schedule, facts, *, every=1000, keep=2):
+    def __init__(
+        self,
+        directory: str,
+        variables: Mapping[str, tf.Variable],
+        schedule: schedules.Schedule,
+        metadata: Mapping[str, Any],
+        *,
+        every: int = 1000,
+        keep: int = 2,
+    ):
         self._schedule = schedule
-        self._facts = json.dumps(facts, sort_keys=True)
+        self._metadata = json.dumps(metadata, sort_keys=True)
         self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
         with tf.device("/CPU:0"):
             self._schedule_state = tf.Variable("", trainable=False)
-            self._saved_facts = tf.Variable(self._facts, trainable=False)
+            saved_metadata = tf.Variable(self._metadata, trainable=False)
         self._variables = variables
         self._checkpoint = tf.train.Checkpoint(
             step=self._step,
             schedule=self._schedule_state,
-            facts=self._saved_facts,
+            facts=saved_metadata,  # the key of version 0.1
             variables=dict(variables),
         )
-        # The checkpoint that was restored or saved last.
         self.current = None
         self._manager = None
         self._directory = directory
@@ -56,36 +72,31 @@ class Checkpoints:
         self._saved_at = 0
 
     @property
-    def latest(self):
-        """The newest checkpoint's path, or None."""
+    def latest(self) -> str | None:
+        """The path of the newest checkpoint, or None."""
         return next(iter(paths(self._directory)), None)
 
-    def restore(self, tell=lambda line: None):
-        """Takes up the newest checkpoint that is whole.
+    def restore(self, log: Callable[[str], Any] = lambda line: None) -> int:
+        """Restores the newest checkpoint that is complete.
 
         Args:
-          tell: called with a line about each newer one that is damaged.
+          log: called with a line about each newer one that is damaged.
 
         Returns:
-          The number of steps taken when it was saved; 0 if there is none.
+          The number of steps taken when it was saved; 0 if there is no checkpoint.
 
         Raises:
-          ValueError: if it is that of another network.
-          DamagedError: if there are some and none can be read.
+          ValueError: if it belongs to another network.
+          DamagedError: if there are checkpoints, but none can be read.
         """
         found = paths(self._directory)
         damaged = None
         for path in found:
             try:
-                check_checkpoint(path, self._variables, self._facts)
-                try:
-                    # An evaluation takes the weights alone.
-                    self._checkpoint.restore(path).assert_existing_objects_matched().expect_partial()
-                except (*_READING_ERRORS, AssertionError) as error:
-                    raise _damaged(path, error) from None
+                self._read(path)
             except DamagedError as error:
                 damaged = damaged or error
-                tell(f"warning: {error}")
+                log(f"warning: {error}")
                 continue
             self._schedule.restore(self._schedule_state.numpy().decode())
             self._saved_at = int(self._step)
@@ -95,11 +106,19 @@ class Checkpoints:
             raise damaged
         return 0
 
-    def save(self, step):
-        """Saves now, unless `step` was saved already; an older checkpoint goes only when the new one is whole.
+    def _read(self, path):
+        check_checkpoint(path, self._variables, self._metadata)
+        try:
+            # An evaluation restores only the weights.
+            self._checkpoint.restore(path).assert_existing_objects_matched().expect_partial()
+        except (*_READING_ERRORS, AssertionError) as error:
+            raise _damaged(path, error) from None
+
+    def save(self, step: int) -> None:
+        """Saves now, unless `step` is already saved. Old checkpoints are removed once the new one is complete.
 
         Raises:
-          OSError: if the disk does not take it; older checkpoints are still there, and nothing half-written is.
+          OSError: if it cannot be written. Older checkpoints are kept, and nothing incomplete remains.
         """
         if step == self._saved_at:
             return
@@ -108,31 +127,31 @@ class Checkpoints:
         try:
             self.current = self._open().save(checkpoint_number=step)
         except (tf.errors.OpError, OSError) as error:
-            self._remove_half_written(step)
+            self._remove_failed(step)
             raise OSError(
-                f"Expected room for a checkpoint in {self._directory}. Received: {messages.first_line(error)}; "
-                f"the newest whole one is {self.latest or 'none'}"
+                f"Could not save a checkpoint in {self._directory}: {messages.first_line(error)}; "
+                f"the newest complete checkpoint is {self.latest or 'none'}"
             ) from None
         self._saved_at = step
 
     def _open(self):
-        """TensorFlow's manager, which knows of all that are there, so that it removes the old ones."""
+        """Returns TensorFlow's manager, which knows all checkpoints, so that it removes the old ones."""
         if self._manager is None:
             _write_list(self._directory, paths(self._directory)[::-1])
             self._manager = tf.train.CheckpointManager(self._checkpoint, self._directory, max_to_keep=self._keep)
         return self._manager
 
-    def _remove_half_written(self, step):
-        beginnings = ["checkpoint.tmp"]
-        # Otherwise it is whole, and older ones may have gone: what failed is the list of checkpoints.
+    def _remove_failed(self, step):
+        prefixes = ["checkpoint.tmp"]
+        # If the manager lists it, the checkpoint is complete, older ones may be gone, and only the list failed.
         if os.path.basename(self._manager.latest_checkpoint or "") != f"ckpt-{step}":
-            beginnings += [f"ckpt-{step}.", f"ckpt-{step}_temp"]
-        self._remove(lambda name: name.startswith(tuple(beginnings)))
+            prefixes += [f"ckpt-{step}.", f"ckpt-{step}_temp"]
+        self._remove(lambda name: name.startswith(tuple(prefixes)))
 
-    def remove_remains(self):
-        """Removes what a process left that was killed while it saved. Not to be called while another one saves."""
-        whole = {os.path.basename(path) for path in paths(self._directory)}
-        self._remove(lambda name: name != _LIST and name.split(".")[0] not in whole)
+    def remove_incomplete(self) -> None:
+        """Removes what a process left that was killed while saving. Must not be called while another process saves."""
+        complete = {os.path.basename(path) for path in paths(self._directory)}
+        self._remove(lambda name: name != _LIST and name.split(".")[0] not in complete)
 
     def _remove(self, is_unwanted):
         for name in os.listdir(self._directory) if os.path.isdir(self._directory) else ():
@@ -140,17 +159,17 @@ class Checkpoints:
                 path = os.path.join(self._directory, name)
                 shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
 
-    def __call__(self, progress):
+    def __call__(self, progress: loop.Progress) -> None:
         if progress.epoch_ended or progress.step - self._saved_at >= self._every:
             self.save(progress.step)
 
 
 def _damaged(path, error):
-    return DamagedError(f"Expected a whole checkpoint. Received: {path} ({messages.first_line(error)})")
+    return DamagedError(f"Expected a complete checkpoint. Received: {path} ({messages.first_line(error)})")
 
 
 def _listed(directory):
-    """The checkpoints that TensorFlow's list names, those that are still in `directory` as far as names tell."""
+    """Returns the paths in TensorFlow's list."""
     try:
         state = tf.train.get_checkpoint_state(directory)
     except _READING_ERRORS:
@@ -160,9 +179,10 @@ def _listed(directory):
 
 
 def _write_list(directory, found):
-    """Writes TensorFlow's list, a text of its `CheckpointState`; the oldest checkpoint comes first.
+    """Writes TensorFlow's list, a `CheckpointState` in text format; the oldest checkpoint comes first.
 
-    Its times are made up: of those of a clock that was set back since, TensorFlow would never remove what is older.
+    The timestamps are synthetic: with those of a clock that was set back since, TensorFlow would never remove older
+    checkpoints.
     """
     if not found:
         return
@@ -174,46 +194,39 @@ def _write_list(directory, found):
         file.write("last_preserved_timestamp: 0\n")
 
 
-def paths(directory):
-    """The checkpoints in a directory, whole or not, the newest first.
+def paths(directory: str) -> list[str]:
+    """Returns the paths of the checkpoints in a directory, complete or not, the newest first.
 
-    Those that are there and those that TensorFlow's list names: neither a list nor an index that is lost hides them.
+    These are the files themselves and the entries of TensorFlow's list, so losing the list or an index hides none.
     """
     found = {path.removesuffix(".index") for path in glob.glob(os.path.join(glob.escape(directory), "ckpt-*.index"))}
     numbered = {path: re.fullmatch(r"ckpt-(\d+)", os.path.basename(path)) for path in {*found, *_listed(directory)}}
     return sorted((path for path, match in numbered.items() if match), key=lambda path: -int(numbered[path][1]))
 
 
-def check_checkpoint(path, variables, facts=None):
-    """Checks that a checkpoint is one of this network and whole, reading all that `variables` will take from it.
+def check_checkpoint(path: str, variables: Mapping[str, tf.Variable], metadata: str | None = None) -> None:
+    """Checks that a checkpoint belongs to a network and is complete, by reading everything that `variables` need.
 
     Args:
       path: of the checkpoint.
-      variables: dict from a name to a ``tf.Variable``, as given to `Checkpoints`.
-      facts: the JSON string of `Checkpoints`, or None to leave it.
+      variables: dict from a name to a variable, as given to `Checkpoints`.
+      metadata: JSON of the metadata given to `Checkpoints`; None skips this check.
 
     Raises:
-      DamagedError: if it cannot be read.
+      DamagedError: if the checkpoint cannot be read.
       ValueError: naming what differs.
     """
-    saved_facts = read_facts(path)
+    saved_metadata = read_metadata(path)
+    if metadata is not None:
+        _check_metadata(path, json.loads(metadata), saved_metadata)
     reader = tf.train.load_checkpoint(path)
     shapes = reader.get_variable_to_shape_map()
-    if facts is not None and saved_facts != json.loads(facts):
-        ours, theirs = json.loads(facts), saved_facts
-        differing = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
-        raise ValueError(
-            f"Expected {path} to be of "
-            + "; ".join(f"{name}={_short(ours.get(name))}" for name in differing)
-            + ". Received: "
-            + "; ".join(f"{name}={_short(theirs.get(name))}" for name in differing)
-        )
     for name, variable in variables.items():
         key = _key(name)
         saved = shapes.get(key)
         if saved is None or list(saved) != variable.shape.as_list():
             raise ValueError(
-                f"Expected {path} to hold {name} of shape {variable.shape.as_list()}. Received: "
+                f"Expected {path} to contain {name} of shape {variable.shape.as_list()}. Received: "
                 + ("none" if saved is None else f"shape {list(saved)}")
             )
         try:
@@ -222,8 +235,19 @@ def check_checkpoint(path, variables, facts=None):
             raise _damaged(path, error) from None
 
 
-def read_facts(path):
-    """What a checkpoint must be of to be continued, as given to `Checkpoints`: a dict.
+def _check_metadata(path, expected, saved):
+    differing = sorted(name for name in {*expected, *saved} if expected.get(name) != saved.get(name))
+    if differing:
+        raise ValueError(
+            f"Expected {path} to have "
+            + "; ".join(f"{name}={_shorten(expected.get(name))}" for name in differing)
+            + ". Received: "
+            + "; ".join(f"{name}={_shorten(saved.get(name))}" for name in differing)
+        )
+
+
+def read_metadata(path: str) -> dict[str, Any]:
+    """Reads the metadata of a checkpoint, as given to `Checkpoints`.
 
     Raises:
       DamagedError: if it cannot be read.
@@ -235,36 +259,36 @@ def read_facts(path):
         raise DamagedError(f"Expected a checkpoint of a run. Received: {path} ({messages.first_line(error)})") from None
 
 
-def newest_checkpoint(directory):
-    """The path of the newest checkpoint in a directory whose facts can be read.
+def newest_checkpoint(directory: str) -> str:
+    """Returns the path of the newest checkpoint in a directory whose metadata can be read.
 
     Raises:
-      FileNotFoundError: if there is none.
-      DamagedError: if there are some and none can be read.
+      FileNotFoundError: if there is no checkpoint.
+      DamagedError: if there are checkpoints, but none can be read.
     """
     damaged = None
     for path in paths(directory):
         try:
-            read_facts(path)
+            read_metadata(path)
             return path
         except DamagedError as error:
             damaged = damaged or error
     raise damaged or FileNotFoundError(f"Expected a checkpoint in {directory}. Received: none")
 
 
-def load_weights(directory, variables):
-    """Takes values out of another run's newest checkpoint.
+def load_weights(directory: str, variables: Mapping[str, tf.Variable]) -> str:
+    """Assigns values from the newest checkpoint of another run.
 
     Args:
-      directory: of the run's checkpoints.
-      variables: dict from a name, as given to `Checkpoints`, to a ``tf.Variable``; there may be others in it.
+      directory: of the other run's checkpoints.
+      variables: dict from a name, as given to `Checkpoints`, to a variable. The checkpoint may contain more.
 
     Returns:
-      The checkpoint's path.
+      The path of the checkpoint.
 
     Raises:
       FileNotFoundError: if there is no checkpoint.
-      ValueError: if it cannot be read, or naming a variable that is not in it or of another shape.
+      ValueError: if the checkpoint cannot be read, or naming a variable that it lacks or has in another shape.
     """
     path = newest_checkpoint(directory)
     check_checkpoint(path, variables)
@@ -275,10 +299,10 @@ def load_weights(directory, variables):
 
 
 def _key(name):
-    """Where a checkpoint keeps the variable of a name."""
+    """Returns the key of a variable in a checkpoint."""
     return f"variables/{name.replace('.', '..').replace('/', '.S')}/.ATTRIBUTES/VARIABLE_VALUE"
 
 
-def _short(value):
+def _shorten(value):
     text = json.dumps(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

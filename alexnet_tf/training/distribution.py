@@ -1,7 +1,7 @@
-"""Learning on several devices and machines: each replica has the whole network and its part of every batch.
+"""Training on several devices and machines: each replica has the entire network and its part of every batch.
 
-The strategies are TensorFlow's. What differs between one replica and many is here: which part of the data a process
-reads, how sums are taken over all of them, and who writes. One process is the chief: it alone writes.
+The strategies are TensorFlow's. Everything that differs between one replica and several is here: which part of the data
+a process reads, how sums are taken over all processes, and which process writes. That is the chief, worker 0.
 """
 
 import collections
@@ -12,6 +12,11 @@ import os
 import re
 import socket
 import time
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import Any
 from typing import NamedTuple
 
 import numpy as np
@@ -20,43 +25,40 @@ import tensorflow as tf
 from alexnet_tf.utils import messages
 
 KINDS = ("none", "mirrored", "multiworker")
-# Steps between a process's wish to stop and the stop: by then its sum over all processes is there without waiting.
+# Steps between a request to stop and the stop. By then its sum over all processes is available without waiting.
 _STOP_LAG = 2
-# What TensorFlow's errors about other processes speak of.
-_OF_PEERS = re.compile(r"(?i)aborted|connect|unavailable|heartbeat|barrier|timed? ?out")
-_MOST_TOLD = 300
-# Seconds between two words about workers that are missing, and between two looks at whether they are there.
-_PATIENCE = 30.0
-_PAUSE = 0.2
+# Words in TensorFlow's errors about other processes.
+_ABOUT_PEERS = re.compile(r"(?i)aborted|connect|unavailable|heartbeat|barrier|timed? ?out")
+_MAX_REASON_LENGTH = 300
+# Seconds between log messages about missing workers, and between polls.
+_LOG_INTERVAL = 30.0
+_POLL_INTERVAL = 0.2
 
 
 class WorkerLostError(ConnectionError):
-    """Another process of the same training is gone; all have to be started again."""
+    """Another worker of the same training is gone; all workers have to be restarted."""
 
-    # "Try again" among the statuses of sysexits.h.
+    # "Temporary failure; try again" among the statuses of sysexits.h.
     exit_status = 75
 
 
 class Cluster(NamedTuple):
-    """The processes of one training."""
+    """The workers of one training, each a process."""
 
-    addresses: tuple  # of strings HOST:PORT, of all processes; the first is the chief
-    index: int  # this process's place among them
+    addresses: tuple[str, ...]  # HOST:PORT of each worker; the first is the chief
+    index: int  # of this worker
 
 
-def read_cluster(addresses=(), index=None, environment=""):
-    """The cluster that flags or the environment describe.
+def read_cluster(addresses: Sequence[str] = (), index: int | None = None, environment: str = "") -> Cluster:
+    """Reads the cluster from flags or the environment.
 
     Args:
-      addresses: list of strings HOST:PORT; empty takes the environment's.
-      index: int, this process's place among them; None where the environment tells.
-      environment: what the variable ``TF_CONFIG`` holds: JSON with ``cluster`` and ``task``.
-
-    Returns:
-      `Cluster`.
+      addresses: HOST:PORT of each worker; empty uses the environment.
+      index: index of this worker; None if the environment contains it.
+      environment: value of the variable ``TF_CONFIG``: JSON with ``cluster`` and ``task``.
 
     Raises:
-      ValueError: if neither describes one, or for an index that is not in it.
+      ValueError: if neither describes a cluster, or the index is not in it.
     """
     if addresses:
         if index is None:
@@ -71,7 +73,7 @@ def read_cluster(addresses=(), index=None, environment=""):
         if not (host and port.isdigit() and 0 < int(port) < 65536):
             raise ValueError(f"Expected workers as HOST:PORT. Received: {address}")
     if len(set(cluster.addresses)) < len(cluster.addresses):
-        raise ValueError(f"Expected each of workers once. Received: {','.join(cluster.addresses)}")
+        raise ValueError(f"Expected distinct workers. Received: {','.join(cluster.addresses)}")
     if not 0 <= cluster.index < len(cluster.addresses):
         raise ValueError(f"Expected worker_index from 0 to {len(cluster.addresses) - 1}. Received: {cluster.index}")
     return cluster
@@ -89,52 +91,52 @@ def _parse(environment):
             raise ValueError(f"index {index} of {len(jobs[kind])}")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
-            f"Expected TF_CONFIG to name a cluster of chief and worker, and a task in it. Received: {error}"
+            f"Expected TF_CONFIG to contain a cluster of chief and worker, and a task in it. Received: {error}"
         ) from None
     return Cluster((*chiefs, *workers), index + (len(chiefs) if kind == "worker" else 0))
 
 
 class Distribution:
-    """One replica alone, on the devices that its network names.
+    """A single replica, on the devices that its network names.
 
     Attributes:
-      strategy: a ``tf.distribute.Strategy``; None for one replica alone.
-      worker: (index, count) of this process.
-      local_replicas: int, how many replicas this process has.
-      replicas: int, how many there are in all processes.
+      strategy: a ``tf.distribute.Strategy``; None for a single replica.
+      worker: (index of this worker, number of workers).
+      local_replicas: number of replicas in this worker.
+      replicas: number of replicas in all workers.
     """
 
-    strategy = None
-    worker = (0, 1)
-    local_replicas = 1
-    replicas = 1
+    strategy: tf.distribute.Strategy | None = None
+    worker: tuple[int, int] = (0, 1)
+    local_replicas: int = 1
+    replicas: int = 1
 
     @property
-    def is_chief(self):
-        """Whether this process is the one that writes."""
+    def is_chief(self) -> bool:
+        """Whether this worker is the chief, which writes files."""
         return self.worker[0] == 0
 
-    def scope(self):
-        """What a network and its optimiser are made in."""
+    def scope(self) -> contextlib.AbstractContextManager:
+        """Returns the context in which a network and its optimizer must be created."""
         return contextlib.nullcontext()
 
-    def batches(self, dataset):
-        """Hands each replica its part.
+    def batches(self, dataset: Iterable[Any]) -> Iterable[Any]:
+        """Divides batches among the local replicas.
 
         Args:
-          dataset: iterable of this process's parts of the batches, dicts of tensors.
+          dataset: this worker's parts of the batches, dicts of tensors.
 
         Returns:
-          An iterable of what the step of a `trainer.Trainer` takes: equal parts, in their order, for local replicas.
+          An iterable of what the step of a `trainer.Trainer` takes: equal parts, in order, for the local replicas.
         """
         return dataset
 
-    def first(self, batch):
-        """The part of a batch of `batches` that the first local replica has."""
+    def first(self, batch: Any) -> Any:
+        """Returns the first local replica's part of a batch from `batches`."""
         return batch
 
-    def check_same(self, what, values):
-        """Raises ValueError in a process whose ints are not those of all the others; each has to call it."""
+    def check_same(self, what: str, values: Sequence[int]) -> None:
+        """Raises ValueError if ints differ between workers. Every worker must call it."""
         own = np.array(values, np.int64)
         count = self.worker[1]
         sums = self.sum([own])[0]
@@ -144,44 +146,42 @@ class Distribution:
                 f"Received: {own.tolist()} here, {(sums / count).tolist()} on average"
             )
 
-    def sum(self, values):
-        """Sums over all processes; each has to call it.
+    def sum(self, values: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Sums arrays over all workers. Every worker must call it.
 
         Args:
-          values: list of arrays, int64 or float64, of the same shapes everywhere.
-
-        Returns:
-          A list of NumPy arrays.
+          values: int64 or float64 arrays, of the same shapes in all workers.
         """
         return [np.asarray(value) for value in values]
 
-    def any_of(self, wish):
-        """A function without arguments that tells whether `wish()` was true in any process.
+    def any_of(self, condition: Callable[[], bool]) -> Callable[[], bool]:
+        """Returns a function that returns whether the condition was true in any worker.
 
-        Each process has to call it once a step; then all get the same answer at the same step, a few steps late.
+        Every worker must call that function once per step. All of them get the same answer at the same step, a few
+        steps after the condition became true.
         """
-        return wish
+        return condition
 
 
 class Mirrored(Distribution):
-    """Replicas on several devices, in this process alone or in several.
+    """Replicas on several devices, in one worker or in several.
 
     Args:
       strategy: a ``tf.distribute.Strategy``.
-      worker: (index, count) of this process.
+      worker: (index of this worker, number of workers).
     """
 
-    def __init__(self, strategy, worker=(0, 1)):
+    def __init__(self, strategy: tf.distribute.Strategy, worker: tuple[int, int] = (0, 1)):
         self.strategy = strategy
         self.worker = worker
         self.replicas = strategy.num_replicas_in_sync
         self.local_replicas = self.replicas // worker[1]
-        self._sum = tf.function(self._sum_of_replicas, autograph=False)
+        self._sum = tf.function(self._sum_over_workers, autograph=False)
 
-    def scope(self):
+    def scope(self) -> contextlib.AbstractContextManager:
         return self.strategy.scope()
 
-    def batches(self, dataset):
+    def batches(self, dataset: Iterable[Any]) -> Iterable[Any]:
         return dataset if self.local_replicas == 1 else map(self._parts, dataset)
 
     def _parts(self, batch):
@@ -191,72 +191,76 @@ class Mirrored(Distribution):
 
         return self.strategy.experimental_distribute_values_from_function(part)
 
-    def first(self, batch):
+    def first(self, batch: Any) -> Any:
         return tf.nest.map_structure(lambda column: self.strategy.experimental_local_results(column)[0], batch)
 
-    def _sum_of_replicas(self, values):
+    def _sum_over_workers(self, values):
         def local(values):
             context = tf.distribute.get_replica_context()
             is_first = context.replica_id_in_sync_group % self.local_replicas == 0
             own = [tf.where(is_first, value, tf.zeros_like(value)) for value in values]
-            # One after another, as what is reduced together has to have one type.
+            # One at a time, as tensors reduced together must have the same dtype.
             return [context.all_reduce(tf.distribute.ReduceOp.SUM, value) for value in own]
 
         sums = self.strategy.run(local, args=(values,))
         return [self.strategy.experimental_local_results(each)[0] for each in sums]
 
-    def sum(self, values):
+    def sum(self, values: Sequence[np.ndarray]) -> list[np.ndarray]:
         if self.worker[1] == 1:
             return super().sum(values)
         return [each.numpy() for each in self._sum([tf.constant(value) for value in values])]
 
-    def any_of(self, wish):
+    def any_of(self, condition: Callable[[], bool]) -> Callable[[], bool]:
         if self.worker[1] == 1:
-            return wish
+            return condition
         pending = collections.deque()
 
         def agreed():
-            pending.append(self._sum([tf.constant(int(wish()), tf.int64)])[0])
+            pending.append(self._sum([tf.constant(int(condition()), tf.int64)])[0])
             return len(pending) > _STOP_LAG and bool(pending.popleft() > 0)
 
         return agreed
 
 
-def meet(cluster, tell=print, patience=_PATIENCE):
-    """Waits until all other processes of a cluster listen at their addresses, and lets them see this one.
+def wait_for_workers(cluster: Cluster, log: Callable[[str], Any] = print, log_interval: float = _LOG_INTERVAL) -> None:
+    """Waits until all other workers listen at their addresses, while listening at this worker's.
 
-    TensorFlow waits too, but says nothing of for whom, and hears no signal meanwhile.
+    TensorFlow waits too, but does not report for whom, and ignores signals meanwhile.
 
     Args:
-      cluster: a `Cluster`.
-      tell: called with a line about those that are missing, at once and then every `patience` seconds.
-      patience: float, seconds.
+      cluster: the workers.
+      log: called with a line about the missing workers, immediately and then every `log_interval` seconds.
+      log_interval: in seconds.
 
     Raises:
-      OSError: where this process cannot listen at its own port.
+      OSError: if this worker cannot listen at its port.
     """
     others = {index: address for index, address in enumerate(cluster.addresses) if index != cluster.index}
-    port = int(cluster.addresses[cluster.index].rpartition(":")[2])
+    with _listen(int(cluster.addresses[cluster.index].rpartition(":")[2])):
+        logged = -math.inf
+        while missing := {index: reason for index, address in others.items() if (reason := _why_missing(address))}:
+            others = {index: others[index] for index in missing}
+            if time.monotonic() >= logged + log_interval:
+                logged = time.monotonic()
+                who = ", ".join(f"{index} at {others[index]} ({reason})" for index, reason in missing.items())
+                log(f"waiting for {len(missing)} of {len(cluster.addresses)} workers: {who}")
+            time.sleep(_POLL_INTERVAL)
+
+
+def _listen(port):
     both = socket.has_dualstack_ipv6()
     try:
-        listener = socket.create_server(
+        return socket.create_server(
             ("", port), family=socket.AF_INET6 if both else socket.AF_INET, dualstack_ipv6=both, backlog=1024
         )
     except OSError as error:
-        raise OSError(f"Expected port {port} free for this worker. Received: {os.strerror(error.errno)}") from None
-    with listener:
-        told = -math.inf
-        while missing := {index: reason for index, address in others.items() if (reason := _why_missing(address))}:
-            others = {index: others[index] for index in missing}
-            if time.monotonic() >= told + patience:
-                told = time.monotonic()
-                who = ", ".join(f"{index} at {others[index]} ({reason})" for index, reason in missing.items())
-                tell(f"waiting for {len(missing)} of {len(cluster.addresses)} workers: {who}")
-            time.sleep(_PAUSE)
+        raise OSError(
+            f"Expected port {port} to be free for this worker. Received: {os.strerror(error.errno)}"
+        ) from None
 
 
 def _why_missing(address):
-    """Why nobody can be reached at HOST:PORT; None if somebody can."""
+    """Returns why a connection to HOST:PORT fails; None if it succeeds."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
@@ -265,22 +269,19 @@ def _why_missing(address):
     return None
 
 
-def start(kind, cluster=None, tell=print):
-    """Joins the other processes, if there are any. To be called before anything else of TensorFlow.
+def start(kind: str, cluster: Cluster | None = None, log: Callable[[str], Any] = print) -> Distribution:
+    """Joins the other workers, if there are any. Must be called before anything else of TensorFlow.
 
     Args:
-      kind: "none"; "mirrored", all GPUs of this process, or its logical CPU devices where it has none; or
-        "multiworker", the same in several processes.
-      cluster: for "multiworker" a `Cluster`.
-      tell: called with a line about each of the others that is not there yet.
-
-    Returns:
-      A `Distribution`.
+      kind: "none"; "mirrored" for all GPUs of this process, or its logical CPU devices if it has no GPU; or
+        "multiworker" for the same in several processes.
+      cluster: the workers, for "multiworker".
+      log: called with a line about workers that are missing.
 
     Raises:
       ValueError: for another kind, or for "mirrored" with one device.
-      OSError: where this process cannot listen at its own port.
-      WorkerLostError: if the other processes cannot be reached.
+      OSError: if this worker cannot listen at its port.
+      WorkerLostError: if the other workers cannot be reached.
     """
     if kind not in KINDS:
         raise ValueError(f"Expected distribute to be one of {', '.join(KINDS)}. Received: {kind}")
@@ -293,7 +294,7 @@ def start(kind, cluster=None, tell=print):
         return Mirrored(tf.distribute.MirroredStrategy([device.name for device in devices]))
     if cluster is None:
         raise ValueError("Expected the cluster for distribute=multiworker. Received: none")
-    meet(cluster, tell)
+    wait_for_workers(cluster, log)
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec({"worker": list(cluster.addresses)}),
         task_type="worker",
@@ -306,8 +307,8 @@ def start(kind, cluster=None, tell=print):
 
 
 @contextlib.contextmanager
-def lost_workers(count):
-    """Makes of TensorFlow's errors of what went on between `count` processes a `WorkerLostError`."""
+def lost_workers(count: int) -> Iterator[None]:
+    """Converts TensorFlow's errors in the communication of `count` workers to a `WorkerLostError`."""
     try:
         yield
     except (
@@ -320,10 +321,10 @@ def lost_workers(count):
     ) as error:
         if count == 1:
             raise
-        # The first line says no more than that it happened within a graph.
-        said = [line.strip() for line in str(error).splitlines() if _OF_PEERS.search(line) and "{{node" not in line]
-        reason = (said or [messages.first_line(error)])[0][:_MOST_TOLD]
+        # The first line often says only that the error happened in a graph.
+        lines = [line.strip() for line in str(error).splitlines() if _ABOUT_PEERS.search(line) and "{{node" not in line]
+        reason = (lines or [messages.first_line(error)])[0][:_MAX_REASON_LENGTH]
         raise WorkerLostError(
-            f"Expected all {count} workers at work. Received: {reason}; start all of them again, they go on from the "
-            "newest checkpoint"
+            f"Expected all {count} workers to be running. Received: {reason}. Restart all of them; they resume "
+            "from the newest checkpoint"
         ) from None

@@ -1,60 +1,65 @@
-"""A wish to stop that comes from outside, such as the signal SIGTERM: heard between two steps, or at once."""
+"""Requests to stop from outside, such as the signal SIGTERM: deferred during a training step, otherwise immediate."""
 
 import contextlib
+from collections.abc import Iterator
 
-# What a shell reports of a process that SIGTERM ended.
+# The exit status that a shell reports for a process ended by SIGTERM.
 STATUS = 143
 
 
 class Stopped(SystemExit):
-    """What was asked to stop has stopped; it ends the process with `STATUS` unless it is caught.
+    """Raised to stop on request; ends the process with `STATUS` unless it is caught.
 
     Args:
-      text: where things stand, a line.
+      text: a line about the state of the work.
     """
 
-    def __init__(self, text):
+    def __init__(self, text: str):
         super().__init__(STATUS)
         self.text = text
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self.text
 
 
 class Stop:
-    """Whether someone asked to stop.
+    """A request to stop.
 
-    While training goes on step by step, the wish waits for the step's end, so that what was learnt can be saved. At all
-    other times, when there is nothing that would have to be saved, it is fulfilled at once.
+    During training, a request is deferred to the end of the step, so that a checkpoint can be saved. At all other times
+    there is nothing to save, and it takes effect immediately.
     """
 
     def __init__(self):
-        self._is_asked = False
-        self._waits = False
+        self._is_requested = False
+        self._is_deferred = False
 
-    def is_asked(self):
-        """Whether someone asked."""
-        return self._is_asked
+    def is_requested(self) -> bool:
+        """Returns whether a stop was requested."""
+        return self._is_requested
 
-    def ask(self, *unused):
-        """Asks to stop; also a signal's handler.
+    def request(self, *unused) -> None:
+        """Requests a stop; also a signal handler.
 
         Raises:
-          Stopped: if nothing has to be saved first.
+          Stopped: unless requests are deferred.
         """
-        self._is_asked = True
-        self._stop_unless_waiting()
+        self._is_requested = True
+        self._stop_unless_deferred()
 
-    def _stop_unless_waiting(self):
-        if self._is_asked and not self._waits:
-            raise Stopped("stopped; the same command goes on from the newest checkpoint")
+    def _stop_unless_deferred(self):
+        if self._is_requested and not self._is_deferred:
+            raise Stopped("stopped; the same command resumes from the newest checkpoint")
 
     @contextlib.contextmanager
-    def waiting(self, waits=True):
-        """While the block runs, a wish waits or, for False, does not: one that waited is then fulfilled at once."""
-        before, self._waits = self._waits, waits
+    def deferred(self, is_deferred: bool = True) -> Iterator[None]:
+        """Defers requests during the block; False makes them immediate, including one that was deferred before.
+
+        Raises:
+          Stopped: for False, if a stop is requested.
+        """
+        before, self._is_deferred = self._is_deferred, is_deferred
         try:
-            self._stop_unless_waiting()
+            self._stop_unless_deferred()
             yield
         finally:
-            self._waits = before
+            self._is_deferred = before

@@ -293,8 +293,8 @@ def test_an_experiment_that_is_killed_goes_on(experiment, tmp_path):
     asked.send_signal(signal.SIGTERM)
     said = asked.communicate(timeout=120)[1].splitlines()
     assert asked.returncode == 143
-    assert re.match(r"train.py: stopped\b.*; the same command goes on", said[-2])
-    assert said[-1] == "experiments.py: stopped; the same command goes on"
+    assert re.match(r"train.py: stopped\b.*; the same command resumes", said[-2])
+    assert said[-1] == "experiments.py: stopped; the same command resumes"
     stood = steps_reported(workdir)
     # As a machine that goes down: with all that it runs.
     killed = begin(stood + 10)

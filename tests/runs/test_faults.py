@@ -185,7 +185,7 @@ def test_the_checkpoint_before_is_taken_where_the_newest_is_damaged(folder, undi
     capsys.readouterr()
     train.train(config(folder), str(workdir))
     said = capsys.readouterr().out
-    assert "warning: Expected a whole checkpoint. Received: " in said and "ckpt-18 (" in said
+    assert "warning: Expected a complete checkpoint. Received: " in said and "ckpt-18 (" in said
     assert "ckpt-15, step 15" in said
     small_runs.assert_same_bits(small_runs.stored(workdir, STEPS), undisturbed_here)
     assert [line["step"] for line in small_runs.lines(workdir, "train")] == list(range(1, STEPS + 1))
@@ -196,7 +196,7 @@ def test_a_disk_that_is_full_ends_the_run_in_one_line_and_with_room_it_goes_on(f
     train.train(config(folder, epochs=2.0), str(workdir))
     with full_disk.full_disk(100_000), pytest.raises(OSError) as caught:
         train.train(config(folder), str(workdir))
-    assert str(caught.value).startswith("Expected room for a checkpoint in ")
+    assert str(caught.value).startswith("Could not save a checkpoint in ")
     assert str(caught.value).endswith("ckpt-6") and "\n" not in str(caught.value)
     train.train(config(folder), str(workdir))
     small_runs.assert_same_bits(small_runs.stored(workdir, STEPS), undisturbed_here)

@@ -112,7 +112,7 @@ def test_a_worker_says_for_whom_it_waits_and_may_be_stopped(server, folder, tmp_
     second = server.start("train", tmp_path / "second", *arguments)
     assert second.wait() == 1
     port = here.rpartition(":")[2]
-    expected = f"train.py: Expected port {port} free for this worker. Received: Address already in use"
+    expected = f"train.py: Expected port {port} to be free for this worker. Received: Address already in use"
     assert second.said().splitlines()[-1] == expected
     child.kill(signal.SIGTERM)
     assert child.wait(30) == 143, child.said()
@@ -196,7 +196,7 @@ def test_a_job_that_is_stopped_and_loses_a_worker_ends_with_the_weights_of_one_l
         with contextlib.suppress(ProcessLookupError):
             os.killpg(job.pid, signal.SIGKILL)
     said = (tmp_path / "job.log").read_text()
-    assert "Expected all 2 workers at work. Received: " in said
+    assert "Expected all 2 workers to be running. Received: " in said
     assert "attempt 1 of 10 ended with status" in said and "attempt 2" not in said
     small_runs.assert_same_bits(small_runs.stored(workdir, STEPS), small_runs.stored(two_workers[0], STEPS))
     assert [line["step"] for line in small_runs.lines(workdir, "train")] == list(range(1, STEPS + 1))

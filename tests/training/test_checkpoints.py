@@ -1,4 +1,4 @@
-"""Checkpoints that survive: taken up to the bit, refused by name, the one before where the newest is damaged."""
+"""Checkpoints: restored to the bit, rejected with a reason, and the one before if the newest is damaged."""
 
 import pathlib
 import re
@@ -13,8 +13,8 @@ import tensorflow as tf
 from alexnet_tf.training import checkpoints
 from alexnet_tf.training import schedules
 
-FACTS = {"network": "toy", "classes": ["broken", "whole"]}
-# As Keras and the velocities name them; TensorFlow writes slashes and dots in its keys differently.
+METADATA = {"network": "toy", "classes": ["broken", "whole"]}
+# Names as of Keras's variables and of velocities; TensorFlow escapes slashes and dots in its keys.
 SHAPES = {"fc/kernel": [7, 5], "fc/bias": [5], "fc/kernel/velocity": [7, 5], "a.b/c_.S": [2]}
 
 
@@ -23,9 +23,9 @@ def progress_at(step, epoch_ended=False):
 
 
 class Run:
-    """The state of a run, as random as its seed, and its checkpoints."""
+    """The state of a run, random by its seed, and its checkpoints."""
 
-    def __init__(self, directory, seed=0, shapes=None, facts=None, **arguments):
+    def __init__(self, directory, seed=0, shapes=None, metadata=None, **arguments):
         generator = np.random.default_rng(seed)
         shapes = SHAPES if shapes is None else shapes
         self.variables = {
@@ -33,7 +33,7 @@ class Run:
         }
         self.schedule = schedules.Plateau(patience=1)
         self.checkpoints = checkpoints.Checkpoints(
-            str(directory), self.variables, self.schedule, FACTS if facts is None else facts, **arguments
+            str(directory), self.variables, self.schedule, METADATA if metadata is None else metadata, **arguments
         )
 
     def values(self):
@@ -46,8 +46,8 @@ def assert_same(values, expected):
         np.testing.assert_array_equal(values[name], expected[name])
 
 
-def whole_checkpoints(directory):
-    """Steps of the checkpoints in a directory; nothing but whole ones may lie there."""
+def complete_checkpoints(directory):
+    """Steps of the checkpoints in a directory, which must contain only complete ones."""
     names = sorted(path.name for path in pathlib.Path(directory).iterdir())
     steps = sorted(int(name.removesuffix(".index").removeprefix("ckpt-")) for name in names if name.endswith(".index"))
     files = [f"ckpt-{step}{end}" for step in steps for end in (".data-00000-of-00001", ".index")]
@@ -55,14 +55,14 @@ def whole_checkpoints(directory):
     return steps
 
 
-def refusal(run):
+def rejection(run):
     with pytest.raises(ValueError) as caught:
         run.checkpoints.restore()
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def test_checkpoint_takes_up_the_same_bits(tmp_path):
+def test_checkpoint_restores_the_same_bits(tmp_path):
     saved = Run(tmp_path, seed=1)
     for error in (0.5, 0.6, 0.55, 0.4):
         saved.schedule.epoch_ended(error)
@@ -74,7 +74,7 @@ def test_checkpoint_takes_up_the_same_bits(tmp_path):
     assert restored.schedule.drops == 2
 
 
-def test_checkpoint_holds_the_values_of_its_step(tmp_path):
+def test_checkpoint_contains_the_values_of_its_step(tmp_path):
     run = Run(tmp_path, seed=1)
     before = run.values()
     run.checkpoints.save(5)
@@ -86,7 +86,7 @@ def test_checkpoint_holds_the_values_of_its_step(tmp_path):
     assert run.schedule.best_error is None
 
 
-def test_nothing_to_restore_is_step_zero_and_changes_nothing(tmp_path):
+def test_nothing_to_restore_returns_step_zero_and_changes_nothing(tmp_path):
     run = Run(tmp_path / "none_yet", seed=1)
     before = run.values()
     assert run.checkpoints.latest is None and run.checkpoints.current is None
@@ -94,7 +94,7 @@ def test_nothing_to_restore_is_step_zero_and_changes_nothing(tmp_path):
     assert_same(run.values(), before)
 
 
-def test_newest_is_restored_though_older_ones_are_kept(tmp_path):
+def test_newest_checkpoint_is_restored(tmp_path):
     run = Run(tmp_path, keep=3)
     for step in (10, 9, 100):
         run.variables["fc/bias"].assign(tf.fill([5], float(step)))
@@ -106,7 +106,7 @@ def test_newest_is_restored_though_older_ones_are_kept(tmp_path):
     assert other.variables["fc/bias"].numpy().tolist() == [100] * 5
 
 
-def test_some_of_the_variables_may_be_restored(tmp_path):
+def test_subset_of_the_variables_may_be_restored(tmp_path):
     saved = Run(tmp_path, seed=1)
     saved.checkpoints.save(7)
     weights = Run(tmp_path, seed=2, shapes={"fc/kernel": [7, 5], "fc/bias": [5]})
@@ -115,7 +115,7 @@ def test_some_of_the_variables_may_be_restored(tmp_path):
 
 
 @pytest.mark.parametrize("keep", [1, 3])
-def test_only_the_newest_stay_even_those_of_an_earlier_process(keep, tmp_path):
+def test_old_checkpoints_are_removed_even_those_of_an_earlier_process(keep, tmp_path):
     first = Run(tmp_path, keep=keep)
     for step in (2, 4):
         first.checkpoints.save(step)
@@ -123,20 +123,20 @@ def test_only_the_newest_stay_even_those_of_an_earlier_process(keep, tmp_path):
     second.checkpoints.restore()
     for step in (6, 8, 10):
         second.checkpoints.save(step)
-    assert whole_checkpoints(tmp_path) == [2, 4, 6, 8, 10][-keep:]
+    assert complete_checkpoints(tmp_path) == [2, 4, 6, 8, 10][-keep:]
 
 
-def test_saves_so_many_steps_after_the_last_time_and_at_each_epochs_end(tmp_path):
+def test_saves_every_few_steps_and_at_each_epochs_end(tmp_path):
     run = Run(tmp_path, every=10, keep=99)
     for step in range(3, 42, 3):
         run.checkpoints(progress_at(step, epoch_ended=step in (15, 18)))
-    # Reports come at threes: 12 is the first past 10; after the epochs' ends the steps are counted anew.
-    assert whole_checkpoints(tmp_path) == [12, 15, 18, 30]
+    # Reports come every 3 steps: 12 is the first after 10. Each epoch's end restarts the count.
+    assert complete_checkpoints(tmp_path) == [12, 15, 18, 30]
     resumed = Run(tmp_path, every=10, keep=99)
     resumed.checkpoints.restore()
     for step in (33, 36, 39, 42):
         resumed.checkpoints(progress_at(step))
-    assert whole_checkpoints(tmp_path) == [12, 15, 18, 30, 42]
+    assert complete_checkpoints(tmp_path) == [12, 15, 18, 30, 42]
 
 
 def test_saving_a_step_twice_writes_once(tmp_path):
@@ -146,44 +146,44 @@ def test_saving_a_step_twice_writes_once(tmp_path):
     before = path.stat()
     run.checkpoints.save(5)
     assert path.stat() == before
-    assert whole_checkpoints(tmp_path) == [5]
+    assert complete_checkpoints(tmp_path) == [5]
 
 
-def test_checkpoint_of_other_classes_is_refused_by_name(tmp_path):
-    Run(tmp_path, facts={**FACTS, "classes": ["broken", "cracked", "whole"]}).checkpoints.save(3)
+def test_checkpoint_of_other_classes_is_rejected_by_name(tmp_path):
+    Run(tmp_path, metadata={**METADATA, "classes": ["broken", "cracked", "whole"]}).checkpoints.save(3)
     run = Run(tmp_path, seed=2)
     before = run.values()
-    message = refusal(run)
-    assert re.search(r'Expected \S+ckpt-3 to be of classes=\["broken", "whole"\]\. ', message)
+    message = rejection(run)
+    assert re.search(r'Expected \S+ckpt-3 to have classes=\["broken", "whole"\]\. ', message)
     assert 'Received: classes=["broken", "cracked", "whole"]' in message
     assert "network" not in message
     assert_same(run.values(), before)
 
 
-def test_names_of_a_thousand_classes_are_cut_short(tmp_path):
-    Run(tmp_path, facts={**FACTS, "classes": [f"class {i}" for i in range(1000)]}).checkpoints.save(3)
-    assert len(refusal(Run(tmp_path))) < 250 + len(str(tmp_path))
+def test_names_of_a_thousand_classes_are_shortened(tmp_path):
+    Run(tmp_path, metadata={**METADATA, "classes": [f"class {i}" for i in range(1000)]}).checkpoints.save(3)
+    assert len(rejection(Run(tmp_path))) < 250 + len(str(tmp_path))
 
 
 @pytest.mark.parametrize(
-    "changes, told",
+    "changes, message",
     [
-        ({"fc/kernel": [7, 6]}, "to hold fc/kernel of shape [7, 6]. Received: shape [7, 5]"),
-        ({"fc/kernel": [35]}, "to hold fc/kernel of shape [35]. Received: shape [7, 5]"),
-        ({"fc9/kernel": [1]}, "to hold fc9/kernel of shape [1]. Received: none"),
+        ({"fc/kernel": [7, 6]}, "to contain fc/kernel of shape [7, 6]. Received: shape [7, 5]"),
+        ({"fc/kernel": [35]}, "to contain fc/kernel of shape [35]. Received: shape [7, 5]"),
+        ({"fc9/kernel": [1]}, "to contain fc9/kernel of shape [1]. Received: none"),
     ],
 )
-def test_checkpoint_of_another_network_is_refused_by_the_variable_that_differs(changes, told, tmp_path):
+def test_checkpoint_of_another_network_is_rejected_naming_the_variable_that_differs(changes, message, tmp_path):
     Run(tmp_path).checkpoints.save(3)
     run = Run(tmp_path, seed=2, shapes={**SHAPES, **changes})
     before = run.values()
-    assert told in refusal(run)
+    assert message in rejection(run)
     assert_same(run.values(), before)
 
 
-def test_checkpoint_of_something_else_is_refused(tmp_path):
+def test_checkpoint_of_something_else_is_rejected(tmp_path):
     tf.train.CheckpointManager(tf.train.Checkpoint(step=tf.Variable(3)), str(tmp_path), max_to_keep=1).save()
-    assert "Expected a checkpoint of a run. Received: " in refusal(Run(tmp_path))
+    assert "Expected a checkpoint of a run. Received: " in rejection(Run(tmp_path))
 
 
 def damage_half(content):
@@ -201,7 +201,7 @@ def damage_all(content):
 
 @pytest.mark.parametrize("file", [".index", ".data-00000-of-00001"])
 @pytest.mark.parametrize("damage", [damage_half, damage_bit, damage_all, lambda content: b"", None])
-def test_damaged_checkpoint_is_refused_in_one_line_and_changes_nothing(file, damage, tmp_path):
+def test_damaged_checkpoint_is_rejected_in_one_line_and_changes_nothing(file, damage, tmp_path):
     Run(tmp_path, seed=1, shapes={"fc/kernel": [100, 100]}).checkpoints.save(5)
     path = tmp_path / f"ckpt-5{file}"
     if damage:
@@ -210,15 +210,15 @@ def test_damaged_checkpoint_is_refused_in_one_line_and_changes_nothing(file, dam
         path.unlink()
     run = Run(tmp_path, seed=2, shapes={"fc/kernel": [100, 100]})
     before = run.values()
-    message = refusal(run)
-    assert re.match(r"Expected a (whole checkpoint|checkpoint of a run)\. Received: \S+ckpt-5 \(.+\)$", message)
+    message = rejection(run)
+    assert re.match(r"Expected a (complete checkpoint|checkpoint of a run)\. Received: \S+ckpt-5 \(.+\)$", message)
     assert "function_node" not in message
     assert_same(run.values(), before)
 
 
 @pytest.mark.parametrize("file", [".index", ".data-00000-of-00001"])
 @pytest.mark.parametrize("damage", [damage_half, damage_bit, damage_all, lambda content: b"", None])
-def test_the_one_before_is_taken_where_the_newest_is_damaged_and_it_says_so(file, damage, tmp_path):
+def test_previous_checkpoint_is_restored_with_a_warning_if_the_newest_is_damaged(file, damage, tmp_path):
     shapes = {"fc/kernel": [100, 100]}
     saved = Run(tmp_path, seed=1, shapes=shapes)
     saved.checkpoints.save(5)
@@ -231,36 +231,36 @@ def test_the_one_before_is_taken_where_the_newest_is_damaged_and_it_says_so(file
     else:
         path.unlink()
     run = Run(tmp_path, seed=2, shapes=shapes)
-    told = []
-    assert run.checkpoints.restore(told.append) == 5
+    lines = []
+    assert run.checkpoints.restore(lines.append) == 5
     assert_same(run.values(), expected)
     assert run.checkpoints.current.endswith("ckpt-5")
-    assert len(told) == 1 and re.match(r"warning: Expected a .*checkpoint.*\. Received: \S+ckpt-6 \(.+\)$", told[0])
-    # What is learnt from there on takes the damaged one's place.
+    assert len(lines) == 1 and re.match(r"warning: Expected a .*checkpoint.*\. Received: \S+ckpt-6 \(.+\)$", lines[0])
+    # New checkpoints replace the damaged one.
     run.checkpoints.save(6)
     run.checkpoints.save(7)
-    assert whole_checkpoints(tmp_path) == [6, 7]
+    assert complete_checkpoints(tmp_path) == [6, 7]
     assert Run(tmp_path, shapes=shapes).checkpoints.restore() == 7
 
 
-def test_another_networks_checkpoint_is_no_damaged_one(tmp_path):
+def test_checkpoint_of_another_network_does_not_count_as_damaged(tmp_path):
     Run(tmp_path).checkpoints.save(3)
-    Run(tmp_path, facts={**FACTS, "network": "other"}).checkpoints.save(4)
-    assert "network" in refusal(Run(tmp_path))
+    Run(tmp_path, metadata={**METADATA, "network": "other"}).checkpoints.save(4)
+    assert "network" in rejection(Run(tmp_path))
 
 
 @pytest.mark.parametrize("content", ["model_checkpoint_pa", "", None])
-def test_a_list_of_checkpoints_that_is_damaged_or_lost_hides_none(content, tmp_path):
+def test_damaged_or_lost_list_of_checkpoints_hides_none(content, tmp_path):
     Run(tmp_path).checkpoints.save(5)
     Run(tmp_path).checkpoints.save(6)
     (tmp_path / "checkpoint").unlink() if content is None else (tmp_path / "checkpoint").write_text(content)
     run = Run(tmp_path)
     assert run.checkpoints.restore() == 6
     run.checkpoints.save(7)
-    assert whole_checkpoints(tmp_path) == [6, 7]
+    assert complete_checkpoints(tmp_path) == [6, 7]
 
 
-def test_old_checkpoints_go_though_the_clock_was_set_back(tmp_path, monkeypatch):
+def test_old_checkpoints_are_removed_even_if_the_clock_was_set_back(tmp_path, monkeypatch):
     Run(tmp_path, keep=2).checkpoints.save(5)
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now - 86400)
@@ -270,27 +270,27 @@ def test_old_checkpoints_go_though_the_clock_was_set_back(tmp_path, monkeypatch)
         run.checkpoints.save(step)
     monkeypatch.setattr(time, "time", lambda: now + 86400)
     run.checkpoints.save(8)
-    assert whole_checkpoints(tmp_path) == [7, 8]
+    assert complete_checkpoints(tmp_path) == [7, 8]
     assert Run(tmp_path).checkpoints.restore() == 8
 
 
-def test_what_a_kill_left_half_written_is_removed(tmp_path):
+def test_incomplete_files_of_a_killed_process_are_removed(tmp_path):
     run = Run(tmp_path)
-    run.checkpoints.remove_remains()
+    run.checkpoints.remove_incomplete()
     run.checkpoints.save(5)
     (tmp_path / "ckpt-6_temp").mkdir()
     (tmp_path / "ckpt-6_temp" / "part-00000-of-00001.data-00000-of-00001").write_text("half")
     (tmp_path / "ckpt-7.data-00000-of-00001").write_text("without an index")
     (tmp_path / "checkpoint.tmp123").write_text("half a list")
-    (tmp_path / "notes.txt").write_text("a person's")
+    (tmp_path / "notes.txt").write_text("of the user")
     run = Run(tmp_path)
-    run.checkpoints.remove_remains()
+    run.checkpoints.remove_incomplete()
     (tmp_path / "notes.txt").unlink()
-    assert whole_checkpoints(tmp_path) == [5]
+    assert complete_checkpoints(tmp_path) == [5]
     assert run.checkpoints.restore() == 5
 
 
-def test_full_disk_keeps_the_older_checkpoint_and_nothing_half_written(tmp_path):
+def test_full_disk_keeps_the_older_checkpoint_and_nothing_incomplete(tmp_path):
     shapes = {"fc/kernel": [200, 100]}
     run = Run(tmp_path, seed=1, shapes=shapes, keep=1)
     run.checkpoints.save(5)
@@ -298,34 +298,34 @@ def test_full_disk_keeps_the_older_checkpoint_and_nothing_half_written(tmp_path)
     run.variables["fc/kernel"].assign(tf.zeros([200, 100]))
     with full_disk.full_disk(40_000), pytest.raises(OSError) as caught:
         run.checkpoints.save(6)
-    message = r"Expected room for a checkpoint in \S+\. Received: .+; the newest whole one is \S+ckpt-5"
+    message = r"Could not save a checkpoint in \S+: .+; the newest complete checkpoint is \S+ckpt-5"
     assert re.fullmatch(message, str(caught.value))
-    assert whole_checkpoints(tmp_path) == [5]
+    assert complete_checkpoints(tmp_path) == [5]
     restored = Run(tmp_path, seed=2, shapes=shapes, keep=1)
     assert restored.checkpoints.restore() == 5
     assert_same(restored.values(), expected)
-    # With room again, the same run goes on.
+    # Once there is room again, the same run continues.
     run.checkpoints.save(7)
-    assert whole_checkpoints(tmp_path) == [7]
+    assert complete_checkpoints(tmp_path) == [7]
 
 
 def test_full_disk_at_the_first_checkpoint_leaves_nothing(tmp_path):
     run = Run(tmp_path, shapes={"fc/kernel": [200, 100]})
-    with full_disk.full_disk(1000), pytest.raises(OSError, match="the newest whole one is none"):
+    with full_disk.full_disk(1000), pytest.raises(OSError, match="the newest complete checkpoint is none"):
         run.checkpoints.save(5)
     assert list(tmp_path.iterdir()) == []
     assert Run(tmp_path).checkpoints.restore() == 0
 
 
-def test_disk_that_is_full_only_for_the_list_of_checkpoints_loses_none(tmp_path):
+def test_disk_too_full_for_the_list_of_checkpoints_loses_none(tmp_path):
     run = Run(tmp_path, shapes={"fc/bias": [1]}, keep=60)
     for step in range(1, 61):
         run.checkpoints.save(step)
     listed = tmp_path / "checkpoint"
-    # So many are listed that the list is the largest of all files, and one more does not fit.
-    most = listed.stat().st_size
-    assert most > 1.2 * max(path.stat().st_size for path in tmp_path.glob("ckpt-*"))
-    with full_disk.full_disk(most), pytest.raises(OSError, match=r"the newest whole one is \S+ckpt-61$"):
+    # The list is the largest of all files, and one more entry does not fit.
+    limit = listed.stat().st_size
+    assert limit > 1.2 * max(path.stat().st_size for path in tmp_path.glob("ckpt-*"))
+    with full_disk.full_disk(limit), pytest.raises(OSError, match=r"the newest complete checkpoint is \S+ckpt-61$"):
         run.checkpoints.save(61)
-    assert whole_checkpoints(tmp_path) == list(range(1, 62))
+    assert complete_checkpoints(tmp_path) == list(range(1, 62))
     assert Run(tmp_path, shapes={"fc/bias": [1]}).checkpoints.restore() == 61

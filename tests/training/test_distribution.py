@@ -1,4 +1,4 @@
-"""Several replicas learn what one learns: on the devices of a process here, in several processes in test_workers.py."""
+"""Several replicas train as one does, here on the devices of one process; runs/test_workers.py has several."""
 
 import json
 
@@ -24,12 +24,12 @@ def environment(kind="worker", index=1, **jobs):
         ({"environment": environment()}, (ADDRESSES, 1)),
         ({"environment": environment("chief", 0, chief=["a:1"], worker=["b:2", "c:3"])}, (ADDRESSES, 0)),
         ({"environment": environment("worker", 0, chief=["a:1"], worker=["b:2", "c:3"])}, (ADDRESSES, 1)),
-        # Flags go before the environment.
+        # Flags take precedence over the environment.
         ({"addresses": ["d:4"], "index": 0, "environment": environment()}, (("d:4",), 0)),
         ({"addresses": ["[::1]:80"], "index": 0}, (("[::1]:80",), 0)),
     ],
 )
-def test_the_cluster_is_read_from_flags_or_the_environment(given, expected):
+def test_cluster_is_read_from_flags_or_the_environment(given, expected):
     assert distribution.read_cluster(**given) == expected
 
 
@@ -43,15 +43,15 @@ def test_the_cluster_is_read_from_flags_or_the_environment(given, expected):
         ({"addresses": ["a"], "index": 0}, "Expected workers as HOST:PORT. Received: a"),
         ({"addresses": ["a:99999"], "index": 0}, "Expected workers as HOST:PORT. Received: a:99999"),
         ({"addresses": [":1"], "index": 0}, "Expected workers as HOST:PORT. Received: :1"),
-        ({"addresses": ["a:1", "a:1"], "index": 0}, "Expected each of workers once. Received: a:1,a:1"),
-        ({"environment": "{"}, "Expected TF_CONFIG to name a cluster"),
-        ({"environment": "[]"}, "Expected TF_CONFIG to name a cluster"),
+        ({"addresses": ["a:1", "a:1"], "index": 0}, "Expected distinct workers. Received: a:1,a:1"),
+        ({"environment": "{"}, "Expected TF_CONFIG to contain a cluster"),
+        ({"environment": "[]"}, "Expected TF_CONFIG to contain a cluster"),
         ({"environment": environment("ps", 0, ps=["a:1"])}, "Received: type ps"),
         ({"environment": environment(index=3)}, "Received: index 3 of 3"),
-        ({"environment": environment("worker", 0, worker=[1])}, "Expected TF_CONFIG to name a cluster"),
+        ({"environment": environment("worker", 0, worker=[1])}, "Expected TF_CONFIG to contain a cluster"),
     ],
 )
-def test_a_cluster_that_is_none_is_refused_in_one_line(given, message):
+def test_invalid_cluster_is_rejected_in_one_line(given, message):
     with pytest.raises(ValueError) as caught:
         distribution.read_cluster(**given)
     assert message in str(caught.value) and "\n" not in str(caught.value)
@@ -69,7 +69,7 @@ def small_config(**changes):
 
 
 def alexnet_config(**changes):
-    """Eight layers in small, without dropout, whose draws are each replica's own."""
+    """A small AlexNet without dropout, as each replica drops other units."""
     return small_config(network="alexnet", dropout=0.0, **changes)
 
 
@@ -87,8 +87,8 @@ def batch_at(step, config, classes=10):
     }
 
 
-def learn(config, joined, steps):
-    """The trainer after some steps, and what each told."""
+def train(config, joined, steps):
+    """The trainer after some steps, and the results of each."""
     with joined.scope():
         model = builders.build_model(config, 10)
         image_statistics = builders.blank_statistics(config)
@@ -106,17 +106,17 @@ def weights_of(trainer):
 @pytest.mark.parametrize("make", [small_config, alexnet_config], ids=["cifar10_18", "alexnet"])
 def test_two_replicas_with_64_images_each_equal_one_with_128_over_20_steps(make, mirrored):
     config = make()
-    one, told = learn(config, distribution.Distribution(), 20)
-    two, told_by_two = learn(config, mirrored, 20)
+    one, results = train(config, distribution.Distribution(), 20)
+    two, results_of_two = train(config, mirrored, 20)
     assert two.traces == 1
-    np.testing.assert_allclose(told_by_two[:, 0], told[:, 0], rtol=1e-5)
-    np.testing.assert_array_equal(told_by_two[:, 1:], told[:, 1:])
-    assert (told[:, 3] == 128).all() and told[-1, 0] < told[0, 0]
+    np.testing.assert_allclose(results_of_two[:, 0], results[:, 0], rtol=1e-5)
+    np.testing.assert_array_equal(results_of_two[:, 1:], results[:, 1:])
+    assert (results[:, 3] == 128).all() and results[-1, 0] < results[0, 0]
     expected = weights_of(one)
     started = {variable.path: variable.numpy() for variable in builders.build_model(config, 10).trainable_variables}
     for path, value in weights_of(two).items():
         np.testing.assert_allclose(value, expected[path], rtol=1e-5, atol=1e-5, err_msg=path)
-        # It is no equality of what never moved.
+        # The weights have moved, or equality would mean nothing.
         assert np.abs(expected[path] - started[path]).max() > 5e-5, path
     for variable in two.model.trainable_variables:
         first, second = mirrored.strategy.experimental_local_results(variable.value)
@@ -124,18 +124,18 @@ def test_two_replicas_with_64_images_each_equal_one_with_128_over_20_steps(make,
         np.testing.assert_array_equal(first.numpy(), second.numpy())
 
 
-def test_gradients_may_cross_in_bfloat16(mirrored):
+def test_gradients_may_be_reduced_in_bfloat16(mirrored):
     config = small_config(reduce_precision="bfloat16")
-    narrow, _ = learn(config, mirrored, 1)
-    exact, _ = learn(small_config(), mirrored, 1)
+    narrow, _ = train(config, mirrored, 1)
+    exact, _ = train(small_config(), mirrored, 1)
     for path, value in weights_of(exact).items():
         velocity = dict(zip(weights_of(exact), exact.optimizer.velocities))[path].numpy()
         difference = np.abs(weights_of(narrow)[path] - value).max()
-        # Eight bits of the gradient, which after one step is all that the velocity is made of.
+        # Eight bits of the gradient, which after one step is all that the velocity consists of.
         assert 0 < difference <= 2**-7 * np.abs(velocity).max(), path
 
 
-def test_replicas_drop_other_units(mirrored):
+def test_replicas_drop_different_units(mirrored):
     from alexnet_tf.models import layers
 
     with mirrored.scope():
@@ -151,22 +151,22 @@ def test_replicas_drop_other_units(mirrored):
         assert 0.4 < first.mean() < 0.6
         for second in draws[:place]:
             assert 0.3 < (first == second).mean() < 0.7
-    # The first draws what one alone draws.
+    # The first replica draws what a single replica draws.
     alone = layers.Dropout(0.5, seed=3)
     np.testing.assert_array_equal(alone(tf.ones([1, 400]), training=True).numpy(), draws[0])
 
 
-def test_one_replica_alone_is_as_if_nothing_were_there():
+def test_single_replica_needs_no_strategy():
     alone = distribution.start("none")
     assert (alone.is_chief, alone.worker, alone.replicas, alone.strategy) == (True, (0, 1), 1, None)
     assert alone.sum([np.array([1, 2])])[0].tolist() == [1, 2]
     alone.check_same("numbers", [1, 2])
-    wishes = iter([False, True])
-    assert [alone.any_of(lambda: next(wishes))() for _ in range(2)] == [False, True]
+    answers = iter([False, True])
+    assert [alone.any_of(lambda: next(answers))() for _ in range(2)] == [False, True]
 
 
 @pytest.mark.parametrize("kind, message", [("multiworker", "Expected the cluster"), ("ring", "Received: ring")])
-def test_what_cannot_be_joined_is_refused(kind, message):
+def test_invalid_kind_is_rejected(kind, message):
     with pytest.raises(ValueError, match=message):
         distribution.start(kind)
 
@@ -177,9 +177,11 @@ def test_errors_between_processes_become_one_line():
     with pytest.raises(distribution.WorkerLostError) as caught, distribution.lost_workers(2):
         raise tf.errors.UnavailableError(None, None, text)
     said = str(caught.value)
-    assert said.startswith("Expected all 2 workers at work. Received: Collective ops is aborted by: connection reset; ")
+    assert said.startswith(
+        "Expected all 2 workers to be running. Received: Collective ops is aborted by: connection reset. "
+    )
     assert "\n" not in said and caught.value.exit_status == 75
-    # Alone there is no other to lose.
+    # A single worker has no other to lose.
     with pytest.raises(tf.errors.UnavailableError), distribution.lost_workers(1):
         raise tf.errors.UnavailableError(None, None, text)
 

@@ -1,41 +1,41 @@
-"""A wish to stop waits while something has to be saved, and at no other time."""
+"""A request to stop is deferred while there is something to save, and at no other time."""
 
 import pytest
 
 from alexnet_tf.training import stopping
 
 
-def test_it_stops_at_once_where_nothing_has_to_be_saved():
+def test_request_takes_effect_immediately_if_nothing_has_to_be_saved():
     stop = stopping.Stop()
-    assert not stop.is_asked()
+    assert not stop.is_requested()
     with pytest.raises(SystemExit) as caught:
-        stop.ask(15, None)
+        stop.request(15, None)
     assert caught.value.code == 143
-    assert "goes on from the newest checkpoint" in str(caught.value)
+    assert "resumes from the newest checkpoint" in str(caught.value)
 
 
-def test_a_wish_waits_for_the_end_of_a_step():
+def test_request_is_deferred_to_the_end_of_a_step():
     stop = stopping.Stop()
-    with stop.waiting():
-        stop.ask()
-        assert stop.is_asked()
+    with stop.deferred():
+        stop.request()
+        assert stop.is_requested()
 
 
-def test_a_wish_that_waited_is_fulfilled_where_nothing_has_to_be_saved():
+def test_deferred_request_takes_effect_when_nothing_has_to_be_saved():
     stop = stopping.Stop()
-    with stop.waiting():
-        stop.ask()
+    with stop.deferred():
+        stop.request()
         with pytest.raises(stopping.Stopped):
-            with stop.waiting(False):
-                pytest.fail("An evaluation began.")
-        # What was learnt is still to be saved.
-        stop.ask()
+            with stop.deferred(False):
+                pytest.fail("An evaluation started.")
+        # The last steps still have to be saved.
+        stop.request()
 
 
-def test_a_wish_in_the_midst_of_an_evaluation_ends_it():
+def test_request_during_an_evaluation_ends_it():
     stop = stopping.Stop()
-    with stop.waiting():
+    with stop.deferred():
         with pytest.raises(stopping.Stopped):
-            with stop.waiting(False):
-                stop.ask()
-        assert stop.is_asked()
+            with stop.deferred(False):
+                stop.request()
+        assert stop.is_requested()
