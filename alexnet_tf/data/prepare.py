@@ -221,7 +221,7 @@ def _write_shard(job, number, pieces):
 
     places, digest = records.write(job.path(number), payloads())
     skipped = np.setdiff1d(job.positions(number), columns["positions"])
-    reasons = [loading.explain_skipped(job.part, int(job.order[position])) for position in skipped]
+    reasons = [loading.explain_skipped(job.source, int(job.order[position])) for position in skipped]
     metadata = {name: np.array(values, "S" if name == "names" else np.int64) for name, values in columns.items()}
     metadata |= {"places": places, "sha256": digest, "skipped": json.dumps(reasons)}
     if accumulator.sums:
