@@ -114,6 +114,17 @@ def test_commands_name_existing_tools_and_flags(command):
                 assert is_placeholder(path) or list(ROOT.glob(path)), path
 
 
+def test_flags_in_the_text_exist():
+    tools = [path.stem for path in (ROOT / "tools").glob("*.py") if path.stem != "program"]
+    known = {"help"}.union(*map(flags_of, tools))
+    for document, name in zip(DOCUMENTS, NAMES):
+        if name == "CHANGELOG.md":
+            # It names old flags, too.
+            continue
+        for flag in re.findall(r"`--(\w+)", FENCE.sub("", document.read_text(encoding="utf-8"))):
+            assert flag in known or flag.removeprefix("no") in known, f"{name} names --{flag}"
+
+
 @pytest.mark.parametrize("name, lines", [("README.md", 170), ("BUILD_NOTES.md", 250)])
 def test_length(name, lines):
     assert len((ROOT / name).read_text(encoding="utf-8").splitlines()) <= lines
