@@ -1,4 +1,4 @@
-"""Who may use what, read from the source; every message says what to do instead."""
+"""Which module may import or use what, checked in the source. Every message names an alternative."""
 
 import ast
 import re
@@ -10,9 +10,8 @@ import source_code
 
 ROOT = source_code.ROOT
 
-# For a module, or all below it unless they have a row of their own: what of ours it may import. The way of the data
-# is data, network, learning, evaluation, serving, and nothing flows backwards; evaluation and serving are given a
-# network and build none.
+# What a module, or a package without a more specific row, may import from this package. Data flow from the data to the
+# network, training, evaluation and serving, never backwards. Evaluation and export receive a network, not build it.
 MAY_IMPORT = {
     "alexnet_tf": [],
     "alexnet_tf.flagfiles": ["alexnet_tf.config"],
@@ -35,11 +34,9 @@ MAY_IMPORT = {
     "alexnet_tf.evaluation.ensembles": ["alexnet_tf.evaluation.errors"],
     "alexnet_tf.reporting": ["alexnet_tf.utils", "alexnet_tf.evaluation", "alexnet_tf.reporting"],
     "alexnet_tf.export": [
-        "alexnet_tf.config",
         "alexnet_tf.data",
         "alexnet_tf.evaluation",
         "alexnet_tf.export",
-        "alexnet_tf.models.layers",
         "alexnet_tf.serving.protocol",
         "alexnet_tf.utils",
     ],
@@ -47,7 +44,7 @@ MAY_IMPORT = {
     "alexnet_tf.utils": [],
     # A configuration becomes a run.
     "alexnet_tf.runs": ["alexnet_tf"],
-    # Many runs, each a process of its own.
+    # Many runs, each in a separate process.
     "alexnet_tf.experiments": [
         "alexnet_tf.config",
         "alexnet_tf.experiments",
@@ -59,18 +56,18 @@ MAY_IMPORT = {
     "alexnet_tf.benchmarks": ["alexnet_tf"],
 }
 
-# Library: the files that may import it (a folder with its slash), and what the others do.
+# Libraries: the files that may import them (a folder with a trailing slash), and the alternative for other files.
 ONLY_IN = {
-    "tensorflow_datasets": (["alexnet_tf/data/"], "ask alexnet_tf.data.sources for the photographs"),
-    "elpv_dataset": (["alexnet_tf/data/"], "ask alexnet_tf.data.sources for the photographs"),
-    "xprof": (["alexnet_tf/profiling/trace.py"], "read profiles by alexnet_tf.profiling.trace"),
+    "tensorflow_datasets": (["alexnet_tf/data/"], "get images from alexnet_tf.data.sources"),
+    "elpv_dataset": (["alexnet_tf/data/"], "get images from alexnet_tf.data.sources"),
+    "xprof": (["alexnet_tf/profiling/trace.py"], "read profiles with alexnet_tf.profiling.trace"),
     "matplotlib": (["alexnet_tf/reporting/figures.py"], "return numbers and let alexnet_tf.reporting.figures draw"),
 }
 
 # Where command-line flags may be used.
 FLAG_PLACES = ("tools/", "alexnet_tf/commands/", "alexnet_tf/flagfiles.py")
 
-# TF 2 has no other public name for these.
+# TF 2 has no other public names for these.
 COMPAT_V1 = {
     "alexnet_tf/profiling/executed_graph.py": ["tensorflow.compat.v1.Event", "tensorflow.compat.v1.RunMetadata"],
     "alexnet_tf/serving/stub_model.py": [
@@ -79,7 +76,7 @@ COMPAT_V1 = {
     ],
 }
 
-# Names of the standard library that are safe inside the package, as nothing there is run as a program.
+# Names of standard library modules that are safe here, because no file of these folders is run as a program.
 STANDARD_NAMES = ["alexnet_tf/data/statistics.py", "alexnet_tf/profiling/trace.py"]
 
 NAMES_FROM = ["typing", "collections.abc"]
@@ -101,16 +98,16 @@ def check_our_imports(path, uses):
     row = module
     while row and row not in MAY_IMPORT:
         row = row.rpartition(".")[0]
-    # Only the package itself has the first row.
+    # The first row applies to alexnet_tf/__init__.py only.
     if row == "alexnet_tf" and module != row:
-        yield 1, f"{module} stands nowhere in the way of the data: give it a row in MAY_IMPORT"
+        yield 1, f"{module} has no row in MAY_IMPORT: add one that lists what it may import"
         return
     for line, name, _, is_import in uses.found:
         if is_import and source_code.is_at_or_below(name, "alexnet_tf"):
             if not any(source_code.is_at_or_below(name, allowed) for allowed in MAY_IMPORT[row]):
                 yield (
                     line,
-                    f"imports {name}: take what you need of it as an argument, from runs/builders.py or a command",
+                    f"imports {name}: receive what you need as an argument, from runs/builders.py or a command",
                 )
 
 
@@ -124,7 +121,7 @@ def check_libraries(path, uses):
 def check_flags(path, uses):
     for line, name, _, _ in uses.found:
         if source_code.is_at_or_below(name, "absl.flags") and not path.startswith(FLAG_PLACES):
-            yield line, f"uses {name}: only commands use flags, take plain values as arguments"
+            yield line, f"uses {name}: only commands use flags; take plain values as arguments"
 
 
 def check_private_names(path, uses):
@@ -132,16 +129,16 @@ def check_private_names(path, uses):
         first, *rest = name.split(".")
         private = any(part.startswith("_") and not part.startswith("__") for part in rest)
         if source_code.is_at_or_below(name, "tensorflow.python") or source_code.is_at_or_below(name, "keras.src"):
-            yield line, f"uses {name}: take the public name, below tf. or keras."
+            yield line, f"uses {name}: use the public name in tf. or keras."
         elif private and first in ("tensorflow", "keras", "tensorflow_datasets", "numpy", "rich", "absl"):
-            yield line, f"uses {name}: names with an underscore change without notice, take a public one"
+            yield line, f"uses {name}: private names change without notice; use a public one"
 
 
 def check_compat_v1(path, uses):
     for line, name, _, _ in uses.found:
         if source_code.is_at_or_below(name, "tensorflow.compat.v1"):
-            if not any(source_code.is_at_or_below(name, argued_for) for argued_for in COMPAT_V1.get(path, [])):
-                yield line, f"uses {name}: write it in TF 2, or argue for it in a comment and a row of COMPAT_V1"
+            if not any(source_code.is_at_or_below(name, allowed) for allowed in COMPAT_V1.get(path, [])):
+                yield line, f"uses {name}: use TF 2, or justify it in a comment and add a row to COMPAT_V1"
 
 
 def check_process_wide_settings(path, uses):
@@ -149,7 +146,7 @@ def check_process_wide_settings(path, uses):
         return
     for line, name, _, _ in uses.found:
         if PROCESS_WIDE.fullmatch(name):
-            yield line, f"uses {name}: settings of the process are made in tools/program.py and conftest.py only"
+            yield line, f"uses {name}: only tools/program.py and conftest.py change settings of the process"
 
 
 def check_imports_of_names(path, tree):
@@ -163,29 +160,29 @@ def check_imports_of_names(path, tree):
                         node.lineno,
                         (
                             f"imports {alias.name} from {'.' * node.level}{node.module or ''}: "
-                            "import the module, by its full name, and write module.name"
+                            "import the module by its full name and write module.name"
                         ),
                     )
 
 
 def check_work_at_import(path, tree, uses):
-    """Of a library: it defines and calls nothing, and above all makes no tensor."""
+    """Reports function calls and tensors at import time."""
     for node in tree.body:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-            yield node.lineno, "calls a function when it is imported: let the caller call it"
+            yield node.lineno, "calls a function at import: leave the call to the caller"
         if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value:
             for call in ast.walk(node.value):
                 if isinstance(call, ast.Call) and (uses.dotted(call.func) or "").startswith(("tensorflow", "keras")):
-                    yield node.lineno, "computes with TensorFlow when it is imported: do it in a function"
+                    yield node.lineno, "computes with TensorFlow at import: move it into a function"
 
 
 def check_file_name(path):
     if path.rpartition("/")[2].removesuffix(".py") in sys.stdlib_module_names and path not in STANDARD_NAMES:
-        yield 1, f"{path} is named like a module of the standard library, which then cannot be imported: rename it"
+        yield 1, f"{path} has the name of a standard library module and hides it: rename it"
 
 
-def complaints(path, source):
-    """What is wrong with a file, a line each; `path` is relative to the repository."""
+def violations(path, source):
+    """Returns the violations in a file, one line each; `path` is relative to the repository."""
     tree = ast.parse(source)
     uses = source_code.Uses(path, tree)
     found = [*check_file_name(path), *check_process_wide_settings(path, uses)]
@@ -202,11 +199,11 @@ def complaints(path, source):
 
 
 @pytest.mark.parametrize("path", source_code.FILES)
-def test_file_keeps_the_layering(path):
-    assert complaints(path, (ROOT / path).read_text(encoding="utf-8")) == []
+def test_file_respects_the_layering(path):
+    assert violations(path, (ROOT / path).read_text(encoding="utf-8")) == []
 
 
-def test_every_part_is_looked_at():
+def test_every_folder_is_checked():
     assert {"alexnet_tf/__init__.py", "alexnet_tf/training/trainer.py", "tools/train.py", "tests/conftest.py"} <= set(
         source_code.FILES
     )
@@ -215,7 +212,7 @@ def test_every_part_is_looked_at():
 @pytest.mark.parametrize(
     "path, source, message",
     [
-        ("alexnet_tf/config.py", "from alexnet_tf.models import alexnet", "take what you need of it as an argument"),
+        ("alexnet_tf/config.py", "from alexnet_tf.models import alexnet", "receive what you need as an argument"),
         ("alexnet_tf/models/layers.py", "from alexnet_tf import config", "imports alexnet_tf.config"),
         ("alexnet_tf/models/registry.py", "from alexnet_tf import config", "imports alexnet_tf.config"),
         ("alexnet_tf/models/placement.py", "from . import layers", "imports alexnet_tf.models.layers"),
@@ -249,7 +246,7 @@ def test_every_part_is_looked_at():
             "from alexnet_tf.runs import builders",
             "imports alexnet_tf.runs.builders",
         ),
-        ("alexnet_tf/helpers.py", "", "give it a row in MAY_IMPORT"),
+        ("alexnet_tf/helpers.py", "", "has no row in MAY_IMPORT"),
         ("alexnet_tf/models/alexnet.py", "import tensorflow_datasets as tfds", "alexnet_tf.data.sources"),
         (
             "alexnet_tf/runs/builders.py",
@@ -264,16 +261,16 @@ def test_every_part_is_looked_at():
             "def from_flags():\n  import absl.flags as f\n  f.FLAGS",
             "config.py:3 uses absl.flags.FLAGS",
         ),
-        ("alexnet_tf/models/layers.py", "from tensorflow.python.ops import nn", "take the public name"),
+        ("alexnet_tf/models/layers.py", "from tensorflow.python.ops import nn", "use the public name"),
         ("alexnet_tf/models/layers.py", "import tensorflow as tf\ntf.python.ops", "uses tensorflow.python.ops"),
-        ("alexnet_tf/models/layers.py", "from keras.src import ops", "take the public name"),
-        ("tools/train.py", "import keras\nkeras.layers.Layer._name", "take a public one"),
-        ("alexnet_tf/models/layers.py", "import tensorflow as tf\ntf.compat.v1.get_variable", "write it in TF 2"),
-        ("alexnet_tf/models/layers.py", "import tensorflow.compat.v1 as tf", "write it in TF 2"),
+        ("alexnet_tf/models/layers.py", "from keras.src import ops", "use the public name"),
+        ("tools/train.py", "import keras\nkeras.layers.Layer._name", "use a public one"),
+        ("alexnet_tf/models/layers.py", "import tensorflow as tf\ntf.compat.v1.get_variable", "use TF 2"),
+        ("alexnet_tf/models/layers.py", "import tensorflow.compat.v1 as tf", "use TF 2"),
         (
             "alexnet_tf/profiling/executed_graph.py",
             "import tensorflow as tf\ntf.compat.v1.Session",
-            "a row of COMPAT_V1",
+            "add a row to COMPAT_V1",
         ),
         (
             "alexnet_tf/models/alexnet.py",
@@ -302,19 +299,19 @@ def test_every_part_is_looked_at():
         (
             "tests/models/test_alexnet.py",
             "import tensorflow as tf\ntf.config.set_soft_device_placement",
-            "conftest.py only",
+            "conftest.py change",
         ),
         ("alexnet_tf/runs/builders.py", "from alexnet_tf.models.alexnet import AlexNet", "import the module"),
         ("alexnet_tf/runs/builders.py", "from os.path import join", "import the module"),
         ("alexnet_tf/runs/builders.py", "from . import train", "by its full name"),
-        ("alexnet_tf/models/alexnet.py", "print('loaded')", "let the caller call it"),
-        ("alexnet_tf/models/alexnet.py", "import tensorflow as tf\nMEAN = [tf.zeros([3])]", "do it in a function"),
+        ("alexnet_tf/models/alexnet.py", "print('loaded')", "leave the call to the caller"),
+        ("alexnet_tf/models/alexnet.py", "import tensorflow as tf\nMEAN = [tf.zeros([3])]", "move it into a function"),
         ("tools/profile.py", "", "rename it"),
         ("alexnet_tf/training/logging.py", "", "rename it"),
     ],
 )
-def test_what_breaks_the_layering_is_told_with_the_alternative(path, source, message):
-    found = complaints(path, source)
+def test_layering_violations_are_reported_with_an_alternative(path, source, message):
+    found = violations(path, source)
     assert found
     assert any(message in each for each in found), found
 
@@ -337,11 +334,11 @@ def test_what_breaks_the_layering_is_told_with_the_alternative(path, source, mes
         ("tools/program.py", "import tensorflow as tf\ntf.config.set_visible_devices\nfrom absl import flags"),
     ],
 )
-def test_what_keeps_the_layering_is_left_alone(path, source):
-    assert complaints(path, source) == []
+def test_valid_source_has_no_violations(path, source):
+    assert violations(path, source) == []
 
 
-def test_package_and_configuration_load_without_tensorflow():
+def test_package_and_configuration_import_without_tensorflow():
     program = (
         "import sys, alexnet_tf, alexnet_tf.config; sys.exit('tensorflow' in sys.modules or 'absl' in sys.modules)"
     )

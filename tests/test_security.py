@@ -1,6 +1,7 @@
-"""What is read may be hostile: nothing of it is run, nothing is written outside, and what is too large is refused."""
+"""Hostile input: none of it is executed, nothing is written outside, and excessive sizes are rejected."""
 
 import ast
+import functools
 import gzip
 import importlib.metadata
 import io
@@ -43,27 +44,27 @@ from alexnet_tf.utils import messages
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-# Names that are not used, and what is used instead.
+# Forbidden names, and their alternatives.
 FORBIDDEN = {
-    r"(pickle|_pickle|cloudpickle|dill|joblib|marshal|shelve)(\..+)?": "keep arrays in .npz files, the rest in JSON",
-    r"(yaml|ruamel)(\..+)?": "keep what is read in JSON or a flagfile",
+    r"(pickle|_pickle|cloudpickle|dill|joblib|marshal|shelve)(\..+)?": "store arrays in .npz files, the rest in JSON",
+    r"(yaml|ruamel)(\..+)?": "store it in JSON or a flagfile",
     r"os\.(system|popen|exec\w+|spawn\w+|posix_spawn\w*)|pty\.\w+": "run a list of arguments with subprocess",
-    r"subprocess(\..+)?": "call the function; or argue for a process, without a shell, in a row of ARGUED_FOR",
+    r"subprocess(\..+)?": "call the function, or add a row to ALLOWED for a process without a shell",
     r"(tensorflow\.)?keras\.(models|saving)\.(load|deserialize|model_from)\w*|(tensorflow\.)?keras\.models\.\w+_from_\w+"
     r"|(tensorflow\.)?keras\.config\.enable_unsafe_deserialization|(tensorflow\.)?keras\.layers\.(Lambda|TFSMLayer)": (
         "build the network from its configuration and read its weights from a checkpoint"
     ),
-    r"tensorflow\.(compat\.v1\.)?saved_model(\.loader)?\.load": "a SavedModel is a program; load it by serving.client",
+    r"tensorflow\.(compat\.v1\.)?saved_model(\.loader)?\.load": "a SavedModel is a program; use serving.client",
     r"(urllib|urllib3|requests|httpx|aiohttp|http\.client|ftplib)(\..+)?|(tensorflow\.)?keras\.utils\.get_file": (
-        "fetch nothing; let the user name a file"
+        "download nothing; let the user name a file"
     ),
     r"zipfile\.(ZipFile|main)|shutil\.unpack_archive": "read members by index, as alexnet_tf.data.archives does",
-    r"tempfile\.mktemp": "make the file or directory with it: tempfile.mkdtemp, NamedTemporaryFile",
+    r"tempfile\.mktemp": "create the file or directory at once: tempfile.mkdtemp, NamedTemporaryFile",
 }
 
-# Programs of ours, a list of arguments each; servers and exports that the user names or that a measurement made; a
-# peer's network of the source itself; names that are in the source, some lines above.
-ARGUED_FOR = {
+# Exceptions: our own programs, started with lists of arguments; servers and exports that the user names or a benchmark
+# makes; the network of a benchmark; imports of names that are listed in the source.
+ALLOWED = {
     "alexnet_tf/experiments/runner.py": ["subprocess"],
     "alexnet_tf/utils/machine.py": ["subprocess"],
     "alexnet_tf/benchmarks/rows.py": ["importlib.import_module", "subprocess"],
@@ -71,13 +72,14 @@ ARGUED_FOR = {
     "alexnet_tf/benchmarks/network_peers.py": ["keras.layers.Lambda"],
     "alexnet_tf/benchmarks/measuring.py": ["importlib.import_module"],
     "alexnet_tf/__init__.py": ["importlib.import_module"],
+    "alexnet_tf/models/registry.py": ["importlib.import_module"],
     "alexnet_tf/serving/client.py": ["urllib", "http.client", "tensorflow.saved_model.load"],
     "alexnet_tf/serving/stub_model.py": ["tensorflow.compat.v1.saved_model.loader.load"],
 }
 
 
 def keyword(call, name):
-    """The constant that a call has for a keyword; None without it, ... for anything else."""
+    """Returns the constant passed for a keyword, None without the keyword, ... for any other expression."""
     for each in call.keywords:
         if each.arg == name:
             return each.value.value if isinstance(each.value, ast.Constant) else ...
@@ -85,66 +87,67 @@ def keyword(call, name):
 
 
 def check_call(call, name):
-    """What is wrong with the call of a dotted name, or of a built-in."""
+    """Yields what is wrong with the call of a dotted name or a built-in."""
     method = name.rpartition(".")[2] or getattr(call.func, "attr", "")
     if name in ("eval", "exec", "compile"):
-        yield f"calls {name}: run no text; ast.literal_eval and json.loads read values"
+        yield f"calls {name}: never execute text; parse values with ast.literal_eval or json.loads"
     if name == "numpy.load" and keyword(call, "allow_pickle") is not False:
-        yield "calls numpy.load: say allow_pickle=False"
+        yield "calls numpy.load: pass allow_pickle=False"
     elif keyword(call, "allow_pickle") not in (None, False):
-        yield "allows pickles: say allow_pickle=False"
+        yield "allows pickles: pass allow_pickle=False"
     if keyword(call, "shell") not in (None, False):
-        yield "calls a shell: give a list of arguments"
+        yield "calls a shell: pass a list of arguments"
     if method in ("extract", "extractall"):
         yield f"calls {method}: read members by index, as alexnet_tf.data.archives does"
 
 
-def complaints(path, source):
+def violations(path, source):
+    """Returns the violations in a file, one line each; `path` is relative to the repository."""
     tree = ast.parse(source)
     uses = source_code.Uses(path, tree)
     found = []
     for line, name, _, _ in uses.found:
         for pattern, alternative in FORBIDDEN.items():
-            argued_for = any(source_code.is_at_or_below(name, each) for each in ARGUED_FOR.get(path, []))
-            if re.fullmatch(pattern, name) and not argued_for:
+            is_allowed = any(source_code.is_at_or_below(name, each) for each in ALLOWED.get(path, []))
+            if re.fullmatch(pattern, name) and not is_allowed:
                 found.append((line, f"uses {name}: {alternative}"))
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             name = uses.dotted(node.func) or getattr(node.func, "id", "")
             found += [(node.lineno, message) for message in check_call(node, name)]
             is_given = node.args and not isinstance(node.args[0], ast.Constant)
-            if name in ("importlib.import_module", "__import__") and is_given and name not in ARGUED_FOR.get(path, []):
-                found.append((node.lineno, f"calls {name}: import what is named in the source"))
+            if name in ("importlib.import_module", "__import__") and is_given and name not in ALLOWED.get(path, []):
+                found.append((node.lineno, f"calls {name}: import modules by name"))
     return [f"{path}:{line} {message}" for line, message in dict.fromkeys(found)]
 
 
 @pytest.mark.parametrize("path", [path for path in source_code.FILES if not path.startswith("tests/")])
-def test_source_runs_nothing_that_it_reads(path):
-    assert complaints(path, (ROOT / path).read_text(encoding="utf-8")) == []
+def test_source_executes_no_input(path):
+    assert violations(path, (ROOT / path).read_text(encoding="utf-8")) == []
 
 
 @pytest.mark.parametrize(
     "source, message",
     [
-        ("import pickle", "keep arrays in .npz"),
-        ("from pickle import loads", "keep arrays in .npz"),
+        ("import pickle", "store arrays in .npz"),
+        ("from pickle import loads", "store arrays in .npz"),
         ("def f():\n  import dill as d\n  d.load", "2 uses dill"),
         ("import joblib\njoblib.load('a')", "uses joblib.load"),
         ("import marshal", "uses marshal"),
         ("import shelve", "uses shelve"),
-        ("import yaml\nyaml.load(text)", "in JSON"),
-        ("eval('1')", "calls eval: run no text"),
+        ("import yaml\nyaml.load(text)", "store it in JSON"),
+        ("eval('1')", "calls eval: never execute text"),
         ("exec(text)", "calls exec"),
         ("compile(text, 'a', 'exec')", "calls compile"),
         ("import os\nos.system('ls')", "a list of arguments"),
         ("from os import popen", "a list of arguments"),
-        ("import subprocess", "a row of ARGUED_FOR"),
+        ("import subprocess", "add a row to ALLOWED"),
         ("f(['ls'], shell=True)", "calls a shell"),
         ("f('ls', shell=flag)", "calls a shell"),
-        ("import numpy as np\nnp.load('a.npy')", "say allow_pickle=False"),
-        ("import numpy as np\nnp.load('a.npy', allow_pickle=True)", "say allow_pickle=False"),
-        ("import numpy\nnumpy.load('a.npy', allow_pickle=given)", "say allow_pickle=False"),
-        ("read('a.npy', allow_pickle=True)", "say allow_pickle=False"),
+        ("import numpy as np\nnp.load('a.npy')", "pass allow_pickle=False"),
+        ("import numpy as np\nnp.load('a.npy', allow_pickle=True)", "pass allow_pickle=False"),
+        ("import numpy\nnumpy.load('a.npy', allow_pickle=given)", "pass allow_pickle=False"),
+        ("read('a.npy', allow_pickle=True)", "pass allow_pickle=False"),
         ("import keras\nkeras.models.load_model('a')", "read its weights from a checkpoint"),
         ("import tensorflow as tf\ntf.keras.models.load_model('a')", "read its weights from a checkpoint"),
         ("from keras import saving\nsaving.load_model('a')", "read its weights from a checkpoint"),
@@ -156,16 +159,16 @@ def test_source_runs_nothing_that_it_reads(path):
         ("import tarfile\ntarfile.open('a').extract(member)", "read members by index"),
         ("import zipfile\nzipfile.ZipFile('a')", "read members by index"),
         ("import shutil\nshutil.unpack_archive('a')", "read members by index"),
-        ("import urllib.request\nurllib.request.urlopen(url)", "fetch nothing"),
-        ("import requests", "fetch nothing"),
-        ("import keras\nkeras.utils.get_file('a')", "fetch nothing"),
+        ("import urllib.request\nurllib.request.urlopen(url)", "download nothing"),
+        ("import requests", "download nothing"),
+        ("import keras\nkeras.utils.get_file('a')", "download nothing"),
         ("import tempfile\ntempfile.mktemp()", "tempfile.mkdtemp"),
-        ("import importlib\nimportlib.import_module(name)", "import what is named in the source"),
+        ("import importlib\nimportlib.import_module(name)", "import modules by name"),
     ],
 )
-def test_what_could_run_what_is_read_is_told_with_the_alternative(source, message):
+def test_unsafe_source_is_reported_with_an_alternative(source, message):
     for path in ("alexnet_tf/data/sources.py", "tools/train.py"):
-        found = complaints(path, source)
+        found = violations(path, source)
         assert any(message in each for each in found), found
 
 
@@ -181,24 +184,24 @@ def test_what_could_run_what_is_read_is_told_with_the_alternative(source, messag
         ),
     ],
 )
-def test_what_is_safe_is_left_alone(path, source):
-    assert complaints(path, source) == []
+def test_safe_source_has_no_violations(path, source):
+    assert violations(path, source) == []
 
 
 def refusal(call, *arguments):
-    """The one line that a call ends in."""
+    """Returns the one-line error of a call."""
     with pytest.raises((ValueError, OSError)) as caught:
         call(*arguments)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def everything(directory):
+def contents(directory):
     return {path: path.read_bytes() if path.is_file() else None for path in directory.rglob("*")}
 
 
 class Trap:
-    """What makes a file when it is unpickled."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, mark):
         self.mark = mark
@@ -209,7 +212,7 @@ class Trap:
 
 @pytest.fixture
 def trap(tmp_path):
-    """An array of a `Trap`; the test fails if it was run."""
+    """An array that contains a `Trap`; the test fails if it was unpickled."""
     mark = tmp_path / "was run"
     array = np.array([Trap(mark)], object)
     pickle.loads(pickle.dumps(array))
@@ -239,7 +242,7 @@ def data_dir(made, tmp_path):
 def index_dir(tmp_path):
     images = feature_index.Images(np.zeros(3, np.int64), ["a", "b", "c"], np.arange(3))
     features = np.ones([3, 4], np.float32)
-    feature_index.write(tmp_path / "index", [features], images, units=4, class_names=["a"], facts={})
+    feature_index.write(tmp_path / "index", [features], images, units=4, class_names=["a"], metadata={})
     return tmp_path / "index"
 
 
@@ -259,7 +262,7 @@ NESTED = "[" * 100_000
 DEEP = {"list": NESTED, "object": '{"version":' * 100_000, "closed": NESTED + "]" * 100_000}
 
 
-def test_no_pickle_is_read(trap, data_dir, index_dir):
+def test_pickles_are_never_loaded(trap, data_dir, index_dir):
     places, statistics_file, features = (
         data_dir / prepared.INDEX,
         data_dir / prepared.STATISTICS,
@@ -287,7 +290,7 @@ def test_no_pickle_is_read(trap, data_dir, index_dir):
 
 
 def npz(header, content=b"", compression=zipfile.ZIP_STORED):
-    """An archive whose only array, mean_image, has a header of one's own."""
+    """Returns an archive whose only array, mean_image, has the given header."""
     text = header.encode() + b"\n"
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", compression) as archive:
@@ -314,7 +317,7 @@ def damaged_stream():
     ],
     ids=["sum", "petabyte", "digits", "brackets", "call", "object", "stream"],
 )
-def test_a_hostile_archive_of_arrays_is_refused_in_a_line(content, tmp_path, data_dir):
+def test_hostile_npz_files_are_one_line_errors(content, tmp_path, data_dir):
     (tmp_path / "statistics.npz").write_bytes(content)
     assert refusal(statistics.load, tmp_path / "statistics.npz").startswith("Expected statistics of a training set in")
     (data_dir / prepared.INDEX).write_bytes(content.replace(b"mean_image.npy", b"train.labels00"))
@@ -324,18 +327,18 @@ def test_a_hostile_archive_of_arrays_is_refused_in_a_line(content, tmp_path, dat
 @pytest.mark.parametrize(
     "changes", [{"num_examples": np.arange(2)}, {"mean_image": np.zeros(3)}, {"directions": np.zeros([3, 4])}]
 )
-def test_statistics_of_other_shapes_are_refused(changes, data_dir):
+def test_statistics_of_other_shapes_are_rejected(changes, data_dir):
     change_arrays(data_dir / prepared.STATISTICS, **changes)
     assert "Received: arrays of " in refusal(statistics.load, data_dir / prepared.STATISTICS)
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "..", "", ".", "a/../../outside", "a\0b", 3, None])
-def test_no_shard_outside_of_the_directory_is_read(name, data_dir):
+def test_no_shard_outside_the_directory_is_read(name, data_dir):
     def change(manifest):
         manifest["splits"]["train"]["shards"][0]["file"] = name
 
     shard = json.loads((data_dir / prepared.MANIFEST).read_text())["splits"]["train"]["shards"][0]["file"]
-    # What would fit if it were taken.
+    # A file that would fit if it were read.
     shutil.copy(data_dir / shard, data_dir.parent / "outside")
     change_json(data_dir / prepared.MANIFEST, change)
     for call in (prepared.open_data_dir, prepared.verify):
@@ -363,7 +366,7 @@ def of_train(**changes):
         of_train(per_class=None),
     ],
 )
-def test_a_manifest_of_another_shape_is_refused_in_a_line(change, data_dir):
+def test_malformed_manifest_is_a_one_line_error(change, data_dir):
     change_json(data_dir / prepared.MANIFEST, change)
     for call in (prepared.open_data_dir, prepared.verify):
         assert refusal(call, data_dir).startswith("Expected a manifest of version 1 in ")
@@ -378,7 +381,7 @@ def test_a_manifest_of_another_shape_is_refused_in_a_line(change, data_dir):
         ("shards", 2),
     ],
 )
-def test_an_index_that_points_outside_is_refused(field, value, data_dir):
+def test_index_with_values_out_of_range_is_rejected(field, value, data_dir):
     column = getattr(prepared.read_index(data_dir, "train"), field).copy()
     column[1] = value
     change_arrays(data_dir / prepared.INDEX, **{f"train.{field}": column})
@@ -386,13 +389,13 @@ def test_an_index_that_points_outside_is_refused(field, value, data_dir):
 
 
 @pytest.mark.parametrize("shape", [[], [3], [4, 1]])
-def test_an_index_of_another_shape_is_refused(shape, data_dir):
+def test_index_of_another_shape_is_rejected(shape, data_dir):
     change_arrays(data_dir / prepared.INDEX, **{"train.labels": np.zeros(shape, np.int64)})
     assert refusal(prepared.open_data_dir, data_dir).startswith("Expected the record locations of train in ")
 
 
 @pytest.mark.parametrize("text", DEEP.values(), ids=DEEP)
-def test_json_of_great_depth_is_refused_in_a_line(text, data_dir, index_dir):
+def test_deeply_nested_json_is_a_one_line_error(text, data_dir, index_dir):
     for name in (prepared.MANIFEST, prepared.CLASSES):
         whole = (data_dir / name).read_bytes()
         (data_dir / name).write_text(text)
@@ -405,13 +408,13 @@ def test_json_of_great_depth_is_refused_in_a_line(text, data_dir, index_dir):
     assert "HTTP status 500" in str(rest._error(500, text.encode()))
 
 
-def test_an_answer_of_a_server_is_limited(monkeypatch):
+def test_size_of_a_response_is_limited(monkeypatch):
     monkeypatch.setattr(client, "_MAX_RESPONSE_BYTES", 10)
     assert "Received: more than 10 bytes" in refusal(client.Rest("localhost:1")._parse, b'{"a": 12345}')
 
 
 @pytest.mark.parametrize("value", ["[1e400, 0, 0]", "[" + "9" * 30 + ", 0, 0]", "[[], 0, 0]", "3", '{"a": 1}'])
-def test_an_index_of_features_with_labels_that_are_none_is_refused(value, index_dir):
+def test_feature_index_with_invalid_labels_is_rejected(value, index_dir):
     path = index_dir / "images.json"
     path.write_text(re.sub(r'"labels": \[[^]]*\]', f'"labels": {value}', path.read_text()))
     assert refusal(feature_index.open_index, index_dir).startswith("Expected ")
@@ -422,12 +425,12 @@ def test_an_index_of_features_with_labels_that_are_none_is_refused(value, index_
     ["[]", "3", "null", '"step"', '{"step": "1", "epoch": 1, "kind": "a"}', '{"step": NaN, "epoch": 1, "kind": "a"}']
     + ['{"step": ' + "9" * 5000 + ', "epoch": 1, "kind": "a"}', "\0", '{"step": {}, "epoch": [], "kind": "a"}'],
 )
-def test_a_hostile_record_of_a_run_is_refused_in_a_line(line, tmp_path):
+def test_malformed_metrics_are_one_line_errors(line, tmp_path):
     (tmp_path / "metrics.jsonl").write_text(f"{line}\n")
     assert refusal(metrics.read, tmp_path / "metrics.jsonl").startswith("Expected a record of a run. Received: ")
 
 
-def test_a_flagfile_is_only_text(tmp_path):
+def test_flagfiles_are_plain_text(tmp_path):
     mark, path = tmp_path / "mark", tmp_path / "run.flags"
     for value in (f"$(touch {mark})", f"`touch {mark}`", f"a; touch {mark}", f"|touch {mark}", "{0.__class__}", "%s%n"):
         path.write_text(f"--source={value}\n")
@@ -437,10 +440,10 @@ def test_a_flagfile_is_only_text(tmp_path):
     assert not mark.exists()
 
 
-def test_a_hostile_flagfile_is_refused_in_a_line(tmp_path):
+def test_malformed_flagfiles_are_one_line_errors(tmp_path):
     path, other = tmp_path / "run.flags", tmp_path / "other"
     other.write_text("root:x:0:0:root:/root:/bin/sh\n")
-    for number in range(1500):
+    for number in range(100):
         (tmp_path / f"{number}.flags").write_text(f"--flagfile={tmp_path / f'{number + 1}.flags'}\n")
     for text in (
         f"--flagfile={other}",
@@ -453,7 +456,7 @@ def test_a_hostile_flagfile_is_refused_in_a_line(tmp_path):
         "--dropout=1e400",
         "--recipe=\0",
         "\0" * 1000,
-        "--" + "a" * 1_000_000,
+        "--" + "a" * 100_000,
         "--help",
         "--seed=__import__('os')",
     ):
@@ -476,7 +479,7 @@ def test_a_hostile_flagfile_is_refused_in_a_line(tmp_path):
         b"!!python/object/apply:os.system",
     ],
 )
-def test_a_hostile_list_of_checkpoints_is_refused_in_a_line(content, tmp_path):
+def test_malformed_checkpoint_lists_are_one_line_errors(content, tmp_path):
     (tmp_path / "checkpoint").write_bytes(content)
     for name in ("ckpt-1.index", "ckpt-1.data-00000-of-00001"):
         (tmp_path / name).write_bytes(pickle.dumps(Trap(tmp_path / "mark")))
@@ -512,22 +515,22 @@ HOSTILE_MEMBERS = [
 ]
 
 
-def test_an_archive_writes_nothing(tmp_path):
+def test_reading_an_archive_writes_nothing(tmp_path):
     (tmp_path / "in").mkdir()
     path = tmp_path / "in" / "images.tar"
     path.write_bytes(packed(HOSTILE_MEMBERS))
-    before = everything(tmp_path)
+    before = contents(tmp_path)
     found = archives.members(path, suffix=".jpeg")
     assert found.names == ["a/../../b.jpeg", "../../outside.jpeg", "/tmp/outside_absolute.jpeg"]
     content = path.read_bytes()
     assert [content[at:][:size] for at, size in zip(found.offsets, found.sizes)] == [b"through", b"up", b"absolute"]
     assert archives.members(path, suffix=".tar").names == ["nested.tar"]
-    assert everything(tmp_path) == before
+    assert contents(tmp_path) == before
     assert not pathlib.Path("/tmp/outside_absolute.jpeg").exists()
 
 
 def with_size(archive, field):
-    """An archive whose first member has another size in its header."""
+    """Returns an archive whose first member has another size in its header."""
     archive[124:136] = field
     archive[148:156] = b" " * 8
     archive[148:156] = b"%06o\0 " % sum(archive[:512])
@@ -535,8 +538,8 @@ def with_size(archive, field):
 
 
 @pytest.mark.parametrize("bytes_back", [512, 1024, 1])
-def test_an_archive_that_leads_back_ends(bytes_back, tmp_path):
-    """A member of a negative size would be its own successor."""
+def test_negative_sizes_in_an_archive_are_rejected(bytes_back, tmp_path):
+    """After a member with a negative size, a reader would return to the same member."""
     archive = with_size(packed([member("a.jpeg")]), b"\xff" * 4 + struct.pack(">q", -bytes_back))
     (tmp_path / "a.tar").write_bytes(archive)
     assert "whole, uncompressed tar archive" in refusal(lambda: archives.members(tmp_path / "a.tar", suffix=".jpeg"))
@@ -544,20 +547,20 @@ def test_an_archive_that_leads_back_ends(bytes_back, tmp_path):
     assert "Received: a size of -" in refusal(archives._devkit_file, tmp_path, archives.META)
 
 
-def test_a_devkit_is_not_unpacked_without_end(tmp_path, monkeypatch):
+def test_decompressed_size_of_a_devkit_is_limited(tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "MAX_DECOMPRESSED_BYTES", 1000)
     (tmp_path / archives.DEVKIT).write_bytes(gzip.compress(packed([member(archives.META, bytes(1001))])))
     assert "1001 bytes, more than 1000" in refusal(archives._devkit_file, tmp_path, archives.META)
 
 
 @pytest.mark.parametrize("name", ["kubric:movi", "huggingface:mnist", "a/b/data_dir=c", "mnist/x=1", "../a", "a b", ""])
-def test_tfds_fetches_no_program(name, monkeypatch):
+def test_tfds_downloads_no_code(name, monkeypatch):
     import tensorflow_datasets as tfds
 
-    asked = []
-    monkeypatch.setattr(tfds, "builder", lambda *arguments, **options: asked.append(arguments))
+    calls = []
+    monkeypatch.setattr(tfds, "builder", lambda *arguments, **options: calls.append(arguments))
     assert refusal(sources.tfds_by_name, name).startswith("Expected the name of a TFDS data set. Received: ")
-    assert asked == []
+    assert calls == []
 
 
 def png(width, height):
@@ -576,7 +579,7 @@ def jpeg(width, height, **options):
 
 
 def gif(*sizes, parts=1):
-    """A GIF of pictures of a pixel or two that say they have other sizes."""
+    """Returns a GIF whose small images declare other sizes."""
     pictures = [
         b"!\xf9\x04\0\0\0\0\0,"
         + struct.pack("<HHHH", 0, 0, *size)
@@ -613,26 +616,30 @@ LARGE = {
 }
 
 
+@functools.cache
+def compiled_decoder():
+    return tf.function(photograph.decode_to_square, input_signature=[tf.TensorSpec([], tf.string)])
+
+
 @pytest.mark.parametrize("name", LARGE)
-def test_what_declares_too_much_is_not_decoded(name):
+def test_images_that_declare_too_many_pixels_are_not_decoded(name):
     content, pixels = LARGE[name]
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         photograph.decode_to_square(tf.constant(content))
     expected = f"Expected a photograph of at most 100000000 pixels. Received: {pixels}"
-    # It is counted in float64.
+    # The product is computed in float64.
     assert messages.first_line(caught.value)[:-3] == expected[:-3]
-    compiled = tf.function(photograph.decode_to_square, input_signature=[tf.TensorSpec([], tf.string)])
     with pytest.raises(tf.errors.InvalidArgumentError):
-        compiled(content)
+        compiled_decoder()(content)
 
 
-def test_a_gif_of_many_parts_is_not_decoded(monkeypatch):
+def test_gif_of_many_parts_is_not_decoded(monkeypatch):
     monkeypatch.setattr(photograph, "_MAX_GIF_BLOCKS", 20)
     assert photograph._pixels_of_gif(tf.constant(gif([3, 2], parts=10))) == 6
     assert photograph._pixels_of_gif(tf.constant(gif([3, 2], parts=30))) == np.inf
 
 
-def test_a_photograph_declares_the_pixels_that_it_has():
+def test_declared_pixels_are_those_of_the_image():
     files = pictures.formats() | {
         "jpeg": pictures.encode(pictures.noise(40, 60), "JPEG"),
         "webp lossy": pictures.encode(pictures.noise(40, 60), "WEBP"),
@@ -647,7 +654,7 @@ def test_a_photograph_declares_the_pixels_that_it_has():
         assert compiled(content) == expected.get(name, 2400), name
 
 
-def test_large_photographs_are_skipped_and_named(tmp_path):
+def test_large_images_are_skipped_and_named(tmp_path):
     folder = tmp_path / "train" / "a"
     folder.mkdir(parents=True)
     (tmp_path / "train" / "b").mkdir()
@@ -657,14 +664,14 @@ def test_large_photographs_are_skipped_and_named(tmp_path):
         (folder / f"large {number}.jpg").write_bytes(content)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     examples, skipped, _ = loading.load(sources.folder(tmp_path).splits["train"])
-    # KiB; the smallest of them would take 300 MB.
+    # In KiB; the smallest of them would take 300 MB.
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
     assert len(examples) == 2
     assert len(skipped) == len(LARGE)
     assert all("large" in each.name and "at most 100000000 pixels" in each.reason for each in skipped)
 
 
-def test_names_of_classes_are_no_html(tmp_path):
+def test_class_names_are_escaped_in_html(tmp_path):
     evil = "<script>alert(1)</script>\"'&"
     PIL.Image.new("RGB", (1, 1)).save(tmp_path / "a.png")
     blocks = [pages.Heading(evil), pages.Paragraph(evil), pages.Table([evil], [[evil]]), pages.Listing(evil)]
@@ -675,7 +682,7 @@ def test_names_of_classes_are_no_html(tmp_path):
 
 
 def requirements():
-    """What setup.py asks for: pairs of the extra, or "", and a requirement."""
+    """Returns the requirements in setup.py: pairs of the extra, or "", and a requirement."""
     call = next(
         node.value
         for node in ast.parse((ROOT / "setup.py").read_text(encoding="utf-8")).body
@@ -691,7 +698,7 @@ def pins():
     return dict(line.split("==") for line in lines if not line.startswith("#"))
 
 
-def test_every_requirement_has_a_version_that_fits():
+def test_constraints_satisfy_every_requirement():
     versions = pins()
     for extra, requirement in requirements():
         name = packaging.utils.canonicalize_name(requirement.name)
@@ -699,13 +706,13 @@ def test_every_requirement_has_a_version_that_fits():
             assert versions[name] in requirement.specifier, requirement
 
 
-def test_what_is_installed_fits():
+def test_installed_versions_satisfy_every_requirement():
     for extra, requirement in requirements():
         if extra in ("", "cpu", "test", "figures") and (requirement.marker is None or requirement.marker.evaluate()):
             assert importlib.metadata.version(requirement.name) in requirement.specifier, requirement
 
 
-def test_constraints_are_versions_alone():
+def test_constraints_are_sorted_versions():
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     assert lines[0].startswith("# ") and "pip install -c constraints.txt" in lines[0]
     assert all(re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", line) for line in lines[1:])
@@ -714,7 +721,7 @@ def test_constraints_are_versions_alone():
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "{", "\xff", ""], ids=["deep", "cut", "latin", "empty"])
-def test_what_is_no_json_is_refused_in_a_line(text, tmp_path):
+def test_invalid_json_is_a_one_line_error(text, tmp_path):
     path = tmp_path / "figures.json"
     path.write_bytes(text.encode("latin-1"))
     assert refusal(files.read_json, path).startswith(f"Expected JSON in {path}. Received: ")

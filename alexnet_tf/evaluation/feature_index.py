@@ -252,7 +252,7 @@ def open_index(directory: str | pathlib.Path) -> Index:
     directory = pathlib.Path(directory)
     if not (directory / MANIFEST).is_file():
         raise FileNotFoundError(f"Expected an index of features, with its {MANIFEST}, in {directory}. Received: none")
-    manifest = _read_json(directory / MANIFEST, ("version", "count", "units", "dtype", "class_names", "facts"))
+    manifest = files.read_json(directory / MANIFEST, ("version", "count", "units", "dtype", "class_names", "facts"))
     if manifest["version"] != _VERSION:
         raise ValueError(f"Expected {directory / MANIFEST} of version {_VERSION}. Received: {manifest['version']}")
     features = _open_features(directory / FEATURES, manifest)
@@ -272,7 +272,7 @@ def _open_features(path, manifest):
 
 
 def _read_images(path, count):
-    listed = _read_json(path, Images._fields)
+    listed = files.read_json(path, Images._fields)
     try:
         images = Images(np.array(listed["labels"], np.int64), listed["names"], np.array(listed["places"], np.int64))
         lengths = {len(column) for column in images}
@@ -282,14 +282,3 @@ def _read_images(path, count):
         received = ", ".join(map(str, sorted(lengths)))
         raise ValueError(f"Expected {count} images in {path}. Received: {received}")
     return images
-
-
-def _read_json(path, fields):
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"Expected JSON in {path}. Received: {str(error).splitlines()[0]}") from None
-    missing = [field for field in fields if not isinstance(values, dict) or field not in values]
-    if missing:
-        raise ValueError(f"Expected {', '.join(fields)} in {path}, but {', '.join(missing)} is missing")
-    return values

@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from alexnet_tf.profiling import intervals
 from alexnet_tf.profiling import operation_names
-from alexnet_tf.utils import messages
+from alexnet_tf.utils import files
 
 # The file next to a trace with the result of `describe`.
 DESCRIPTION = "step.json"
@@ -166,10 +166,7 @@ def read(path: str) -> Timeline:
 
 def _read_description(directory):
     path = directory / DESCRIPTION
-    try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"Expected JSON in {path}. Received: {messages.first_line(error)}") from None
+    return files.read_json(path) if path.exists() else {}
 
 
 def timeline_of(events: list[dict[str, Any]], description: dict[str, dict[str, Any]], path: str = "") -> Timeline:

@@ -1,4 +1,4 @@
-"""What the files of the repository import and read."""
+"""Finds the names that the repository's Python files import and use."""
 
 import ast
 import pathlib
@@ -12,18 +12,19 @@ FILES = sorted(
 
 
 def module_of(path):
-    """The dotted name of a file such as "alexnet_tf/data/pipeline.py"."""
+    """Returns the module name of a file such as "alexnet_tf/data/pipeline.py"."""
     return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
 def is_at_or_below(name, above):
+    """Returns whether a dotted name is `above` or a part of it."""
     return name == above or name.startswith(f"{above}.")
 
 
 class Uses(ast.NodeVisitor):
-    """Every dotted name that a file imports or reads, under its full name whatever it is called there.
+    """Collects every dotted name that a file imports or uses, resolved to its full name.
 
-    Collects (line, name, the outermost function that it stands in or "", whether it is an import).
+    `found` is a list of tuples: line, name, the outermost enclosing function or "", whether it is an import.
     """
 
     def __init__(self, path, tree):
@@ -31,7 +32,7 @@ class Uses(ast.NodeVisitor):
         self._package = module_of(path) if path.endswith("__init__.py") else module_of(path).rpartition(".")[0]
         self._names = {}
         self._function = ""
-        # Twice, as a name may be read above the line that imports it.
+        # Twice, because a name can be used above the line that imports it.
         self.visit(tree)
         self.found = []
         self.visit(tree)
