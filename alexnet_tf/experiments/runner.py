@@ -13,6 +13,7 @@ from alexnet_tf.experiments import plan
 from alexnet_tf.experiments import results
 from alexnet_tf.utils import files
 from alexnet_tf.utils import machine
+from alexnet_tf.utils import messages
 
 # Exit statuses of a training that was interrupted: by Ctrl-C, and by SIGTERM.
 INTERRUPTED = (130, 143)
@@ -154,9 +155,8 @@ def run_status(run: plan.Run, directories: plan.Directories) -> RunStatus:
             return RunStatus(run, "done", result=result)
         if differing and results.overrides(run.config, run.experiment.config):
             # A short trial must not replace the result of a run of days.
-            raise ValueError(
-                f"{run.name}.json in --results has a different {', '.join(differing)}; use a new --results"
-            )
+            path = directories.result(run)
+            raise ValueError(_different_values(path, differing, results.config_of(result), run.config, "results"))
         status = _workdir_status(run, directories)
     except (OSError, ValueError) as error:
         return RunStatus(run, "failed", str(error))
@@ -171,9 +171,7 @@ def _workdir_status(run, directories):
         run_files = results.read_run(workdir)
         # More epochs only continue a run, so they are not among the differences.
         if differing := headers.without_paths(run_files.config).differences(headers.without_paths(run.config)):
-            raise ValueError(
-                f"{run.name} in --workdir was trained with a different {', '.join(differing)}; use a new --workdir"
-            )
+            raise ValueError(_different_values(workdir, differing, run_files.config, run.config, "workdir"))
         total_steps = run_files.total_steps(run.config)
         if run_files.steps > total_steps:
             raise ValueError(
@@ -189,6 +187,11 @@ def _workdir_status(run, directories):
         return RunStatus(run, "started", can_train=True)
     detail = "needs ImageNet" if run.experiment.header.needs_imagenet else ""
     return RunStatus(run, "not run", detail, can_train=True)
+
+
+def _different_values(path, names, previous, requested, flag):
+    values = [vars(headers.without_paths(run_config)) for run_config in (previous, requested)]
+    return messages.different_values(f"{path} was trained", names, *values, flag)
 
 
 def collect_all(runs: Sequence[plan.Run], directories: plan.Directories) -> list[RunStatus]:

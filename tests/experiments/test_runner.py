@@ -131,7 +131,7 @@ def test_run_continues_after_fewer_epochs_and_its_result_is_replaced(flagfile, d
 
     # The short run does not replace the result of the long one.
     (refused,) = small.run_quietly(short, directories, trainer)
-    assert "small-0.json in --results has a different epochs; use a new --results" in str(refused)
+    assert "small-0.json was trained with different values: epochs=4.0, not 1.0; use the previous" in str(refused)
     elsewhere = directories._replace(results=str(tmp_path / "elsewhere"))
     plan.check_writable(elsewhere)
     (refused,) = small.run_quietly(short, elsewhere, trainer)
@@ -147,7 +147,9 @@ def test_changed_flagfile_invalidates_its_results(flagfile, directories, trainer
     flagfile.write_text(flagfile.read_text() + "--momentum=0.5\n")
     (run,) = plan.plan([flagfile], [0])
     (status,) = small.run_quietly([run], directories, trainer)
-    assert str(status).startswith("failed: small-0 in --workdir was trained with a different ")
+    assert str(status).startswith(
+        f"failed: {directories.run(run)} was trained with different values: momentum=0.9, not 0.5"
+    )
     assert "momentum" in str(status)
     os.rename(directories.workdir, f"{directories.workdir}.away")
     plan.check_writable(directories)
