@@ -49,7 +49,7 @@ def _option(section, default, text, source, *, kind=None, choices=None, low=None
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """The hyperparameters of one run; `python tools/train.py --help` prints them as a table.
+    """The hyperparameters of one run; `alexnet-tf train --help` prints them as a table.
 
     A value of None stands for what the recipe says (`resolved`).
 

@@ -4,8 +4,10 @@ A run saves its configuration as a flagfile (`to_text`), so the same command lin
 """
 
 import dataclasses
+import itertools
 import os
 import textwrap
+from collections.abc import Iterable
 from collections.abc import Sequence
 
 from absl import flags
@@ -17,6 +19,8 @@ ALIASES = {
     "left_out": "removed_layer",
     "most_drops": "max_drops",
     "most_bias_drops": "max_bias_drops",
+    # A flag of `commands.experiments`.
+    "harvest": "collect",
 }
 # Old spellings of values, by flag.
 VALUE_ALIASES = {
@@ -191,35 +195,66 @@ def to_text(run_config: config.Config) -> str:
     for field in dataclasses.fields(run_config):
         value = getattr(run_config, field.name)
         if value is not None:
-            lines.append(f"--{field.name}={_format(value)}")
+            lines.append(f"--{field.name}={format_value(value)}")
     return "\n".join(lines) + "\n"
 
 
-def _format(value):
-    if isinstance(value, tuple):
-        return ",".join(_format(item) for item in value)
+def format_value(value) -> str:
+    """Returns a flag's value as in a flagfile; empty for None."""
+    if isinstance(value, (tuple, list)):
+        return ",".join(format_value(item) for item in value)
+    if value is None:
+        return ""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def help_table() -> str:
-    """Returns every hyperparameter with default, range, meaning and source, as text of at most 110 columns."""
-    lines = []
+def help_table(names: Sequence[str] = ()) -> str:
+    """Returns hyperparameters with default, range, meaning and source, as text of at most 100 columns.
+
+    Args:
+      names: the fields of `config.Config` to list; empty for all.
+    """
+    rows = []
     section = None
     for field in dataclasses.fields(config.Config):
-        metadata = field.metadata
-        if metadata["section"] != section:
-            section = metadata["section"]
-            lines += ["", section.upper(), f"  {'flag':<29}{'default':<11}{'range':<19}meaning [source]"]
-        by_recipe = any(field.name in defaults for defaults in config.RECIPE_DEFAULTS.values())
-        default = "by recipe" if by_recipe else "" if field.default is None else _format(field.default)
-        default = default or "(none)"
-        meaning = textwrap.wrap(f"{metadata['help']} [{metadata['source']}]", 49)
-        allowed = config.describe_range(field)
-        allowed = allowed.split(" | ") if metadata["choices"] else [allowed]
-        for row in range(max(len(meaning), len(allowed))):
-            name = f"--{field.name}" if row == 0 else ""
-            value = default if row == 0 else ""
-            values = allowed[row] if row < len(allowed) else ""
-            text = meaning[row] if row < len(meaning) else ""
-            lines.append(f"  {name:<29}{value:<11}{values:<19}{text}".rstrip())
-    return "\n".join(lines).lstrip("\n")
+        if names and field.name not in names:
+            continue
+        if field.metadata["section"] != section:
+            section = field.metadata["section"]
+            rows += ["", section.upper(), ("flag", "default", "range", "meaning [source]")]
+        rows.append(_help_row(field))
+    return "\n".join(columns(rows)).lstrip("\n")
+
+
+def _help_row(field):
+    depends_on_recipe = any(field.name in defaults for defaults in config.RECIPE_DEFAULTS.values())
+    default = "by recipe" if depends_on_recipe else format_value(field.default) or "(none)"
+    values = config.describe_range(field)
+    if field.metadata["choices"]:
+        values = values.replace(" | ", "\n")
+    return f"--{field.name}", default, values, f"{field.metadata['help']} [{field.metadata['source']}]"
+
+
+def columns(rows: Iterable[str | tuple[str, ...]], width: int = 100) -> list[str]:
+    """Aligns rows of cells in columns, and wraps the last column.
+
+    Args:
+      rows: tuples of equally many cells, and strings, which become lines of their own.
+      width: the length of a line.
+
+    Returns:
+      A list of lines.
+    """
+    rows = list(rows)
+    firsts = zip(*(row[:-1] for row in rows if isinstance(row, tuple)))
+    widths = [2 + max(len(line) for cell in cells for line in cell.split("\n")) for cells in firsts]
+    lines = []
+    for row in rows:
+        if isinstance(row, str):
+            lines.append(row)
+            continue
+        cells = [*(cell.split("\n") for cell in row[:-1]), textwrap.wrap(row[-1], width - 2 - sum(widths))]
+        for parts in itertools.zip_longest(*cells, fillvalue=""):
+            aligned = [f"{part:<{size}}" for part, size in zip(parts, (*widths, 0))]
+            lines.append(f"  {''.join(aligned)}".rstrip())
+    return lines

@@ -1,34 +1,11 @@
-"""Evaluates a run, or several as an ensemble: top-1 and top-5 error of the central crop and of ten views.
+"""Runs ``alexnet-tf evaluate`` of this checkout."""
 
-python tools/evaluate.py --workdir=runs/quickstart
-python tools/evaluate.py --workdir=runs/first,runs/second,runs/third
+import pathlib
+import sys
 
-The runs' own configurations count; of the flags below only --source and --data_dir, where the data set has moved.
-"""
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-import program
-from absl import flags
-
-flags.DEFINE_list("workdir", [], "directories in which tools/train.py ran; of several, the ensemble's errors too")
-flags.DEFINE_string(
-    "split", "", "validation, test or train; empty for what training watched: validation, or test where there is none"
-)
-flags.DEFINE_float("search_fraction", 0.5, "share of each class that an ensemble's weights are searched on")
-flags.DEFINE_integer("search_seed", 0, "seed of that draw", lower_bound=0)
-
-
-def main(config):
-    from alexnet_tf.runs import evaluate
-
-    evaluate.evaluate(
-        program.require("workdir"),
-        flags.FLAGS.split,
-        source=config.source,
-        data_dir=config.data_dir,
-        search_fraction=flags.FLAGS.search_fraction,
-        search_seed=flags.FLAGS.search_seed,
-    )
-
+from alexnet_tf.commands import evaluate  # noqa: E402
 
 if __name__ == "__main__":
-    program.run(main, __doc__, ["workdir", "split", "search_fraction", "search_seed"])
+    evaluate.main(sys.argv)

@@ -97,14 +97,19 @@ def measure_here(name: str, request: measuring.Request) -> dict[str, Any]:
 
 
 def measure_in_processes(
-    names: Sequence[str], scratch: str | pathlib.Path, options: Sequence[str] = (), quick: bool = False
+    names: Sequence[str],
+    command: Sequence[str],
+    scratch: str | pathlib.Path,
+    options: Sequence[str] = (),
+    quick: bool = False,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Measures rows in other processes: one for rows with the same settings, one for each batch size of growth.
 
     Args:
       names: names of `ROWS`.
+      command: the command that starts the benchmark in another process, with the flags of this one.
       scratch: a directory for the results of the processes.
-      options: flags of all processes, after those of this process.
+      options: flags of all processes, which override those of the command.
       quick: whether growth is measured at two batch sizes only.
 
     Yields:
@@ -118,27 +123,26 @@ def measure_in_processes(
         if name != "growth":
             groups.setdefault((tuple(ROWS[name].flags()), ROWS[name].cores), []).append(name)
     for (flags, cores), group in groups.items():
-        found = _run(group, (*options, *flags), cores, scratch)
+        found = _run(group, command, (*options, *flags), cores, scratch)
         yield from ((name, found[name]) for name in group)
     if "growth" in names:
         sizes = QUICK_GROWTH if quick else GROWTH
-        found = [_run(["growth"], (*options, f"--batch_size={size}"), 0, scratch)["growth"] for size in sizes]
+        found = [_run(["growth"], command, (*options, f"--batch_size={size}"), 0, scratch)["growth"] for size in sizes]
         yield "growth", merge(found)
 
 
-def _run(names, flags, cores, scratch):
+def _run(names, command, flags, cores, scratch):
     """Measures rows in another process with some of the cores; returns their dicts by name."""
     if cores and not hasattr(os, "sched_setaffinity"):
         return {name: {"not_run": "this system cannot pin a process to cores"} for name in names}
     path = pathlib.Path(scratch) / "rows.json"
     # The last value of a repeated flag counts.
-    command = [sys.executable, *sys.argv, f"--rows={','.join(names)}", f"--json={path}", "--markdown=", "--plot="]
-    command += ["--here", *flags]
+    flags = [f"--rows={','.join(names)}", f"--json={path}", "--markdown=", "--plot=", "--here", *flags]
     allowed = os.sched_getaffinity(0) if cores else None
     if cores:
         os.sched_setaffinity(0, sorted(allowed)[-cores:])
     try:
-        done = subprocess.run(command, stdout=subprocess.DEVNULL)
+        done = subprocess.run([*command, *flags], stdout=subprocess.DEVNULL)
     finally:
         if cores:
             os.sched_setaffinity(0, allowed)

@@ -174,7 +174,7 @@ def test_program_reports_rows_that_it_could_not_run(tmp_path):
     [
         (["--rows=P9", "--data_dir=/nowhere", "--json=figures.json"], 1, "Expected a data set that tools/prepare.py"),
         (["--rows=P99", "--json=figures.json"], 1, "Expected rows among machine, P1, P3"),
-        (["--json=/nowhere/figures.json"], 1, "Expected --json, --markdown and --plot in a directory that is there"),
+        (["--json=/nowhere/figures.json"], 1, "Expected --json, --markdown and --plot in a directory that exists"),
         (["--rows=P10"], 2, "Expected --json"),
         (["--rows=P10", "--json=figures.json", "--plot=growth.png"], 1, "Expected growth among --rows, for --plot."),
     ],

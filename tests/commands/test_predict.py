@@ -1,4 +1,4 @@
-"""tools/predict.py, as a user starts it."""
+"""Classification from the command line."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def ends_with_one_line(done, status, message):
 def test_saved_model_names_what_it_sees_and_says_what_it_cannot_read(export_dir, tmp_path):
     paths = stand_in.write_images(tmp_path, [stand_in.png(10, 20, 70), stand_in.BAD, stand_in.png(0, 200, 0)])
     done = run(f"--saved_model={export_dir}", "--batch_size=2", *paths, tmp_path / "none.png")
-    assert ends_with_one_line(done, 1, f"2 of 4 images got no answer, the first {paths[1]}: {stand_in.ERROR}")
+    assert ends_with_one_line(done, 1, f"2 of 4 images could not be classified, the first {paths[1]}: {stand_in.ERROR}")
     lines = done.stdout.splitlines()
     assert [lines[place] for place in (0, 3, 5, 8)] == [*paths, str(tmp_path / "none.png")]
     assert lines[1].split() == ["blue", "70.00", "%", "█" * 14]
@@ -56,7 +56,7 @@ def test_server_answers_in_json_on_any_terminal(export_dir, tmp_path):
     with stub_server.serve(export_dir, model_name="flowers") as server:
         options = [f"--server=127.0.0.1:{server.port}", "--model_name=flowers", "--timeout=60", "--top=1", "--json"]
         done = run(*options, *paths, PYTHONIOENCODING="ascii")
-    assert ends_with_one_line(done, 1, "1 of 2 images got no answer")
+    assert ends_with_one_line(done, 1, "1 of 2 images could not be classified")
     answers = json.loads(done.stdout)
     assert answers[0].pop("scores") == pytest.approx([0.7])
     assert answers == [

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -15,18 +16,24 @@ import pytest
 import small_runs
 import tensorflow as tf
 
-from alexnet_tf import config as configuration
+from alexnet_tf import config
+from alexnet_tf.commands import __main__ as console_command
+from alexnet_tf.commands import prepare
+from alexnet_tf.commands import program
 from alexnet_tf.utils import machine
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-def program(name, *arguments):
+PROGRAMS = console_command.PROGRAMS
+
+
+def command(name, *arguments):
     return [sys.executable, str(ROOT / "tools" / f"{name}.py"), *map(str, arguments)]
 
 
 def run(name, *arguments, **options):
-    return subprocess.run(program(name, *arguments), capture_output=True, text=True, cwd=ROOT, timeout=300, **options)
+    return subprocess.run(command(name, *arguments), capture_output=True, text=True, cwd=ROOT, timeout=300, **options)
 
 
 def small_net(folder, **changes):
@@ -35,13 +42,72 @@ def small_net(folder, **changes):
     return small_runs.flags(small_runs.config(folder, **own | changes))
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "prepare", "placement", "experiments"])
-def test_help_is_a_table_of_the_hyperparameters(name):
-    done = run(name, "--help")
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_help_lists_the_flags_that_a_program_uses(name, no_tensorflow):
+    done = run(name, "--help", env=no_tensorflow)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 100
+    listed = re.findall(r"^  --(\w+)", done.stdout, flags=re.M)
+    assert len(listed) == len(set(listed))
+    module = PROGRAMS[name]
+    assert set(module.FLAGS) | {"traceback", "flagfile"} <= set(listed)
+    of_configuration = set(program.ALL_FIELDS) & set(listed) - set(module.FLAGS)
+    if name in ("train", "placement", "experiments", "benchmark"):
+        assert of_configuration == set(program.ALL_FIELDS) - set(module.FLAGS)
+        assert "paper 5" in done.stdout and "original #145" in done.stdout
+    elif name in ("evaluate", "figures", "neighbours"):
+        assert of_configuration == set(program.RUN_FIELDS)
+    elif name == "prepare":
+        assert of_configuration == set(prepare.FIELDS)
+    else:
+        assert not of_configuration
+
+
+def test_flags_of_programs_are_not_flags_of_the_configuration():
+    for name, module in PROGRAMS.items():
+        if name not in ("export", "predict", "profile_report", "data_service"):
+            assert not set(module.FLAGS) & set(program.ALL_FIELDS), name
+
+
+def test_help_takes_less_than_a_second_of_computing():
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert run("train", "--help").returncode == 0
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
+
+
+def test_flags_without_effect_are_named():
+    done = forks.run("evaluate", "--batch_size=4", "--nodeterministic", "--epochs=3", "--workdir=/nowhere")
+    assert done.returncode == 1
+    first, second = done.stderr.splitlines()
+    assert first == "evaluate.py: no effect in this program: --batch_size, --epochs"
+    assert second.startswith("evaluate.py: Expected a run with its config.flags in /nowhere.")
+
+
+def console(*arguments, **options):
+    command = [sys.executable, "-m", "alexnet_tf.commands", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+
+
+def test_console_command_lists_and_starts_programs(no_tensorflow, tmp_path):
+    no_tensorflow["PYTHONPATH"] += os.pathsep + str(ROOT)
+    done = console("--help", env=no_tensorflow, cwd=tmp_path)
     assert done.returncode == 0 and not done.stderr
-    for flag in ("--learning_rate", "--weight_decay", "--color_noise", "--dropout"):
-        assert flag in done.stdout
-    assert "paper 5" in done.stdout and "original #145" in done.stdout
+    assert re.findall(r"^  (\w+)  ", done.stdout, flags=re.M) == [*PROGRAMS]
+    assert max(map(len, done.stdout.splitlines())) <= 100
+    assert console("train", "--help", env=no_tensorflow, cwd=tmp_path).stdout == run("train", "--help").stdout
+    for arguments, received in ((["nothing"], "nothing"), ([], "no program")):
+        done = console(*arguments, env=no_tensorflow, cwd=tmp_path)
+        assert done.returncode == 2
+        assert done.stderr == f"alexnet-tf: Expected one of {', '.join(PROGRAMS)}, or --help. Received: {received}\n"
+    done = console("train", "--flagfile=quickstart", "--batch_size=many", env=no_tensorflow, cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.startswith("alexnet-tf train: ") and "batch_size" in done.stderr
+
+
+def test_every_program_has_a_tool():
+    tools = {path.stem for path in (ROOT / "tools").glob("*.py")}
+    assert tools == set(PROGRAMS)
 
 
 @pytest.mark.parametrize(
@@ -93,12 +159,9 @@ def test_bad_input_gets_one_line(arguments, status, message):
     ],
 )
 def test_threads_are_chosen_by_cores_and_flags(cores, gpus, flags, expected, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    import program as programs
-
     monkeypatch.setattr(machine, "available_cores", lambda: cores)
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"] * gpus)
-    assert programs.threads(configuration.Config(**flags)) == expected
+    assert program.threads(config.Config(**flags)) == expected
 
 
 @pytest.fixture
@@ -267,7 +330,7 @@ def test_experiments_run_once_and_end_in_a_table(experiment, no_tensorflow, tmp_
     assert failed.returncode == 1
     assert "seed 2 failed: RuntimeError: TensorFlow was loaded" in failed.stdout
     last = failed.stderr.splitlines()[-1]
-    assert last == "experiments.py: Expected all 2 runs to end well. Received: 1 failed"
+    assert last == "experiments.py: Expected all 2 runs to finish. Received: 1 failed"
 
 
 def test_an_experiment_that_is_killed_goes_on(experiment, tmp_path):
@@ -276,7 +339,7 @@ def test_an_experiment_that_is_killed_goes_on(experiment, tmp_path):
 
     def begin(steps):
         begun = subprocess.Popen(
-            program("experiments", *arguments),
+            command("experiments", *arguments),
             cwd=ROOT,
             start_new_session=True,
             stdout=subprocess.DEVNULL,
@@ -293,7 +356,7 @@ def test_an_experiment_that_is_killed_goes_on(experiment, tmp_path):
     asked.send_signal(signal.SIGTERM)
     said = asked.communicate(timeout=120)[1].splitlines()
     assert asked.returncode == 143
-    assert re.match(r"train.py: stopped\b.*; the same command resumes", said[-2])
+    assert re.match(r"alexnet-tf train: stopped\b.*; the same command resumes", said[-2])
     assert said[-1] == "experiments.py: stopped; the same command resumes"
     stood = steps_reported(workdir)
     # As a machine that goes down: with all that it runs.
@@ -326,7 +389,7 @@ def test_an_experiment_that_is_killed_goes_on(experiment, tmp_path):
         (
             ["--list", "--table=table.md"],
             1,
-            "Expected --list alone, which keeps and writes nothing",
+            "Expected --list alone, as it writes nothing",
         ),
         (["--table=tests"], 1, "Expected --table to be a file. Received: tests, a directory"),
         (["--flagfiles=/nowhere/x.flags"], 1, "/nowhere/x.flags"),

@@ -1,0 +1,96 @@
+"""Measures this package against other implementations.
+
+alexnet-tf benchmark --data_dir=prepared,prepared_raw --json=benchmark.json --markdown=benchmark.md
+
+The result is a table of ratios and their goals. Rows with the same settings are measured in one
+process, each batch size of the row growth in its own. P9 and P10 need prepared data sets; without
+--data_dir, the images of --photographs=DIR (train/CLASS/*) are prepared temporarily.
+"""
+
+import dataclasses
+import os
+import pathlib
+import tempfile
+from collections.abc import Sequence
+
+from absl import flags
+
+from alexnet_tf.commands import program
+
+FLAGS = flags.FlagValues()
+_ROWS = flags.DEFINE_list("rows", [], "rows to measure, such as P1,P9; defaults to all", flag_values=FLAGS)
+_PHOTOGRAPHS = flags.DEFINE_string(
+    "photographs", "", "folder train/CLASS/* to prepare temporarily if --data_dir is not given", flag_values=FLAGS
+)
+_JSON = flags.DEFINE_string("json", "", "file for all measurements as JSON", flag_values=FLAGS)
+_MARKDOWN = flags.DEFINE_string("markdown", "", "file for the table as Markdown", flag_values=FLAGS)
+_PLOT = flags.DEFINE_string("plot", "", "PNG file for a plot of the row growth; needs matplotlib", flag_values=FLAGS)
+_ROUNDS = flags.DEFINE_integer(
+    "rounds", 7, "rounds, in each of which every side is timed; medians are reported", lower_bound=1, flag_values=FLAGS
+)
+_QUICK = flags.DEFINE_boolean("quick", False, "one short round with batches of 8, as a smoke test", flag_values=FLAGS)
+_HERE = flags.DEFINE_boolean("here", False, "measure in this process, whatever its settings", flag_values=FLAGS)
+
+
+def main(argv: Sequence[str]) -> None:
+    program.run(lambda run_config: _measure(run_config, argv[1:]), argv, __doc__, FLAGS)
+
+
+def _measure(run_config, arguments):
+    from alexnet_tf.benchmarks import report
+    from alexnet_tf.benchmarks import rows
+
+    names = rows.choose(_ROWS.value)
+    paths = [pathlib.Path(path) for path in (program.require(_JSON), _MARKDOWN.value, _PLOT.value) if path]
+    if _PLOT.value:
+        report.check_plot(_PLOT.value, names)
+    for path in paths:
+        # Checked now rather than after minutes of measuring.
+        if not path.absolute().parent.is_dir():
+            raise FileNotFoundError(
+                f"Expected --json, --markdown and --plot in a directory that exists. Received: {path}"
+            )
+    measured = {}
+    with tempfile.TemporaryDirectory(prefix="alexnet_benchmark_") as scratch:
+        for name, row in _measure_rows(names, run_config, arguments, scratch):
+            measured[name] = row
+            print(*report.lines(name, row), sep="\n", flush=True)
+    report.write(measured, _JSON.value, _MARKDOWN.value)
+    if _PLOT.value:
+        report.plot(measured["growth"], _PLOT.value)
+    print(f"measurements in {' and '.join(map(str, paths))}")
+
+
+def _measure_rows(names, run_config, arguments, scratch):
+    """Measures rows, in this process or in others; yields the name and the measurements of each."""
+    from alexnet_tf.benchmarks import measuring
+    from alexnet_tf.benchmarks import rows
+
+    data_dirs = tuple(part.strip() for part in run_config.data_dir.split(",") if part.strip())
+    if not data_dirs and _PHOTOGRAPHS.value:
+        data_dirs = _prepare(run_config, _PHOTOGRAPHS.value, scratch)
+    if _HERE.value:
+        request = measuring.Request(run_config, data_dirs, _ROUNDS.value)
+        if _QUICK.value:
+            request = request._replace(rounds=1, seconds=0.1)
+        return ((name, rows.measure_here(name, request)) for name in names)
+    options = [f"--data_dir={','.join(data_dirs)}", "--photographs="]
+    options += ["--batch_size=8"] if _QUICK.value and run_config.batch_size == 128 else []
+    command = [*program.command("benchmark"), *arguments]
+    return rows.measure_in_processes(names, command, scratch, options, _QUICK.value)
+
+
+def _prepare(run_config, photographs, scratch):
+    """Writes images as JPEG and as raw records; returns the directories."""
+    import rich.console
+
+    from alexnet_tf.data import prepare
+    from alexnet_tf.runs import dataset
+
+    directories = []
+    for storage in prepare.STORAGES:
+        directory = os.path.join(scratch, storage)
+        request = dataclasses.replace(run_config, source=f"folder:{photographs}", data_dir=directory)
+        dataset.prepare_data_dir(request, prepare.Options(storage), rich.console.Console(quiet=True))
+        directories.append(directory)
+    return tuple(directories)

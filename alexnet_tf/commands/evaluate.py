@@ -1,0 +1,51 @@
+"""Evaluates a run, or several and their ensemble: top-1 and top-5 errors.
+
+alexnet-tf evaluate --workdir=runs/quickstart
+alexnet-tf evaluate --workdir=runs/first,runs/second,runs/third
+
+Errors are those of the center crop and of ten views. Each run is evaluated with its own
+configuration; set --source or --data_dir only if its data set has moved.
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from alexnet_tf.commands import program
+
+FLAGS = flags.FlagValues()
+_WORKDIR = flags.DEFINE_list(
+    "workdir", [], "directory of a trained run, or of several, separated by commas", flag_values=FLAGS
+)
+_SPLIT = flags.DEFINE_string(
+    "split",
+    "",
+    "train, validation or test; defaults to the monitored split: validation, or test where there is none",
+    flag_values=FLAGS,
+)
+_SEARCH_FRACTION = flags.DEFINE_float(
+    "search_fraction",
+    0.5,
+    "fraction of each class used to search for the weights of an ensemble",
+    flag_values=FLAGS,
+)
+_SEARCH_SEED = flags.DEFINE_integer(
+    "search_seed", 0, "seed of the choice of that fraction", lower_bound=0, flag_values=FLAGS
+)
+
+
+def main(argv: Sequence[str]) -> None:
+    program.run(_evaluate, argv, __doc__, FLAGS, fields=program.RUN_FIELDS)
+
+
+def _evaluate(run_config):
+    from alexnet_tf.runs import evaluate
+
+    evaluate.evaluate(
+        program.require(_WORKDIR),
+        _SPLIT.value,
+        source=run_config.source,
+        data_dir=run_config.data_dir,
+        search_fraction=_SEARCH_FRACTION.value,
+        search_seed=_SEARCH_SEED.value,
+    )

@@ -1,0 +1,27 @@
+"""Draws the figures of a run and writes its report.
+
+alexnet-tf figures --workdir=runs/quickstart
+
+The report is report.html, report.md and figures/ in its directory. Training writes it when it ends;
+use this program to write it again, or to write one from the newest checkpoint while a run is
+training. Set --source or --data_dir only if the run's data set has moved.
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from alexnet_tf.commands import program
+
+FLAGS = flags.FlagValues()
+_WORKDIR = flags.DEFINE_string("workdir", "", "directory of a run", flag_values=FLAGS)
+
+
+def main(argv: Sequence[str]) -> None:
+    program.run(_write_report, argv, __doc__, FLAGS, fields=program.RUN_FIELDS)
+
+
+def _write_report(run_config):
+    from alexnet_tf.runs import report
+
+    report.make(program.require(_WORKDIR), source=run_config.source, data_dir=run_config.data_dir)

@@ -1,0 +1,76 @@
+"""Classifies images with an exported network, in this process or on a server.
+
+alexnet-tf predict --saved_model=served/quickstart cat.jpg dog.png
+alexnet-tf predict --server=localhost:8500 cat.jpg dog.png
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+
+from alexnet_tf.commands import program
+
+FLAGS = flags.FlagValues()
+_SAVED_MODEL = flags.DEFINE_string(
+    "saved_model", "", "an export, or one version of it, to run in this process", flag_values=FLAGS
+)
+_SERVER = flags.DEFINE_string(
+    "server", "", "HOST:PORT of TensorFlow Serving, or http://HOST:PORT for REST", flag_values=FLAGS
+)
+_PROTOCOL = flags.DEFINE_enum(
+    "protocol",
+    "auto",
+    ["auto", "grpc", "rest"],
+    "protocol of --server; auto: rest for http:// and port 8501, otherwise grpc",
+    flag_values=FLAGS,
+)
+_MODEL_NAME = flags.DEFINE_string("model_name", "alexnet", "name of the model on --server", flag_values=FLAGS)
+_TIMEOUT = flags.DEFINE_float("timeout", 10.0, "seconds to wait for an answer of --server", flag_values=FLAGS)
+_TOP = flags.DEFINE_integer("top", 5, "number of classes to print per image", lower_bound=1, flag_values=FLAGS)
+_BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", 32, "maximum number of images per request", lower_bound=1, flag_values=FLAGS
+)
+_JSON = flags.DEFINE_boolean("json", False, "print a JSON list instead of a table", flag_values=FLAGS)
+
+
+def main(argv: Sequence[str]) -> None:
+    program.run_plain(_predict, argv, __doc__, FLAGS, arguments="IMAGE...")
+
+
+def _predict(paths):
+    from alexnet_tf.serving import classify
+
+    if bool(_SAVED_MODEL.value) == bool(_SERVER.value):
+        received = "both" if _SERVER.value else "neither"
+        raise program.UsageError(f"Expected --saved_model or --server. Received: {received}")
+    # A character that the terminal cannot show is replaced instead of ending the program.
+    sys.stdout.reconfigure(errors="replace")
+    with _open_backend() as backend:
+        failed = _print(classify.classify_files(backend, paths, _BATCH_SIZE.value))
+    if failed:
+        first = f"{failed[0].path}: {failed[0].error}"
+        raise ValueError(f"{len(failed)} of {len(paths)} images could not be classified, the first {first}")
+
+
+def _open_backend():
+    from alexnet_tf.serving import client
+
+    if _SAVED_MODEL.value:
+        return client.SavedModel(_SAVED_MODEL.value)
+    return client.open_server(_SERVER.value, _PROTOCOL.value, _MODEL_NAME.value, _TIMEOUT.value)
+
+
+def _print(predictions):
+    """Prints predictions, text as each arrives; returns those that failed."""
+    from alexnet_tf.serving import classify
+
+    shown = []
+    for prediction in predictions:
+        shown.append(prediction.top(_TOP.value))
+        if not _JSON.value:
+            print(classify.format_table(shown[-1:], _TOP.value), flush=True)
+    if _JSON.value:
+        print(json.dumps([prediction.as_dict() for prediction in shown], indent=2))
+    return [prediction for prediction in shown if prediction.error]

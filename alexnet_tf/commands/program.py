@@ -1,0 +1,269 @@
+"""Command lines, settings of the process, and one line for an error: what the programs share."""
+
+import dataclasses
+import importlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import NamedTuple
+from typing import NoReturn
+
+from absl import flags
+
+from alexnet_tf import config
+from alexnet_tf import flagfiles
+from alexnet_tf.models import registry
+from alexnet_tf.training import stopping
+from alexnet_tf.utils import machine
+from alexnet_tf.utils import messages
+
+USAGE_STATUS = 2
+ALL_FIELDS = tuple(field.name for field in dataclasses.fields(config.Config))
+# Fields that take effect in any process, and not only in training.
+PROCESS_FIELDS = ("devices", "deterministic", "intra_op_threads", "inter_op_threads", "tf32")
+# Fields that a program uses when it evaluates a run, whose own configuration has all others.
+RUN_FIELDS = ("source", "data_dir", *PROCESS_FIELDS)
+
+
+class UsageError(ValueError):
+    """A command line that is incomplete or contradictory. The program exits with status 2."""
+
+    exit_status = USAGE_STATUS
+
+
+class Parsed(NamedTuple):
+    """A parsed command line."""
+
+    program: str  # name of the program, for messages
+    flag_values: flags.FlagValues
+    arguments: list[str]  # what follows the flags
+
+
+def run(
+    main: Callable[[config.Config], None],
+    argv: Sequence[str],
+    purpose: str,
+    own_flags: flags.FlagValues,
+    *,
+    fields: Sequence[str] = ALL_FIELDS,
+) -> None:
+    """Parses a command line, sets up TensorFlow and calls ``main(run_config)``.
+
+    Exits with status 1 and one line on an error, or with status 2 if the command line is invalid.
+
+    Args:
+      main: function of a `config.Config`.
+      argv: the name of the program and its arguments.
+      purpose: the first lines of ``--help``.
+      own_flags: flags of the program other than the configuration's.
+      fields: the fields of `config.Config` that the program uses. Flags of other fields are accepted, with a warning
+        that they have no effect.
+    """
+    parsed = parse(argv, purpose, own_flags, fields=fields)
+
+    def call_main():
+        run_config = flagfiles.from_flags(parsed.flag_values)
+        set_up_process(run_config)
+        main(run_config)
+
+    call(parsed, call_main)
+
+
+def run_plain(
+    main: Callable[[list[str]], None],
+    argv: Sequence[str],
+    purpose: str,
+    own_flags: flags.FlagValues,
+    *,
+    arguments: str = "",
+) -> None:
+    """Like `run`, for a program without the configuration's flags: calls ``main(arguments)``.
+
+    Args:
+      main: function of a list of the arguments that follow the flags.
+      argv, purpose, own_flags: as in `run`.
+      arguments: a name for these arguments, at least one of which is required; empty if the program takes none.
+    """
+    parsed = parse(argv, purpose, own_flags, arguments=arguments)
+
+    def call_main():
+        set_up_process(config.Config().resolved())
+        main(parsed.arguments)
+
+    call(parsed, call_main)
+
+
+def call(parsed: Parsed, function: Callable[[], None]) -> None:
+    """Calls a function; on an error that a user can act on, exits with one line."""
+    try:
+        function()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except stopping.Stopped as stopped:
+        _fail(parsed.program, stopped, stopped.code)
+    except Exception as error:
+        if parsed.flag_values.traceback or not _is_expected(error):
+            raise
+        _fail(parsed.program, error, getattr(error, "exit_status", 1))
+
+
+def parse(
+    argv: Sequence[str],
+    purpose: str,
+    own_flags: flags.FlagValues,
+    *,
+    fields: Sequence[str] = (),
+    arguments: str = "",
+) -> Parsed:
+    """Parses a command line. Exits with status 0 after ``--help``, and with status 2 if it is invalid.
+
+    Args:
+      argv, purpose, own_flags, fields: as in `run`.
+      arguments: as in `run_plain`.
+    """
+    name = os.path.basename(argv[0])
+    own_flags.unparse_flags()
+    flag_values = flags.FlagValues()
+    flag_values.append_flag_values(own_flags)
+    if fields:
+        flagfiles.define_flags(flag_values)
+    flags.DEFINE_boolean("traceback", False, "show the traceback of an error", flag_values=flag_values)
+    if {"--help", "-h", "--helpshort", "--helpfull"} & set(argv[1:]):
+        print(_help(purpose, flag_values, [*own_flags, "traceback"], fields, arguments))
+        sys.exit(0)
+    try:
+        rest = flag_values([name, *flagfiles.expand(argv[1:], flag_values)])[1:]
+        if rest and not arguments:
+            raise UsageError(f"Expected flags only. Received: {' '.join(rest)}")
+        if arguments and not rest:
+            raise UsageError(f"Expected at least one {arguments.rstrip('.')}. Received: none")
+    # absl's search for a similar flag recurses over the characters of an unknown one.
+    except (flags.Error, ValueError, RecursionError) as error:
+        _fail(name, error, USAGE_STATUS)
+    own_flags.mark_as_parsed()
+    if unused := [field for field in ALL_FIELDS if fields and field not in fields and flag_values[field].present]:
+        print(f"{name}: no effect in this program: --{', --'.join(unused)}", file=sys.stderr)
+    return Parsed(name, flag_values, rest)
+
+
+def require(flag: flags.FlagHolder):
+    """Returns the value of a flag.
+
+    Raises:
+      UsageError: if it is empty.
+    """
+    if not flag.value:
+        raise UsageError(f"Expected --{flag.name}. Received: none")
+    return flag.value
+
+
+def integers(flag: flags.FlagHolder, example: str) -> tuple[int, ...]:
+    """Returns the value of a list flag as integers of at least 0.
+
+    Raises:
+      UsageError: if an item is not such a number; `example` is what the message shows.
+    """
+    if not all(text.strip().isdecimal() for text in flag.value):
+        raise UsageError(f"Expected --{flag.name} such as {example}. Received: {','.join(flag.value)}")
+    return tuple(map(int, flag.value))
+
+
+def command(name: str) -> list[str]:
+    """Returns the command, without flags, that starts ``alexnet-tf NAME`` in another process, installed or not."""
+    return [sys.executable, os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py"), name]
+
+
+def load_tensorflow() -> None:
+    """Imports TensorFlow without what it logs to standard error while it is imported."""
+    # Read on import: its C++ log has nothing that a user could act on.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    standard_error = os.dup(2)
+    with tempfile.TemporaryFile() as log:
+        os.dup2(log.fileno(), 2)
+        try:
+            importlib.import_module("tensorflow")
+        except BaseException:
+            log.seek(0)
+            os.write(standard_error, log.read())
+            raise
+        finally:
+            os.dup2(standard_error, 2)
+            os.close(standard_error)
+
+
+def set_up_process(run_config: config.Config) -> None:
+    """Imports TensorFlow and makes the settings that hold for the whole process."""
+    load_tensorflow()
+    import absl.logging
+    import tensorflow as tf
+
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    tf.get_logger().setLevel("ERROR")
+    # Otherwise TensorFlow, in child processes as well, reserves all memory of a GPU.
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    for gpu in tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.set_memory_growth(gpu, True)
+    last_cpu = max((int(name.rsplit(":", 1)[1]) for name in run_config.devices if _is_cpu(name)), default=0)
+    if run_config.distribute == "mirrored" and not tf.config.list_physical_devices("GPU"):
+        last_cpu = machine.available_cores() - 1
+    if last_cpu > 0:
+        # TensorFlow has one CPU device; towers and replicas get logical ones.
+        tf.config.set_logical_device_configuration(
+            tf.config.list_physical_devices("CPU")[0],
+            [tf.config.LogicalDeviceConfiguration() for _ in range(min(last_cpu, 7) + 1)],
+        )
+    intra, inter = threads(run_config)
+    tf.config.threading.set_intra_op_parallelism_threads(intra)
+    tf.config.threading.set_inter_op_parallelism_threads(inter)
+    tf.config.experimental.enable_tensor_float_32_execution(run_config.tf32)
+    if run_config.deterministic:
+        tf.config.experimental.enable_op_determinism()
+
+
+def threads(run_config: config.Config) -> tuple[int, int]:
+    """Returns the numbers of threads within and between operations; 0 leaves them to TensorFlow.
+
+    On two cores, one core per tower is faster than both cores for one tower after the other (BUILD_NOTES.md). With
+    more cores, or a GPU, TensorFlow chooses, as nothing else was measured there.
+    """
+    import tensorflow as tf
+
+    is_split = registry.is_split(run_config.network, run_config.towers)
+    one_core_per_tower = is_split and machine.available_cores() == 2 and not tf.config.list_physical_devices("GPU")
+    intra, inter = (1, 2) if one_core_per_tower else (0, 0)
+    return run_config.intra_op_threads or intra, run_config.inter_op_threads or inter
+
+
+def _is_cpu(name):
+    return name.upper().startswith("/CPU:") and name.rsplit(":", 1)[1].isdigit()
+
+
+def _is_expected(error):
+    """Whether an error is one that a user can act on, as opposed to a bug."""
+    if isinstance(error, (ValueError, OSError, ModuleNotFoundError)):
+        return True
+    tensorflow = sys.modules.get("tensorflow")
+    return tensorflow is not None and isinstance(error, tensorflow.errors.OpError)
+
+
+def _fail(program, error, status) -> NoReturn:
+    """Exits with a status and the error in one line."""
+    # An error inside a graph ends with a traceback; its first line is the message.
+    text = messages.first_line(error) if type(error).__module__.startswith("tensorflow") else str(error)
+    print(f"{program}: {' '.join(text.split())}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _help(purpose, flag_values, own_names, fields, arguments):
+    rows = [(arguments, "", "")] if arguments else []
+    rows += [
+        (f"--{name}", flagfiles.format_value(flag_values[name].default), flag_values[name].help) for name in own_names
+    ]
+    rows.append(("--flagfile", "", "a file of flags, one per line, or the name of one in flags/"))
+    parts = [purpose.strip(), "\n".join(["FLAGS", *flagfiles.columns([("flag", "default", "meaning"), *rows])])]
+    if fields:
+        parts.append(flagfiles.help_table(fields))
+    return "\n\n".join(parts)

@@ -1,0 +1,65 @@
+"""Trains a network, or resumes a run.
+
+alexnet-tf train --flagfile=quickstart --workdir=runs/quickstart
+"""
+
+import os
+import signal
+from collections.abc import Sequence
+
+from absl import flags
+
+from alexnet_tf.commands import program
+from alexnet_tf.training import stopping
+
+FLAGS = flags.FlagValues()
+_WORKDIR = flags.DEFINE_string(
+    "workdir", "", "directory of the run: configuration, checkpoints, logs, figures", flag_values=FLAGS
+)
+_PROFILE_STEPS = flags.DEFINE_list(
+    "profile_steps",
+    [],
+    "first and last step to profile, such as 10,20, counted from the start of the run, even if it is resumed; for "
+    "TensorBoard and profile_report",
+    flag_values=FLAGS,
+)
+_WORKERS = flags.DEFINE_list(
+    "workers",
+    [],
+    "HOST:PORT of every process, for distribute=multiworker; defaults to those of TF_CONFIG",
+    flag_values=FLAGS,
+)
+_WORKER_INDEX = flags.DEFINE_integer(
+    "worker_index", None, "index of this process among the workers, from 0", lower_bound=0, flag_values=FLAGS
+)
+
+
+def main(argv: Sequence[str]) -> None:
+    program.run(_train, argv, __doc__, FLAGS)
+
+
+def _train(run_config):
+    from alexnet_tf.runs import train
+    from alexnet_tf.training import distribution
+
+    workdir = program.require(_WORKDIR)
+    profile_steps = program.integers(_PROFILE_STEPS, "10,20")
+    stop = stopping.Stop()
+    # While it waits for other workers, and again afterwards, because TensorFlow's start replaces the handler.
+    signal.signal(signal.SIGTERM, stop.request)
+    processes = distribution.start(run_config.distribute, _cluster(run_config), lambda line: print(line, flush=True))
+    signal.signal(signal.SIGTERM, stop.request)
+    train.train(run_config, workdir, profile_steps, processes=processes, stop=stop)
+
+
+def _cluster(run_config):
+    from alexnet_tf.training import distribution
+
+    workers, index = _WORKERS.value, _WORKER_INDEX.value
+    if run_config.distribute == "multiworker":
+        return distribution.read_cluster(workers, index, os.environ.get("TF_CONFIG", ""))
+    if workers or index is not None:
+        raise ValueError(
+            f"Expected distribute=multiworker with --workers and --worker_index. Received: {run_config.distribute}"
+        )
+    return None
