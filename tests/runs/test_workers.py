@@ -240,7 +240,10 @@ def test_the_example_for_kubernetes_starts_what_the_tests_start():
     "arguments, message",
     [
         (["--distribute=multiworker"], "Expected workers and worker_index, or TF_CONFIG in the environment"),
-        (["--workers=a:1", "--worker_index=0"], "Expected distribute=multiworker with --workers and --worker_index. Received: none"),
+        (
+            ["--workers=a:1", "--worker_index=0"],
+            "Expected distribute=multiworker with --workers and --worker_index. Received: none",
+        ),
         (["--distribute=multiworker", "--workers=a:1,b:2", "--worker_index=2"], "Expected worker_index from 0 to 1"),
         (["--distribute=mirrored", "--devices=/CPU:0,/CPU:1"], "Expected devices to be auto or empty"),
         (["--data_service=grpc://a:1"], "Expected data_dir, which the data service reads"),
