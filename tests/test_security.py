@@ -27,6 +27,7 @@ import tensorflow as tf
 
 from alexnet_tf import flagfiles
 from alexnet_tf.data import archives
+from alexnet_tf.data import ilsvrc2010
 from alexnet_tf.data import image_records
 from alexnet_tf.data import loading
 from alexnet_tf.data import photograph
@@ -542,15 +543,15 @@ def test_negative_sizes_in_an_archive_are_rejected(bytes_back, tmp_path):
     """After a member with a negative size, a reader would return to the same member."""
     archive = with_size(packed([member("a.jpeg")]), b"\xff" * 4 + struct.pack(">q", -bytes_back))
     (tmp_path / "a.tar").write_bytes(archive)
-    assert "whole, uncompressed tar archive" in refusal(lambda: archives.members(tmp_path / "a.tar", suffix=".jpeg"))
-    (tmp_path / archives.DEVKIT).write_bytes(gzip.compress(archive))
-    assert "Received: a size of -" in refusal(archives._devkit_file, tmp_path, archives.META)
+    assert "complete, uncompressed tar archive" in refusal(lambda: archives.members(tmp_path / "a.tar", suffix=".jpeg"))
+    (tmp_path / ilsvrc2010.DEVKIT).write_bytes(gzip.compress(archive))
+    assert "Received: a size of -" in refusal(ilsvrc2010._devkit_file, tmp_path, ilsvrc2010.META)
 
 
 def test_decompressed_size_of_a_devkit_is_limited(tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "MAX_DECOMPRESSED_BYTES", 1000)
-    (tmp_path / archives.DEVKIT).write_bytes(gzip.compress(packed([member(archives.META, bytes(1001))])))
-    assert "1001 bytes, more than 1000" in refusal(archives._devkit_file, tmp_path, archives.META)
+    (tmp_path / ilsvrc2010.DEVKIT).write_bytes(gzip.compress(packed([member(ilsvrc2010.META, bytes(1001))])))
+    assert "1001 bytes, more than 1000" in refusal(ilsvrc2010._devkit_file, tmp_path, ilsvrc2010.META)
 
 
 @pytest.mark.parametrize("name", ["kubric:movi", "huggingface:mnist", "a/b/data_dir=c", "mnist/x=1", "../a", "a b", ""])

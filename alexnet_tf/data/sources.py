@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from alexnet_tf.data import archives
+from alexnet_tf.data import ilsvrc2010
 from alexnet_tf.data import image_records
 from alexnet_tf.utils import messages
 
@@ -62,7 +62,7 @@ def open_source(specification: str) -> Source:
 
     Args:
       specification: ``elpv``, ``folder:DIR``, ``tfds:NAME``, ``imagenet2012:DIR`` (the folder of the two tar files),
-        ``ilsvrc2010:DIR`` (the folder of `archives.ilsvrc2010`) or ``synthetic``.
+        ``ilsvrc2010:DIR`` (the folder of `ilsvrc2010.open_archives`) or ``synthetic``.
 
     Returns:
       A `Source`.
@@ -84,7 +84,7 @@ def open_source(specification: str) -> Source:
     elif kind == "imagenet2012" and argument:
         source = imagenet2012(argument)
     elif kind == "ilsvrc2010" and argument:
-        source = ilsvrc2010(argument)
+        source = imagenet2010(argument)
     else:
         raise ValueError(
             "Expected source to be elpv, folder:DIR, tfds:NAME, imagenet2012:DIR, ilsvrc2010:DIR or synthetic. "
@@ -274,9 +274,9 @@ def imagenet2012(directory: str | os.PathLike) -> Source:
     return _tfds_source("imagenet2012", config, data_dir=str(root / "tfds"))
 
 
-def ilsvrc2010(directory: str | os.PathLike) -> Source:
-    """Opens ILSVRC-2010 from the archives of image-net.org; see `archives.ilsvrc2010`."""
-    found = archives.ilsvrc2010(directory)
+def imagenet2010(directory: str | os.PathLike) -> Source:
+    """Opens ILSVRC-2010 from the archives of image-net.org; see `ilsvrc2010.open_archives`."""
+    found = ilsvrc2010.open_archives(directory)
     splits = {name: Split(*split) for name, split in found.splits.items()}
     class_names = tuple(each["wnid"] for each in found.classes)
     return Source(f"ilsvrc2010:{directory}", class_names, splits, class_metadata=found.classes)
