@@ -50,11 +50,11 @@ gc.freeze()
 
 @pytest.fixture(autouse=True, scope="session")
 def without_measuring_the_machine():
-    """A report at the end of every run tells what the machine can do, which takes a second of all its cores."""
-    from alexnet_tf.runs import report
+    """The report at the end of a run measures the machine, which takes a second on all cores."""
+    from alexnet_tf.runs import costs
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "MATRIX_SIDE", 64)
+        patch.setattr(costs, "MATRIX_SIDE", 64)
         yield
 
 

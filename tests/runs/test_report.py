@@ -22,6 +22,7 @@ from alexnet_tf.evaluation import errors
 from alexnet_tf.models import cifar10
 from alexnet_tf.models import registry
 from alexnet_tf.runs import builders
+from alexnet_tf.runs import costs
 from alexnet_tf.runs import evaluate
 from alexnet_tf.runs import report
 from alexnet_tf.runs import split_results
@@ -123,15 +124,15 @@ def test_errors_are_those_of_an_evaluation(run):
         for way in ("center crop", "ten views"):
             expected = errors.percent(figures[way.replace(" ", "_")]["top1_error"])
             assert rows[f"this run, {split}, {way}"] == [str(count), expected, "-"]
-        assert rows[f"always the commonest class, {split}"] == ["", "66.67 %", "-"]
+        assert rows[f"majority class, {split}"] == ["", "66.67 %", "-"]
 
 
 def test_the_first_words_say_what_was_learnt(run):
     (first, *_) = read(run).paragraphs
     wrong = evaluate.evaluate(str(run), "test")["evaluation"]["test"]["ten_views"]["top1_error"]
-    assert "was shown 36 photographs of 3 classes (alder, birch & <beech>, cedar), 2.22 times each" in first
-    assert f"Of 15 others, the test set, it names {100 * (1 - wrong):.1f} % rightly" in first
-    assert "would be right for 33.3 %" in first
+    assert "was trained on 36 images of 3 classes (alder, birch & <beech>, cedar) for 2.22 epochs." in first
+    assert f"It classifies {100 * (1 - wrong):.1f} % of the 15 images of the test set correctly." in first
+    assert "would be correct for 33.3 %" in first
 
 
 @needs_matplotlib
@@ -150,7 +151,7 @@ def test_every_picture_is_in_both_pages(run):
 def test_only_what_the_checkpoint_has_seen_is_told(run):
     # The third epoch, steps 9 to 12, is behind the checkpoint.
     rows = {row[0]: row[1] for row in read(run).rows if len(row) == 2}
-    assert rows["time in training"] == "0 min 4 s"
+    assert rows["training time"] == "0 min 4 s"
     assert rows["speed"].startswith("20.0 images/s")
 
 
@@ -163,10 +164,10 @@ def test_warnings_and_configuration_are_told(run):
 
 @needs_matplotlib
 def test_neighbours_are_shown_where_they_were_drawn(run):
-    assert "What it finds alike" not in read(run).headings
+    assert "Nearest neighbors" not in read(run).headings
     (run / "figures" / "neighbours.png").write_bytes((run / "kernels.png").read_bytes())
     report.make(str(run))
-    assert "What it finds alike" in read(run).headings
+    assert "Nearest neighbors" in read(run).headings
     (run / "figures" / "neighbours.png").unlink()
 
 
@@ -186,7 +187,7 @@ def test_two_devices_have_their_account(tmp_path, photographs):
     workdir = make_run(tmp_path / "two", config)
     report.make(str(workdir))
     page = (workdir / "report.html").read_text(encoding="utf-8")
-    assert "Tower a on /CPU:0, tower b on /CPU:1" in page
+    assert "Tower a runs on /CPU:0, tower b on /CPU:1" in page
     assert re.search(r"GFLOP, backward", page)
 
 
@@ -208,8 +209,8 @@ def test_files_that_could_not_be_read_are_told(tmp_path):
 def test_a_run_that_has_no_report_yet_has_no_curve(tmp_path, photographs):
     workdir = make_run(tmp_path / "begun", dataclasses.replace(CONFIG, source=f"folder:{photographs}"), step=1)
     report.make(str(workdir))
-    assert "How it learnt" not in read(workdir).headings
-    assert "What it says" in read(workdir).headings
+    assert "Training curves" not in read(workdir).headings
+    assert "Example predictions" in read(workdir).headings
 
 
 @pytest.mark.parametrize("flips, share", [("horizontal", "0.0 %"), ("both", "0.0 %"), ("none", "100.0 %")])
@@ -227,28 +228,28 @@ def test_a_run_is_judged_by_mirror_images_only_if_it_learnt_from_such(
     workdir = make_run(tmp_path / "run", config)
     report.make(str(workdir))
     page = read(workdir)
-    assert f"it names {share} rightly" in page.paragraphs[0]
+    assert f"It classifies {share} of the 15 images" in page.paragraphs[0]
     assert (["alder", "birch & <beech>", "5", "100.0 %"] in page.rows) == (flips != "none")
-    assert any("had no mirror images" in each for each in page.paragraphs) == (flips == "none")
-    by = "center crop, as" if flips == "none" else "ten views."
-    assert any(f"What this page says elsewhere is by the {by}" in each for each in page.paragraphs)
+    assert any("trained without mirror images" in each for each in page.paragraphs) == (flips == "none")
+    by = "center crop, because" if flips == "none" else "ten views."
+    assert any(f"All other sections use the {by}" in each for each in page.paragraphs)
     capsys.readouterr()
     evaluate.evaluate(str(workdir), "test")
     assert ("alder classified as birch" in capsys.readouterr().out) == (flips != "none")
 
 
 def test_arithmetic_of_the_papers_network_is_the_recorded_one():
-    assert report.training_flops(alexnet_tf.AlexNet(), ("conv1_a", "conv1_b")) == pytest.approx(4.1356e9, rel=1e-4)
+    assert costs.training_flops(alexnet_tf.AlexNet(), ("conv1_a", "conv1_b")) == pytest.approx(4.1356e9, rel=1e-4)
 
 
 def test_arithmetic_of_a_small_net_is_worked_out_by_hand():
     first = 32 * 32 * 5 * 5 * 3 * 32
     rest = 16 * 16 * 5 * 5 * 32 * 32 + 8 * 8 * 5 * 5 * 32 * 64 + 4 * 4 * 64 * 10
-    assert report.training_flops(cifar10.Cifar10Net("cifar10_18"), ("conv1",)) == 2 * (2 * first + 3 * rest)
+    assert costs.training_flops(cifar10.Cifar10Net("cifar10_18"), ("conv1",)) == 2 * (2 * first + 3 * rest)
 
 
 def test_the_machine_is_measured():
-    assert report.peak_flops(rounds=1) > 1e8
+    assert costs.peak_flops(rounds=1) > 1e8
 
 
 @pytest.mark.parametrize(

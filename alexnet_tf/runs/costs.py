@@ -1,0 +1,56 @@
+"""Counts the arithmetic of training a network, and measures the speed of this machine to compare it with."""
+
+import concurrent.futures
+import time
+from collections.abc import Collection
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from alexnet_tf.utils import machine
+
+# Side of the square matrices whose product measures the speed of the machine.
+MATRIX_SIDE = 3072
+
+
+def training_flops(model: keras.Model, first_layers: Collection[str]) -> int:
+    """Counts the floating-point operations of training on one image, forward and backward.
+
+    Counts two operations per multiplication and addition of convolutions and fully connected layers: forward, for the
+    gradient of the weights and, except in layers that read the images, for the gradient of the inputs.
+
+    Args:
+      model: a functional model.
+      first_layers: names of the layers that read the images.
+    """
+    total = 0
+    for layer in model.layers:
+        kernel = getattr(layer, "kernel", None)
+        if kernel is None:
+            continue
+        positions = int(np.prod(layer.output.shape[1:-1]))
+        forward = 2 * int(np.prod(kernel.shape)) * positions
+        total += forward * (2 if layer.name in first_layers else 3)
+    return total
+
+
+def peak_flops(rounds: int = 3) -> float:
+    """Measures the float32 operations per second of large matrix products on this machine.
+
+    Runs one product at a time on a GPU, and one per core on a CPU, whatever the number of TensorFlow's threads.
+
+    Returns:
+      The rate of the fastest round. It is too low if the machine is busy with other work.
+    """
+    first, second = tf.random.stateless_normal([2, MATRIX_SIDE, MATRIX_SIDE], [0, 0])
+    at_once = 1 if tf.config.list_physical_devices("GPU") else machine.available_cores()
+    multiply = lambda _: tf.matmul(first, second).numpy()
+    seconds = []
+    with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
+        for _ in range(1 + rounds):
+            start = time.perf_counter()
+            list(pool.map(multiply, range(at_once)))
+            seconds.append(time.perf_counter() - start)
+    # The first round allocates memory.
+    return 2 * MATRIX_SIDE**3 * at_once / min(seconds[1:])
