@@ -60,6 +60,7 @@ def main(argv: Sequence[str]) -> None:
 
 def _find(run_config):
     from alexnet_tf.runs import neighbours
+    from alexnet_tf.runs import queries
 
     location = {"source": run_config.source, "data_dir": run_config.data_dir}
     workdir = program.require(_WORKDIR)
@@ -68,10 +69,10 @@ def _find(run_config):
         index = neighbours.index_run(workdir, _INDEX_SPLIT.value, _INDEX_DIR.value, dtype=_DTYPE.value, **location)
         print(f"indexed {len(index)} {_INDEX_SPLIT.value} images in {index.directory}")
         return
-    queries = neighbours.Queries(tuple(_IMAGE.value), _QUERY_SPLIT.value, indices, _RANDOM.value, _RANDOM_SEED.value)
+    request = queries.Queries(tuple(_IMAGE.value), _QUERY_SPLIT.value, indices, _RANDOM.value, _RANDOM_SEED.value)
     neighbours.query(
         workdir,
-        queries,
+        request,
         index_split=_INDEX_SPLIT.value,
         index_dir=_INDEX_DIR.value,
         dtype=_DTYPE.value,

@@ -18,6 +18,7 @@ from alexnet_tf.evaluation import feature_index
 from alexnet_tf.reporting import figures
 from alexnet_tf.runs import export
 from alexnet_tf.runs import neighbours
+from alexnet_tf.runs import queries
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Nothing is held out.
@@ -101,7 +102,7 @@ def test_an_index_names_what_could_be_read(run, folder, capsys):
 
 
 def test_answers_are_the_nearest_by_their_features(same_run, folder):
-    answers = neighbours.query(same_run, neighbours.Queries(indices=(0, 5)), k=4, dtype="float32")
+    answers = neighbours.query(same_run, queries.Queries(indices=(0, 5)), k=4, dtype="float32")
     train = neighbours.index_run(same_run)
     test = neighbours.index_run(same_run, "test", dtype="float32")
     for place, answer in zip((0, 5), answers["queries"]):
@@ -117,9 +118,9 @@ def test_answers_are_the_nearest_by_their_features(same_run, folder):
 
 
 def test_an_image_of_the_index_is_not_its_own_neighbour(same_run, folder):
-    by_index = neighbours.query(same_run, neighbours.Queries(split="train", indices=(3,)), k=TRAIN - 2)["queries"][0]
+    by_index = neighbours.query(same_run, queries.Queries(split="train", indices=(3,)), k=TRAIN - 2)["queries"][0]
     assert 3 not in [each["index"] for each in by_index["neighbours"]]
-    by_path = neighbours.query(same_run, neighbours.Queries((by_index["name"],)), k=TRAIN - 2)["queries"][0]
+    by_path = neighbours.query(same_run, queries.Queries((by_index["name"],)), k=TRAIN - 2)["queries"][0]
     assert by_path["neighbours"] == by_index["neighbours"]
     assert by_path["left_out"] == by_index["left_out"] == by_index["name"]
     assert by_path["class"] is None and by_index["class"] == "apple"
@@ -127,9 +128,7 @@ def test_an_image_of_the_index_is_not_its_own_neighbour(same_run, folder):
 
 def test_a_copy_of_an_image_has_it_as_the_nearest(same_run, folder, tmp_path):
     picture(4).save(tmp_path / "copy.png")
-    (answer,) = neighbours.query(same_run, neighbours.Queries((str(tmp_path / "copy.png"),)), dtype="float32")[
-        "queries"
-    ]
+    (answer,) = neighbours.query(same_run, queries.Queries((str(tmp_path / "copy.png"),)), dtype="float32")["queries"]
     assert answer["neighbours"][0]["name"] == str(folder / "train" / "pear" / "04.png")
     assert answer["neighbours"][0]["distance"] < 1e-3 * answer["neighbours"][1]["distance"]
 
@@ -143,7 +142,7 @@ def test_an_index_is_made_once_for_each_checkpoint(run, folder, capsys):
     # The same step of another training.
     make_run(folder, run, seed=9)
     neighbours.index_run(run)
-    assert "is of ckpt-7, now there is ckpt-7" in capsys.readouterr().out
+    assert "has features of ckpt-7, but the newest checkpoint is ckpt-7" in capsys.readouterr().out
     assert neighbours.index_run(run, dtype="float32").features.dtype == np.float32
     assert "is in float16" in capsys.readouterr().out
     assert neighbours.index_run(run).features.dtype == np.float32
@@ -156,16 +155,18 @@ def test_an_index_of_other_images_is_made_anew(run, folder, tmp_path, capsys):
         (other / "train" / CLASS_NAMES[number % 3]).mkdir(parents=True, exist_ok=True)
         picture(number).save(other / "train" / CLASS_NAMES[number % 3] / f"{number}.png")
     assert len(neighbours.index_run(run, source=f"folder:{other}")) == 6
-    assert "is of other images" in capsys.readouterr().out
+    assert "has other images" in capsys.readouterr().out
 
 
 def test_an_index_of_something_else_stays(run, folder, tmp_path):
     directory = tmp_path / "index"
     neighbours.index_run(run, index_dir=directory)
     other = make_run(folder, tmp_path / "other", seed=9)
-    with pytest.raises(ValueError, match=f"^Expected the index in .* of train images by {other}. Received: one of tr"):
+    with pytest.raises(
+        ValueError, match=f"^Expected the index in .* to have train images and features of {other}. Received: tr"
+    ):
         neighbours.index_run(other, index_dir=directory)
-    with pytest.raises(ValueError, match="to be of test images by .* Received: one of train images"):
+    with pytest.raises(ValueError, match="to have test images and .* Received: train images"):
         neighbours.index_run(run, "test", index_dir=directory)
     (directory / "images.json").write_text("{")
     with pytest.raises(ValueError, match="^Expected JSON in .*images.json. Received: "):
@@ -189,57 +190,61 @@ def test_prepared_data_can_be_searched(folder, tmp_path, storage):
     index = neighbours.index_run(run, dtype="float32")
     assert len(index) == TRAIN - 1
     # What is read alone is what was indexed.
-    answer = neighbours.query(run, neighbours.Queries(split="train", indices=(2,)), index_dir=index.directory)[
-        "queries"
-    ][0]
+    answer = neighbours.query(run, queries.Queries(split="train", indices=(2,)), index_dir=index.directory)["queries"][
+        0
+    ]
     distances = np.linalg.norm(stored(index) - stored(index)[2], axis=1)
     nearest = np.argsort(distances, kind="stable")[1:7]
     assert [each["index"] for each in answer["neighbours"]] == nearest.tolist()
     np.testing.assert_allclose([each["distance"] for each in answer["neighbours"]], distances[nearest], rtol=1e-4)
     # A photograph of the folder that was prepared is known by the end of its path.
     path = folder / index.images.names[2]
-    (answer,) = neighbours.query(run, neighbours.Queries((str(path),)))["queries"]
+    (answer,) = neighbours.query(run, queries.Queries((str(path),)))["queries"]
     assert answer["left_out"] == index.images.names[2]
 
 
 @pytest.mark.parametrize(
-    "queries, arguments, message",
+    "requested, arguments, message",
     [
-        (neighbours.Queries(), {}, "^Expected at least one query. Received: none$"),
-        (neighbours.Queries(("/nowhere.png",)), {}, "^Expected a photograph in /nowhere.png. Received: .*No such file"),
-        (neighbours.Queries((str(ROOT / "setup.py"),)), {}, "^Expected a photograph in .*setup.py. Received: "),
-        (neighbours.Queries(indices=(6,)), {}, "^Expected queries from 0 to 5, of test. Received: 6$"),
-        (neighbours.Queries(split="train", indices=(11,)), {}, f"^Expected a photograph in .*{UNREADABLE}. Received: "),
-        (neighbours.Queries(random=7), {}, "^Expected to draw 0 to the 6 test images. Received: 7$"),
-        (neighbours.Queries(split="validation", random=1), {}, "^Expected split to be one of train, test. Received"),
-        (neighbours.Queries(random=1), {"index_split": "validation"}, "^Expected split to be one of train, test."),
-        (neighbours.Queries(random=1), {"method": "best"}, "^Expected method to be one of auto, exact, approximate"),
-        (neighbours.Queries(random=1), {"json_path": "/nowhere/a.json"}, "^Expected a file in a directory that is th"),
-        (neighbours.Queries(random=1), {"figure_path": "a.svg"}, r"^Expected a figure's file to end in .png. Received"),
+        (queries.Queries(), {}, "^Expected at least one query. Received: none$"),
+        (queries.Queries(("/nowhere.png",)), {}, "^Expected an image in /nowhere.png. Received: .*No such file"),
+        (queries.Queries((str(ROOT / "setup.py"),)), {}, "^Expected an image in .*setup.py. Received: "),
+        (queries.Queries(indices=(6,)), {}, "^Expected queries from 0 to 5 in the test split. Received: 6$"),
+        (queries.Queries(split="train", indices=(11,)), {}, f"^Expected an image in .*{UNREADABLE}. Received: "),
+        (queries.Queries(random=7), {}, "^Expected random to be 0 to 6, all test images. Received: 7$"),
+        (queries.Queries(split="validation", random=1), {}, "^Expected split to be one of train, test. Received"),
+        (queries.Queries(random=1), {"index_split": "validation"}, "^Expected split to be one of train, test."),
+        (queries.Queries(random=1), {"method": "best"}, "^Expected method to be one of auto, exact, approximate"),
+        (queries.Queries(random=1), {"json_path": "/nowhere/a.json"}, "^Expected a file in an existing directory"),
         (
-            neighbours.Queries(split="train", indices=(0,) * 51),
+            queries.Queries(random=1),
+            {"figure_path": "a.svg"},
+            r"^Expected the name of a figure to end in .png. Received",
+        ),
+        (
+            queries.Queries(split="train", indices=(0,) * 51),
             {"figure_path": "a.png"},
             "^Expected at most 50 queries",
         ),
     ],
 )
-def test_a_bad_request_gets_one_line_before_an_index_is_made(run, queries, arguments, message):
+def test_a_bad_request_gets_one_line_before_an_index_is_made(run, requested, arguments, message):
     if arguments.get("figure_path") == "a.png":
         pytest.importorskip("matplotlib")
     with pytest.raises((ValueError, OSError), match=message) as caught:
-        neighbours.query(run, queries, **arguments)
+        neighbours.query(run, requested, **arguments)
     assert "\n" not in str(caught.value)
     assert not pathlib.Path(run, "neighbours").exists()
 
 
 def test_more_neighbours_than_there_are_images_are_refused(same_run):
     with pytest.raises(ValueError, match="^Expected k to be from 1 to 23, the number of images. Received: 24$"):
-        neighbours.query(same_run, neighbours.Queries(random=1), k=24)
+        neighbours.query(same_run, queries.Queries(random=1), k=24)
 
 
 def test_a_draw_follows_from_its_seed(same_run):
     drawn = lambda seed: [
-        each["index"] for each in neighbours.query(same_run, neighbours.Queries(random=4, seed=seed), k=1)["queries"]
+        each["index"] for each in neighbours.query(same_run, queries.Queries(random=4, seed=seed), k=1)["queries"]
     ]
     assert drawn(1) == drawn(1) != drawn(2)
     assert len(set(drawn(1))) == 4
@@ -247,8 +252,8 @@ def test_a_draw_follows_from_its_seed(same_run):
 
 def test_an_approximate_search_makes_what_it_needs(same_run):
     pytest.importorskip("faiss")
-    queries = neighbours.Queries(random=3)
-    approximate, exact = (neighbours.query(same_run, queries, method=method) for method in ("approximate", "exact"))
+    requested = queries.Queries(random=3)
+    approximate, exact = (neighbours.query(same_run, requested, method=method) for method in ("approximate", "exact"))
     # Every image is a candidate.
     assert approximate.pop("method") == "approximate" and exact.pop("method") == "exact"
     assert approximate == exact
@@ -260,14 +265,14 @@ def test_table_says_who_is_near_and_how_many_agree():
         {"distance": 1.5, "class": "pear", "name": "a.png"},
         {"distance": 12345.6, "class": "plum", "name": "b.png"},
     ]
-    queries = [
+    answers = [
         {"name": "q.png", "class": "pear", "neighbours": near},
         {"name": "cat.jpg", "class": None, "neighbours": near},
     ]
-    lines = neighbours.table({"queries": queries}).splitlines()
+    lines = neighbours.table({"queries": answers}).splitlines()
     assert lines[0] == "q.png: pear" and lines[3] == "cat.jpg"
     assert lines[1].split() == ["1", "1.5", "pear", "a.png"]
-    assert lines[-1] == "of their query's class: 1 of 2 neighbours"
+    assert lines[-1] == "neighbors of the same class as their query: 1 of 2"
 
 
 @needs_matplotlib
@@ -296,7 +301,7 @@ def test_the_program_writes_text_json_and_figure(run, folder, tmp_path):
     request = [f"--image={folder / UNREADABLE}", "--query=1,4", "--json=a.json", "--figure=a.png"]
     done = forks.run(*command, *request, directory=tmp_path)
     assert done.returncode == 1 and not list(tmp_path.glob("a.*"))
-    assert done.stderr.startswith("neighbours.py: Expected a photograph in") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("neighbours.py: Expected an image in") and done.stderr.count("\n") == 1
     request[0] = f"--image={folder / 'train' / 'apple' / '00.png'}"
     done = forks.run(*command, *request, directory=tmp_path)
     assert done.returncode == 0 and not done.stderr, done.stderr

@@ -1,0 +1,114 @@
+"""Reads the query images of a nearest-neighbor search: image files, or images of the data set."""
+
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from alexnet_tf.data import photograph
+from alexnet_tf.data import sources
+from alexnet_tf.evaluation import feature_index
+from alexnet_tf.utils import messages
+
+
+class Queries(NamedTuple):
+    """The requested queries: image files, images of a split, and images drawn at random from that split."""
+
+    images: Sequence[str | os.PathLike] = ()  # paths of image files
+    split: str = "test"
+    indices: Sequence[int] = ()  # of images in the split
+    random: int = 0  # how many images of the split to draw
+    seed: int = 0
+
+
+class Query(NamedTuple):
+    """A query whose image was read."""
+
+    name: str
+    pixels: np.ndarray  # uint8 [image_size, image_size, 3]
+    # None for an image file.
+    split: str | None = None
+    place: int | None = None  # index in the split
+    label: int | None = None
+
+
+def check_split(source: sources.Source, split: str) -> None:
+    """Raises ValueError if the data set has no such split."""
+    if split not in source.splits:
+        raise ValueError(f"Expected split to be one of {', '.join(source.splits)}. Received: {split}")
+
+
+def load(source: sources.Source, request: Queries, image_size: int) -> list[Query]:
+    """Reads the images of all queries.
+
+    Args:
+      source: the data set.
+      request: the queries.
+      image_size: side of the square images that the network is evaluated on.
+
+    Raises:
+      ValueError: if there is no query, an index is outside its split, or an image cannot be read.
+    """
+    loaded = [Query(str(path), _read_file(path, image_size)) for path in request.images]
+    if not request.indices and not request.random:
+        if not loaded:
+            raise ValueError("Expected at least one query. Received: none")
+        return loaded
+    check_split(source, request.split)
+    part = source.splits[request.split]
+    count = len(part.labels)
+    for place in request.indices:
+        if not 0 <= place < count:
+            raise ValueError(f"Expected queries from 0 to {count - 1} in the {request.split} split. Received: {place}")
+    if not 0 <= request.random <= count:
+        raise ValueError(f"Expected random to be 0 to {count}, all {request.split} images. Received: {request.random}")
+    drawn = np.random.default_rng(request.seed).permutation(count)[: request.random]
+    for place in [*request.indices, *drawn.tolist()]:
+        pixels = read_image(part, place, image_size)
+        loaded.append(Query(part.name_of(place), pixels, request.split, place, int(part.labels[place])))
+    return loaded
+
+
+def _read_file(path, image_size):
+    try:
+        return photograph.decode_to_square(tf.io.read_file(os.fspath(path)), image_size).numpy()
+    except tf.errors.OpError as error:
+        raise ValueError(f"Expected an image in {path}. Received: {messages.first_line(error)}") from None
+
+
+def read_image(part: sources.Split, place: int, image_size: int) -> np.ndarray:
+    """Reads one image of a split as it is indexed.
+
+    Args:
+      part: the split.
+      place: the index of the image.
+      image_size: side of the square image.
+
+    Returns:
+      uint8 ``[image_size, image_size, 3]``.
+
+    Raises:
+      ValueError: if the image cannot be read.
+    """
+    try:
+        return photograph.decode_to_square(part.read(tf.constant(place, tf.int64)), image_size).numpy()
+    except tf.errors.OpError as error:
+        name = part.name_of(place)
+        raise ValueError(f"Expected an image in {name}. Received: {messages.first_line(error)}") from None
+
+
+def place_in_index(query: Query, index: feature_index.Index) -> int:
+    """Returns the place of a query's own image in an index, -1 if it is not there."""
+    if query.split is not None:
+        if query.split != index.metadata["split"]:
+            return -1
+        same = np.flatnonzero(index.images.places == query.place)
+        return int(same[0]) if len(same) else -1
+    # Names of images are paths; in prepared data they are relative to the original folder.
+    paths = {f"/{os.path.abspath(query.name)}", f"/{os.path.realpath(query.name)}"}
+    for place, name in enumerate(index.images.names):
+        if any(path.endswith(f"/{name}") for path in paths):
+            return place
+    return -1
