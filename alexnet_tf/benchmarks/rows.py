@@ -4,7 +4,6 @@ Only the modules of the rows that are measured are imported.
 """
 
 import importlib
-import json
 import os
 import pathlib
 import subprocess
@@ -16,6 +15,7 @@ from typing import Any
 from typing import NamedTuple
 
 from alexnet_tf.benchmarks import measuring
+from alexnet_tf.utils import files
 from alexnet_tf.utils import machine
 
 # Batch sizes of the row growth.
@@ -148,7 +148,7 @@ def _run(names, command, flags, cores, scratch):
             os.sched_setaffinity(0, allowed)
     if done.returncode:
         sys.exit(done.returncode)
-    return json.loads(path.read_text(encoding="utf-8"))["rows"]
+    return files.read_json(path)["rows"]
 
 
 def merge(found: Sequence[dict[str, Any]]) -> dict[str, Any]:

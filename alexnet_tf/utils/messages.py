@@ -46,8 +46,8 @@ def different_values(
       flag: the flag that names the directory.
 
     Returns:
-      A string of one line, such as "runs/quickstart was trained with a different configuration: batch_size=64, not 128;
-      use these values or a new --workdir".
+      A string of one line, such as "runs/quickstart was trained with different values: batch_size=64 (not 128); use the
+      previous values or a new --workdir".
     """
-    pairs = ", ".join(f"{name}={previous.get(name)}, not {requested.get(name)}" for name in names)
+    pairs = ", ".join(f"{name}={previous.get(name)} (not {requested.get(name)})" for name in names)
     return f"{what} with different values: {pairs}; use the previous values or a new --{flag}"

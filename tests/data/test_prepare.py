@@ -507,7 +507,7 @@ def test_another_preparation_in_the_directory_is_refused(few, tmp_path, monkeypa
             prepare.prepare(source, directory, other, settings={"split_seed": split_seed})
         message = str(caught.value)
         assert message.startswith(f"The preparation in {directory} was started with different values: {name}="), message
-        assert ", not " in message
+        assert " (not " in message
         assert "\n" not in message
         named = [field for field in others if f" {field}=" in message]
         assert named == [name]

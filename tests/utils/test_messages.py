@@ -1,0 +1,53 @@
+"""One-line messages of Python's and TensorFlow's errors."""
+
+import pytest
+import tensorflow as tf
+
+from alexnet_tf.utils import messages
+
+UNKNOWN = "Unknown image file format. One of JPEG, PNG, GIF, BMP required."
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("the reason", "the reason"),
+        ("\n  the reason\nand more", "the reason"),
+        (f"{{{{function_node __inference_f_783}}}} {UNKNOWN}\n\t [[{{{{node map}}}}]] [Op:__inference_f_783]", UNKNOWN),
+        (f"{UNKNOWN} [Op:DecodeImage] name: ", UNKNOWN),
+        (f"{UNKNOWN} [[{{{{node DecodeImage}}}}]]", UNKNOWN),
+        # From a loaded SavedModel, a session, and a graph of this process.
+        (
+            "Graph execution error:\n\nDetected at node map/DecodeImage defined at (most recent call last):\n"
+            f"<stack traces unavailable>\n{UNKNOWN}\n\t [[{{{{node map/DecodeImage}}}}]] [Op:__inference_f_783]",
+            UNKNOWN,
+        ),
+        (f"Graph execution error:\n\n{UNKNOWN}\n\t [[{{{{node map/DecodeImage}}}}]]", UNKNOWN),
+        (
+            "Graph execution error:\n\nDetected at node f defined at (most recent call last):\n"
+            '  File "/a.py", line 3, in f\n\n2 root error(s) found.\n'
+            f"  (0) INVALID_ARGUMENT:  {UNKNOWN}\n\t [[{{{{node f}}}}]]\n0 successful operations.",
+            UNKNOWN,
+        ),
+        ("ValueError: the reason\nTraceback (most recent call last):\n", "the reason"),
+        ("Graph execution error:", "Graph execution error:"),
+    ],
+)
+def test_first_line_is_the_informative_one(text, expected):
+    assert messages.first_line(ValueError(text)) == expected
+    assert messages.first_line(tf.errors.InvalidArgumentError(None, None, text)) == expected
+
+
+def test_error_without_a_message_is_named_by_its_class():
+    assert messages.first_line(KeyError()) == "KeyError"
+    assert messages.first_line(ValueError("\n ")) == "ValueError"
+
+
+def test_different_values_are_listed_by_name():
+    message = messages.different_values(
+        "runs/a was trained", ["seed", "epochs"], {"seed": 0, "epochs": 3}, {"seed": 1}, "workdir"
+    )
+    assert message == (
+        "runs/a was trained with different values: seed=0 (not 1), epochs=3 (not None); "
+        "use the previous values or a new --workdir"
+    )
