@@ -163,7 +163,7 @@ def test_program_writes_a_row_measured_on_one_core(data_dirs, tmp_path):
 
 def test_program_reports_rows_that_it_could_not_run(tmp_path):
     path = tmp_path / "rows.json"
-    done = benchmark("--rows=P9,P10", f"--json={path}")
+    done = benchmark("--rows=P9,P10", "--here", f"--json={path}")
     assert done.returncode == 0 and not done.stderr, done.stderr
     assert "P9: not run: needs --data_dir" in done.stdout and "P10: not run: needs --data_dir" in done.stdout
     assert "needs --data_dir" in json.loads(path.read_text())["rows"]["P10"]["not_run"]

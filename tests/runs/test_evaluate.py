@@ -1,0 +1,264 @@
+"""Evaluation of several runs as an ensemble."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import pathlib
+import shutil
+import types
+import weakref
+
+import forks
+import numpy as np
+import pytest
+import reference_ensembles
+from PIL import Image
+
+from alexnet_tf import config as configuration
+from alexnet_tf import flagfiles
+from alexnet_tf.data import statistics
+from alexnet_tf.evaluation import ensembles
+from alexnet_tf.evaluation import errors
+from alexnet_tf.runs import builders
+from alexnet_tf.runs import dataset
+from alexnet_tf.runs import evaluate
+from alexnet_tf.runs import split_results
+
+CLASSES = ("ant", "bee", "cat", "dog", "elk", "fox")
+# Of the two sets of views in the results.
+KEYS = [name.replace(" ", "_") for name in split_results.VIEWS]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Six images of each of six classes in one split."""
+    generator = np.random.default_rng(0)
+    root = tmp_path_factory.mktemp("photographs")
+    for name in CLASSES:
+        (root / "train" / name).mkdir(parents=True)
+        for number in range(6):
+            small = Image.fromarray(generator.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+            picture = small.resize((256 + number, 256), Image.Resampling.BICUBIC)
+            picture.save(root / "train" / name / f"{number}.png")
+    return root
+
+
+def make_run(workdir, folder, class_names=CLASSES, diverged=False, **changes):
+    """Writes an untrained run: its configuration, checkpoint and statistics."""
+    values = {"network": "cifar10_18", "initialization": "he", "input_scale": 0.02, "validation_fraction": 0.34}
+    values |= {"image_size": 40, "crop_size": 32, **changes}
+    config = configuration.Config(source=f"folder:{folder}", **values).resolved()
+    source = dataset.open_data(config)[0]._replace(class_names=class_names)
+    model = builders.build_model(config, len(class_names), devices=None)
+    if diverged:
+        bias = model.trainable_variables[-1]
+        bias.assign(np.full(bias.shape, np.nan))
+    workdir.mkdir()
+    (workdir / "config.flags").write_text(flagfiles.to_text(config))
+    schedule = builders.build_schedule(config)
+    builders.build_checkpoints(config, model, None, schedule, source.class_names, str(workdir)).save(1 + config.seed)
+    mean_image = np.random.default_rng(config.seed).random([config.image_size, config.image_size, 3]) * 255
+    image_statistics = builders.blank_statistics(config)._replace(mean_image=mean_image.astype(np.float32))
+    statistics.save(image_statistics, str(workdir / "statistics.npz"))
+    return str(workdir)
+
+
+@pytest.fixture(scope="module")
+def runs(folder, tmp_path_factory):
+    """Two runs that differ in everything that members may differ in."""
+    root = tmp_path_factory.mktemp("runs")
+    other = {"network": "alexnet", "recipe": "original", "seed": 1, "input_scale": 0.01}
+    other |= {"image_size": 48, "precision": "bfloat16"}
+    return [make_run(root / "first", folder), make_run(root / "second", folder, **other)]
+
+
+@pytest.fixture(scope="module")
+def alone(runs):
+    """The results of each of the runs alone."""
+    return [evaluate.evaluate(workdir) for workdir in runs]
+
+
+SEARCH = {"search_fraction": 0.5, "search_seed": 2}
+
+
+@pytest.fixture(scope="module")
+def together(runs, alone):
+    """The results of both runs together, and the probabilities and networks used for them."""
+    kept, models = [], []
+    collect, build_model = errors.collect, builders.build_model
+
+    def collect_and_keep(*arguments, **options):
+        probabilities, labels = collect(*arguments, **options)
+        kept.append(({views: values.copy() for views, values in probabilities.items()}, labels))
+        return probabilities, labels
+
+    def build_and_watch(*arguments, **options):
+        # Each network is freed before the next is built.
+        assert [model() for model in models] == [None] * len(models)
+        model = build_model(*arguments, **options)
+        models.append(weakref.ref(model))
+        return model
+
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setattr(errors, "collect", collect_and_keep)
+        patch.setattr(builders, "build_model", build_and_watch)
+        written = evaluate.evaluate(runs, **SEARCH)
+    return types.SimpleNamespace(written=written, kept=kept, models=models, printed=printed.getvalue())
+
+
+def test_members_have_the_results_that_they_have_alone(runs, alone, together):
+    written = together.written
+    assert len(together.models) == 2
+    assert json.loads((pathlib.Path(runs[0]) / "ensemble.json").read_text()) == json.loads(json.dumps(written))
+    assert not (pathlib.Path(runs[1]) / "ensemble.json").exists()
+    assert [member["workdir"] for member in written["members"]] == runs
+    assert [member["step"] for member in written["members"]] == [1, 2]
+    for member, single in zip(written["members"], alone):
+        for views in KEYS:
+            assert member[views] == pytest.approx(single["evaluation"]["validation"][views], rel=1e-6)
+            assert f"{100 * member[views]['top1_error']:.2f} %" in together.printed
+    assert written["members"][0]["ten_views"] != written["members"][1]["ten_views"]
+    # The results of a single run are not overwritten.
+    assert json.loads((pathlib.Path(runs[0]) / "evaluation.json").read_text())["step"] == 1
+
+
+def test_ensemble_averages_the_probabilities_of_its_members(together):
+    written, ((first, labels), (second, _)) = together.written, together.kept
+    search, held_out = ensembles.divide(labels, 0.5, 2)
+    assert (written["search"]["num_searched"], written["search"]["num_judged"]) == (6, 6)
+    for views, key in zip(first, KEYS, strict=True):
+        both = np.stack([first[views], second[views]])
+        weights = written["search"]["weights"][key]
+        np.testing.assert_array_equal(weights, ensembles.search_weights(both[:, search], labels[search]))
+        for part, shares, found in (
+            (np.arange(12), [0.5, 0.5], written["mean"]),
+            (held_out, [0.5, 0.5], written["search"]["mean"]),
+            (held_out, weights, written["search"]["weighted"]),
+        ):
+            wrong, loss = reference_ensembles.score_by_hand(both[:, part], labels[part], shares)
+            assert found[key]["num_examples"] == len(part)
+            assert found[key]["top1_error"] == wrong / len(part)
+            assert found[key]["loss"] == pytest.approx(loss, rel=1e-6)
+
+
+def test_list_of_one_run_is_evaluated_as_that_run(runs, alone):
+    assert evaluate.evaluate(runs[:1]) == alone[0]
+
+
+def test_order_of_runs_only_permutes_the_results(runs, together):
+    one, other = together.written, evaluate.evaluate(runs[::-1], **SEARCH)
+    for views in KEYS:
+        assert other["mean"][views] == pytest.approx(one["mean"][views], rel=1e-6)
+        assert other["search"]["weighted"][views] == pytest.approx(one["search"]["weighted"][views], rel=1e-6)
+        assert other["search"]["weights"][views][::-1] == pytest.approx(one["search"]["weights"][views], abs=1e-9)
+
+
+def test_run_with_its_copy_is_evaluated_as_that_run(runs, alone, tmp_path):
+    copy = str(shutil.copytree(runs[0], tmp_path / "copy"))
+    written = evaluate.evaluate([runs[0], copy])
+    for views in KEYS:
+        assert written["mean"][views] == written["members"][0][views] == written["members"][1][views]
+        assert written["mean"][views] == pytest.approx(alone[0]["evaluation"]["validation"][views], rel=1e-6)
+        assert written["search"]["weights"][views] == [0.5, 0.5]
+        assert written["search"]["weighted"][views] == written["search"]["mean"][views]
+
+
+def rejected(workdirs, message, **options):
+    """Checks that an evaluation ends with an error in one line."""
+    with pytest.raises((ValueError, OSError), match=message) as error:
+        evaluate.evaluate(workdirs, **options)
+    assert "\n" not in str(error.value)
+
+
+def test_directories_that_are_not_an_ensemble_are_rejected(runs, tmp_path):
+    rejected([], "Expected at least one work directory. Received: none")
+    rejected([runs[0], ""], "Expected work directories separated by commas. Received: an empty name")
+    rejected([runs[0], f"{runs[0]}/"], "Expected different work directories. Received: .*, the same")
+    (tmp_path / "link").symlink_to(runs[0])
+    rejected([runs[0], str(tmp_path / "link")], "Expected different work directories")
+    rejected([runs[0], str(tmp_path)], f"Expected a run with its config.flags in {tmp_path}. Received: none")
+    rejected(runs, "Expected split to be one of train, validation. Received: test", split="test")
+    rejected(runs, "Expected the fraction of images", search_fraction=1.0)
+    rejected(runs, "Expected enough images to search weights on", search_fraction=0.1)
+
+
+def test_run_without_checkpoint_or_with_other_classes_is_named(runs, folder, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    shutil.copy(f"{runs[0]}/config.flags", empty)
+    rejected([runs[0], str(empty)], f"Expected a checkpoint in {empty}/checkpoints. Received: none")
+    for name, classes, message in (
+        ("renamed", ("ant", "bee", "cow", *CLASSES[3:]), "number 2 'cat'. Received: 6 classes, number 2 'cow'"),
+        ("permuted", ("bee", "ant", *CLASSES[2:]), "number 0 'ant'. Received: 6 classes, number 0 'bee'"),
+        ("more", (*CLASSES, "gnu"), "number 6 'none'. Received: 7 classes, number 6 'gnu'"),
+    ):
+        other = make_run(tmp_path / name, folder, class_names=classes)
+        rejected([runs[0], other], f"Expected {other} to have the 6 classes of the data set, {message}")
+
+
+def test_runs_that_hold_out_other_images_are_rejected(runs, folder, tmp_path):
+    config = flagfiles.read_flagfile(f"{runs[0]}/config.flags")
+
+    def run_with(name, **changes):
+        """Copies the first run with another configuration."""
+        workdir = shutil.copytree(runs[0], tmp_path / name)
+        (workdir / "config.flags").write_text(flagfiles.to_text(dataclasses.replace(config, **changes)))
+        return str(workdir)
+
+    for name, changes, message in (
+        ("seed", {"split_seed": 5}, r"12 with split_seed=0. Received: 12 with split_seed=5, \d of them the same"),
+        ("more", {"validation_fraction": 0.5}, "Received: 18 with validation_fraction=0.5, 12 of them the same"),
+        ("none", {"validation_fraction": 0.0, "schedule": "epochs"}, "Received: 0 with validation_fraction=0.0, 0 of"),
+    ):
+        other = run_with(name, **changes)
+        rejected([runs[0], other], f"Expected {other} to have the validation images of {runs[0]}, .*{message}")
+
+    # The same photographs in another place are accepted, unless one is missing.
+    moved = tmp_path / "moved"
+    shutil.copytree(folder, moved)
+    other = run_with("moved_run", source=f"folder:{moved}")
+    written = evaluate.evaluate([runs[0], other])
+    assert written["mean"]["ten_views"] == written["members"][0]["ten_views"]
+    (moved / "train" / "ant" / "0.png").rename(moved / "train" / "ant" / "9.png")
+    rejected([runs[0], other], "of them the same")
+    # With a given source all runs read it, but each still holds out its own images.
+    assert evaluate.evaluate([runs[0], other], source=f"folder:{moved}")["mean"]["ten_views"]["num_examples"] == 12
+    rejected([runs[0], str(tmp_path / "seed")], "split_seed=5", source=f"folder:{moved}")
+
+
+def test_statistics_of_another_size_are_named(runs, tmp_path):
+    other = shutil.copytree(runs[0], tmp_path / "other")
+    shutil.copy(f"{runs[1]}/statistics.npz", other)
+    message = f"Expected images of 48 x 48, the size that {other} was trained on. Received: 40 x 40"
+    rejected([runs[0], str(other)], message)
+
+
+def test_diverged_network_is_named(runs, folder, tmp_path):
+    other = make_run(tmp_path / "other", folder, diverged=True)
+    rejected([runs[0], other], rf"{other}: Expected probabilities in \[0, 1\]\. Received: NaN")
+
+
+def evaluate_as_program(*arguments):
+    return forks.run("evaluate", *arguments)
+
+
+def test_program_evaluates_an_ensemble(runs):
+    done = evaluate_as_program(f"--workdir={','.join(runs)}", "--search_seed=1")
+    assert done.returncode == 0, done.stderr
+    assert "validation: 12 images, each evaluated once by each member" in done.stdout
+    assert "weights searched on 6 images (50 % of each class, seed 1), errors on the other 6:" in done.stdout
+    for name in (*runs, "mean", "weighted", "majority class", f"weight of {runs[1]}"):
+        assert any(line.startswith(f"  {name} ") for line in done.stdout.splitlines()), name
+    assert done.stdout.endswith(f"ensemble errors {runs[0]}/ensemble.json\n")
+
+
+@pytest.mark.parametrize(
+    "workdir, status, message",
+    [("", 2, "Expected --workdir. Received: none"), ("a,", 1, "an empty name"), ("a,b,a/", 1, "a and a/, the same")],
+)
+def test_program_reports_errors_in_one_line(workdir, status, message):
+    done = evaluate_as_program(f"--workdir={workdir}")
+    assert done.returncode == status
+    assert message in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
