@@ -73,18 +73,17 @@ def open_source(specification: str) -> Source:
       ModuleNotFoundError: if a package is missing; the message says how to install it.
     """
     kind, _, argument = specification.partition(":")
-    if kind == "elpv" and not argument:
-        source = elpv()
-    elif kind == "synthetic" and not argument:
-        source = synthetic()
-    elif kind == "folder" and argument:
-        source = folder(argument)
-    elif kind == "tfds" and argument:
-        source = tfds_by_name(argument)
-    elif kind == "imagenet2012" and argument:
-        source = imagenet2012(argument)
-    elif kind == "ilsvrc2010" and argument:
-        source = imagenet2010(argument)
+    alone = {"elpv": elpv, "synthetic": synthetic}
+    with_argument = {
+        "folder": folder,
+        "tfds": tfds_by_name,
+        "imagenet2012": imagenet2012,
+        "ilsvrc2010": imagenet2010,
+    }
+    if argument and kind in with_argument:
+        source = with_argument[kind](argument)
+    elif not argument and kind in alone:
+        source = alone[kind]()
     else:
         raise ValueError(
             "Expected source to be elpv, folder:DIR, tfds:NAME, imagenet2012:DIR, ilsvrc2010:DIR or synthetic. "
@@ -314,14 +313,14 @@ def _tfds_source(name, download_config, data_dir):
     splits = {
         split: _tfds_split(tfds, builder, split)
         for split in ("train", "validation", "test")
-        if split in builder.info.splits and _is_labelled(name, split)
+        if split in builder.info.splits and _is_labeled(name, split)
     }
     if "train" not in splits:
         raise ValueError(f"Expected a split named train. Received: {', '.join(builder.info.splits)}")
     return Source(f"tfds:{name}", tuple(features["label"].names), splits)
 
 
-def _is_labelled(name, split):
+def _is_labeled(name, split):
     """Returns whether a split has labels: ImageNet's test set is published without."""
     return not (name.startswith("imagenet2012") and split == "test")
 

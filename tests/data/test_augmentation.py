@@ -23,24 +23,16 @@ def mean_image(seed=1, side=256):
 
 
 def square(image, top, left, size):
-    """Pixel by pixel."""
-    result = np.empty([size, size, image.shape[-1]], image.dtype)
-    for row in range(size):
-        for column in range(size):
-            result[row, column] = image[top + row, left + column]
-    return result
+    """Row by row."""
+    columns = [left + column for column in range(size)]
+    return np.stack([image[top + row, columns] for row in range(size)])
 
 
 def mirrored(image, upended, left_to_right):
-    """Pixel by pixel."""
+    """Row by row."""
     height, width = image.shape[:2]
-    result = np.empty_like(image)
-    for row in range(height):
-        for column in range(width):
-            source_row = height - 1 - row if upended else row
-            source_column = width - 1 - column if left_to_right else column
-            result[row, column] = image[source_row, source_column]
-    return result
+    columns = [width - 1 - column if left_to_right else column for column in range(width)]
+    return np.stack([image[height - 1 - row if upended else row, columns] for row in range(height)])
 
 
 def shift_of(draw, components):
@@ -144,7 +136,7 @@ def test_central_view(compiled):
 
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("mean_crop", ["aligned", "center"])
-def test_ten_views_are_corners_and_centre_then_the_five_mirrored(mean_crop, compiled):
+def test_ten_views_are_corners_and_center_then_the_five_mirrored(mean_crop, compiled):
     function = functools.partial(augmentation.ten_views, mean_crop=mean_crop)
     if compiled:
         function = tf.function(function, jit_compile=True)
@@ -230,13 +222,13 @@ def test_views_are_scaled_like_training_images():
 
 
 @pytest.mark.parametrize("mean_crop", ["aligned", "center"])
-def test_the_fifth_view_is_the_central_one(mean_crop):
+def test_fifth_view_is_the_central_one(mean_crop):
     images, mean = tf.constant(photographs(2)), tf.constant(mean_image())
     views = augmentation.ten_views(images, mean, mean_crop=mean_crop)
     np.testing.assert_array_equal(views[4], augmentation.central_view(images, mean))
 
 
-def test_the_mean_photograph_is_nothing():
+def test_mean_image_becomes_zero():
     """Wherever it is cut and however mirrored, if each crop loses the part of the mean image it was cut from."""
     mean = photographs(1)[0]
     inputs = batch()

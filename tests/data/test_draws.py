@@ -36,13 +36,13 @@ def sorted_by_numbers(count, seed, stream, epoch):
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 64, 1001])
-def test_an_order_has_each_index_once(count):
+def test_order_has_each_index_once(count):
     for seed, epoch in [(0, 0), (0, 1), (3, 0), (2**40, 10**6)]:
         np.testing.assert_array_equal(np.sort(draws.order(count, seed, epoch)), np.arange(count))
     np.testing.assert_array_equal(np.sort(draws.order_on_disk(count, 3)), np.arange(count))
 
 
-def test_orders_of_other_seeds_and_epochs_are_others():
+def test_orders_differ_between_seeds_and_epochs():
     orders = [draws.order(50, seed, epoch) for seed in range(4) for epoch in range(4)]
     orders += [draws.order_on_disk(50, seed) for seed in range(4)]
     assert len({order.tobytes() for order in orders}) == len(orders)
@@ -52,13 +52,13 @@ def test_orders_of_other_seeds_and_epochs_are_others():
 
 
 @pytest.mark.parametrize("count, seed, epoch", [(1, 0, 0), (7, 0, 0), (64, 11, 3), (101, 2**63, 90)])
-def test_an_order_sorts_the_numbers_of_the_generators_definition(count, seed, epoch):
+def test_order_sorts_the_numbers_of_the_generators_definition(count, seed, epoch):
     """So no version of NumPy changes what an old run's seed means."""
     np.testing.assert_array_equal(draws.order(count, seed, epoch), sorted_by_numbers(count, seed, 0, epoch))
     np.testing.assert_array_equal(draws.order_on_disk(count, seed), sorted_by_numbers(count, seed, 3, 0))
 
 
-def test_an_order_that_is_kept_cannot_be_changed():
+def test_cached_order_is_read_only():
     kept = draws.order(10, 0, 0)
     with pytest.raises(ValueError, match="read-only"):
         kept[0] = 5
@@ -88,7 +88,7 @@ def test_draws_follow_from_the_generators_definition(images_per_draw):
 
 @pytest.mark.parametrize("images_per_draw", [1, 32])
 @pytest.mark.parametrize("crops, flips", [("random", "both"), ("random", "horizontal"), ("center", "none")])
-def test_draws_of_a_range_are_those_of_the_whole_epoch(images_per_draw, crops, flips):
+def test_draws_of_a_range_are_those_of_the_entire_epoch(images_per_draw, crops, flips):
     options = {"margin": 32, "crops": crops, "flips": flips, "images_per_draw": images_per_draw}
     whole = draws.draw(9, 2, range(130), **options)
     for first, stop in [(0, 1), (0, 130), (1, 130), (31, 33), (32, 64), (33, 63), (30, 97), (64, 65), (129, 130)]:
@@ -99,7 +99,7 @@ def test_draws_of_a_range_are_those_of_the_whole_epoch(images_per_draw, crops, f
             np.testing.assert_array_equal(values, expected, err_msg=f"{name} of [{first}, {stop})")
 
 
-def test_thirty_two_images_in_a_row_share_all_but_the_noise():
+def test_32_consecutive_images_share_all_but_the_noise():
     drawn = draws.draw(1, 0, range(20, 148), margin=32, flips="both", images_per_draw=32)
     geometry = np.column_stack([drawn.offsets, drawn.flips])
     # Positions 20 to 31 belong to the first row of 32.
@@ -112,7 +112,7 @@ def test_thirty_two_images_in_a_row_share_all_but_the_noise():
     np.testing.assert_array_equal(drawn.noise, each_alone.noise)
 
 
-def test_draws_of_other_seeds_and_epochs_are_others():
+def test_draws_differ_between_seeds_and_epochs():
     found = [draws.draw(seed, epoch, range(40), margin=32, flips="both") for seed in range(3) for epoch in range(3)]
     for name in draws.Draws._fields:
         assert len({getattr(each, name).tobytes() for each in found}) == 9
@@ -127,7 +127,7 @@ def test_crops_are_within_the_margin(margin):
     np.testing.assert_array_equal(centered, np.full([3, 2], margin // 2))
 
 
-def test_kinds_of_flips_differ_only_in_what_is_left_out():
+def test_flips_option_only_masks_flips():
     both, horizontal, none = (
         draws.draw(4, 1, range(60), margin=32, flips=flips) for flips in ("both", "horizontal", "none")
     )

@@ -9,14 +9,14 @@ from alexnet_tf.data import graph_draws
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 64, 1001])
-def test_an_order_is_that_of_numpy(count):
+def test_order_equals_that_of_numpy(count):
     for seed, epoch in [(0, 0), (0, 1), (11, 3), (2**40, 10**6), (2**63, 90)]:
         found = graph_draws.order(count, seed, tf.constant(epoch, tf.int64))
         assert found.dtype == tf.int64
         np.testing.assert_array_equal(found, draws.order(count, seed, epoch))
 
 
-def test_an_order_of_imagenets_size_is_that_of_numpy():
+def test_order_of_imagenets_size_equals_that_of_numpy():
     found = graph_draws.order(1_281_167, 3, tf.constant(89, tf.int64))
     np.testing.assert_array_equal(found, draws.order(1_281_167, 3, 89))
 
@@ -24,7 +24,7 @@ def test_an_order_of_imagenets_size_is_that_of_numpy():
 @pytest.mark.parametrize("images_per_draw", [1, 3, 32])
 @pytest.mark.parametrize("flips", list(draws.FLIPS))
 @pytest.mark.parametrize("crops", ["random", "center"])
-def test_draws_are_those_of_numpy(crops, flips, images_per_draw):
+def test_draws_equal_those_of_numpy(crops, flips, images_per_draw):
     options = {"crops": crops, "flips": flips, "images_per_draw": images_per_draw}
     for seed, epoch, first, margin in [(0, 0, 0, 32), (5, 1, 31, 31), (2**63, 90, 64, 0), (7, 10**6, 2**33 + 5, 1)]:
         where = tf.constant(epoch, tf.int64), tf.constant(first, tf.int64)
@@ -37,7 +37,7 @@ def test_draws_are_those_of_numpy(crops, flips, images_per_draw):
         np.testing.assert_allclose(found.noise, expected.noise, rtol=1e-6, atol=1e-7)
 
 
-def test_draws_in_a_graph_are_those_outside():
+def test_draws_in_a_graph_equal_those_of_numpy():
     options = {"margin": 32, "flips": "both"}
     where = tf.constant(3, tf.int64), tf.constant(11, tf.int64)
     drawn = tf.function(lambda epoch, first: graph_draws.draw(5, epoch, first, 40, **options))
@@ -45,7 +45,7 @@ def test_draws_in_a_graph_are_those_outside():
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
 
 
-def test_draws_do_not_depend_on_where_they_begin():
+def test_draws_do_not_depend_on_the_first_position():
     """Nor does the noise, to the bit: a resumed run and one of several workers get what one run gets."""
     options = {"margin": 32, "flips": "both", "images_per_draw": 32}
     epoch = tf.constant(2, tf.int64)
@@ -56,7 +56,7 @@ def test_draws_do_not_depend_on_where_they_begin():
             np.testing.assert_array_equal(one, other[first : first + count])
 
 
-def test_every_word_of_the_generator_counts():
+def test_all_bits_of_seed_and_position_matter():
     """Products whose halves carry: seeds and positions of all bits."""
     generator = np.random.default_rng(0)
     for seed in generator.integers(0, 2**63, 10).tolist():

@@ -55,7 +55,7 @@ def test_shrinking_averages_the_central_square_over_areas(shape):
 
 
 @pytest.mark.parametrize("size", [24, 32, 64])
-def test_other_sizes_are_averaged_grown_and_cut_alike(size):
+def test_other_sizes_are_averaged_enlarged_and_cropped_alike(size):
     for shape in ((300, 400), (401, 257)):
         pixels = pictures.noise(*shape)
         assert (
@@ -69,28 +69,28 @@ def test_other_sizes_are_averaged_grown_and_cut_alike(size):
 
 
 @pytest.mark.parametrize("shape", [(512, 700), (1100, 768)])
-def test_shrinking_by_whole_numbers_agrees_with_pillow(shape):
+def test_shrinking_by_integers_agrees_with_pillow(shape):
     pixels = pictures.noise(*shape)
     # Pillow rounds after the rows and after the columns, so that a rounded half may fall to the other side.
     assert difference(photograph.to_square(pixels), resized(pixels, PIL.Image.Resampling.BOX)) <= 1
 
 
 @pytest.mark.parametrize("shape", [(300, 400), (500, 375), (333, 1000)])
-def test_shrinking_a_smooth_picture_agrees_with_pillow(shape):
+def test_shrinking_a_smooth_image_agrees_with_pillow(shape):
     pixels = pictures.waves(*shape)
     # Pillow's box takes whole pixels: it is off by up to half a pixel in each direction, at 4 levels a pixel.
     assert difference(photograph.to_square(pixels), resized(pixels, PIL.Image.Resampling.BOX)) <= 4
 
 
 @pytest.mark.parametrize("shape", [(100, 60), (200, 255), (50, 8000), (8000, 50), (3, 2)])
-def test_growing_agrees_with_pillow(shape):
+def test_enlarging_agrees_with_pillow(shape):
     pixels = pictures.waves(*shape)
     # One level, as Pillow rounds after the rows and after the columns.
     assert difference(photograph.to_square(pixels), resized(pixels, PIL.Image.Resampling.BICUBIC)) <= 1
 
 
 @pytest.mark.parametrize("shape", [(256, 256), (256, 300), (1000, 256)])
-def test_a_shorter_side_of_256_is_only_cut(shape):
+def test_shorter_side_of_256_is_only_cropped(shape):
     pixels = pictures.noise(*shape)
     np.testing.assert_array_equal(photograph.to_square(pixels), central_square(pixels))
 
@@ -100,7 +100,7 @@ def test_one_pixel_fills_the_square():
     np.testing.assert_array_equal(result, np.broadcast_to(np.uint8([3, 200, 77]), [256, 256, 3]))
 
 
-def test_a_photograph_is_never_warped():
+def test_aspect_ratio_is_kept():
     """A disc in the middle stays one: as wide as high, whatever the photograph's shape."""
     y, x = np.mgrid[:400, :800]
     disc = ((y - 199.5) ** 2 + (x - 399.5) ** 2 < 150**2) * np.uint8(255)
@@ -110,7 +110,7 @@ def test_a_photograph_is_never_warped():
 
 
 @pytest.mark.parametrize("encoded", [pytest.param(file, id=name) for name, file in pictures.formats().items()])
-def test_formats_without_loss_give_pillows_pixels(encoded):
+def test_lossless_formats_give_pillows_pixels(encoded):
     np.testing.assert_array_equal(photograph.decode(encoded), pillow(encoded))
 
 
@@ -161,7 +161,7 @@ def with_orientation(value, endian="<", maker=""):
     return exif
 
 
-def test_bytes_in_the_other_order_are_no_orientation():
+def test_wrong_byte_order_is_not_an_orientation():
     decoy = "\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06"
     assert (
         photograph.exif_orientation(pictures.encode(pictures.noise(8, 8), "JPEG", exif=with_orientation(3, "<", decoy)))
@@ -185,11 +185,11 @@ def test_bytes_in_the_other_order_are_no_orientation():
     ],
     ids=["none", "0", "9", "cut", "png", "png with exif", "no jpeg", "two bytes", "one byte", "empty"],
 )
-def test_a_file_that_tells_no_orientation_is_upright(encoded):
+def test_file_without_orientation_is_upright(encoded):
     assert photograph.exif_orientation(encoded) == 1
 
 
-def test_orientation_comes_before_the_square():
+def test_orientation_is_applied_before_cropping():
     encoded = pictures.encode(pictures.waves(300, 700), "JPEG", quality=95, exif=with_orientation(6))
     upright = np.rot90(tf.io.decode_jpeg(encoded).numpy(), -1)
     np.testing.assert_array_equal(photograph.decode_to_square(tf.constant(encoded)), photograph.to_square(upright))
@@ -210,7 +210,7 @@ def broken():
     }
 
 
-def test_what_is_no_photograph_is_an_invalid_argument():
+def test_not_a_photograph_is_an_invalid_argument():
     compiled = tf.function(photograph.decode_to_square, input_signature=[tf.TensorSpec([], tf.string)])
     for name, encoded in broken().items():
         for decode_to_square in (photograph.decode_to_square, compiled):
@@ -221,7 +221,7 @@ def test_what_is_no_photograph_is_an_invalid_argument():
             pytest.fail(f"{name} is taken for a photograph")
 
 
-def test_tf_data_gives_the_same():
+def test_tf_data_gives_the_same_pixels():
     exif = with_orientation(8)
     files = [
         *pictures.formats().values(),
@@ -234,14 +234,14 @@ def test_tf_data_gives_the_same():
         np.testing.assert_array_equal(image, photograph.decode_to_square(tf.constant(file)))
 
 
-def test_decoded_pixels_are_taken_as_they_are():
+def test_decoded_pixels_are_not_decoded_again():
     pixels = pictures.waves(300, 400)
     np.testing.assert_array_equal(photograph.decode_to_square(tf.constant(pixels)), photograph.to_square(pixels))
     grey = photograph.decode_to_square(tf.constant(pixels[:, :, :1]))
     np.testing.assert_array_equal(grey, photograph.to_square(np.repeat(pixels[:, :, :1], 3, axis=-1)))
 
 
-def test_photographs_of_cifar_10_are_left_alone_at_their_size():
+def test_cifar_10_images_are_unchanged_at_their_size():
     pixels = pictures.noise(32, 32)
     for file in (tf.constant(pictures.encode(pixels, "PNG")), tf.constant(pixels)):
         image = photograph.decode_to_square(file, 32)

@@ -160,7 +160,7 @@ def stop_at(monkeypatch, call, error=None, most_bytes=None):
 
 
 @pytest.mark.parametrize("split, count", [("train", 11), ("validation", 5)])
-def test_raw_images_are_the_prepared_photographs(source, finished_raw, split, count):
+def test_raw_images_are_the_scaled_photographs(source, finished_raw, split, count):
     found = examples(finished_raw, split)
     assert len({name for name, _, _ in found}) == count
     for name, label, image in found:
@@ -170,7 +170,7 @@ def test_raw_images_are_the_prepared_photographs(source, finished_raw, split, co
 
 
 @pytest.mark.parametrize("split, count", [("train", 11), ("validation", 5)])
-def test_jpeg_images_are_the_encoded_prepared_photographs(source, finished, split, count):
+def test_jpeg_images_are_the_encoded_scaled_photographs(source, finished, split, count):
     found = examples(finished, split)
     assert len({name for name, _, _ in found}) == count
     for name, label, image in found:
@@ -179,21 +179,21 @@ def test_jpeg_images_are_the_encoded_prepared_photographs(source, finished, spli
         assert name.split("/")[:2] == ["train" if split == "train" else "val", CLASSES[label]]
 
 
-def test_the_quality_is_that_of_the_options(few, tmp_path):
+def test_jpeg_quality_is_that_of_the_options(few, tmp_path):
     prepare.prepare(few, tmp_path / "data", prepare.Options(jpeg_quality=30))
     for name, _, image in examples(tmp_path / "data"):
         assert image == tf.io.encode_jpeg(image_of(few, name), quality=30)
         assert len(image) < len(tf.io.encode_jpeg(image_of(few, name), quality=95).numpy())
 
 
-def test_a_record_is_the_same_in_every_process(finished):
+def test_record_is_the_same_in_every_process(finished):
     """Maps have no order of their own: only a deterministic message is the same file again."""
     for path in shards_of(finished):
         for payload in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
             assert tf.train.Example.FromString(payload).SerializeToString(deterministic=True) == payload
 
 
-def test_the_order_on_disk_is_a_shuffle_that_the_seed_decides(few, source, finished, tmp_path):
+def test_seed_determines_the_order_on_disk(few, source, finished, tmp_path):
     split = source.splits["train"]
     names = [split.name_of(index).removeprefix(f"{source.root}/") for index in range(len(split.labels))]
     order = draws.order_on_disk(14, 0).tolist()
@@ -243,7 +243,7 @@ def test_statistics_are_those_of_the_training_images(source, finished, finished_
         np.testing.assert_array_equal(one, other)
 
 
-def test_the_manifest_counts_what_is_there(source, finished):
+def test_manifest_has_the_right_counts(source, finished):
     manifest = json.loads((finished / prepared.MANIFEST).read_text())
     assert prepare.prepare(source, finished, OPTIONS) == manifest
     assert manifest["source"] == source.name
@@ -264,7 +264,7 @@ def test_the_manifest_counts_what_is_there(source, finished):
         assert digest == hashlib.sha256((finished / name).read_bytes()).hexdigest()
 
 
-def test_what_is_skipped_is_named_with_its_reason(source, finished):
+def test_skipped_images_are_named_with_the_reason(source, finished):
     skipped = prepared.read_manifest(finished)["splits"]["train"]["skipped"]
     found = {each["name"].removeprefix(f"{source.root}/"): each["reason"] for each in skipped}
     assert found.keys() == BAD.keys()
@@ -273,7 +273,7 @@ def test_what_is_skipped_is_named_with_its_reason(source, finished):
         assert "\n" not in found[name]
 
 
-def test_the_index_finds_label_name_and_image(finished):
+def test_index_locates_label_name_and_image(finished):
     for split in ("train", "validation"):
         index = prepared.read_index(finished, split)
         expected = examples(finished, split)
@@ -286,7 +286,7 @@ def test_the_index_finds_label_name_and_image(finished):
             assert contents[entry.shards][first : first + entry.image_lengths] == image
 
 
-def test_facts_of_the_classes_are_kept(few, tmp_path):
+def test_class_metadata_is_kept(few, tmp_path):
     metadata = ({"wnid": "n01", "ilsvrc_id": 2}, {"wnid": "n02", "ilsvrc_id": 1})
     prepare.prepare(few._replace(class_metadata=metadata, license="free"), tmp_path / "data", OPTIONS)
     opened, _ = prepared.open_data_dir(tmp_path / "data")
@@ -295,7 +295,7 @@ def test_facts_of_the_classes_are_kept(few, tmp_path):
     assert opened.license == "free"
 
 
-def test_progress_is_told_over_all_splits(source, tmp_path, monkeypatch):
+def test_progress_is_reported_over_all_splits(source, tmp_path, monkeypatch):
     told = []
     stop_at(monkeypatch, 2, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
@@ -309,7 +309,7 @@ def test_progress_is_told_over_all_splits(source, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("shard_examples", [1, 2])
-def test_a_shard_without_a_readable_photograph_is_empty(few, tmp_path, shard_examples):
+def test_shard_without_a_readable_photograph_is_empty(few, tmp_path, shard_examples):
     order = draws.order_on_disk(4, 0)
     broken = [few.splits["train"].name_of(index) for index in order[:shard_examples].tolist()]
     for path in broken:
@@ -334,7 +334,7 @@ def test_a_shard_without_a_readable_photograph_is_empty(few, tmp_path, shard_exa
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
-def test_a_split_without_a_readable_photograph_is_one_value_error(few, tmp_path, split):
+def test_split_without_a_readable_photograph_raises(few, tmp_path, split):
     nothing = tmp_path / "nothing.jpg"
     nothing.write_text("no photograph")
     bad = sources.Split(
@@ -354,7 +354,7 @@ def test_a_split_without_a_readable_photograph_is_one_value_error(few, tmp_path,
 
 
 @pytest.mark.parametrize("call", [0, 2, 4])
-def test_an_interrupted_preparation_goes_on(source, finished, tmp_path, monkeypatch, call):
+def test_interrupted_preparation_resumes(source, finished, tmp_path, monkeypatch, call):
     """Of six shards, four of them to train."""
     directory = tmp_path / "data"
     with monkeypatch.context() as patch:
@@ -392,7 +392,7 @@ prepare.prepare(sources.folder(sys.argv[1]), sys.argv[2], prepare.Options(shard_
 """
 
 
-def test_a_killed_preparation_goes_on(source, finished, tmp_path, monkeypatch):
+def test_killed_preparation_resumes(source, finished, tmp_path, monkeypatch):
     """In another process, so that nothing in the files may depend on the process."""
     directory = tmp_path / "data"
     run = subprocess.run([sys.executable, "-c", KILLED, source.root, directory], capture_output=True, text=True)
@@ -410,7 +410,7 @@ def test_a_killed_preparation_goes_on(source, finished, tmp_path, monkeypatch):
     assert_same_files(directory, finished)
 
 
-def test_a_shard_of_which_nothing_is_known_is_written_again(source, finished, tmp_path, monkeypatch):
+def test_shard_without_metadata_is_written_again(source, finished, tmp_path, monkeypatch):
     """Killed between a shard and what is known of it."""
     directory = tmp_path / "data"
     with monkeypatch.context() as patch:
@@ -423,7 +423,7 @@ def test_a_shard_of_which_nothing_is_known_is_written_again(source, finished, tm
     assert_same_files(directory, finished)
 
 
-def test_a_full_disk_in_a_shard_leaves_those_before(source, finished, tmp_path, monkeypatch):
+def test_full_disk_during_a_shard_keeps_earlier_shards(source, finished, tmp_path, monkeypatch):
     directory = tmp_path / "data"
     with monkeypatch.context() as patch:
         stop_at(patch, 2, most_bytes=20_000)
@@ -438,7 +438,7 @@ def test_a_full_disk_in_a_shard_leaves_those_before(source, finished, tmp_path, 
     assert_same_files(directory, finished)
 
 
-def test_a_full_disk_behind_a_shard_loses_no_more_than_it(source, finished, tmp_path):
+def test_full_disk_after_a_shard_loses_that_shard_only(source, finished, tmp_path):
     """The sums for the statistics are larger than the shard."""
     directory = tmp_path / "data"
     with full_disk.full_disk(1_000_000), pytest.raises(OSError):
@@ -449,7 +449,7 @@ def test_a_full_disk_behind_a_shard_loses_no_more_than_it(source, finished, tmp_
     assert_same_files(directory, finished)
 
 
-def test_a_finished_data_set_is_left_as_it_is(source, finished, tmp_path, monkeypatch):
+def test_finished_data_set_is_unchanged(source, finished, tmp_path, monkeypatch):
     directory = tmp_path / "data"
     shutil.copytree(finished, directory)
     before = times(directory)
@@ -460,7 +460,7 @@ def test_a_finished_data_set_is_left_as_it_is(source, finished, tmp_path, monkey
     assert_same_files(directory, finished)
 
 
-def test_what_a_kill_just_behind_the_manifest_leaves_is_cleared(source, finished, tmp_path, monkeypatch):
+def test_leftovers_of_a_kill_after_the_manifest_are_removed(source, finished, tmp_path, monkeypatch):
     directory = tmp_path / "data"
 
     def killed(path):
@@ -477,7 +477,7 @@ def test_what_a_kill_just_behind_the_manifest_leaves_is_cleared(source, finished
 
 
 @pytest.mark.parametrize("state", ["begun", "finished"])
-def test_another_preparation_in_the_directory_is_refused(few, tmp_path, monkeypatch, state):
+def test_different_options_in_the_same_directory_raise(few, tmp_path, monkeypatch, state):
     directory = tmp_path / "data"
     options = prepare.Options(shard_examples=2)
     if state == "begun":
@@ -519,7 +519,7 @@ def test_another_preparation_in_the_directory_is_refused(few, tmp_path, monkeypa
     assert prepared.verify(directory) == []
 
 
-def test_a_directory_of_something_else_is_refused(few, tmp_path):
+def test_directory_with_other_files_raises(few, tmp_path):
     directory = tmp_path / "mine"
     directory.mkdir()
     (directory / "letter.txt").write_text("Dear Sir")
@@ -529,7 +529,7 @@ def test_a_directory_of_something_else_is_refused(few, tmp_path):
 
 
 @pytest.mark.parametrize("state", ["new", "finished"])
-def test_a_second_one_at_work_is_refused(few, tmp_path, state):
+def test_concurrent_preparation_raises(few, tmp_path, state):
     directory = tmp_path / "data"
     directory.mkdir()
     if state == "finished":
@@ -545,7 +545,7 @@ def test_a_second_one_at_work_is_refused(few, tmp_path, state):
     assert prepared.verify(directory) == []
 
 
-def test_the_directory_is_locked_while_it_is_written(few, tmp_path, monkeypatch):
+def test_directory_is_locked_during_a_preparation(few, tmp_path, monkeypatch):
     directory = tmp_path / "data"
     write = records.write
     refused = []
@@ -570,7 +570,7 @@ def test_the_directory_is_locked_while_it_is_written(few, tmp_path, monkeypatch)
         ({"shard_examples": 0}, "Expected shard_examples to be at least 1. Received: 0"),
     ],
 )
-def test_options_outside_their_range_are_value_errors(few, tmp_path, options, message):
+def test_options_out_of_range_raise(few, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         prepare.prepare(few, tmp_path / "data", prepare.Options(**options))
     assert not (tmp_path / "data").exists()

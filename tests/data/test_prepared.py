@@ -110,7 +110,7 @@ def refused(directory, kind=ValueError):
 
 @pytest.mark.parametrize("cache", ["none", "memory"])
 @pytest.mark.parametrize("split, count", [("train", 10), ("validation", 3)])
-def test_the_images_that_were_written_are_read(source, made, storage, cache, split, count):
+def test_written_images_are_read_back(source, made, storage, cache, split, count):
     opened, _ = prepared.open_data_dir(made[storage])
     part = opened.splits[split]
     data, skipped, _ = loading.load(part, cache=cache)
@@ -125,7 +125,7 @@ def test_the_images_that_were_written_are_read(source, made, storage, cache, spl
     assert len({part.name_of(number) for number in range(count)}) == count
 
 
-def test_a_split_is_read_by_index_inside_tf_data(source, made, storage):
+def test_split_is_read_by_index_inside_tf_data(source, made, storage):
     part = prepared.open_data_dir(made[storage])[0].splits["train"]
     indices = np.array([7, 0, 9, 3, 3, 8], np.int64)
     dataset = tf.data.Dataset.from_tensor_slices(indices).map(part.read, num_parallel_calls=3)
@@ -134,7 +134,7 @@ def test_a_split_is_read_by_index_inside_tf_data(source, made, storage):
 
 
 @pytest.mark.parametrize("cache", ["none", "memory"])
-def test_crops_are_those_of_the_images(source, made, storage, cache):
+def test_crops_equal_those_of_the_images(source, made, storage, cache):
     """Cut from pixels or while a JPEG is decoded, to the pixel the same."""
     part = prepared.open_data_dir(made[storage])[0].splits["train"]
     data = loading.load(part, cache=cache).examples
@@ -149,7 +149,7 @@ def test_crops_are_those_of_the_images(source, made, storage, cache):
     assert sorted(seen) == list(range(10))
 
 
-def test_a_crop_of_a_jpeg_is_that_of_the_whole_image_wherever_it_is_cut(made):
+def test_jpeg_crop_equals_that_of_the_decoded_image_at_any_offset(made):
     """Its colours have half the resolution, and those next to the crop count at its sides."""
     part = prepared.open_data_dir(made["jpeg"])[0].splits["train"]
     for number in range(len(part.labels)):
@@ -174,7 +174,7 @@ def test_statistics_and_classes_come_with_the_images(source, made, storage):
             np.testing.assert_array_equal(one, other)
 
 
-def test_a_data_set_may_be_moved(made, storage, tmp_path):
+def test_data_set_can_be_moved(made, storage, tmp_path):
     shutil.copytree(made[storage], tmp_path / "elsewhere")
     before, after = (
         prepared.open_data_dir(folder)[0].splits["train"].records for folder in (made[storage], tmp_path / "elsewhere")
@@ -182,7 +182,7 @@ def test_a_data_set_may_be_moved(made, storage, tmp_path):
     assert [bytes(before.image(number)) for number in range(10)] == [bytes(after.image(number)) for number in range(10)]
 
 
-def test_verify_finds_nothing_and_tells_how_far_it_is(made, storage):
+def test_verify_of_intact_data_reports_progress_only(made, storage):
     told = []
     assert prepared.verify(made[storage], told.append) == []
     assert told == [4, 8, 10, 13]
@@ -231,7 +231,7 @@ def test_training_on_a_damaged_image_names_shard_and_image(directory):
     assert line.endswith(f"Expected the bytes that were written. Received: a wrong checksum at {name} in {shard}")
 
 
-def test_keeping_a_damaged_image_in_memory_names_it(directory):
+def test_caching_a_damaged_image_names_it(directory):
     """It is not passed over, as a photograph that cannot be read would be."""
     shard, name = damage_image(directory, 6)
     opened, _ = prepared.open_data_dir(directory)
@@ -244,7 +244,7 @@ def test_keeping_a_damaged_image_in_memory_names_it(directory):
 
 
 @pytest.mark.parametrize("left", [0, 1, -1])
-def test_a_shard_that_was_cut_short_is_refused_and_named(directory, left):
+def test_truncated_shard_is_refused_and_named(directory, left):
     shard = sorted(directory.glob("prepared-train*"))[1]
     size = shard.stat().st_size
     os.truncate(shard, left % size)
@@ -252,7 +252,7 @@ def test_a_shard_that_was_cut_short_is_refused_and_named(directory, left):
     assert wrong_line(directory) == f"{shard}: {left % size} bytes, not {size}"
 
 
-def test_a_shard_that_is_cut_while_it_is_read_is_named(directory):
+def test_shard_truncated_while_open_is_named(directory):
     opened, _ = prepared.open_data_dir(directory)
     shard = sorted(directory.glob("prepared-validation*"))[0]
     os.truncate(shard, shard.stat().st_size - 1)
@@ -261,7 +261,7 @@ def test_a_shard_that_is_cut_while_it_is_read_is_named(directory):
         opened.splits["validation"].records.image(2)
 
 
-def test_a_missing_shard_is_refused_and_named(directory):
+def test_missing_shard_is_refused_and_named(directory):
     shard = sorted(directory.glob("prepared-train*"))[2]
     size = shard.stat().st_size
     shard.unlink()
@@ -269,7 +269,7 @@ def test_a_missing_shard_is_refused_and_named(directory):
     assert wrong_line(directory) == f"{shard}: missing"
 
 
-def test_shards_that_were_exchanged_are_noticed(directory):
+def test_swapped_shards_are_noticed(directory):
     one, other = sorted(directory.glob("prepared-train*"))[:2]
     os.rename(one, directory / "aside")
     os.rename(other, one)
@@ -281,7 +281,7 @@ def test_shards_that_were_exchanged_are_noticed(directory):
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "half", "text"])
 @pytest.mark.parametrize("name", [prepared.INDEX, prepared.STATISTICS, prepared.CLASSES])
-def test_a_damaged_file_beside_is_refused_and_named(jpegs, name, damage):
+def test_other_damaged_files_are_refused_and_named(jpegs, name, damage):
     path = jpegs / name
     content = path.read_bytes()
     path.unlink()
@@ -296,7 +296,7 @@ def test_a_damaged_file_beside_is_refused_and_named(jpegs, name, damage):
 
 
 @pytest.mark.parametrize("classes", ["{}", "[]x", "[1, 2]", '[{"wnid": "n01"}]', '[{"name": 3}]', "null"])
-def test_classes_that_are_none_are_refused(jpegs, classes):
+def test_invalid_classes_are_refused(jpegs, classes):
     (jpegs / prepared.CLASSES).write_text(classes)
     if classes == "{}":
         # Nothing there that is no class; only the checksum tells.
@@ -305,7 +305,7 @@ def test_classes_that_are_none_are_refused(jpegs, classes):
         assert f"Expected the classes in {jpegs / prepared.CLASSES}. Received: " in refused(jpegs)
 
 
-def test_any_flipped_bit_of_an_archives_directory_is_refused_or_harmless(tmp_path):
+def test_flipped_bits_in_the_index_are_refused_or_harmless(tmp_path):
     """Among them those that make a file of an index look encrypted, or packed in an unknown way."""
     path = tmp_path / prepared.INDEX
     before = image_records.Index(*[np.arange(2)] * 6, np.array([b"a.jpg", b"b.jpg"]))
@@ -345,7 +345,7 @@ def test_any_flipped_bit_of_an_archives_directory_is_refused_or_harmless(tmp_pat
         (b'{"version": 1}', "no 'source'"),
     ],
 )
-def test_a_damaged_manifest_is_a_value_error(jpegs, content, received):
+def test_damaged_manifest_raises(jpegs, content, received):
     path = jpegs / prepared.MANIFEST
     path.write_bytes(content)
     message = refused(jpegs)
@@ -356,7 +356,7 @@ def test_a_damaged_manifest_is_a_value_error(jpegs, content, received):
 
 
 @pytest.mark.parametrize("where", [(), ("splits", "train"), ("splits", "train", "shards", 1)])
-def test_a_manifest_that_lacks_anything_is_a_value_error(jpegs, where):
+def test_manifest_with_a_missing_field_raises(jpegs, where):
     path = jpegs / prepared.MANIFEST
     whole = path.read_text()
 
@@ -374,7 +374,7 @@ def test_a_manifest_that_lacks_anything_is_a_value_error(jpegs, where):
     assert prepared.verify(jpegs) == []
 
 
-def test_a_manifest_of_other_counts_is_noticed(jpegs):
+def test_manifest_with_other_counts_is_noticed(jpegs):
     path = jpegs / prepared.MANIFEST
     whole = path.read_text()
     for field, value in (("examples", 9), ("per_class", [4, 6])):
@@ -385,7 +385,7 @@ def test_a_manifest_of_other_counts_is_noticed(jpegs):
 
 
 @pytest.mark.parametrize("call", [prepared.open_data_dir, prepared.verify, prepared.read_manifest])
-def test_a_directory_that_is_no_data_set_says_so(tmp_path, call):
+def test_directory_without_a_data_set_raises(tmp_path, call):
     for directory in (tmp_path, tmp_path / "none"):
         with pytest.raises(FileNotFoundError) as caught:
             call(directory)
@@ -394,7 +394,7 @@ def test_a_directory_that_is_no_data_set_says_so(tmp_path, call):
         )
 
 
-def test_an_unfinished_data_set_says_what_to_do(jpegs):
+def test_unfinished_data_set_says_what_to_do(jpegs):
     (jpegs / prepared.MANIFEST).unlink()
     (jpegs / prepared.PROGRESS).mkdir()
     for call in (prepared.open_data_dir, prepared.verify):
@@ -412,7 +412,7 @@ def test_checksum_is_the_sha_256_of_a_file(tmp_path):
     assert prepared.checksum(tmp_path / "file") == expected
 
 
-def test_a_data_set_of_version_0_1_opens():
+def test_data_set_of_version_0_1_opens():
     """Sixteen images of two classes, bright and dark, written by the package's version 0.1."""
     directory = pathlib.Path(__file__).parent / "version_0_1" / "prepared"
     assert prepared.verify(directory) == []

@@ -57,7 +57,7 @@ def open_files(folder):
 
 
 @pytest.mark.parametrize("data", [b"", b"a", b"123456789", bytes(32), bytes(range(256)) * 3])
-def test_the_checksum_is_a_masked_crc_32c(data):
+def test_checksum_is_a_masked_crc_32c(data):
     assert crc32c(b"123456789") == 0xE3069283  # the check value of the catalogues
     checksum = crc32c(data)
     rotated = (checksum >> 15 | checksum << 17) & 0xFFFFFFFF
@@ -77,7 +77,7 @@ def test_tensorflow_reads_what_is_written(tmp_path):
     assert os.listdir(tmp_path) == ["a.tfrecord"]
 
 
-def test_the_file_is_tensorflows_byte_for_byte_and_read_by_index(tmp_path):
+def test_file_equals_tensorflows_and_is_read_by_index(tmp_path):
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
     records.write(ours, PAYLOADS)
     with tf.io.TFRecordWriter(str(theirs)) as writer:
@@ -90,7 +90,7 @@ def test_the_file_is_tensorflows_byte_for_byte_and_read_by_index(tmp_path):
         assert found.read(index) == PAYLOADS[index]
 
 
-def test_no_records_are_an_empty_file(tmp_path):
+def test_no_records_make_an_empty_file(tmp_path):
     places, digest = records.write(tmp_path / "a", [])
     assert (places.shape, places.dtype) == ((0,), np.int64)
     assert digest == hashlib.sha256(b"").hexdigest()
@@ -121,7 +121,7 @@ def test_every_flipped_bit_is_detected_and_named(tmp_path):
     assert [found.read(index) for index in range(2)] == payloads
 
 
-def test_every_end_before_the_end_is_detected_and_named(tmp_path):
+def test_truncation_anywhere_is_detected_and_named(tmp_path):
     path = tmp_path / "a.tfrecord"
     payloads = [b"one payload", b"another"]
     records.write(path, payloads)
@@ -136,7 +136,7 @@ def test_every_end_before_the_end_is_detected_and_named(tmp_path):
         assert "\n" not in str(caught.value)
 
 
-def test_a_record_of_another_length_is_a_damaged_header(tmp_path):
+def test_record_of_another_length_has_a_damaged_header(tmp_path):
     path = tmp_path / "a.tfrecord"
     records.write(path, [b"123456", b"7"])
     wrong = records.Records([path], [0], [0], [5], lambda index: "the first")
@@ -144,7 +144,7 @@ def test_a_record_of_another_length_is_a_damaged_header(tmp_path):
         wrong.read(0)
 
 
-def test_a_missing_file_is_an_os_error(tmp_path):
+def test_missing_file_is_an_os_error(tmp_path):
     found = opened([tmp_path / "none"], [b"a"], 1)
     with pytest.raises(FileNotFoundError, match="none"):
         found.read(0)
@@ -174,14 +174,14 @@ def test_threads_read_the_same_files(tmp_path, monkeypatch, max_open):
     assert len(open_files(tmp_path)) == min(max_open, 6)
 
 
-def test_a_full_disk_leaves_no_file(tmp_path):
+def test_full_disk_leaves_no_file(tmp_path):
     path = tmp_path / "a.tfrecord"
     with full_disk.full_disk(10_000), pytest.raises(OSError):
         records.write(path, (bytes(700) for _ in range(100)))
     assert os.listdir(tmp_path) == []
 
 
-def test_what_fails_leaves_the_file_before(tmp_path):
+def test_failed_write_keeps_the_previous_file(tmp_path):
     path = tmp_path / "a.tfrecord"
     records.write(path, [b"before"])
     before = path.read_bytes()

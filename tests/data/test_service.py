@@ -88,7 +88,7 @@ def assert_same(found, expected):
         ("raw", {"first_step": 4, "noise_epochs": 1.5, "crops": "center", "crop_size": 200}),
     ],
 )
-def test_batches_are_those_of_the_pipeline(made, storage, options):
+def test_batches_equal_those_of_the_pipeline(made, storage, options):
     """From the start or resumed in an epoch's midst, to the end of the second epoch."""
     options = {"first_step": 0, "steps": 13, **options}
     found = list(dataset_of(made[storage], **options).as_numpy_iterator())
@@ -96,14 +96,14 @@ def test_batches_are_those_of_the_pipeline(made, storage, options):
     assert_same(found, expected_batches(made[storage], **options))
 
 
-def test_what_a_batch_is(made):
+def test_element_spec(made):
     ours = dataset_of(made["jpeg"], first_step=0, steps=1).element_spec
     data = examples.from_records(prepared.open_data_dir(made["jpeg"])[0].splits["train"])
     theirs = pipeline.training_batches(data, sampling_of(first_step=0, steps=1)).element_spec
     assert ours == {**theirs, "step": tf.TensorSpec([], tf.int64)}
 
 
-def test_a_service_gives_the_batches_of_one_process(made):
+def test_service_gives_the_batches_of_one_process(made):
     with service.serving() as address:
         found = list(served(address, made["raw"], first_step=5, steps=15))
     assert_same(found, expected_batches(made["raw"], first_step=5, steps=15))
@@ -124,7 +124,7 @@ def refused(address, data_dir, patience):
 
 
 @pytest.mark.parametrize("storage", prepare.STORAGES)
-def test_a_damaged_record_ends_the_batches(made, storage, tmp_path):
+def test_damaged_record_raises(made, storage, tmp_path):
     shutil.copytree(made[storage], tmp_path / "data")
     index = prepared.read_index(tmp_path / "data", "train")
     shard = sorted(tmp_path.glob("data/prepared-train*"))[2]
@@ -138,7 +138,7 @@ def test_a_damaged_record_ends_the_batches(made, storage, tmp_path):
     assert "corrupted record" in message
 
 
-def test_a_service_that_is_not_there_is_a_connection_error(made):
+def test_unreachable_service_is_a_connection_error(made):
     address = f"grpc://{workers.free_addresses(1)[0]}"
     message = refused(address, made["raw"], patience=2)
     assert message == f"Expected a batch from the data service at {address} within 2 s. Received: none"
@@ -148,7 +148,7 @@ def test_a_service_that_is_not_there_is_a_connection_error(made):
     "address",
     ["localhost:5050", "grpc://localhost", "grpc://:5050", "grpc://localhost:0", "grpc://a:70000", "http://a:1", ""],
 )
-def test_an_address_of_another_form_is_refused(address):
+def test_invalid_address_raises(address):
     message = f"Expected the address of a data service, grpc://HOST:PORT. Received: {address}"
     with pytest.raises(ValueError) as caught:
         service.from_service(address, None, first_step=0, steps=1)
@@ -159,7 +159,7 @@ def test_an_address_of_another_form_is_refused(address):
         assert str(caught.value) == message
 
 
-def test_a_port_that_is_taken_is_refused():
+def test_port_in_use_raises():
     with socket.socket() as listening:
         listening.bind(("", 0))
         listening.listen()
@@ -174,7 +174,7 @@ def test_a_port_that_is_taken_is_refused():
             pass
 
 
-def test_wrong_arguments_are_value_errors(made):
+def test_invalid_arguments_raise(made):
     with pytest.raises(
         ValueError, match="Expected batch_size to be a multiple of the 3 workers. Received: batch_size=4"
     ):
@@ -202,7 +202,7 @@ def processes():
         process.communicate(timeout=60)
 
 
-def test_batches_go_on_whoever_is_killed(made, processes):
+def test_batches_continue_after_a_data_worker_is_killed(made, processes):
     """A second data worker is killed, one of this process replaces it; then the service ends."""
     address = f"grpc://{workers.free_addresses(1)[0]}"
     # At the same time: a data worker waits for its service.
@@ -240,7 +240,7 @@ def test_batches_go_on_whoever_is_killed(made, processes):
         (["surplus"], 2, "Expected flags only. Received: surplus"),
     ],
 )
-def test_bad_input_gets_one_line(flags, status, message):
+def test_invalid_flags_get_one_line(flags, status, message):
     process = start(*flags)
     said, wrong = process.communicate(timeout=120)
     assert process.returncode == status and not said

@@ -59,7 +59,7 @@ def no_network(monkeypatch):
     assert not asked
 
 
-def test_a_folder_of_training_images_alone(tmp_path):
+def test_folder_of_training_images_only(tmp_path):
     # Sorted by name, whatever the order of making; 10 before 9, as text is sorted.
     for name in ("zebra/9.png", "zebra/10.png", "ant/b.jpg", "ant/a.JPG", "mule/only.bmp", "mule/too.gif"):
         write(tmp_path / "train" / name)
@@ -75,7 +75,7 @@ def test_a_folder_of_training_images_alone(tmp_path):
     assert contents(train) == [(tmp_path / "train" / name).read_bytes() for name in expected]
 
 
-def test_a_folder_of_three_splits(tmp_path):
+def test_folder_of_three_splits(tmp_path):
     for split in ("train", "val", "test"):
         for class_name in ("a", "b"):
             write(tmp_path / split / class_name / f"{split}.png")
@@ -90,7 +90,7 @@ def test_a_folder_of_three_splits(tmp_path):
         assert names(source.splits[split]) == expected
 
 
-def test_what_is_no_image_is_passed_over(tmp_path):
+def test_other_files_are_ignored(tmp_path):
     for class_name in ("a", "b"):
         write(tmp_path / "train" / class_name / "1.png")
     write(tmp_path / "train" / "a" / ".2.png")
@@ -103,7 +103,7 @@ def test_what_is_no_image_is_passed_over(tmp_path):
     assert [pathlib.Path(name).name for name in names(source.splits["train"])] == ["1.png", "1.png"]
 
 
-def test_a_folder_that_is_not_laid_out_says_how_it_should_be(tmp_path):
+def test_folder_with_another_layout_describes_the_expected_one(tmp_path):
     with pytest.raises(FileNotFoundError, match="DIR/train/CLASS/IMAGE.*Received: /no/such/folder"):
         sources.open_source("folder:/no/such/folder")
     with pytest.raises(FileNotFoundError, match="DIR/train/CLASS/IMAGE"):
@@ -133,7 +133,7 @@ def test_a_folder_that_is_not_laid_out_says_how_it_should_be(tmp_path):
     "specification",
     ["", "elpv:now", "folder", "folder:", "tfds:", "imagenet2012", "synthetic:10", "cifar10", "FOLDER:x"],
 )
-def test_another_specification_is_a_value_error(specification):
+def test_unknown_specification_raises(specification):
     with pytest.raises(ValueError, match=f"Expected source to be elpv, folder:DIR, .*Received: '{specification}'"):
         sources.open_source(specification)
 
@@ -158,13 +158,13 @@ def test_elpv_has_the_packages_images_and_labels():
         np.testing.assert_array_equal(image, np.repeat(stored[:, :, None], 3, axis=-1))
 
 
-def test_without_its_package_elpv_says_what_to_install(monkeypatch):
+def test_missing_elpv_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "elpv_dataset", None)
     with pytest.raises(ModuleNotFoundError, match=r"elpv-dataset: pip install -e '\.\[quickstart\]'"):
         sources.open_source("elpv")
 
 
-def test_synthetic_images_follow_from_their_index():
+def test_synthetic_images_depend_on_their_index_only():
     source = sources.open_source("synthetic")
     assert len(source.class_names) == 10
     train, validation = source.splits["train"], source.splits["validation"]
@@ -185,7 +185,7 @@ def test_synthetic_images_follow_from_their_index():
     assert names(validation)[0] == "synthetic image 1000"
 
 
-def test_synthetic_classes_are_balanced_whatever_their_number():
+def test_synthetic_classes_are_balanced():
     source = sources.synthetic(num_classes=3, examples=(9, 6))
     assert len(source.class_names) == 3
     np.testing.assert_array_equal(np.bincount(source.splits["train"].labels), [3] * 3)
@@ -197,7 +197,7 @@ def numbered(labels):
     return sources.Split(np.array(labels, np.int64), tf.identity, lambda index: f"number {index}")
 
 
-def test_a_subset_reads_what_it_names():
+def test_subset_reads_the_examples_that_it_names():
     split = numbered([0, 1, 0, 1, 2, 2])
     part = sources.subset(split, np.array([4, 1, 2]))
     np.testing.assert_array_equal(part.labels, [2, 1, 0])
@@ -206,7 +206,7 @@ def test_a_subset_reads_what_it_names():
     assert contents(sources.subset(part, np.array([2, 0]))) == [2, 4]
 
 
-def test_a_stratified_split_takes_its_share_of_each_class():
+def test_stratified_split_takes_a_fraction_of_each_class():
     labels = np.random.default_rng(0).permutation([0] * 100 + [1] * 40 + [2] * 7)
     first, second = sources.stratified_split(numbered(labels), 0.2, seed=5)
     np.testing.assert_array_equal(np.bincount(second.labels), [20, 8, 1])
@@ -224,7 +224,7 @@ def test_a_stratified_split_takes_its_share_of_each_class():
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.9])
-def test_too_few_images_to_hold_some_out(fraction):
+def test_too_few_images_to_split_raise(fraction):
     with pytest.raises(ValueError, match=f"a fraction of {fraction} of each class. Received: 2 images"):
         sources.stratified_split(numbered([0, 1]), fraction, seed=0)
 
@@ -273,7 +273,7 @@ def data_dir(tmp_path, monkeypatch, no_network):
 
 
 @pytest.mark.parametrize("file_format", ["array_record", "tfrecord"])
-def test_tfds_data_sets_are_read_whatever_their_file_format(data_dir, file_format):
+def test_tfds_data_sets_of_any_file_format_are_read(data_dir, file_format):
     PlainPhotographs(data_dir=data_dir, file_format=file_format).download_and_prepare()
     source = sources.open_source("tfds:plain_photographs")
     assert source.name == "tfds:plain_photographs"
@@ -290,13 +290,13 @@ def test_tfds_data_sets_are_read_whatever_their_file_format(data_dir, file_forma
     assert names(source.splits["test"])[2] == "plain_photographs test 2"
 
 
-def test_tfds_prepares_in_a_format_that_is_read_by_index(data_dir):
+def test_tfds_prepares_a_format_that_is_read_by_index(data_dir):
     source = sources.open_source("tfds:plain_photographs")
     assert len(source.splits["train"].labels) == 7
     assert list(data_dir.glob("plain_photographs/1.0.0/*.array_record*"))
 
 
-def test_records_that_are_not_read_by_index_have_to_fit_in_memory(data_dir, monkeypatch):
+def test_tfrecord_data_sets_must_fit_in_memory(data_dir, monkeypatch):
     PlainPhotographs(data_dir=data_dir, file_format="tfrecord").download_and_prepare()
     monkeypatch.setattr(sources, "MAX_BYTES_IN_MEMORY", 100)
     with pytest.raises(
@@ -305,7 +305,7 @@ def test_records_that_are_not_read_by_index_have_to_fit_in_memory(data_dir, monk
         sources.open_source("tfds:plain_photographs")
 
 
-def test_tfds_data_sets_of_another_kind_are_refused(data_dir):
+def test_other_tfds_data_sets_raise(data_dir):
     with pytest.raises(ValueError, match="Expected a split named train. Received: test"):
         sources.open_source("tfds:held_out_photographs")
     with pytest.raises(ValueError, match="of images with labels. Received: 'measured_photographs' with image, label"):
@@ -315,7 +315,7 @@ def test_tfds_data_sets_of_another_kind_are_refused(data_dir):
 
 
 @pytest.mark.parametrize("name", ["no_such_data_set", "no such name", "plain_photographs:7.0.0", "imagenet_2012"])
-def test_an_unknown_tfds_name_is_one_line(name, data_dir):
+def test_unknown_tfds_name_raises(name, data_dir):
     with pytest.raises(ValueError, match=f"Expected the name of a TFDS data set. Received: '{name}'") as caught:
         sources.open_source(f"tfds:{name}")
     assert "\n" not in str(caught.value)
@@ -393,7 +393,7 @@ def test_missing_imagenet_archives_are_named(tmp_path):
     assert str(caught.value).endswith(f"Received: no {validation}")
 
 
-def test_a_file_that_is_no_archive_is_one_line(tmp_path, no_network):
+def test_invalid_archive_raises(tmp_path, no_network):
     tfds.disable_progress_bar()
     write_imagenet(tmp_path)
     (tmp_path / "ILSVRC2012_img_train.tar").write_text("downloaded from somewhere else")

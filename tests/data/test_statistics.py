@@ -45,7 +45,7 @@ def test_mean_image_and_components_are_those_of_all_pixels():
     np.testing.assert_allclose(np.linalg.norm(result.components, axis=1), deviations, rtol=1e-6)
 
 
-def test_the_largest_coordinate_of_each_direction_is_positive():
+def test_largest_coordinate_of_each_direction_is_positive():
     for seed in range(5):
         directions = statistics_of(photographs(count=2, seed=seed), [2]).directions
         assert (directions[np.arange(3), np.abs(directions).argmax(axis=1)] > 0).all()
@@ -58,13 +58,13 @@ def test_batches_of_any_size_give_identical_statistics(sizes):
         np.testing.assert_array_equal(one, other)
 
 
-def test_the_order_of_images_does_not_matter():
+def test_order_of_images_does_not_matter():
     images = photographs()
     for one, other in zip(statistics_of(images, [7]), statistics_of(images[::-1], [7]), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
-def test_grey_photographs_have_one_component():
+def test_gray_photographs_have_one_component():
     grey = np.repeat(photographs()[..., :1], 3, axis=-1)
     result = statistics_of(grey, [7])
     np.testing.assert_allclose(result.directions[0], [3**-0.5] * 3, rtol=1e-6)
@@ -80,12 +80,12 @@ def test_one_color_has_no_components():
     assert np.isfinite(result.components).all()
 
 
-def test_no_images_have_no_statistics():
+def test_no_images_raise():
     with pytest.raises(ValueError, match="Expected at least one image"):
         statistics.Accumulator().result()
 
 
-def test_what_is_saved_is_loaded(tmp_path):
+def test_statistics_are_loaded_as_saved(tmp_path):
     path = tmp_path / "statistics.npz"
     before = statistics_of(photographs(), [7])
     statistics.save(before, path)
@@ -96,14 +96,14 @@ def test_what_is_saved_is_loaded(tmp_path):
     assert os.listdir(tmp_path) == ["statistics.npz"]
 
 
-def test_saving_replaces_the_file_before(tmp_path):
+def test_saving_replaces_the_previous_file(tmp_path):
     path = tmp_path / "statistics.npz"
     statistics.save(statistics_of(photographs(), [7]), path)
     statistics.save(statistics_of(photographs(count=3), [3]), path)
     assert statistics.load(path).num_examples == 3
 
 
-def test_half_written_statistics_never_have_the_final_name(tmp_path, monkeypatch):
+def test_partial_files_never_have_the_final_name(tmp_path, monkeypatch):
     path = tmp_path / "statistics.npz"
     result = statistics_of(photographs(), [7])
 
@@ -138,7 +138,7 @@ def corrupt_files(folder):
     }
 
 
-def test_a_corrupt_file_is_a_value_error(tmp_path):
+def test_corrupt_file_raises(tmp_path):
     path = tmp_path / "statistics.npz"
     for name, content in corrupt_files(tmp_path).items():
         path.write_bytes(content)
@@ -150,6 +150,6 @@ def test_a_corrupt_file_is_a_value_error(tmp_path):
             pytest.fail(f"{name} is taken for statistics")
 
 
-def test_a_missing_file_is_not_found(tmp_path):
+def test_missing_file_raises(tmp_path):
     with pytest.raises(FileNotFoundError):
         statistics.load(tmp_path / "statistics.npz")
