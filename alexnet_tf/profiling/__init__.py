@@ -1,1 +1,1 @@
-"""What each device does in a step, and where the time goes."""
+"""What each device does in a training step, and where the time goes."""

@@ -89,8 +89,8 @@ def run(function: Any, *arguments: Any) -> ExecutedGraph:
     """Runs a ``tf.function`` once and returns the graph that TensorFlow executed.
 
     Args:
-      function: neither called before (only a first run can be observed) nor compiled as a whole. The run has its
-        effects.
+      function: neither called before (only a first run can be observed) nor compiled as one program with XLA. The run
+        has its effects.
       *arguments: its arguments.
 
     Raises:
@@ -112,7 +112,9 @@ def run(function: Any, *arguments: Any) -> ExecutedGraph:
                 metadata.MergeFromString(value.tensor.string_val[0])
     traced = function.get_concrete_function(*arguments)
     if function.experimental_get_tracing_count() == traces or traced.function_def.attr["_XlaMustCompile"].b:
-        raise ValueError(f"Expected a tf.function not called before and not compiled as a whole. Received: {function}")
+        raise ValueError(
+            f"Expected a tf.function not called before and not compiled as one program with XLA. Received: {function}"
+        )
     # The graphs before the last are of operations that ran outside functions, some since an earlier call.
     graphs = metadata.function_graphs[-1].partition_graphs
     partitions = {short_name(graph.node[0].device): graph for graph in graphs if graph.node}

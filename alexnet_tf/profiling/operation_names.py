@@ -1,4 +1,4 @@
-"""What the name and type of an operation tell: phase of the step, layer, and whether it is a product.
+"""Information in the name and type of an operation: phase of the step, layer, and whether it is a product.
 
 Names of a training step start with a scope of `trainer.Trainer` ("preprocess", "loss", "errors", "update"), that of a
 gradient tape, or that of the model. TensorFlow's graph rewriting adds prefixes of its own.

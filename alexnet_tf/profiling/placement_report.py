@@ -77,7 +77,7 @@ def placement_report(function: Any, *arguments: Any) -> PlacementReport:
 
     Args:
       function: a ``tf.function`` such as `trainer.Trainer.step`, neither called before (only a first run can be
-        observed) nor compiled as a whole. The run has its effects: one step is taken.
+        observed) nor compiled as one program with XLA. The run has its effects: one step is taken.
       *arguments: its arguments.
 
     Raises:

@@ -1,1 +1,1 @@
-"""Learning: update rule, schedules, step, loop, and what a run does besides."""
+"""Training: update rule, learning rate schedules, parameter groups, step, loop, and actions such as checkpoints."""

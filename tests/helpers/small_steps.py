@@ -1,12 +1,12 @@
-"""What a few training steps of the whole network need."""
+"""A configuration and batches for a few training steps of the entire network."""
 
 import numpy as np
 import tensorflow as tf
 
-from alexnet_tf import config as configuration
+from alexnet_tf import config
 from alexnet_tf.data import statistics
 
-CONFIG = configuration.Config(
+CONFIG = config.Config(
     recipe="original",
     initialization="he",
     input_scale=0.02,

@@ -13,7 +13,7 @@ HIDDEN = 16
 CLASSES = 3
 STEPS_PER_EPOCH = 4
 MOMENTUM = 0.9
-# Weights' rate and decay, biases' rate and decay.
+# Group and decay of the weights, then of the biases.
 RULES = [optimizer.Rule(0, 0.001), optimizer.Rule(1, 0.0)] * 2
 
 
@@ -24,7 +24,7 @@ def initial_weights():
 
 
 def examples(step):
-    """The batch of a step, counted from 1: features, and the largest of their first three as the class."""
+    """The batch of a step, counted from 1: features; the class is the largest of the first three."""
     features = np.random.default_rng(step).standard_normal([BATCH, FEATURES]).astype(np.float32)
     return features, features[:, :CLASSES].argmax(axis=1)
 
@@ -38,12 +38,12 @@ def batches(first_step=0, steps=None):
 
 
 def rates_at(progress):
-    """Falls at every step, and the biases' is another."""
+    """Rates that fall at every step, with another one for the biases."""
     return [0.05 / (1 + progress), 0.1 / (1 + progress)]
 
 
 class Network:
-    """Two layers, no Keras."""
+    """Two layers without Keras."""
 
     def __init__(self):
         self.variables = [tf.Variable(weight) for weight in initial_weights()]
@@ -51,7 +51,7 @@ class Network:
     def __call__(self, images, training):
         assert training is True
         weights1, biases1, weights2, biases2 = self.variables
-        # No ReLU: fused with a product on a CPU, that of NaN is 0, which would hide what some tests look for.
+        # Not ReLU: fused with a product on a CPU, it maps NaN to 0, which would hide what some tests check.
         return tf.tanh(images @ weights1 + biases1) @ weights2 + biases2
 
 
@@ -72,7 +72,7 @@ def train(toy, steps, actions=(), **changes):
 
 
 def loop_by_hand(steps):
-    """Forward, backward and update in float64, as derived on paper: losses, mistakes and the weights at the end."""
+    """Forward, backward and update in float64, derived on paper; returns losses, mistakes and the final weights."""
     weights1, biases1, weights2, biases2 = variables = [weight.astype(np.float64) for weight in initial_weights()]
     velocities = [np.zeros_like(variable) for variable in variables]
     losses, mistakes = [], []

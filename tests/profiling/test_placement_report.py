@@ -60,7 +60,7 @@ def one_device():
 
 
 def check_layers(observed):
-    """FLOPs and parameters of every layer are those of its description, and there are no others."""
+    """FLOPs and parameters of every layer match its description, and there are no others."""
     for layer, (positions, kernel) in EXPECTED.items():
         product = 2 * BATCH * positions * math.prod(kernel)
         # A gradient of the weights and one of the input, which the first layer does not need.
@@ -148,7 +148,7 @@ def test_table_and_dictionary_agree(two_devices):
 
 
 def naive(layer_class):
-    """A layer with its variables and its forward operations on a device, by scopes alone."""
+    """A layer whose variables and forward operations are on a device, by scopes only."""
 
     class Naive(layer_class):
         def __init__(self, *args, device, **kwargs):
@@ -258,8 +258,8 @@ def test_only_a_first_run_can_be_observed():
         placement_report.placement_report(function, tf.ones([2]))
 
 
-def test_function_compiled_as_a_whole_is_rejected():
-    with pytest.raises(ValueError, match="not compiled as a whole"):
+def test_function_compiled_as_one_program_is_rejected():
+    with pytest.raises(ValueError, match="not compiled as one program"):
         placement_report.placement_report(tf.function(lambda x: x @ x, jit_compile=True), tf.eye(3))
 
 

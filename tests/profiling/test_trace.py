@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from alexnet_tf import config as configuration
+from alexnet_tf import config
 from alexnet_tf.profiling import bottlenecks
 from alexnet_tf.profiling import placement_report
 from alexnet_tf.profiling import profiler
@@ -26,13 +26,13 @@ LAYERS = [f"{name}_{tower}" for name in ("conv1", "conv2", "conv3", "conv4", "co
 
 
 def small_config(devices):
-    config = configuration.Config(recipe="original", batch_size=8, crop_size=32, image_size=32, devices=devices)
-    return config.resolved()
+    run_config = config.Config(recipe="original", batch_size=8, crop_size=32, image_size=32, devices=devices)
+    return run_config.resolved()
 
 
-def batches_of(config):
+def batches_of(run_config):
     generator = np.random.default_rng(0)
-    size = config.batch_size
+    size = run_config.batch_size
     while True:
         yield {
             "crops": tf.constant(generator.integers(0, 256, [size, 32, 32, 3], dtype=np.uint8)),
@@ -45,15 +45,17 @@ def batches_of(config):
 
 @pytest.fixture(scope="module", params=TOWERS)
 def profiled(request, tmp_path_factory):
-    """Devices, placement report and directory of a run of eight steps, of which 4 to 6 were profiled."""
+    """Devices, placement report, directory and measurements of a run of eight steps, of which 4 to 6 were profiled."""
     devices = TOWERS[request.param]
-    config = small_config(devices)
-    trainer = builders.build_trainer(config, builders.build_model(config, CLASSES), builders.blank_statistics(config))
-    rates = builders.initial_rates(config)
-    report = placement_report.placement_report(trainer.step, next(batches_of(config)), rates)
+    run_config = small_config(devices)
+    trainer = builders.build_trainer(
+        run_config, builders.build_model(run_config, CLASSES), builders.blank_statistics(run_config)
+    )
+    rates = builders.initial_rates(run_config)
+    report = placement_report.placement_report(trainer.step, next(batches_of(run_config)), rates)
     directory = tmp_path_factory.mktemp(request.param)
-    latest = tensorboard.Latest(batches_of(config))
-    describe = lambda: trace.describe(tensorboard.step_graph(trainer, latest.batch, config))
+    latest = tensorboard.Latest(batches_of(run_config))
+    describe = lambda: trace.describe(tensorboard.step_graph(trainer, latest.batch, run_config))
     with profiler.Profiler(str(directory), 4, 6, describe) as profile:
         loop.train(
             trainer,
@@ -64,12 +66,12 @@ def profiled(request, tmp_path_factory):
             step_context=profile.step,
         )
     assert trainer.traces == 1
-    return devices, report, directory
+    measured = bottlenecks.measure(trace.read(trace.newest(directory)))
+    return devices, report, directory, measured
 
 
 def test_measurements_of_real_steps_name_layers_and_passes(profiled):
-    _, _, directory = profiled
-    found = bottlenecks.measure(trace.read(trace.newest(directory)))
+    *_, found = profiled
     assert json.loads(json.dumps(found)) == found
     assert found["steps"] == [4, 5, 6]
     assert all(0 < time < 60_000 for time in found["step_ms"])
@@ -94,8 +96,8 @@ def test_measurements_of_real_steps_name_layers_and_passes(profiled):
 
 
 def test_transferred_bytes_match_the_placement_report(profiled):
-    devices, expected, directory = profiled
-    crossing = bottlenecks.measure(trace.read(trace.newest(directory)))["crossing"]
+    devices, expected, _, measured = profiled
+    crossing = measured["crossing"]
     assert crossing["bytes"] == placement_report.transferred_bytes(expected)
     assert crossing["input_bytes"] == placement_report.transferred_bytes(expected, is_input=True) - 4 * 6 * bool(
         devices
@@ -109,8 +111,8 @@ def test_transferred_bytes_match_the_placement_report(profiled):
 
 
 def test_text_lists_five_things_to_fix(profiled):
-    devices, _, directory = profiled
-    text = bottlenecks.to_text(bottlenecks.measure(trace.read(trace.newest(directory))))
+    devices, _, _, measured = profiled
+    text = bottlenecks.to_text(measured)
     assert max(map(len, text.splitlines()[1:])) <= 120
     assert "3 steps, 4 to 6: " in text
     assert re.search(r"^conv2_a +\d+\.\d\d +\d+\.\d\d +\d+\.\d %$", text, re.MULTILINE)
@@ -122,7 +124,7 @@ def test_text_lists_five_things_to_fix(profiled):
 
 
 def test_trace_without_description_falls_back_to_names(profiled, tmp_path):
-    devices, _, directory = profiled
+    devices, _, directory, _ = profiled
     path = tmp_path / "alone.xplane.pb"
     shutil.copy(trace.newest(directory), path)
     found = bottlenecks.measure(trace.read(trace.newest(path)))
@@ -134,10 +136,10 @@ def test_trace_without_description_falls_back_to_names(profiled, tmp_path):
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
 def test_truncated_trace_is_reported_in_one_line(profiled, share, tmp_path):
-    _, _, directory = profiled
-    whole = pathlib.Path(trace.newest(directory)).read_bytes()
+    _, _, directory, _ = profiled
+    content = pathlib.Path(trace.newest(directory)).read_bytes()
     path = tmp_path / "cut.xplane.pb"
-    path.write_bytes(whole[: int(share * len(whole))])
+    path.write_bytes(content[: int(share * len(content))])
     with pytest.raises(
         ValueError, match=r"^Expected a (complete profile|profile of training steps)\. Received: [^\n]+$"
     ):
@@ -145,7 +147,7 @@ def test_truncated_trace_is_reported_in_one_line(profiled, share, tmp_path):
 
 
 def test_damaged_description_is_reported_in_one_line(profiled, tmp_path):
-    _, _, directory = profiled
+    _, _, directory, _ = profiled
     path = tmp_path / "host.xplane.pb"
     shutil.copy(trace.newest(directory), path)
     (tmp_path / trace.DESCRIPTION).write_text('{"conv1')
@@ -168,12 +170,12 @@ def test_newest_profile_of_a_run_is_used(tmp_path):
     assert trace.newest(tmp_path) == str(next(tmp_path.rglob("2026_01_10_00_00_00/host.xplane.pb")))
 
 
+@pytest.mark.parametrize("profiled", ["two"], indirect=True)
 def test_program_prints_the_report_or_one_line_about_a_missing_profile(profiled, tmp_path):
-    _, _, directory = profiled
+    _, _, directory, found = profiled
     figures = tmp_path / "report.json"
     done = forks.run("profile_report", f"--workdir={directory}", f"--json={figures}")
     assert (done.returncode, done.stderr) == (0, "")
-    found = bottlenecks.measure(trace.read(trace.newest(directory)))
     assert done.stdout == bottlenecks.to_text(found) + "\n"
     assert json.loads(figures.read_text()) == found
     done = forks.run("profile_report", f"--workdir={tmp_path}")

@@ -52,7 +52,7 @@ def test_loss_that_is_not_flat_for_long_is_not_reported(losses):
 
 
 class Screen:
-    """A terminal of so many columns, whose clock the test sets."""
+    """A terminal with a clock that the test sets."""
 
     def __init__(self, width=120):
         self.now = 0.0
@@ -92,7 +92,7 @@ def test_lines_stay_above_the_bar():
     with actions.Terminal(100, 0, 50, console=screen.console) as terminal:
         terminal(small_progress.progress_at(50))
         terminal.print("epoch 1: [bold]validation[/bold] error 3.10 %")
-    # Brackets are printed as they are: class names may hold them.
+    # Brackets are printed unchanged, as class names may contain them.
     assert "epoch 1: [bold]validation[/bold] error 3.10 %\n" in screen.text()
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from alexnet_tf import config as configuration
+from alexnet_tf import config
 from alexnet_tf.runs import builders
 from alexnet_tf.training import distribution
 
@@ -65,7 +65,7 @@ def mirrored():
 
 def small_config(**changes):
     values = {"network": "cifar10_18", "image_size": 32, "crop_size": 32, "initialization": "he", "input_scale": 0.01}
-    return configuration.Config(**{**values, "learning_rate": 0.0001, "batch_size": 128, **changes}).resolved()
+    return config.Config(**{**values, "learning_rate": 0.0001, "batch_size": 32, **changes}).resolved()
 
 
 def alexnet_config(**changes):
@@ -73,9 +73,9 @@ def alexnet_config(**changes):
     return small_config(network="alexnet", dropout=0.0, **changes)
 
 
-def batch_at(step, config, classes=10):
+def batch_at(step, run_config, classes=10):
     generator = np.random.default_rng(step)
-    size = config.batch_size
+    size = run_config.batch_size
     labels = generator.integers(0, classes, size)
     crops = generator.integers(0, 128, [size, 32, 32, 3]) + 12 * labels[:, None, None, None]
     return {
@@ -87,14 +87,14 @@ def batch_at(step, config, classes=10):
     }
 
 
-def train(config, joined, steps):
+def train(run_config, joined, steps):
     """The trainer after some steps, and the results of each."""
     with joined.scope():
-        model = builders.build_model(config, 10)
-        image_statistics = builders.blank_statistics(config)
-        trainer = builders.build_trainer(config, model, image_statistics, joined.strategy)
-    rates = builders.initial_rates(config)
-    batches = joined.batches(batch_at(step, config) for step in range(steps))
+        model = builders.build_model(run_config, 10)
+        image_statistics = builders.blank_statistics(run_config)
+        trainer = builders.build_trainer(run_config, model, image_statistics, joined.strategy)
+    rates = builders.initial_rates(run_config)
+    batches = joined.batches(batch_at(step, run_config) for step in range(steps))
     results = [[None if value is None else value.numpy() for value in trainer.step(each, rates)] for each in batches]
     return trainer, np.array(results)
 
@@ -104,16 +104,16 @@ def weights_of(trainer):
 
 
 @pytest.mark.parametrize("make", [small_config, alexnet_config], ids=["cifar10_18", "alexnet"])
-def test_two_replicas_with_64_images_each_equal_one_with_128_over_20_steps(make, mirrored):
-    config = make()
-    one, results = train(config, distribution.Distribution(), 20)
-    two, results_of_two = train(config, mirrored, 20)
+def test_two_replicas_with_16_images_each_equal_one_with_32_over_20_steps(make, mirrored):
+    run_config = make()
+    one, results = train(run_config, distribution.Distribution(), 20)
+    two, results_of_two = train(run_config, mirrored, 20)
     assert two.traces == 1
     np.testing.assert_allclose(results_of_two[:, 0], results[:, 0], rtol=1e-5)
     np.testing.assert_array_equal(results_of_two[:, 1:], results[:, 1:])
-    assert (results[:, 3] == 128).all() and results[-1, 0] < results[0, 0]
+    assert (results[:, 3] == 32).all() and results[-1, 0] < results[0, 0]
     expected = weights_of(one)
-    started = {variable.path: variable.numpy() for variable in builders.build_model(config, 10).trainable_variables}
+    started = {variable.path: variable.numpy() for variable in builders.build_model(run_config, 10).trainable_variables}
     for path, value in weights_of(two).items():
         np.testing.assert_allclose(value, expected[path], rtol=1e-5, atol=1e-5, err_msg=path)
         # The weights have moved, or equality would mean nothing.
@@ -125,8 +125,8 @@ def test_two_replicas_with_64_images_each_equal_one_with_128_over_20_steps(make,
 
 
 def test_gradients_may_be_reduced_in_bfloat16(mirrored):
-    config = small_config(reduce_precision="bfloat16")
-    narrow, _ = train(config, mirrored, 1)
+    run_config = small_config(reduce_precision="bfloat16")
+    narrow, _ = train(run_config, mirrored, 1)
     exact, _ = train(small_config(), mirrored, 1)
     for path, value in weights_of(exact).items():
         velocity = dict(zip(weights_of(exact), exact.optimizer.velocities))[path].numpy()
@@ -191,9 +191,9 @@ def test_errors_between_processes_become_one_line():
     [("none", 512, 0.01), ("linear", 512, 0.04), ("square_root", 512, 0.02), ("linear", 64, 0.005)],
 )
 def test_learning_rate_scales_with_the_batch_size(scaling, batch_size, expected):
-    config = configuration.Config(
+    run_config = config.Config(
         batch_size=batch_size, learning_rate_scaling=scaling, recipe="original", base_batch_size=128
     ).resolved()
-    assert builders.parameter_group_options(config).learning_rate == pytest.approx(expected)
-    rates = builders.learning_rates(config, builders.build_schedule(config), 0.0)
+    assert builders.parameter_group_options(run_config).learning_rate == pytest.approx(expected)
+    rates = builders.learning_rates(run_config, builders.build_schedule(run_config), 0.0)
     assert rates[:2] == pytest.approx([expected, 2 * expected])

@@ -1,4 +1,4 @@
-"""The loop on a toy that knows neither our networks nor images, against a loop written out in NumPy."""
+"""The loop with a toy network, against a loop written out in NumPy."""
 
 import contextlib
 import math
@@ -51,7 +51,7 @@ def test_reports_come_every_few_steps_at_epoch_ends_and_at_the_end():
         steps = slice(begin, report.step)
         assert report.train_loss == pytest.approx(losses[steps].mean(), rel=2e-6)
         assert report.train_error == mistakes[steps].sum() / report.examples
-        # Of the step just taken, which began with one step less behind it.
+        # The rate of the last step, which started after one step less.
         assert report.learning_rate == toy_training.rates_at((report.step - 1) / toy_training.STEPS_PER_EPOCH)[0]
 
 
@@ -150,17 +150,17 @@ def checkpoints_of(toy, directory):
 
 @pytest.mark.parametrize("stop", [7, 8])
 def test_resumed_run_ends_with_the_same_bits_as_an_uninterrupted_one(stop, tmp_path):
-    whole = toy_training.make_trainer(jit_compile=True)
-    toy_training.train(whole, 20)
+    uninterrupted = toy_training.make_trainer(jit_compile=True)
+    toy_training.train(uninterrupted, 20)
     first = toy_training.make_trainer(jit_compile=True)
     toy_training.train(first, stop, [checkpoints_of(first, tmp_path)])
     second = toy_training.make_trainer(jit_compile=True)
     first_step = checkpoints_of(second, tmp_path).restore()
     assert first_step == stop
     assert toy_training.train(second, 20, first_step=first_step) == 20
-    for ours, theirs in zip(toy_training.weights_of(second), toy_training.weights_of(whole)):
+    for ours, theirs in zip(toy_training.weights_of(second), toy_training.weights_of(uninterrupted)):
         np.testing.assert_array_equal(ours, theirs)
-    for ours, theirs in zip(second.optimizer.velocities, whole.optimizer.velocities):
+    for ours, theirs in zip(second.optimizer.velocities, uninterrupted.optimizer.velocities):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
 
 
@@ -190,7 +190,7 @@ def test_non_finite_loss_is_reported_with_its_first_step(step, value):
         toy_training.train(
             toy_training.make_trainer(), 20, [reports.append], steps_per_epoch=1000, report_every=10, batches=damaged()
         )
-    # No action, no checkpoint above all, follows the step that spoilt the weights.
+    # No action, and in particular no checkpoint, follows the step that ruined the weights.
     assert [report.step for report in reports] == ([] if step <= 10 else [10])
 
 

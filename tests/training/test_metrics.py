@@ -95,9 +95,9 @@ def test_writer_removes_a_truncated_line_wherever_it_ends(tmp_path):
     path = tmp_path / "metrics.jsonl"
     metrics.Writer(path, 0).write(kind="train", step=1)
     first = path.read_bytes()
-    whole = first + b'{"kind": "train", "step": 2}\n'
-    for cut in range(len(first), len(whole)):
-        path.write_bytes(whole[:cut])
+    complete = first + b'{"kind": "train", "step": 2}\n'
+    for cut in range(len(first), len(complete)):
+        path.write_bytes(complete[:cut])
         metrics.Writer(path, 2).write(kind="train", step=3)
         assert [line["step"] for line in lines_of(path)] == [1, 3], f"cut after {cut} bytes"
 

@@ -9,19 +9,19 @@ from alexnet_tf.training import optimizer
 
 STEPS = 200
 SHAPES = ((3, 3, 2, 4), (4,), (6, 5), (5,))
-# As in the original code: biases at another rate and without decay; one decay large enough to see at once.
+# As in the original code, biases have another rate and no decay; one decay is large enough to be visible at once.
 RULES = [
     optimizer.Rule(0, 0.0005),
     optimizer.Rule(1, 0.0),
     optimizer.Rule(0, 0.1),
     optimizer.Rule(1, 0.0005),
 ]
-# Of a variable's largest weight: some ten roundings of float32, gathered in 200 steps.
+# Relative to a variable's largest weight: some ten rounding errors of float32, accumulated in 200 steps.
 TOLERANCE = 1e-6
 
 
 def rates_at(step):
-    """Weights' and biases' rate: the first drops twice, the second once."""
+    """Rates of weights, which drop twice, and of biases, which drop once."""
     return [0.01 * 0.1 ** ((step >= 70) + (step >= 140)), 0.02 * 0.1 ** (step >= 70)]
 
 
@@ -33,7 +33,7 @@ def start_and_gradients(steps=STEPS, seed=0):
 
 
 def recurrence(start, gradients, momentum=0.9):
-    """The paper's two lines in float64, variable by variable; the weights after each step."""
+    """Yields the weights after each step of the paper's two lines in float64."""
     weights = [weight.astype(np.float64) for weight in start]
     velocities = [np.zeros_like(weight) for weight in weights]
     for step, step_gradients in enumerate(gradients):
@@ -45,7 +45,7 @@ def recurrence(start, gradients, momentum=0.9):
 
 
 def trajectory(start, gradients, **arguments):
-    """The weights after each step of `MomentumSGD`."""
+    """Yields the weights after each step of `MomentumSGD`."""
     variables = [tf.Variable(weight) for weight in start]
     sgd = optimizer.MomentumSGD(variables, RULES, **arguments)
     for step, step_gradients in enumerate(gradients):
@@ -54,7 +54,7 @@ def trajectory(start, gradients, **arguments):
 
 
 def first_divergence(ours, theirs, tolerance):
-    """The step and variable in which two trajectories part, in words; "" if they do not."""
+    """Describes the step and variable at which two trajectories diverge; "" if they do not."""
     for step, (left, right) in enumerate(zip(ours, theirs, strict=True), start=1):
         for i, (a, b) in enumerate(zip(left, right, strict=True)):
             distance = np.abs(np.asarray(a, np.float64) - b).max() / np.abs(b).max()
@@ -63,7 +63,7 @@ def first_divergence(ours, theirs, tolerance):
     return ""
 
 
-def test_momentum_update_is_the_papers_rule_literally():
+def test_momentum_update_follows_the_papers_rule_literally():
     weight, velocity = optimizer.momentum_update(4.0, 0.5, 3.0, learning_rate=0.25, momentum=0.5, weight_decay=0.125)
     # v = 0.5 * 0.5 - 0.125 * 0.25 * 4 - 0.25 * 3, exact in binary.
     assert velocity == -0.625
@@ -76,7 +76,7 @@ def test_200_steps_follow_the_recurrence():
     assert first_divergence(ours, recurrence(start, gradients), TOLERANCE) == ""
 
 
-def test_divergence_is_noticed_at_the_step_where_it_begins():
+def test_divergence_is_detected_at_its_first_step():
     start, gradients = start_and_gradients()
     disturbed = [list(step_gradients) for step_gradients in gradients]
     disturbed[136][3] = disturbed[136][3] + np.float32(0.01)
@@ -91,14 +91,14 @@ def test_compiled_and_plain_update_agree():
     assert first_divergence(compiled, plain, TOLERANCE) == ""
 
 
-def test_momentum_is_the_one_asked_for():
+def test_momentum_argument_is_used():
     start, gradients = start_and_gradients(30)
     ours = list(trajectory(start, gradients, momentum=0.5, jit_compile=False))
     assert first_divergence(ours, recurrence(start, gradients, momentum=0.5), TOLERANCE) == ""
     assert first_divergence(ours, recurrence(start, gradients), TOLERANCE) != ""
 
 
-def test_each_rule_takes_its_own_rate_and_decay():
+def test_each_rule_has_its_own_rate_and_decay():
     weight, bias = tf.Variable([2.0]), tf.Variable([2.0])
     rules = [optimizer.Rule(0, 0.5), optimizer.Rule(1, 0.0)]
     sgd = optimizer.MomentumSGD([weight, bias], rules, jit_compile=False)
@@ -108,8 +108,8 @@ def test_each_rule_takes_its_own_rate_and_decay():
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_a_rate_of_zero_stops_a_variable_at_once(jit_compile):
-    """Its velocity, which would carry it nine times as far as its last step, is gone when the rate comes back."""
+def test_learning_rate_of_zero_stops_a_variable_immediately(jit_compile):
+    """Its velocity, which would move it nine times as far as its last step, is gone when the rate is restored."""
     variables = [tf.Variable([2.0]), tf.Variable([2.0])]
     rules = [optimizer.Rule(0, 0.5), optimizer.Rule(1, 0.5)]
     sgd = optimizer.MomentumSGD(variables, rules, momentum=0.5, jit_compile=jit_compile)
@@ -119,19 +119,19 @@ def test_a_rate_of_zero_stops_a_variable_at_once(jit_compile):
         for i, rate in enumerate(rates):
             velocities[i] = (0.5 * velocities[i] if rate else 0.0) - rate * (0.5 * expected[i] + 1)
             expected[i] += velocities[i]
-        # Few enough halvings for float32 to be exact.
+        # So few halvings that float32 is exact.
         assert [float(variable[0]) for variable in variables] == expected
     assert float(sgd.velocities[0][0]) == 0
 
 
-def test_a_rule_is_needed_for_each_variable():
+def test_missing_rule_is_rejected():
     with pytest.raises(ValueError, match=r"Expected a rule for each variable\. Received: len\(rules\)=1, .*=2"):
         optimizer.MomentumSGD([tf.Variable(0.0), tf.Variable(0.0)], [optimizer.Rule(0, 0.0)])
 
 
 def executed_devices(directory, function, *arguments):
-    """Calls a function for the first time; the device, such as "CPU:1", of every operation that then ran."""
-    # Once begun, TensorFlow collects graphs beyond the end of a trace, and the next would begin with them.
+    """Calls a function for the first time; returns type and device, such as "CPU:1", of every executed operation."""
+    # TensorFlow keeps collecting graphs after the end of a trace, and the next trace would start with them.
     tf.summary.trace_on(graph=True)
     with tf.summary.create_noop_writer().as_default(step=0):
         tf.summary.trace_export("discarded")
@@ -152,7 +152,7 @@ def executed_devices(directory, function, *arguments):
 
 
 @pytest.mark.parametrize("jit_compile", [True, False])
-def test_velocity_and_update_are_on_the_variables_own_device(jit_compile, tmp_path):
+def test_velocity_and_update_are_on_the_device_of_the_variable(jit_compile, tmp_path):
     start, gradients = start_and_gradients(5)
     homes = ["/CPU:0", "/CPU:1", "/CPU:1", "/CPU:0"]
     variables = []
@@ -170,11 +170,11 @@ def test_velocity_and_update_are_on_the_variables_own_device(jit_compile, tmp_pa
         with tf.device(home):
             placed.append(tf.constant(values))
     executed = executed_devices(tmp_path, step, placed, tf.constant(rates_at(0)))
-    # Compiled, the update of a device is one call; else each of its two variables has its own assignments.
+    # A compiled update is one call per device; otherwise each of its two variables has its own assignments.
     work = ["CPU:0", "CPU:1"] if jit_compile else ["CPU:0"] * 4 + ["CPU:1"] * 4
     ops = ("PartitionedCall", "StatefulPartitionedCall") if jit_compile else ("AssignVariableOp",)
     assert sorted(device for op, device in executed if op in ops) == work
-    # The gradients were where they are needed, so that only the rates cross, once.
+    # The gradients were where they are needed, so only the rates are transferred, once.
     assert [device for op, device in executed if op in ("_Send", "_HostSend")].count("CPU:1") == 0
 
     results = [[variable.numpy() for variable in variables]]
@@ -185,7 +185,7 @@ def test_velocity_and_update_are_on_the_variables_own_device(jit_compile, tmp_pa
 
 
 def keras_trajectory(start, gradients, weight_decay, decay_in_gradient):
-    """50 steps of Keras's SGD on one variable, at 0.05 and, from step 30 on, 0.005."""
+    """50 steps of Keras's SGD on one variable, with rate 0.05 and, from step 30, 0.005."""
     weight = keras.Variable(start)
     sgd = keras.optimizers.SGD(learning_rate=0.05, momentum=0.9, weight_decay=weight_decay)
     for step, gradient in enumerate(gradients):
@@ -194,7 +194,7 @@ def keras_trajectory(start, gradients, weight_decay, decay_in_gradient):
         yield [weight.numpy()]
 
 
-def test_decay_is_part_of_the_gradient_and_not_decoupled_as_in_keras():
+def test_decay_is_part_of_the_gradient_unlike_keras():
     generator = np.random.default_rng(3)
     start = generator.standard_normal([8, 8]).astype(np.float32)
     gradients = [tf.constant(generator.standard_normal([8, 8]), tf.float32) for _ in range(50)]
@@ -207,5 +207,5 @@ def test_decay_is_part_of_the_gradient_and_not_decoupled_as_in_keras():
     in_gradient = keras_trajectory(start, gradients, None, 0.0005)
     assert first_divergence(ours, in_gradient, TOLERANCE) == ""
     decoupled = list(keras_trajectory(start, gradients, 0.0005, 0.0))
-    # The same rule but for the decay: far apart for float32, near enough to pass for the same with a loose tolerance.
+    # The same rule except for the decay: clearly different in float32, but close enough to pass a loose tolerance.
     assert 1e-3 < np.abs(ours[-1][0] - decoupled[-1][0]).max() < 0.1

@@ -1,4 +1,4 @@
-"""Which rate and decay each variable learns at: the rules of whole nets, and steps against a literal recurrence."""
+"""Learning rate and weight decay of each variable: rules of entire networks, and steps against a literal recurrence."""
 
 import types
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from alexnet_tf import config as configuration
+from alexnet_tf import config
 from alexnet_tf.runs import builders
 from alexnet_tf.training import parameter_groups
 
@@ -15,12 +15,12 @@ ORIGINAL = {"recipe": "original", "schedule": "epochs", "drop_epochs": (25.0, 51
 
 def rates(progress, **values):
     """The learning rates of a configuration."""
-    config = configuration.Config(**values).resolved()
-    return builders.learning_rates(config, builders.build_schedule(config), progress)
+    run_config = config.Config(**values).resolved()
+    return builders.learning_rates(run_config, builders.build_schedule(run_config), progress)
 
 
 def assert_rates(found, weights, biases, conv1_weights=None, conv1_biases=None, new_weights=None, new_biases=None):
-    """Those of conv1 and of new layers are the others' where nothing else is said."""
+    """Rates of conv1 and of new layers default to those of the other layers."""
     expected = (
         *(weights, biases),
         *(weights if conv1_weights is None else conv1_weights, biases if conv1_biases is None else conv1_biases),
@@ -33,14 +33,14 @@ def assert_rates(found, weights, biases, conv1_weights=None, conv1_biases=None, 
     "recipe, biases",
     [("paper", (0.01, 0.001, 1e-4, 1e-5)), ("original", (0.02, 0.002, 0.002, 0.002))],
 )
-def test_all_layers_learn_alike_where_nothing_else_is_said(recipe, biases):
+def test_all_layers_have_the_same_rates_by_default(recipe, biases):
     for progress, drops in ((0, 0), (24.999, 0), (25, 1), (50.999, 1), (51, 2), (79, 3), (1000, 3)):
         found = rates(progress, **{**ORIGINAL, "recipe": recipe})
         assert_rates(found, 0.01 * 0.1**drops, biases[drops])
 
 
-def test_net_145_s_rates_in_its_last_third():
-    """On ILSVRC-2012, as recorded: conv1 1e-5 from 67 on, frozen from 72 on; the rest 1e-5 from 79 on."""
+def test_rates_of_net_145_in_its_last_third():
+    """Recorded on ILSVRC-2012: conv1 has 1e-5 from epoch 67 and is frozen from 72; the others have 1e-5 from 79."""
     values = {**ORIGINAL, "conv1_slow_epoch": 67.0, "conv1_frozen_epoch": 72.0}
     assert_rates(rates(66.99, **values), 1e-4, 0.002)
     assert_rates(rates(67, **values), 1e-4, 0.002, conv1_weights=1e-5)
@@ -49,7 +49,7 @@ def test_net_145_s_rates_in_its_last_third():
     assert_rates(rates(79, **values), 1e-5, 0.002, conv1_weights=0, conv1_biases=0)
 
 
-def test_conv1_may_be_slowed_or_frozen_alone_or_both_together():
+def test_conv1_may_be_slowed_frozen_or_both():
     assert_rates(rates(30, **ORIGINAL, conv1_slow_epoch=30.0), 0.001, 0.002, conv1_weights=1e-4)
     assert_rates(rates(90, **ORIGINAL, conv1_slow_epoch=30.0), 1e-5, 0.002, conv1_weights=1e-6)
     assert_rates(rates(29.9, **ORIGINAL, conv1_frozen_epoch=30.0), 0.001, 0.002)
@@ -57,19 +57,19 @@ def test_conv1_may_be_slowed_or_frozen_alone_or_both_together():
     assert_rates(rates(30, **ORIGINAL, **both), 0.001, 0.002, conv1_weights=0, conv1_biases=0)
 
 
-def test_new_layers_learn_faster_for_some_epochs():
+def test_new_layers_train_faster_for_some_epochs():
     values = {**ORIGINAL, "initialize_from": "runs/before", "new_layers_rate_factor": 10.0}
     for_six = {**values, "new_layers_rate_epochs": 6.0}
     assert_rates(rates(0, **for_six), 0.01, 0.02, new_weights=0.1)
     assert_rates(rates(5.999, **for_six), 0.01, 0.02, new_weights=0.1)
     assert_rates(rates(6, **for_six), 0.01, 0.02)
-    # Without an end, through the drops.
+    # Without an end, also after drops.
     assert_rates(rates(0, **values), 0.01, 0.02, new_weights=0.1)
     assert_rates(rates(51, **values), 1e-4, 0.002, new_weights=1e-3)
 
 
-def test_exponential_steps_are_net_170_s():
-    """Weights as recorded at 0, 25, 50 and 75 % of the run; biases fall once, in its middle."""
+def test_exponential_steps_are_those_of_net_170():
+    """Weights as recorded at 0, 25, 50 and 75 % of the run; biases drop once, in the middle."""
     values = {"recipe": "original", "schedule": "exponential_steps", "epochs": 90.0}
     weights = (0.01, 0.0015874, 0.00025198, 0.00004)
     for eighth in range(8):
@@ -91,8 +91,8 @@ def test_exponential_steps_of_biases_have_their_own_number_and_span():
 
 def test_initial_rates_are_those_of_the_first_step():
     values = {**ORIGINAL, "initialize_from": "runs/before", "new_layers_rate_factor": 10.0}
-    config = configuration.Config(**values).resolved()
-    found = builders.initial_rates(config)
+    run_config = config.Config(**values).resolved()
+    found = builders.initial_rates(run_config)
     assert found.dtype == tf.float32
     np.testing.assert_array_equal(found, np.float32([0.01, 0.02, 0.01, 0.02, 0.1, 0.02]))
 
@@ -100,9 +100,9 @@ def test_initial_rates_are_those_of_the_first_step():
 def rules(**values):
     """(rate, decay) by variable of the network that a configuration builds."""
     small = {"image_size": 32, "crop_size": 32, "devices": ()}
-    config = configuration.Config(**{**small, **values}).resolved()
-    model = builders.build_model(config, 5)
-    optimizer = builders.build_optimizer(config, model)
+    run_config = config.Config(**{**small, **values}).resolved()
+    model = builders.build_model(run_config, 5)
+    optimizer = builders.build_optimizer(run_config, model)
     assert [each.shape for each in optimizer.variables] == [each.shape for each in model.trainable_variables]
     paths = [variable.path for variable in model.trainable_variables]
     return {
@@ -111,8 +111,8 @@ def rules(**values):
     }
 
 
-def test_rules_of_the_authors_18_percent_net():
-    """Decay 0.004 of convolutions' weights and 1 of the last layer's; none of biases (recipe original)."""
+def test_rules_of_the_18_percent_net():
+    """Weight decay 0.004 of convolutions, 1 of the last layer, and none of biases (recipe original)."""
     found = rules(network="cifar10_18", recipe="original", weight_decay=0.004, dense_weight_decay=1.0)
     assert found == {
         "conv1/kernel": ("conv1_weights", 0.004),
@@ -126,7 +126,7 @@ def test_rules_of_the_authors_18_percent_net():
     }
 
 
-def test_decay_of_fully_connected_layers_is_the_others_unless_it_is_said():
+def test_dense_weight_decay_defaults_to_that_of_convolutions():
     found = rules(network="cifar10_26", weight_decay=0.25)
     assert {decay for path, (_, decay) in found.items() if path.endswith("kernel")} == {0.25}
     assert {decay for path, (_, decay) in found.items() if path.endswith("bias")} == {0.0005}
@@ -139,16 +139,16 @@ def test_decay_of_fully_connected_layers_is_the_others_unless_it_is_said():
 
 
 @pytest.mark.parametrize("kind", ["batch", "group"])
-def test_what_normalisations_learn_is_no_weight(kind):
+def test_parameters_of_normalization_layers_are_not_weights(kind):
     found = rules(
         network="cifar10_18", normalization=kind, weight_decay=0.25, dense_weight_decay=1.0, bias_weight_decay=0.125
     )
-    learnt = {path: rule for path, rule in found.items() if path.startswith("norm")}
-    assert learnt == dict.fromkeys(["norm1/gamma", "norm1/beta", "norm2/gamma", "norm2/beta"], ("biases", 0.125))
+    normalization = {path: rule for path, rule in found.items() if path.startswith("norm")}
+    assert normalization == dict.fromkeys(["norm1/gamma", "norm1/beta", "norm2/gamma", "norm2/beta"], ("biases", 0.125))
 
 
 @pytest.mark.parametrize("towers, first", [("two", {"conv1_a", "conv1_b"}), ("one", {"conv1"}), ("half", {"conv1"})])
-def test_conv1_is_found_in_every_arrangement_of_towers(towers, first):
+def test_conv1_is_recognized_in_every_arrangement_of_towers(towers, first):
     found = rules(towers=towers)
     for path, (rate, _) in found.items():
         layer, _, part = path.partition("/")
@@ -166,7 +166,7 @@ def test_conv1_is_found_in_every_arrangement_of_towers(towers, first):
         ((), set()),
     ],
 )
-def test_new_layers_have_rates_of_their_own(new_layers, new):
+def test_new_layers_have_their_own_rates(new_layers, new):
     before = rules()
     found = rules(initialize_from="runs/before", new_layers=new_layers)
     for path, (rate, decay) in found.items():
@@ -175,7 +175,7 @@ def test_new_layers_have_rates_of_their_own(new_layers, new):
         assert (rate, decay) == ((own, before[path][1]) if layer in new else before[path]), path
 
 
-def test_without_a_run_to_start_from_no_layer_is_new():
+def test_no_layer_is_new_without_a_run_to_start_from():
     assert rules(new_layers=("fc6", "fc7", "fc8")) == rules()
 
 
@@ -193,8 +193,8 @@ VARIABLES = {
 
 
 def test_steps_follow_the_recurrence_variable_by_variable():
-    """Five epochs of two steps: a drop at 2, conv1 slow from 1 and frozen from 3 on, fc8 new and fast until 2.5."""
-    config = configuration.Config(
+    """Five epochs of two steps: drops at 2 and 4, conv1 slow from 1 and frozen from 3, fc8 new and fast until 2.5."""
+    run_config = config.Config(
         recipe="original",
         schedule="epochs",
         drop_epochs=(2.0, 4.0),
@@ -212,14 +212,14 @@ def test_steps_follow_the_recurrence_variable_by_variable():
     variables = [
         types.SimpleNamespace(path=path, shape=value.shape, value=tf.Variable(value)) for path, value in weights.items()
     ]
-    optimizer = builders.build_optimizer(config, types.SimpleNamespace(trainable_variables=variables))
-    schedule = builders.build_schedule(config)
+    optimizer = builders.build_optimizer(run_config, types.SimpleNamespace(trainable_variables=variables))
+    schedule = builders.build_schedule(run_config)
     weights = {path: value.astype(np.float64) for path, value in weights.items()}
     velocities = {path: 0.0 for path in VARIABLES}
     for step in range(10):
         epoch = step / 2
         gradients = {path: generator.standard_normal(shape).astype(np.float32) for path, shape in VARIABLES.items()}
-        current = tf.constant(builders.learning_rates(config, schedule, epoch), tf.float32)
+        current = tf.constant(builders.learning_rates(run_config, schedule, epoch), tf.float32)
         optimizer.apply([tf.constant(gradient) for gradient in gradients.values()], current)
         for path, gradient in gradients.items():
             layer, _, part = path.partition("/")

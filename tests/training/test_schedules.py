@@ -1,4 +1,4 @@
-"""The schedules against error curves made by hand, and against a recount of the whole past."""
+"""Schedules on error curves made by hand, and against a recount of all past epochs."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from alexnet_tf.training import schedules
 
 
 def plateau_oracle(errors, patience, max_drops):
-    """After each epoch: whether the rate drops. Recounts from the whole past instead of keeping a state."""
+    """Returns for each epoch whether the rate drops. Recounts all past epochs instead of keeping a state."""
     decisions = []
     for epoch in range(len(errors)):
         since = 0
@@ -27,26 +27,26 @@ def plateau_oracle(errors, patience, max_drops):
     "errors, patience, max_drops, drops_after",
     [
         ([0.9, 0.8, 0.7, 0.6, 0.5], 1, 3, []),
-        # Every epoch without a new lowest error counts; the first always has one.
+        # Every epoch without a new lowest error counts; the first epoch always has one.
         ([0.9, 0.9, 0.9, 0.9], 1, 2, [2, 3]),
         ([0.5, 0.6, 0.7, 0.4, 0.5, 0.6, 0.7], 3, 3, [7]),
-        # A new lowest error starts the count anew.
+        # A new lowest error restarts the count.
         ([0.5, 0.6, 0.4, 0.6, 0.3, 0.6], 2, 3, []),
-        # A tie is no improvement.
+        # A tie is not an improvement.
         ([0.5, 0.5, 0.5, 0.5, 0.5], 2, 3, [3, 5]),
-        # Lower than the epoch before is not lower than the lowest.
+        # An error below the previous epoch's is not necessarily a new lowest error.
         ([0.5, 0.8, 0.7, 0.6], 3, 3, [4]),
-        # A drop starts the count anew, the lowest error stays.
+        # A drop restarts the count, but keeps the lowest error.
         ([0.5, 0.6, 0.6, 0.55, 0.55, 0.4, 0.5, 0.5], 2, 3, [3, 5, 8]),
         ([0.5] * 20, 3, 3, [4, 7, 10]),
         ([0.5] * 9, 2, 0, []),
-        # No number is no improvement, not even as the first, and does not hide a later one.
+        # NaN is never an improvement, not even in the first epoch, and does not hide a later one.
         ([math.nan, 0.5, 0.4, math.nan, math.nan], 2, 3, [5]),
         ([math.nan, math.nan, 0.5, 0.5], 2, 3, [2]),
         ([0.5, math.nan, 0.4, 0.6, 0.3], 2, 3, []),
     ],
 )
-def test_plateau_drops_where_the_error_stops_falling(errors, patience, max_drops, drops_after):
+def test_plateau_drops_when_the_error_stops_falling(errors, patience, max_drops, drops_after):
     schedule = schedules.Plateau(factor=0.1, patience=patience, max_drops=max_drops)
     decisions = [schedule.epoch_ended(error) for error in errors]
     assert [epoch for epoch, drops in enumerate(decisions, start=1) if drops] == drops_after
@@ -58,14 +58,14 @@ def test_plateau_drops_where_the_error_stops_falling(errors, patience, max_drops
 def test_plateau_agrees_with_recounting_on_random_curves(patience):
     generator = np.random.default_rng(patience)
     for curve in range(20):
-        # Few different values, so that ties are common.
+        # Few distinct values, so that ties are common.
         errors = [float(error) for error in generator.integers(0, 12, 30) / 12]
         schedule = schedules.Plateau(patience=patience, max_drops=4)
         decisions = [schedule.epoch_ended(error) for error in errors]
         assert decisions == plateau_oracle(errors, patience, 4), f"curve {curve}: {errors}"
 
 
-def test_plateau_multiplies_and_biases_may_drop_less_often():
+def test_plateau_multiplier_may_be_limited_to_fewer_drops():
     schedule = schedules.Plateau(factor=0.5, patience=1, max_drops=3)
     seen = []
     for error in [0.5, 0.5, 0.5, 0.5, 0.5]:
@@ -74,7 +74,7 @@ def test_plateau_multiplies_and_biases_may_drop_less_often():
     assert seen == [(1, 1, 1), (0.5, 0.5, 1), (0.25, 0.5, 1), (0.125, 0.5, 1), (0.125, 0.5, 1)]
 
 
-def test_plateau_goes_on_from_its_state_at_any_epoch():
+def test_plateau_resumes_from_its_state_at_any_epoch():
     errors = [math.nan, 0.6, 0.6, 0.5, 0.5, 0.5, 0.4, 0.45, 0.45, 0.45, 0.3, 0.3, 0.3]
     uninterrupted = schedules.Plateau(patience=2, max_drops=3)
     expected = [uninterrupted.epoch_ended(error) for error in errors]
@@ -93,37 +93,37 @@ def test_plateau_goes_on_from_its_state_at_any_epoch():
     "max_drops, expected",
     [(math.inf, [1, 1, 0.1, 0.1, 0.01, 0.001]), (1, [1, 1, 0.1, 0.1, 0.1, 0.1]), (0, [1] * 6)],
 )
-def test_epochs_drops_when_so_many_are_completed(max_drops, expected):
+def test_epochs_drops_at_the_given_epochs(max_drops, expected):
     # Net #145 on ILSVRC-2012.
     schedule = schedules.Epochs([25, 51, 79], factor=0.1)
     progress = [0, 25 - 1 / 10009, 25, 50.99, 51, 79]
     assert [schedule.multiplier(at, max_drops) for at in progress] == pytest.approx(expected, rel=1e-12)
 
 
-def test_epochs_of_no_drops_never_drops():
+def test_epochs_without_drops_is_constant():
     assert schedules.Epochs([]).multiplier(1e6) == 1
 
 
-def test_linear_falls_to_zero_at_the_end_and_not_below():
+def test_linear_decreases_to_zero_and_not_below():
     schedule = schedules.Linear(8.0)
     assert [schedule.multiplier(at) for at in (0, 2, 4, 7, 8, 9)] == [1, 0.75, 0.5, 0.125, 0, 0]
     assert schedule.multiplier(4, max_drops=0) == 0.5
 
 
-def test_exponential_steps_are_those_of_the_authors_later_code():
+def test_exponential_steps_have_the_recorded_rates_of_net_170():
     schedule = schedules.ExponentialSteps(90.0)
     ends = [0, 22.5, 45, 67.5, 90]
-    # Its recorded rates of weights, to the digits they have there.
+    # The recorded rates of the weights, with the digits recorded.
     for rate, begin, end in zip((0.01, 0.0015874, 0.00025198, 0.00004), ends[:-1], ends[1:], strict=True):
         for progress in (begin, (begin + end) / 2, end - 1 / 10009):
             assert 0.01 * schedule.multiplier(progress) == pytest.approx(rate, rel=2e-5)
-    # A run that is longer than it was to be keeps the last.
+    # A run longer than planned keeps the last rate.
     assert schedule.multiplier(100) == schedule.multiplier(89) == pytest.approx(1 / 250, rel=1e-12)
     assert schedule.multiplier(45, max_drops=0) == schedule.multiplier(45)
 
 
 @pytest.mark.parametrize("steps, span", [(2, 10.0), (5, 81.0), (3, 1.0)])
-def test_exponential_steps_fall_each_by_the_same_factor(steps, span):
+def test_exponential_steps_fall_by_a_constant_factor(steps, span):
     schedule = schedules.ExponentialSteps(steps * 7.0, steps=steps, span=span)
     found = [schedule.multiplier(epoch) for epoch in range(7 * steps)]
     factor = span ** (1 / (steps - 1))
@@ -135,7 +135,7 @@ def test_exponential_steps_fall_each_by_the_same_factor(steps, span):
     [schedules.Epochs([1, 2]), schedules.Linear(3.0), schedules.ExponentialSteps(3.0, steps=3)],
     ids=["epochs", "linear", "exponential_steps"],
 )
-def test_schedules_of_progress_alone_have_an_empty_state_and_no_opinion(schedule):
+def test_schedules_without_state_ignore_errors_and_restore(schedule):
     before = [schedule.multiplier(at) for at in (0, 1, 2)]
     assert not any(schedule.epoch_ended(0.5) for _ in range(9))
     schedule.restore(schedule.state())

@@ -12,7 +12,7 @@ from alexnet_tf.training import tensorboard
 
 
 def scalars_in(directory):
-    """What event files hold: for each tag a list of (step, value), in their order."""
+    """Reads event files: for each tag a list of (step, value) in the order written."""
     events = event_accumulator.EventAccumulator(str(directory)).Reload()
     return {
         tag: [(each.step, tf.make_ndarray(each.tensor_proto).item()) for each in events.Tensors(tag)]
@@ -51,7 +51,7 @@ def test_scalars_of_a_resumed_run_come_after_those_of_the_killed_one(tmp_path):
 
 
 def layer_of(shape, seed=0):
-    """Weights and an update of one shape."""
+    """Weights and an update of the same shape."""
     generator = np.random.default_rng(seed)
     return tuple(tf.Variable(scale * generator.standard_normal(shape), dtype=tf.float32) for scale in (1.0, 0.001))
 
@@ -86,7 +86,7 @@ def test_weights_are_written_as_histograms_and_ratios(tmp_path):
         assert tf.make_ndarray(ratio.tensor_proto) == pytest.approx(tensorboard.update_ratio(weights, update), rel=1e-6)
         buckets = tf.make_ndarray(tensors[f"weights/{layer}"][0].tensor_proto)
         count = weights.shape.num_elements()
-        # All of a small layer's weights, an even sample of a large one's.
+        # All weights of a small layer, an even sample of a large one's.
         assert buckets[:, 2].sum() == (count if count < 1000 else -(-count // 17))
         assert buckets[0, 0] >= weights.numpy().min() and buckets[-1, 1] <= weights.numpy().max()
         assert buckets[0, 0] < -1 and buckets[-1, 1] > 1
