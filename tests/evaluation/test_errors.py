@@ -1,4 +1,4 @@
-"""Errors against a count by hand, and what is averaged over views."""
+"""Errors, compared with a literal count, and the average over views."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from alexnet_tf.evaluation import errors
 
 
 def random_batches(sizes, num_classes, seed=0, levels=None):
-    """Probabilities and labels in batches of several sizes; with few `levels`, ties are common."""
+    """Yields probabilities and labels in batches of the given sizes; with few `levels`, ties are common."""
     generator = np.random.default_rng(seed)
     for size in sizes:
         values = generator.random([size, num_classes])
@@ -23,7 +23,7 @@ def random_batches(sizes, num_classes, seed=0, levels=None):
 
 
 def count_by_hand(batches, num_classes):
-    """Example by example: sorts the classes, the first of equal ones first, and looks where the right one stands."""
+    """Counts example by example: sorts the classes, ties in their order, and finds the rank of the true class."""
     examples = wrong = outside_five = 0
     loss = 0.0
     confusion = [[0] * num_classes for _ in range(num_classes)]
@@ -47,7 +47,7 @@ def counted(batches, num_classes):
 
 @pytest.mark.parametrize("levels", [None, 3, 1], ids=["no_ties", "ties", "all_equal"])
 @pytest.mark.parametrize("num_classes", [2, 5, 6, 20])
-def test_count_is_the_count_by_hand(num_classes, levels):
+def test_counter_equals_a_count_by_hand(num_classes, levels):
     # A partial batch at the end, and one of a single example.
     batches = list(random_batches([16, 16, 1, 7], num_classes, seed=num_classes, levels=levels))
     result = counted(batches, num_classes)
@@ -60,15 +60,15 @@ def test_count_is_the_count_by_hand(num_classes, levels):
     assert result.confusion.tolist() == confusion
 
 
-def test_batches_may_be_cut_anywhere():
+def test_result_does_not_depend_on_the_batch_sizes():
     probabilities, labels = next(random_batches([40], 8, levels=4))
-    whole = counted([(probabilities, labels)], 8)
-    pieces = counted([(probabilities[:3], labels[:3]), (probabilities[3:], labels[3:])], 8)
-    assert pieces.to_dict() == pytest.approx(whole.to_dict(), rel=1e-12)
-    np.testing.assert_array_equal(pieces.confusion, whole.confusion)
+    at_once = counted([(probabilities, labels)], 8)
+    split = counted([(probabilities[:3], labels[:3]), (probabilities[3:], labels[3:])], 8)
+    assert split.to_dict() == pytest.approx(at_once.to_dict(), rel=1e-12)
+    np.testing.assert_array_equal(split.confusion, at_once.confusion)
 
 
-def test_errors_are_as_exact_as_their_fractions():
+def test_errors_are_exact_fractions():
     # 1 - 9/10 would be 0.09999999999999998.
     result = counted([(np.eye(2, dtype=np.float32)[[0] * 10], np.array([0] * 9 + [1]))], 2)
     assert result.top1_error == 0.1
@@ -80,7 +80,7 @@ def test_certain_mistake_has_a_finite_loss():
     assert result.loss == pytest.approx(-math.log(1e-12))
 
 
-def test_probabilities_that_are_not_numbers_are_refused():
+def test_nan_probabilities_are_rejected():
     with pytest.raises(ValueError, match=r"Expected probabilities in \[0, 1\]\. Received: NaN"):
         counted([(np.full([4, 6], np.nan, np.float32), np.zeros(4, np.int64))], 6)
 
@@ -90,7 +90,7 @@ def test_no_examples_are_an_error():
         errors.ErrorCounter(3).result()
 
 
-def test_errors_for_machines_are_plain_values():
+def test_errors_can_be_written_as_json():
     result = counted(random_batches([9], 7), 7)
     assert json.loads(json.dumps(result.to_dict())) == {
         "num_examples": 9,
@@ -105,7 +105,7 @@ def as_batches(images, labels, size):
 
 
 def views_of_logits(images):
-    """Here an image is a stack of logits, one row a view."""
+    """Returns the rows of images that are stacks of logits, one row per view."""
     return [images[:, view] for view in range(images.shape[1])]
 
 
@@ -115,7 +115,7 @@ def identity(images, training):
 
 
 def test_softmax_outputs_are_averaged_and_not_logits():
-    # One view is sure of class 0; the other knows only that it is not, and says so in a large number.
+    # The first view is certain of class 0; the second excludes it, with a large logit.
     logits = np.array([[[6.0, 0.0, 0.0], [-20.0, 1.0, 1.0]]], np.float32)
     softmax = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
     assert logits.mean(axis=1).argmax() == 1
@@ -132,7 +132,7 @@ def test_softmax_outputs_are_averaged_and_not_logits():
     assert results["second"].top1_error == 1
 
 
-def test_each_way_averages_its_own_views():
+def test_each_set_of_views_is_averaged():
     generator = np.random.default_rng(4)
     logits = generator.normal(0, 2, [23, 4, 7]).astype(np.float32)
     labels = generator.integers(0, 7, 23)
@@ -160,7 +160,7 @@ def test_each_way_averages_its_own_views():
 
 
 @pytest.mark.parametrize("expected", [9, 11])
-def test_evaluation_of_more_or_fewer_examples_than_there_are_is_an_error(expected):
+def test_evaluation_of_another_number_of_examples_is_an_error(expected):
     with pytest.raises(ValueError, match=rf"Expected to evaluate {expected} examples\. Received: 10"):
         errors.evaluate(
             errors.probability_function(identity, views_of_logits),
@@ -171,7 +171,7 @@ def test_evaluation_of_more_or_fewer_examples_than_there_are_is_an_error(expecte
         )
 
 
-def test_what_is_collected_is_what_is_evaluated():
+def test_collected_probabilities_have_the_evaluated_errors():
     generator = np.random.default_rng(6)
     logits = generator.normal(0, 2, [23, 4, 7]).astype(np.float32)
     labels = generator.integers(0, 7, 23)
@@ -192,7 +192,7 @@ def test_what_is_collected_is_what_is_evaluated():
 
 
 @pytest.mark.parametrize("expected", [7, 8, 9, 11, 20])
-def test_collecting_more_or_fewer_examples_than_there_are_is_an_error(expected):
+def test_collecting_another_number_of_examples_is_an_error(expected):
     with pytest.raises(ValueError, match=rf"Expected to evaluate {expected} examples\. Received: 10"):
         errors.collect(
             errors.probability_function(identity, views_of_logits),
@@ -204,7 +204,7 @@ def test_collecting_more_or_fewer_examples_than_there_are_is_an_error(expected):
 
 
 @pytest.mark.parametrize("elements", [1, 21, 40, 1000])
-def test_errors_of_an_array_are_counted_by_hand_whatever_the_parts(monkeypatch, elements):
+def test_errors_of_an_array_do_not_depend_on_the_chunks(monkeypatch, elements):
     # 1, 3, 5 and all 17 examples at a time.
     monkeypatch.setattr(errors, "_ELEMENTS", elements)
     probabilities, labels = next(random_batches([17], 7, levels=4))
@@ -215,7 +215,7 @@ def test_errors_of_an_array_are_counted_by_hand_whatever_the_parts(monkeypatch, 
     assert result.confusion.tolist() == confusion
 
 
-def test_ten_views_at_once_are_ten_single_calls():
+def test_ten_views_at_once_equal_ten_single_calls():
     generator = np.random.default_rng(5)
     weights = tf.constant(generator.normal(0, 0.05, [4 * 4 * 3, 6]), tf.float32)
     mean_image = tf.constant(generator.random([256, 256, 3]) * 255, tf.float32)
@@ -228,7 +228,7 @@ def test_ten_views_at_once_are_ten_single_calls():
         return augmentation.ten_views(images, mean_image, mean_crop="aligned")
 
     probabilities = errors.probability_function(toy, cut)
-    # The second batch is a partial one.
+    # The second batch is smaller.
     for size in (3, 2):
         images = tf.constant(generator.integers(0, 256, [size, 256, 256, 3]), tf.uint8)
         at_once = probabilities(images)
@@ -239,12 +239,12 @@ def test_ten_views_at_once_are_ten_single_calls():
     assert np.unique(np.round(at_once[:, 0], 6), axis=0).shape[0] == 10
 
 
-def test_majority_error_is_that_of_the_most_frequent_class():
+def test_majority_error_is_the_error_of_predicting_the_most_frequent_class():
     assert errors.majority_error(np.array([2, 0, 2, 2, 1, 0, 2, 1])) == 0.5
     assert errors.majority_error(np.array([3, 3])) == 0
 
 
-def test_worst_confusions_come_first_with_their_share_of_the_right_class():
+def test_worst_confusions_are_sorted_with_their_fraction_of_the_true_class():
     confusion = np.array([[90, 3, 7], [5, 10, 5], [0, 0, 40]])
     names = ["whole", "cracked", "dirty"]
     expected = [
@@ -256,19 +256,19 @@ def test_worst_confusions_come_first_with_their_share_of_the_right_class():
     assert errors.worst_confusions(confusion, names) == expected
     assert errors.worst_confusions(confusion, names, limit=2) == expected[:2]
     assert errors.worst_confusions(np.diag([3, 4, 5]), names) == []
-    # The matrix of the result stays as it was.
+    # The matrix itself is not changed.
     assert confusion[0, 0] == 90
 
 
-def test_table_shows_percent_side_by_side():
+def test_table_shows_errors_in_percent():
     confusion = np.zeros([1, 1], np.int64)
     results = {
-        "centre crop": errors.Errors(8, 1.25, 0.390247, 0.182953, confusion),
+        "center crop": errors.Errors(8, 1.25, 0.390247, 0.182953, confusion),
         "ten views": errors.Errors(8, 0.75, 0.374727, None, confusion),
     }
     assert errors.table(results, 0.999).splitlines() == [
         "                           top-1 error  top-5 error     loss",
-        "  centre crop                  39.02 %      18.30 %   1.2500",
+        "  center crop                  39.02 %      18.30 %   1.2500",
         "  ten views                    37.47 %            -   0.7500",
         "  majority class               99.90 %",
     ]
