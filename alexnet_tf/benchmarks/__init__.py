@@ -1,1 +1,1 @@
-"""What is measured against what: ratios of two sides in one process (`tools/benchmark.py`)."""
+"""Benchmarks: ratios of the speed of two implementations on one machine (``alexnet-tf benchmark``)."""
