@@ -330,7 +330,7 @@ def _duration(seconds):
 def _placement(run_config, num_classes):
     yield pages.Heading("Placement")
     is_split = registry.is_split(run_config.network, run_config.towers)
-    devices = builders.home_devices(run_config) if is_split else None
+    devices = builders.tower_devices(run_config) if is_split else None
     if not devices:
         yield pages.Paragraph("The entire network runs on one device.")
         return

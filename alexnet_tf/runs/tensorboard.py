@@ -1,40 +1,51 @@
-"""What a run of ours shows in TensorBoard beside its scalars: weights, pictures, graph and hyperparameters."""
+"""Writes the slowly changing part of a run to TensorBoard: weights, images, graph and hyperparameters."""
 
 import dataclasses
 import os
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
+from alexnet_tf import config
 from alexnet_tf.models import registry
 from alexnet_tf.reporting import kernels
 from alexnet_tf.runs import builders
+from alexnet_tf.training import optimizer
 from alexnet_tf.training import tensorboard
+from alexnet_tf.training import trainer
 
-# Augmented images of a batch that are shown.
+# Augmented images per batch.
 SHOWN_IMAGES = 8
 
 
-def open_summaries(workdir):
-    """The `tensorboard.Summaries` of a run, in its subdirectory "tensorboard"."""
+def open_summaries(workdir: str) -> tensorboard.Summaries:
+    """Opens the summaries of a run, in the subdirectory "tensorboard" of its work directory."""
     return tensorboard.Summaries(os.path.join(workdir, "tensorboard"))
 
 
 class Latest:
-    """Batches, of which the one drawn last stays at hand.
+    """An iterable of batches that keeps the latest batch.
 
     Args:
       batches: iterable.
-      part: maps a batch to what one replica has of it.
+      part: maps a batch to the part of one replica.
+
+    Attributes:
+      batch: the latest batch; None before the first.
     """
 
-    def __init__(self, batches, part=lambda batch: batch):
+    def __init__(self, batches: Iterable[Any], part: Callable[[Any], Any] = lambda batch: batch):
         self._batches = batches
         self._part = part
         self.batch = None
 
-    def part(self):
-        """What one replica has of the batch drawn last."""
+    def part(self) -> Any:
+        """Returns the part of one replica of the latest batch."""
         return self._part(self.batch)
 
     def __iter__(self):
@@ -43,86 +54,96 @@ class Latest:
             yield batch
 
 
-def details(summaries, trainer, latest, config, epoch):
-    """The action that shows what changes slowly: histograms, sizes of updates, kernels and augmented images.
+def details(
+    summaries: tensorboard.Summaries,
+    step_trainer: trainer.Trainer,
+    latest: Latest,
+    run_config: config.Config,
+    epoch: float,
+) -> tensorboard.Details:
+    """Returns the action that writes histograms, sizes of updates, kernels and augmented images.
 
     Args:
-      summaries: `tensorboard.Summaries`.
-      trainer: the `trainer.Trainer`.
-      latest: `Latest`, the batches that it is given.
-      config: a `config.Config`.
-      epoch: float, passes that the run has behind it; at 0 the graph and the hyperparameters are shown too.
-
-    Returns:
-      `tensorboard.Details`.
+      summaries: of the run.
+      step_trainer: the trainer.
+      latest: the batches of the trainer.
+      run_config: the resolved configuration.
+      epoch: number of epochs already trained. If 0, the action also writes graph and hyperparameters once.
     """
-    weights = layer_weights(trainer.model, trainer.optimizer)
-    first_layers = registry.find(config.network).first_layers
+    weights = layer_weights(step_trainer.model, step_trainer.optimizer)
+    first_layers = registry.find(run_config.network).first_layers
     is_new = not epoch
 
     def show(step):
         nonlocal is_new
         if is_new:
             is_new = False
-            summaries.hyperparameters(hyperparameters(config))
-            summaries.graph(step_graph(trainer, latest.batch, config))
+            summaries.hyperparameters(hyperparameters(run_config))
+            summaries.graph(step_graph(step_trainer, latest.batch, run_config))
         summaries.weights(step, weights)
-        summaries.images(step, pictures(weights, first_layers, trainer.preprocess, latest.part()))
+        summaries.images(step, summary_images(weights, first_layers, step_trainer.preprocess, latest.part()))
 
-    return tensorboard.Details(show, every=config.summary_epochs, epoch=epoch)
+    return tensorboard.Details(show, every=run_config.summary_epochs, epoch=epoch)
 
 
-def layer_weights(model, optimizer):
-    """The weights of each layer and their velocities: a dict from its name to two variables."""
+def layer_weights(
+    model: keras.Model, momentum_sgd: optimizer.MomentumSGD
+) -> dict[str, tuple[tf.Variable, tf.Variable]]:
+    """Returns the kernel and its velocity for each layer by name."""
     return {
         variable.path.split("/")[0]: (variable.value, velocity)
-        for variable, velocity in zip(model.trainable_variables, optimizer.velocities)
+        for variable, velocity in zip(model.trainable_variables, momentum_sgd.velocities)
         if variable.path.endswith("kernel")
     }
 
 
-def step_graph(trainer, batch, config):
-    """The ``tf.Graph`` that the step of a `trainer.Trainer` was traced into, forward, backward and update."""
-    return trainer.step.get_concrete_function(batch, builders.initial_rates(config)).graph
+def step_graph(step_trainer: trainer.Trainer, batch: Any, run_config: config.Config) -> tf.Graph:
+    """Returns the graph of the training step: forward, backward and update."""
+    return step_trainer.step.get_concrete_function(batch, builders.initial_rates(run_config)).graph
 
 
-def hyperparameters(config):
-    """All fields of a `config.Config` as TensorBoard takes them: lists as text, what is not set left out."""
+def hyperparameters(run_config: config.Config) -> dict[str, bool | int | float | str]:
+    """Returns the fields of a configuration for TensorBoard: lists as text, without fields that are None."""
     return {
         name: ",".join(map(str, value)) if isinstance(value, tuple) else value
-        for name, value in dataclasses.asdict(config).items()
+        for name, value in dataclasses.asdict(run_config).items()
         if value is not None
     }
 
 
-def pictures(weights, first_layers, preprocess, batch):
-    """The first layer's kernels, and some images of a batch as the network sees them.
+def summary_images(
+    weights: dict[str, tuple[tf.Variable, tf.Variable]],
+    first_layers: Sequence[str],
+    preprocess: Callable[[Any], tuple[tf.Tensor, tf.Tensor]],
+    batch: Any,
+) -> dict[str, np.ndarray]:
+    """Returns the kernels of the first layer, and some images of a batch as the network sees them.
 
     Args:
-      weights: of `layer_weights`.
-      first_layers: the names of the layers that read the images.
+      weights: from `layer_weights`.
+      first_layers: names of the layers that read the images.
       preprocess: of a `trainer.Trainer`.
-      batch: what it takes.
+      batch: argument of `preprocess`.
 
     Returns:
-      A dict from a name to uint8 ``[count, height, width, 3]``.
+      From a name to uint8 ``[count, height, width, 3]``.
     """
     first_weights = [weights[name][0].numpy() for name in first_layers if name in weights]
     images, _ = preprocess(tf.nest.map_structure(lambda column: column[:SHOWN_IMAGES], batch))
     return {
         "conv1_kernels": kernels.tile(first_weights, scale=4)[None],
-        "augmented_images": grey_levels(images.numpy()),
+        "augmented_images": to_gray_levels(images.numpy()),
     }
 
 
-def grey_levels(images):
-    """Images with their mean subtracted, made visible: zero is middle grey, each is stretched to its own largest value.
+def to_gray_levels(images: np.ndarray) -> np.ndarray:
+    """Converts images without their mean for display: zero becomes middle gray, the largest magnitude 0 or 255.
 
     Args:
-      images: float ``[batch, height, width, 3]``.
+      images: float ``[batch, height, width, 3]``. Each is scaled by its own largest magnitude.
 
     Returns:
-      uint8 of that shape.
+      uint8 of the same shape.
     """
     largest = np.maximum(np.abs(images).max(axis=(1, 2, 3), keepdims=True), 1e-30)
     return np.round(127.5 + 127.5 * (images / largest)).astype(np.uint8)

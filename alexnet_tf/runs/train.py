@@ -137,8 +137,8 @@ def _open(run_config, workdir, processes, locks):
     if processes.is_chief and exists:
         _lock(workdir, locks)
     # Raise before the images are read, which may take long.
-    builders.home_devices(run_config)
-    builders.check_start(run_config, workdir)
+    builders.tower_devices(run_config)
+    builders.check_initialization(run_config, workdir)
     data, monitored = _open_data(run_config, workdir, console)
     steps_per_epoch = sampling.batches_per_epoch(len(data.examples["train"]), run_config.batch_size)
     steps = max(1, round(run_config.epochs * steps_per_epoch))
@@ -272,7 +272,7 @@ def _training_batches(run):
     )
     # Several replicas take their parts from batches on the host.
     is_alone = run.processes.local_replicas == 1
-    device = placement.input_device(builders.home_devices(run_config)) if is_alone else None
+    device = placement.input_device(builders.tower_devices(run_config)) if is_alone else None
     if run_config.data_service:
         return service.from_service(
             run_config.data_service,

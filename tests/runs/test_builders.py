@@ -124,12 +124,12 @@ def test_a_run_begins_with_all_layers_of_another_but_the_new_ones(before, change
     "changes, message",
     [
         ({"new_layers": ("fc9",)}, "Expected new_layers among .*fc8.* Received: fc9"),
-        ({"new_layers": ()}, "fc8.* Layers that shall start anew are named by new_layers"),
+        ({"new_layers": ()}, "fc8.* Name layers to initialize at random in new_layers"),
         (
             {"new_layers": ("fc8",), "removed_layer": "conv3"},
-            "conv4.* Layers that shall start anew are named by new_layers",
+            "conv4.* Name layers to initialize at random in new_layers",
         ),
-        ({"new_layers": ("fc8",), "towers": "one"}, "conv1.* Layers that shall start anew are named by new_layers"),
+        ({"new_layers": ("fc8",), "towers": "one"}, "conv1.* Name layers to initialize at random in new_layers"),
     ],
 )
 def test_what_does_not_fit_another_run_is_named(before, changes, message):

@@ -139,7 +139,7 @@ def test_grey_levels_have_zero_in_the_middle_and_each_image_its_own_range():
     images = np.zeros([3, 2, 2, 3], np.float32)
     images[0, 0, 0, 0] = 200.0
     images[1, 1, 1, 2] = -0.5
-    levels = tensorboard.grey_levels(images)
+    levels = tensorboard.to_gray_levels(images)
     assert levels.dtype == np.uint8
     assert levels[0, 0, 0].tolist() == [255, 128, 128]
     assert levels[1, 1, 1].tolist() == [128, 128, 0]
