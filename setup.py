@@ -1,27 +1,68 @@
 """Installation: ``pip install -e '.[cpu]'``, or ``.[cuda]`` on a machine with GPUs."""
 
-import setuptools
+import pathlib
+import re
+import shutil
 
-# TensorFlow's and Keras's lower bounds are the versions that the tests passed with; older ones are untried.
+import setuptools
+from setuptools.command import build_py
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "alexnet_tf" / "__init__.py").read_text(), flags=re.M)[1]
+
+
+class BuildWithFlagfiles(build_py.build_py):
+    """Copies flags/ into an installed package, where it is ``alexnet_tf/_flags``."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            directory = pathlib.Path(self.build_lib, "alexnet_tf", "_flags")
+            shutil.rmtree(directory, ignore_errors=True)
+            directory.mkdir(parents=True)
+            for path in sorted((ROOT / "flags").glob("*.flags")):
+                self.copy_file(str(path), str(directory / path.name))
+
+
+# TensorFlow's and Keras's lower bounds are the versions that the tests passed with; older ones are untested.
 setuptools.setup(
     name="alexnet-tf",
-    version="0.1.0",
+    version=VERSION,
     description="AlexNet (Krizhevsky, Sutskever, Hinton 2012) in TensorFlow and Keras, on two devices or one",
-    python_requires=">=3.10",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=["alexnet", "imagenet", "convolutional neural network", "image classification", "tensorflow", "keras"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Education",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
+    python_requires=">=3.11",
     packages=setuptools.find_packages(include=["alexnet_tf", "alexnet_tf.*"]),
+    cmdclass={"build_py": BuildWithFlagfiles},
+    entry_points={"console_scripts": ["alexnet-tf = alexnet_tf.commands.__main__:main"]},
     install_requires=[
         "absl-py>=2.1",
         "google-crc32c>=1.5",
         "grpcio>=1.74",
-        "keras>=3.15; python_version >= '3.11'",
-        "keras>=3.12.1; python_version < '3.11'",
+        "keras>=3.15",
         "numpy>=1.26",
         "protobuf>=6.33.5",
         "psutil>=5.9",
         "rich>=13.7",
         "tensorboard>=2.20",
         "tensorflow-datasets>=4.9.9",
-        # tensorflow-datasets needs it and does not say so.
+        # tensorflow-datasets requires it without declaring it.
         "importlib_resources>=6.4",
     ],
     extras_require={
@@ -32,7 +73,7 @@ setuptools.setup(
         "figures": ["matplotlib>=3.8"],
         "neighbours": ["faiss-cpu>=1.15"],
         "profile": ["tensorboard-plugin-profile>=2.24", "xprof>=2.24"],
-        # The second implementation that tests compare with; skipped without it. It brings gigabytes along.
+        # Another implementation for tests to compare with; they are skipped without it. It installs gigabytes.
         "torch": ["torch>=2.4"],
         "test": [
             "elpv-dataset>=1.0",

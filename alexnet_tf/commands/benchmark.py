@@ -33,7 +33,7 @@ _HERE = flags.DEFINE_boolean("here", False, "measure in this process, whatever i
 
 
 def main(argv: Sequence[str]) -> None:
-    program.run(lambda run_config: _measure(run_config, argv[1:]), argv, __doc__, FLAGS)
+    program.run(lambda run_config: _measure(run_config, argv[1:]), argv, __doc__, FLAGS, required=[_JSON])
 
 
 def _measure(run_config, arguments):
@@ -41,7 +41,7 @@ def _measure(run_config, arguments):
     from alexnet_tf.benchmarks import rows
 
     names = rows.choose(_ROWS.value)
-    paths = [pathlib.Path(path) for path in (program.require(_JSON), _MARKDOWN.value, _PLOT.value) if path]
+    paths = [pathlib.Path(path) for path in (_JSON.value, _MARKDOWN.value, _PLOT.value) if path]
     if _PLOT.value:
         report.check_plot(_PLOT.value, names)
     for path in paths:

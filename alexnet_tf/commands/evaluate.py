@@ -35,14 +35,14 @@ _SEARCH_SEED = flags.DEFINE_integer(
 
 
 def main(argv: Sequence[str]) -> None:
-    program.run(_evaluate, argv, __doc__, FLAGS, fields=program.RUN_FIELDS)
+    program.run(_evaluate, argv, __doc__, FLAGS, fields=program.RUN_FIELDS, required=[_WORKDIR])
 
 
 def _evaluate(run_config):
     from alexnet_tf.runs import evaluate
 
     evaluate.evaluate(
-        program.require(_WORKDIR),
+        _WORKDIR.value,
         _SPLIT.value,
         source=run_config.source,
         data_dir=run_config.data_dir,

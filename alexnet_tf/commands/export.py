@@ -32,15 +32,15 @@ _PRECISION = flags.DEFINE_string(
 
 
 def main(argv: Sequence[str]) -> None:
-    program.run_plain(_export, argv, __doc__, FLAGS)
+    program.run_plain(_export, argv, __doc__, FLAGS, required=[_WORKDIR, _EXPORT_DIR])
 
 
 def _export(_):
     from alexnet_tf.runs import export
 
     export.export_run(
-        program.require(_WORKDIR),
-        program.require(_EXPORT_DIR),
+        _WORKDIR.value,
+        _EXPORT_DIR.value,
         name=_NAME.value,
         views=_VIEWS.value,
         top=_TOP.value,

@@ -18,10 +18,10 @@ _WORKDIR = flags.DEFINE_string("workdir", "", "directory of a run", flag_values=
 
 
 def main(argv: Sequence[str]) -> None:
-    program.run(_write_report, argv, __doc__, FLAGS, fields=program.RUN_FIELDS)
+    program.run(_write_report, argv, __doc__, FLAGS, fields=program.RUN_FIELDS, required=[_WORKDIR])
 
 
 def _write_report(run_config):
     from alexnet_tf.runs import report
 
-    report.make(program.require(_WORKDIR), source=run_config.source, data_dir=run_config.data_dir)
+    report.make(_WORKDIR.value, source=run_config.source, data_dir=run_config.data_dir)

@@ -55,7 +55,7 @@ _JSON = flags.DEFINE_string("json", "", "file for the answers as JSON", flag_val
 
 
 def main(argv: Sequence[str]) -> None:
-    program.run(_find, argv, __doc__, FLAGS, fields=program.RUN_FIELDS)
+    program.run(_find, argv, __doc__, FLAGS, fields=program.RUN_FIELDS, required=[_WORKDIR])
 
 
 def _find(run_config):
@@ -63,7 +63,7 @@ def _find(run_config):
     from alexnet_tf.runs import queries
 
     location = {"source": run_config.source, "data_dir": run_config.data_dir}
-    workdir = program.require(_WORKDIR)
+    workdir = _WORKDIR.value
     indices = program.integers(_QUERY, "0,5,17")
     if not (_IMAGE.value or indices or _RANDOM.value):
         index = neighbours.index_run(workdir, _INDEX_SPLIT.value, _INDEX_DIR.value, dtype=_DTYPE.value, **location)

@@ -21,7 +21,7 @@ _JSON = flags.DEFINE_string("json", "", "file for the measurements as JSON", fla
 
 
 def main(argv: Sequence[str]) -> None:
-    program.run_plain(_report, argv, __doc__, FLAGS)
+    program.run_plain(_report, argv, __doc__, FLAGS, required=[_WORKDIR])
 
 
 def _report(_):
@@ -29,7 +29,7 @@ def _report(_):
     from alexnet_tf.profiling import trace
     from alexnet_tf.utils import files
 
-    measured = bottlenecks.measure(trace.read(trace.newest(program.require(_WORKDIR))))
+    measured = bottlenecks.measure(trace.read(trace.newest(_WORKDIR.value)))
     if _JSON.value:
         files.write_json(_JSON.value, measured)
     print(bottlenecks.to_text(measured))

@@ -48,6 +48,7 @@ def run(
     own_flags: flags.FlagValues,
     *,
     fields: Sequence[str] = ALL_FIELDS,
+    required: Sequence[flags.FlagHolder] = (),
 ) -> None:
     """Parses a command line, sets up TensorFlow and calls ``main(run_config)``.
 
@@ -60,11 +61,14 @@ def run(
       own_flags: flags of the program other than the configuration's.
       fields: the fields of `config.Config` that the program uses. Flags of other fields are accepted, with a warning
         that they have no effect.
+      required: flags that must be given.
     """
     parsed = parse(argv, purpose, own_flags, fields=fields)
 
     def call_main():
         run_config = flagfiles.from_flags(parsed.flag_values)
+        for flag in required:
+            require(flag)
         set_up_process(run_config)
         main(run_config)
 
@@ -78,17 +82,20 @@ def run_plain(
     own_flags: flags.FlagValues,
     *,
     arguments: str = "",
+    required: Sequence[flags.FlagHolder] = (),
 ) -> None:
     """Like `run`, for a program without the configuration's flags: calls ``main(arguments)``.
 
     Args:
       main: function of a list of the arguments that follow the flags.
-      argv, purpose, own_flags: as in `run`.
+      argv, purpose, own_flags, required: as in `run`.
       arguments: a name for these arguments, at least one of which is required; empty if the program takes none.
     """
     parsed = parse(argv, purpose, own_flags, arguments=arguments)
 
     def call_main():
+        for flag in required:
+            require(flag)
         set_up_process(config.Config().resolved())
         main(parsed.arguments)
 

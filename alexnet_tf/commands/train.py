@@ -35,14 +35,14 @@ _WORKER_INDEX = flags.DEFINE_integer(
 
 
 def main(argv: Sequence[str]) -> None:
-    program.run(_train, argv, __doc__, FLAGS)
+    program.run(_train, argv, __doc__, FLAGS, required=[_WORKDIR])
 
 
 def _train(run_config):
     from alexnet_tf.runs import train
     from alexnet_tf.training import distribution
 
-    workdir = program.require(_WORKDIR)
+    workdir = _WORKDIR.value
     profile_steps = program.integers(_PROFILE_STEPS, "10,20")
     stop = stopping.Stop()
     # While it waits for other workers, and again afterwards, because TensorFlow's start replaces the handler.

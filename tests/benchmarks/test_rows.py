@@ -172,7 +172,11 @@ def test_program_reports_rows_that_it_could_not_run(tmp_path):
 @pytest.mark.parametrize(
     "arguments, status, message",
     [
-        (["--rows=P9", "--data_dir=/nowhere", "--json=figures.json"], 1, "Expected a data set that tools/prepare.py"),
+        (
+            ["--rows=P9", "--data_dir=/nowhere", "--json=figures.json"],
+            1,
+            "Expected a data set made by tools/prepare.py",
+        ),
         (["--rows=P99", "--json=figures.json"], 1, "Expected rows among machine, P1, P3"),
         (["--json=/nowhere/figures.json"], 1, "Expected --json, --markdown and --plot in a directory that exists"),
         (["--rows=P10"], 2, "Expected --json"),
