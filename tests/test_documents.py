@@ -115,7 +115,7 @@ def test_commands_name_existing_tools_and_flags(command):
 
 
 def test_flags_in_the_text_exist():
-    tools = [path.stem for path in (ROOT / "tools").glob("*.py") ]
+    tools = [path.stem for path in (ROOT / "tools").glob("*.py")]
     known = {"help"}.union(*map(flags_of, tools))
     for document, name in zip(DOCUMENTS, NAMES):
         if name == "CHANGELOG.md":
