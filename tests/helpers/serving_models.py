@@ -47,7 +47,7 @@ def pixels(height=50, width=70, seed=0, channels=3):
 def encoded(image, kind="JPEG", **options):
     """Encodes an image as a file."""
     file = io.BytesIO()
-    Image.fromarray(np.squeeze(image)).save(file, kind, **options)
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, kind, **options)
     return file.getvalue()
 
 

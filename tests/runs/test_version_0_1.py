@@ -14,6 +14,7 @@ from alexnet_tf.models import cifar10  # noqa: F401 (likewise)
 from alexnet_tf.runs import evaluate
 from alexnet_tf.runs import export
 from alexnet_tf.runs import train
+from alexnet_tf.serving import classify
 from alexnet_tf.serving import client
 
 FILES = pathlib.Path(__file__).resolve().parents[1] / "data" / "version_0_1"
@@ -75,7 +76,7 @@ def test_a_run_is_exported_with_its_recorded_errors(run, tmp_path):
 def test_an_export_answers():
     photograph = str(FILES / "pictures" / "test" / "dark" / "0.jpg")
     with client.SavedModel(FILES / "served") as served:
-        (prediction,) = client.classify(served, [photograph], 1)
+        (prediction,) = classify.classify_files(served, [photograph], 1)
     assert not prediction.error
     assert sorted(prediction.classes) == ["bright", "dark"]
     assert sum(prediction.scores) == pytest.approx(1.0, abs=1e-5)
