@@ -1,6 +1,7 @@
-"""Every hyperparameter once: type, default, range, what it does and where it comes from.
+"""Every hyperparameter: its type, default, range, meaning and source.
 
-A `Config` is an immutable value. `flagfiles` turns it into flags and flagfiles and back.
+Sources are sections of the paper (https://papers.nips.cc/paper/4824-imagenet-classification-with-deep-convolutional-neural-networks)
+and numbered nets of its authors' code (https://github.com/computerhistory/AlexNet-Source-Code); "ours" is in neither.
 """
 
 import dataclasses
@@ -9,7 +10,7 @@ import zlib
 
 from alexnet_tf.models import registry
 
-# What differs between the recipes outside the network itself (for that, `alexnet.RECIPES`).
+# Differences between the recipes in training; `alexnet.RECIPES` has those of the network.
 RECIPE_DEFAULTS = {
     "paper": {
         "bias_learning_rate_factor": 1.0,
@@ -33,7 +34,7 @@ RECIPE_DEFAULTS = {
 
 
 def _option(section, default, text, source, *, kind=None, choices=None, low=None, high=None, may_change=False):
-    """A field of `Config`: `kind` is its type where the default does not tell; `low` and `high` are inclusive."""
+    """A field of `Config`: `kind` is its type, by default that of `default`; `low` and `high` are inclusive."""
     metadata = {
         "section": section,
         "help": text,
@@ -49,32 +50,32 @@ def _option(section, default, text, source, *, kind=None, choices=None, low=None
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """The hyperparameters of one run; `alexnet-tf train --help` prints them as a table.
+    """The hyperparameters of a run, which ``alexnet-tf train --help`` lists.
 
-    A value of None stands for what the recipe says (`resolved`).
+    It is immutable. A value of None stands for that of the recipe, which `resolved` fills in.
 
     Raises:
-      ValueError: for a value of another type or outside its range, naming field and range.
+      ValueError: if a value has the wrong type, is out of range or contradicts another one.
     """
 
     network: str = _option(
         "network",
         "alexnet",
-        "the paper's, or one of its authors' smaller nets for CIFAR-10, named by its test error in percent",
+        "AlexNet, or one of its authors' smaller networks for CIFAR-10, named by test error in percent",
         "paper; original: example-layers",
         choices=tuple(registry.NETWORKS),
     )
     recipe: str = _option(
         "network",
         "paper",
-        "what the paper's text says, or what the authors' released code did",
+        "follow the paper's text, or the authors' released code",
         "paper; original #145",
         choices=("paper", "original"),
     )
     devices: tuple = _option(
         "network",
         ("auto",),
-        "homes of the two towers, such as /GPU:0,/GPU:1; empty for one device; auto: two GPUs if there are two",
+        "devices of the two towers, such as /GPU:0,/GPU:1; empty: one device; auto: two GPUs if available",
         "paper 3.2: two GPUs",
         kind=tuple,
         may_change=True,
@@ -82,55 +83,55 @@ class Config:
     towers: str = _option(
         "network",
         "two",
-        "two; one of the width of both; half: one tower alone, its conv5 and fully connected layers as wide as both",
+        "two towers; one tower as wide as both; half: a single tower, with conv5 and dense layers as wide as both",
         "paper 3.5; original #145, #145-half",
         choices=("two", "one", "half"),
     )
     communication: str = _option(
         "network",
         "paper",
-        "where two towers meet: before conv3, fc6, fc7 and fc8, or before fc8 alone, with wider conv2 and fc6",
+        "where towers exchange outputs: before conv3, fc6, fc7 and fc8, or only before fc8, with wider conv2 and fc6",
         "paper 3.5; original #150: fc8",
         choices=("paper", "fc8"),
     )
     activation: str = _option(
         "network",
         "relu",
-        "of every layer but the last",
+        "activation function of all layers but the last",
         "paper 3.1",
         choices=("relu", "tanh"),
     )
     normalization: str = _option(
         "network",
         "response",
-        "response; first: after layer 1 alone; none; or in its places what came later",
+        "local response normalization; first: after layer 1 only; none; or a later method in the same places",
         "paper 3.3; original #167: first, #148: none",
         choices=("response", "first", "none", "batch", "group", "layer"),
     )
     pooling: str = _option(
         "network",
         "overlapping",
-        "windows of 3 x 3, or of 2 x 2, either 2 apart",
+        "3 x 3 (overlapping) or 2 x 2 windows, with stride 2",
         "paper 3.4; original #147: 2 x 2",
         choices=("overlapping", "nonoverlapping"),
     )
     removed_layer: str = _option(
         "network",
         "none",
-        "a convolutional layer that is not there; the one behind it reads both towers where it would have",
+        "convolutional layer to remove; the next layer takes over its input",
         "paper 7",
         choices=("none", "conv3", "conv4", "conv5"),
     )
     sixth_convolution: bool = _option(
         "network",
         False,
-        "one more convolutional layer of 2 x 128 kernels of 3 x 3 over both towers, behind the last pooling",
+        "add a sixth convolutional layer, of 2 x 128 kernels of 3 x 3 over both towers, after the last pooling",
         "paper 6; original #146",
     )
     bottleneck: int = _option(
         "network",
         0,
-        "units of a linear layer before the last, half in each tower; 0 for none",
+        "units of a linear layer before the last one, half of them in each tower; 0: none",
         "original #146 for 21,843 classes: 2048",
         low=0,
         high=65536,
@@ -138,7 +139,7 @@ class Config:
     dropout: float = _option(
         "network",
         0.5,
-        "share of the outputs of fc6 and fc7 that a training step leaves out",
+        "fraction of the outputs of fc6 and fc7 to drop in training",
         "paper 4.2",
         low=0,
         high=0.99,
@@ -146,14 +147,14 @@ class Config:
     initialization: str = _option(
         "network",
         "recipe",
-        "initial weights: the recipe's, or N(0, 2 / inputs) with biases 0",
+        "initial weights: those of the recipe, or N(0, 2 / inputs) with zero biases",
         "paper 5; he: He et al. 2015",
         choices=("recipe", "he"),
     )
     conv1_stddev: float | None = _option(
         "network",
         None,
-        "standard deviation of conv1's initial kernels, in place of what recipe and initialization say",
+        "standard deviation of conv1's initial kernels; defaults to that of recipe and initialization",
         "ours; paper 5: 0.01",
         kind=float,
         low=0.0001,
@@ -162,20 +163,20 @@ class Config:
     initialize_from: str = _option(
         "network",
         "",
-        "work directory of a run from whose weights to start, but for new_layers",
+        "work directory of a run whose weights to start from, except for new_layers",
         "paper 6; original #146",
     )
     new_layers: tuple = _option(
         "network",
         ("fc8",),
-        "with initialize_from: layers that start anew, such as fc6,fc7,fc8",
+        "layers to initialize anew with initialize_from, such as fc6,fc7,fc8",
         "original #146",
         kind=tuple,
     )
     precision: str = _option(
         "network",
         "float32",
-        "of convolutions and products; weights, LRN's sums, softmax and loss are float32 either way",
+        "precision of convolutions and matrix products; weights, LRN sums, softmax and loss are always float32",
         "paper: float32",
         choices=("float32", "bfloat16"),
     )
@@ -183,30 +184,30 @@ class Config:
     source: str = _option(
         "data",
         "",
-        "where the photographs are: elpv, folder:DIR, tfds:NAME, imagenet2012:DIR, ilsvrc2010:DIR or synthetic",
+        "image source: elpv, folder:DIR, tfds:NAME, imagenet2012:DIR, ilsvrc2010:DIR or synthetic",
         "paper 2: ILSVRC-2010 and 2012",
         may_change=True,
     )
     data_dir: str = _option(
         "data",
         "",
-        "a data set that tools/prepare.py made, in place of a source",
+        "prepared data set, written by tools/prepare.py, to use instead of a source",
         "ours",
         may_change=True,
     )
     validation_fraction: float = _option(
         "data",
         0.1,
-        "share of each class held out where the data have no validation set; 0: none, the test set is watched",
+        "fraction of each class to hold out if there is no validation set; 0: none, and the test set is monitored",
         "ours",
         low=0,
         high=0.9,
     )
-    split_seed: int = _option("data", 0, "seed of that draw", "ours", low=0)
+    split_seed: int = _option("data", 0, "seed of the validation split", "ours", low=0)
     image_size: int = _option(
         "data",
         256,
-        "side of the squares that photographs are scaled to",
+        "height and width to which images are scaled",
         "paper 2",
         low=8,
         high=256,
@@ -214,7 +215,7 @@ class Config:
     cache: str = _option(
         "data",
         "auto",
-        "keep decoded images in memory (196,608 bytes for 256 x 256): auto if all fit half of what is free, not raw",
+        "cache decoded images in memory, 196,608 bytes each at 256 x 256; auto: if half of what is free suffices",
         "ours",
         choices=("auto", "memory", "none"),
         may_change=True,
@@ -223,7 +224,7 @@ class Config:
     crop_size: int = _option(
         "augmentation",
         224,
-        "side of the part of an image that the network sees; AlexNet's is 224, or 32 for the same layers in small",
+        "height and width of the network's input; for AlexNet 224, or 32 for the same layers on small images",
         "paper 4.1",
         low=8,
         high=256,
@@ -231,21 +232,21 @@ class Config:
     crops: str = _option(
         "augmentation",
         "random",
-        "any position, 33 x 33 for 224 x 224 of 256 x 256, or the central one",
+        "position of training crops: random, one of 33 x 33 for 224 of 256 pixels; or the center",
         "paper 4.1; original #145",
         choices=("random", "center"),
     )
     flips: str = _option(
         "augmentation",
         "horizontal",
-        "mirror half of the images; both: upside down too, each with probability one half",
+        "random flips of training images, each with probability 1/2; both: horizontal and vertical",
         "paper 4.1",
         choices=("none", "horizontal", "both"),
     )
     color_noise: float = _option(
         "augmentation",
         0.1,
-        "standard deviation of the colour noise in units of the principal components'; 0 for none",
+        "standard deviation of the color noise, relative to that of the principal components; 0: none",
         "paper 4.1",
         low=0,
         high=10,
@@ -253,7 +254,7 @@ class Config:
     color_noise_epochs: float = _option(
         "augmentation",
         0.0,
-        "epochs after which the colour noise is turned off; 0 for never",
+        "epochs after which color noise is turned off; 0: never",
         "original #145: 67",
         low=0,
         high=100000,
@@ -261,7 +262,7 @@ class Config:
     images_per_draw: int | None = _option(
         "augmentation",
         None,
-        "images in a row that share one draw of crop and mirroring",
+        "number of consecutive images that share one draw of crop and flip",
         "paper 4.1: 1; original #145: 32",
         kind=int,
         low=1,
@@ -270,7 +271,7 @@ class Config:
     mean_crop: str | None = _option(
         "augmentation",
         None,
-        "which part of the mean image is subtracted: that of the crop, or always the central one",
+        "part of the mean image to subtract: aligned with the crop, or always the center",
         "paper 2; original #145",
         kind=str,
         choices=("aligned", "center"),
@@ -278,7 +279,7 @@ class Config:
     input_divisor: float | None = _option(
         "augmentation",
         None,
-        "what the prepared image is divided by, in training only",
+        "divisor of mean-subtracted images, in training only",
         "original #145: 1.1",
         kind=float,
         low=0.01,
@@ -287,154 +288,150 @@ class Config:
     input_scale: float = _option(
         "augmentation",
         1.0,
-        "what the prepared image is multiplied by, in training and evaluation",
-        "ours; paper: grey levels as they are",
+        "factor of mean-subtracted images, in training and evaluation",
+        "ours; paper: gray levels unscaled",
         low=0.0001,
         high=1000,
     )
 
     batch_size: int = _option(
-        "learning", 128, "examples a step, over all replicas and workers together", "paper 5", low=1, high=65536
+        "training", 128, "examples per step, over all replicas and workers", "paper 5", low=1, high=65536
     )
     epochs: float = _option(
-        "learning", 90.0, "passes over the training set", "paper 5", low=0, high=100000, may_change=True
+        "training", 90.0, "passes over the training set", "paper 5", low=0, high=100000, may_change=True
     )
     reshuffle: bool | None = _option(
-        "learning",
+        "training",
         None,
-        "a new order of the images in every epoch",
-        "paper: not said; original #145: no",
+        "shuffle the images anew in every epoch",
+        "paper: not stated; original #145: no",
         kind=bool,
     )
-    learning_rate: float = _option("learning", 0.01, "of the weights, at the start", "paper 5", low=0, high=10)
+    learning_rate: float = _option("training", 0.01, "initial learning rate of the weights", "paper 5", low=0, high=10)
     learning_rate_scaling: str = _option(
-        "learning",
+        "training",
         "none",
-        "multiply the rate by batch_size / base_batch_size, or by its square root",
+        "scale the learning rate by batch_size / base_batch_size, or by its square root",
         "ours; linear: Goyal et al. 2017, square_root: Krizhevsky 2014",
         choices=("none", "linear", "square_root"),
     )
     base_batch_size: int = _option(
-        "learning",
+        "training",
         128,
-        "with learning_rate_scaling: the batch that learning_rate is meant for",
+        "batch size for which learning_rate is given, with learning_rate_scaling",
         "paper 5: 128",
         low=1,
         high=65536,
     )
     bias_learning_rate_factor: float | None = _option(
-        "learning",
+        "training",
         None,
-        "the biases' learning rate over the weights'",
+        "learning rate of biases, relative to that of weights",
         "paper 5: 1; original #145: 2",
         kind=float,
         low=0,
         high=100,
     )
-    momentum: float = _option("learning", 0.9, "of the update rule", "paper 5", low=0, high=0.9999)
-    weight_decay: float = _option("learning", 0.0005, "of the weights", "paper 5", low=0, high=1)
+    momentum: float = _option("training", 0.9, "momentum of the update rule", "paper 5", low=0, high=0.9999)
+    weight_decay: float = _option("training", 0.0005, "weight decay of the weights", "paper 5", low=0, high=1)
     bias_weight_decay: float | None = _option(
-        "learning",
+        "training",
         None,
-        "of the biases",
+        "weight decay of biases",
         "paper 5: 0.0005; original #145: 0",
         kind=float,
         low=0,
         high=1,
     )
     dense_weight_decay: float | None = _option(
-        "learning",
+        "training",
         None,
-        "of the weights of fully connected layers, where it is another",
+        "weight decay of the weights of fully connected layers, if different",
         "original: example-layers, 0.03 to 3",
         kind=float,
         low=0,
         high=100,
     )
     conv1_slow_epoch: float = _option(
-        "learning",
+        "training",
         0.0,
-        "epochs after which conv1's weights learn at a tenth of the others' rate; 0 for never",
+        "epochs after which the learning rate of conv1's weights is a tenth of the others'; 0: never",
         "original #145: 67",
         low=0,
         high=100000,
     )
     conv1_frozen_epoch: float = _option(
-        "learning",
+        "training",
         0.0,
-        "epochs after which conv1 learns no more; 0 for never",
+        "epochs after which conv1 is frozen; 0: never",
         "original #145: 72",
         low=0,
         high=100000,
     )
     new_layers_rate_factor: float = _option(
-        "learning",
+        "training",
         1.0,
-        "with initialize_from: the new layers' rate over the others', of weights",
+        "learning rate of new layers' weights, relative to the others', with initialize_from",
         "original #146: 10",
         low=0,
         high=1000,
     )
     new_layers_rate_epochs: float = _option(
-        "learning",
+        "training",
         0.0,
-        "epochs after which the new layers learn at the others' rate; 0 for never",
+        "epochs after which new layers have the learning rate of the others; 0: never",
         "original #146: 6",
         low=0,
         high=100000,
     )
     schedule: str = _option(
-        "learning",
+        "training",
         "plateau",
-        "drop the rate when the validation error stops falling, at drop_epochs, in equal steps, or linearly to 0",
+        "drop the rate when the validation error plateaus, at drop_epochs or in equal steps; or decay it linearly to 0",
         "paper 5: plateau; #145: epochs; #170: exponential_steps",
         choices=("plateau", "epochs", "exponential_steps", "linear"),
     )
     drop_factor: float = _option(
-        "learning", 0.1, "what a drop multiplies the rate by", "paper 5", low=0.0001, high=0.9999
+        "training", 0.1, "factor of the learning rate at a drop", "paper 5", low=0.0001, high=0.9999
     )
     drop_epochs: tuple = _option(
-        "learning",
+        "training",
         (),
-        "for schedule=epochs: epochs completed at each drop, such as 25,51,79",
+        "epochs at which the rate drops with schedule=epochs, such as 25,51,79",
         "original #145",
         kind=list,
     )
     patience: int = _option(
-        "learning",
+        "training",
         4,
-        "for schedule=plateau: epochs in a row without a lower validation error before a drop",
+        "epochs without a lower validation error before a drop with schedule=plateau",
         "ours; paper 5: by hand",
         low=1,
         high=1000,
     )
     rate_steps: int = _option(
-        "learning",
+        "training",
         4,
-        "for schedule=exponential_steps: rates in equal parts of the run, each the same factor below the one before",
+        "number of rates with schedule=exponential_steps, in equal parts of the run and with a constant ratio",
         "original #170",
         low=2,
         high=1000,
     )
     rate_span: float = _option(
-        "learning",
+        "training",
         250.0,
-        "for schedule=exponential_steps: the first rate over the last",
+        "ratio of the first to the last rate with schedule=exponential_steps",
         "original #170",
         low=1,
         high=1000000,
     )
-    bias_rate_steps: int = _option("learning", 2, "as rate_steps, of the biases", "original #170", low=2, high=1000)
-    bias_rate_span: float = _option(
-        "learning", 10.0, "as rate_span, of the biases", "original #170", low=1, high=1000000
-    )
-    max_drops: int = _option(
-        "learning", 3, "for schedule=plateau: how often the rate drops", "paper 5", low=0, high=100
-    )
+    bias_rate_steps: int = _option("training", 2, "rate_steps of biases", "original #170", low=2, high=1000)
+    bias_rate_span: float = _option("training", 10.0, "rate_span of biases", "original #170", low=1, high=1000000)
+    max_drops: int = _option("training", 3, "maximum number of drops with schedule=plateau", "paper 5", low=0, high=100)
     max_bias_drops: int | None = _option(
-        "learning",
+        "training",
         None,
-        "how often the biases' rate drops with the weights'",
+        "maximum number of drops of the biases' learning rate",
         "paper 5: 3; original #145: 1",
         kind=int,
         low=0,
@@ -444,7 +441,7 @@ class Config:
     distribute: str = _option(
         "distribution",
         "none",
-        "replicas that share each batch: none, on all of this process's GPUs, or in several processes",
+        "share each batch among replicas: none, one per GPU of this process, or one per process",
         "ours",
         choices=("none", "mirrored", "multiworker"),
         may_change=True,
@@ -452,14 +449,14 @@ class Config:
     reduce_precision: str = _option(
         "distribution",
         "float32",
-        "of gradients on their way from replica to replica",
+        "precision of gradients that replicas exchange",
         "ours",
         choices=("float32", "bfloat16"),
     )
     data_service: str = _option(
         "distribution",
         "",
-        "address of a tf.data service that reads a prepared data_dir, such as grpc://HOST:5050",
+        "address of a tf.data service that reads data_dir, such as grpc://HOST:5050",
         "ours",
         may_change=True,
     )
@@ -467,16 +464,18 @@ class Config:
     seed: int = _option(
         "run",
         0,
-        "of initial weights, order, crops, flips, noise and dropout",
+        "seed of initial weights, order, crops, flips, noise and dropout",
         "ours",
         low=0,
         high=2**31 - 1,
     )
-    report_steps: int = _option("run", 20, "steps between reports to terminal and logs", "ours", low=1, may_change=True)
+    report_steps: int = _option(
+        "run", 20, "steps between reports in the terminal and logs", "ours", low=1, may_change=True
+    )
     summary_epochs: float = _option(
         "run",
         1.0,
-        "epochs between histograms, sizes of updates and pictures in TensorBoard, from the first report on; 0 for none",
+        "epochs between histograms, update sizes and images in TensorBoard, each at the next report; 0: none",
         "ours",
         low=0,
         high=100000,
@@ -485,23 +484,23 @@ class Config:
     checkpoint_steps: int = _option(
         "run",
         1000,
-        "steps between checkpoints, which are saved at the first report from then on and at each epoch's end",
+        "minimum steps between checkpoints, saved at the next report; another is saved after each epoch",
         "ours",
         low=1,
         may_change=True,
     )
-    keep_checkpoints: int = _option("run", 2, "newest checkpoints kept", "ours", low=1, may_change=True)
+    keep_checkpoints: int = _option("run", 2, "number of newest checkpoints to keep", "ours", low=1, may_change=True)
     deterministic: bool = _option(
         "run",
         True,
-        "use only operations that give the same bits every time",
+        "use only deterministic operations",
         "ours",
         may_change=True,
     )
     intra_op_threads: int = _option(
         "run",
         0,
-        "CPU threads within an operation; 0 chooses: 1 where two cores can take a tower each",
+        "CPU threads within an operation; 0: automatic, which is 1 if each tower can have one of two cores",
         "ours",
         low=0,
         high=1024,
@@ -510,7 +509,7 @@ class Config:
     inter_op_threads: int = _option(
         "run",
         0,
-        "CPU operations at the same time; 0 chooses: one for each core",
+        "CPU operations in parallel; 0: automatic, one per core",
         "ours",
         low=0,
         high=1024,
@@ -519,7 +518,7 @@ class Config:
     tf32: bool = _option(
         "run",
         True,
-        "on GPUs that have it, multiply float32 with 10 bits of mantissa",
+        "use TF32, with 10 bits of mantissa, for float32 products on GPUs that have it",
         "ours; paper's GPUs: float32",
         may_change=True,
     )
@@ -528,9 +527,9 @@ class Config:
         for field in dataclasses.fields(self):
             _check(field, getattr(self, field.name))
         if self.schedule == "epochs" and list(self.drop_epochs) != sorted(self.drop_epochs):
-            raise ValueError(f"Expected drop_epochs to rise. Received: {self.drop_epochs}")
+            raise ValueError(f"Expected drop_epochs to increase. Received: {self.drop_epochs}")
         if self.devices not in ((), ("auto",)) and len(self.devices) != 2:
-            raise ValueError(f"Expected devices to be auto, empty or two. Received: {','.join(self.devices)}")
+            raise ValueError(f"Expected devices to be auto, empty or two devices. Received: {','.join(self.devices)}")
         if self.towers != "two" and self.devices not in ((), ("auto",)):
             raise ValueError(f"Expected towers=two for two devices. Received: towers={self.towers}")
         if self.towers != "two" and self.communication != "paper":
@@ -541,7 +540,9 @@ class Config:
                 f"Received: {','.join(self.devices)}"
             )
         if self.data_service and not self.data_dir:
-            raise ValueError("Expected data_dir, which the data service reads. Received: data_service without it")
+            raise ValueError(
+                "Expected data_dir for data_service, which reads it. Received: data_service without data_dir"
+            )
         if self.bottleneck % 2:
             raise ValueError(f"Expected bottleneck to be even. Received: {self.bottleneck}")
         if self.schedule in ("linear", "exponential_steps") and not self.epochs:
@@ -553,8 +554,8 @@ class Config:
         self._check_network()
         if self.schedule == "plateau" and not self.validation_fraction:
             raise ValueError(
-                "Expected a schedule that does not look at errors, such as epochs, where validation_fraction is 0. "
-                "Received: schedule=plateau"
+                "Expected a schedule that does not depend on the validation error, such as epochs, for "
+                "validation_fraction=0. Received: schedule=plateau"
             )
 
     def _check_network(self):
@@ -573,51 +574,51 @@ class Config:
                     f"{field.name}={getattr(self, field.name)}. Received: network={self.network}"
                 )
 
-    def resolved(self):
-        """This configuration with every None replaced by what the recipe says."""
+    def resolved(self) -> "Config":
+        """Returns this configuration with every None replaced by the recipe's value."""
         changes = {name: value for name, value in RECIPE_DEFAULTS[self.recipe].items() if getattr(self, name) is None}
         return dataclasses.replace(self, **changes)
 
-    def differences(self, other):
-        """Names of the fields that may not change within a run and differ between two configurations."""
+    def differences(self, other: "Config") -> list[str]:
+        """Returns the names of the fields that differ and must not change within a run."""
         return [
             field.name
             for field in dataclasses.fields(self)
             if not field.metadata["may_change"] and getattr(self, field.name) != getattr(other, field.name)
         ]
 
-    def fingerprint(self):
-        """An int below 2 ** 32 that is the same for configurations that differ in nothing but what may change."""
+    def fingerprint(self) -> int:
+        """Returns a number below 2 ** 32 that is equal for configurations without `differences`."""
         fixed = [field.name for field in dataclasses.fields(self) if not field.metadata["may_change"]]
         return zlib.crc32(repr([(name, getattr(self, name)) for name in fixed]).encode())
 
 
-def describe_range(field):
-    """The values a field may take, for messages and the help."""
-    facts = field.metadata
-    if facts["choices"]:
-        return " | ".join(facts["choices"])
-    if facts["kind"] is bool:
+def describe_range(field: dataclasses.Field) -> str:
+    """Returns the values that a field may have, as text for messages and the help."""
+    metadata = field.metadata
+    if metadata["choices"]:
+        return " | ".join(metadata["choices"])
+    if metadata["kind"] is bool:
         return "true | false"
-    if facts["low"] is None:
-        return {str: "text", tuple: "names", list: "numbers"}[facts["kind"]]
-    high = "" if facts["high"] is None else f" to {facts['high']}"
-    return f"{facts['low']}{high or ' or more'}"
+    if metadata["low"] is None:
+        return {str: "text", tuple: "names", list: "numbers"}[metadata["kind"]]
+    high = "" if metadata["high"] is None else f" to {metadata['high']}"
+    return f"{metadata['low']}{high or ' or more'}"
 
 
 def _check(field, value):
-    facts = field.metadata
+    metadata = field.metadata
     if value is None and field.default is None:
         return
-    kinds = {float: (int, float), tuple: (tuple,), list: (tuple,)}.get(facts["kind"], (facts["kind"],))
-    fits = isinstance(value, kinds) and (facts["kind"] is bool or not isinstance(value, bool))
-    if fits and facts["choices"]:
-        fits = value in facts["choices"]
-    if fits and facts["low"] is not None:
-        fits = value >= facts["low"] and (facts["high"] is None or value <= facts["high"])
-    if fits and facts["kind"] is tuple:
+    kinds = {float: (int, float), tuple: (tuple,), list: (tuple,)}.get(metadata["kind"], (metadata["kind"],))
+    fits = isinstance(value, kinds) and (metadata["kind"] is bool or not isinstance(value, bool))
+    if fits and metadata["choices"]:
+        fits = value in metadata["choices"]
+    if fits and metadata["low"] is not None:
+        fits = value >= metadata["low"] and (metadata["high"] is None or value <= metadata["high"])
+    if fits and metadata["kind"] is tuple:
         fits = all(isinstance(item, str) for item in value)
-    if fits and facts["kind"] is list:
+    if fits and metadata["kind"] is list:
         fits = all(isinstance(item, (int, float)) and math.isfinite(item) for item in value)
     if not fits:
         raise ValueError(f"Expected {field.name} to be {describe_range(field)}. Received: {value!r}")

@@ -246,7 +246,7 @@ def test_the_example_for_kubernetes_starts_what_the_tests_start():
         ),
         (["--distribute=multiworker", "--workers=a:1,b:2", "--worker_index=2"], "Expected worker_index from 0 to 1"),
         (["--distribute=mirrored", "--devices=/CPU:0,/CPU:1"], "Expected devices to be auto or empty"),
-        (["--data_service=grpc://a:1"], "Expected data_dir, which the data service reads"),
+        (["--data_service=grpc://a:1"], "Expected data_dir for data_service, which reads it"),
     ],
 )
 def test_bad_input_gets_one_line(arguments, message, server, tmp_path):
