@@ -1,4 +1,4 @@
-"""Crops, mirror images, colour noise and views against loops over pixels, eager and compiled."""
+"""Crops, mirroring, color noise and views against loops over rows, eager and compiled."""
 
 import functools
 
@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from alexnet_tf.data import augmentation
 
-# Six digits of 255, the largest value: what float32 keeps through a subtraction, an addition and a division.
+# Six digits of 255, the largest value: the precision of float32 after a subtraction, an addition and a division.
 TOLERANCE = 255e-6
 
 COMPONENTS = np.float32([[70, 68, 66], [-26, -1, 25], [8, -16, 8]])
@@ -23,20 +23,20 @@ def mean_image(seed=1, side=256):
 
 
 def square(image, top, left, size):
-    """Row by row."""
+    """Crops an image row by row."""
     columns = [left + column for column in range(size)]
     return np.stack([image[top + row, columns] for row in range(size)])
 
 
 def mirrored(image, upended, left_to_right):
-    """Row by row."""
+    """Mirrors an image row by row."""
     height, width = image.shape[:2]
     columns = [width - 1 - column if left_to_right else column for column in range(width)]
     return np.stack([image[height - 1 - row if upended else row, columns] for row in range(height)])
 
 
 def shift_of(draw, components):
-    """The sum of p_i alpha_i sqrt(lambda_i), with directions p and standard deviations sqrt(lambda) told apart."""
+    """Returns the sum of p_i alpha_i sqrt(lambda_i), with separate directions p and deviations sqrt(lambda)."""
     total = np.zeros(3)
     for alpha, component in zip(draw, components.astype(np.float64), strict=True):
         deviation = np.linalg.norm(component)
@@ -151,7 +151,7 @@ def test_ten_views_are_corners_and_center_then_the_five_mirrored(mean_crop, comp
             np.testing.assert_array_equal(other, mirrored(view, False, True))
 
 
-# Crop and image of CIFAR-10, the whole of it, and margins that have no middle.
+# Crop and image of CIFAR-10, the entire image, and an odd margin.
 each_size = pytest.mark.parametrize("size, side", [(24, 32), (32, 32), (24, 31)])
 
 
@@ -229,7 +229,7 @@ def test_fifth_view_is_the_central_one(mean_crop):
 
 
 def test_mean_image_becomes_zero():
-    """Wherever it is cut and however mirrored, if each crop loses the part of the mean image it was cut from."""
+    """At any offset and with any mirroring, if the mean image is subtracted at the crop's position."""
     mean = photographs(1)[0]
     inputs = batch()
     inputs["crops"] = np.stack([mean[row : row + 224, column : column + 224] for row, column in inputs["offsets"]])

@@ -1,4 +1,4 @@
-"""Draws against the generator's definition in plain Python, and against themselves, wherever they start."""
+"""Draws against the generator's definition in plain Python, and against themselves from other first positions."""
 
 import math
 
@@ -26,7 +26,7 @@ def philox(counter, key):
 
 
 def numbers(seed, stream, epoch, position):
-    # NumPy counts before it draws.
+    # NumPy increments the counter before it draws.
     return philox([position + 1, 0, epoch, 0], [seed, stream])
 
 
@@ -46,14 +46,14 @@ def test_orders_differ_between_seeds_and_epochs():
     orders = [draws.order(50, seed, epoch) for seed in range(4) for epoch in range(4)]
     orders += [draws.order_on_disk(50, seed) for seed in range(4)]
     assert len({order.tobytes() for order in orders}) == len(orders)
-    # Not the same shuffle begun elsewhere: two orders agree in about one place, in more than ten hardly ever.
+    # Nor are they shifted copies: two orders agree in about one place, and hardly ever in more than ten.
     for i, one in enumerate(orders):
         assert all((one == other).sum() <= 10 for other in orders[:i])
 
 
 @pytest.mark.parametrize("count, seed, epoch", [(1, 0, 0), (7, 0, 0), (64, 11, 3), (101, 2**63, 90)])
 def test_order_sorts_the_numbers_of_the_generators_definition(count, seed, epoch):
-    """So no version of NumPy changes what an old run's seed means."""
+    """Therefore no version of NumPy changes the meaning of an old run's seed."""
     np.testing.assert_array_equal(draws.order(count, seed, epoch), sorted_by_numbers(count, seed, 0, epoch))
     np.testing.assert_array_equal(draws.order_on_disk(count, seed), sorted_by_numbers(count, seed, 3, 0))
 
@@ -102,7 +102,7 @@ def test_draws_of_a_range_are_those_of_the_entire_epoch(images_per_draw, crops, 
 def test_32_consecutive_images_share_all_but_the_noise():
     drawn = draws.draw(1, 0, range(20, 148), margin=32, flips="both", images_per_draw=32)
     geometry = np.column_stack([drawn.offsets, drawn.flips])
-    # Positions 20 to 31 belong to the first row of 32.
+    # Positions 20 to 31 belong to the first group of 32.
     groups = np.arange(20, 148) // 32
     for group in np.unique(groups):
         assert len(np.unique(geometry[groups == group], axis=0)) == 1

@@ -46,7 +46,7 @@ def test_draws_in_a_graph_equal_those_of_numpy():
 
 
 def test_draws_do_not_depend_on_the_first_position():
-    """Nor does the noise, to the bit: a resumed run and one of several workers get what one run gets."""
+    """Not even the last bits of the noise do: resumed runs and parallel workers get the batches of one run."""
     options = {"margin": 32, "flips": "both", "images_per_draw": 32}
     epoch = tf.constant(2, tf.int64)
     whole = graph_draws.draw(9, epoch, tf.constant(0, tf.int64), 130, **options)
@@ -57,7 +57,7 @@ def test_draws_do_not_depend_on_the_first_position():
 
 
 def test_all_bits_of_seed_and_position_matter():
-    """Products whose halves carry: seeds and positions of all bits."""
+    """Seeds and positions with random bits, for carries in the products of halves."""
     generator = np.random.default_rng(0)
     for seed in generator.integers(0, 2**63, 10).tolist():
         epoch, first = generator.integers(0, 2**62, 2).tolist()

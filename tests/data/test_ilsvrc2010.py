@@ -137,7 +137,7 @@ def test_synthetic_devkit_reads_like_the_real_one():
     assert [type(value) for value in synsets[0]] == [int, str, str, str, int, np.ndarray, int, int]
     assert synsets[0]["children"].shape == (0,)
     assert list(synsets[4]["children"]) == [6, 3]
-    # An only child is no vector.
+    # A single child is not a vector.
     assert synsets[6]["children"] == 3
 
 
@@ -162,7 +162,7 @@ def test_data_set_is_read_from_its_archives(tmp_path):
         assert names(split) == image_names
         assert contents(split) == [tar_files.image(name) for name in image_names]
         assert split.read(tf.constant(3, tf.int64)).numpy() == tar_files.image(image_names[3])
-    # Nothing was unpacked beside them.
+    # Nothing was unpacked.
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(parts())
 
 
@@ -185,7 +185,7 @@ def test_class_archives_on_disk_are_the_same_data_set(tmp_path, folder):
 def test_no_test_set_without_its_ground_truth(tmp_path):
     files = parts()
     del files[TEST_TRUTH]
-    # The archive of patches has some for it all the same.
+    # The archive of patches has patches for it nevertheless.
     write(tmp_path, {**files, PATCHES: tar_files.images([f"patch_images/test/{tar_files.numbered('test', 1)[0]}"])})
     assert list(ilsvrc2010.open_archives(tmp_path).splits) == ["train", "validation"]
     (tmp_path / TEST).unlink()
@@ -291,7 +291,7 @@ def test_offsets_may_exceed_32_bits(tmp_path):
     write(tmp_path, parts())
     with open(tmp_path / TRAIN, "wb") as file:
         file.write(far.tobuf())
-        # A hole, which takes no room on the disk.
+        # A hole, which takes no disk space.
         file.seek(far.size, os.SEEK_CUR)
         file.write(outer(class_tars()))
     train = ilsvrc2010.open_archives(tmp_path).splits["train"]
@@ -300,7 +300,7 @@ def test_offsets_may_exceed_32_bits(tmp_path):
 
 def test_archive_truncated_after_opening_is_named(tmp_path):
     split = open_with(tmp_path, {}).splits["validation"]
-    # The names stand in the opposite order in the archive: the first image comes last.
+    # The archive is in reverse order: the first image is its last.
     os.truncate(tmp_path / VALIDATION, 512)
     expected = (
         f"Expected {len(tar_files.image(tar_files.numbered('val', 1)[0]))} bytes of ILSVRC2010_val_00000001.JPEG in "
@@ -319,7 +319,7 @@ def test_missing_files_are_named(tmp_path):
     )
     message = tar_files.refusal(lambda: ilsvrc2010.open_archives(tmp_path), FileNotFoundError)
     assert message == f"{expected}. Received: no {train}, no {validation}, no {kit}"
-    # Half of the devkit is none, and the archives of a folder are not yet classes.
+    # Half of the devkit is not enough, and other archives in the folder are not classes.
     write(tmp_path, {META: meta(), VALIDATION: b"", PATCHES: b"", "train/other.tar": b""})
     assert tar_files.refusal(lambda: ilsvrc2010.open_archives(tmp_path), FileNotFoundError).endswith(
         f". Received: no {train}, no {kit}"
@@ -495,11 +495,11 @@ def test_damaged_devkit_raises(tmp_path):
     noise = np.random.default_rng(0).bytes(5000)
     cut = devkit({"devkit-1.0/features": noise, META: meta()})[:4000]
     wrong_checksum = gzip.compress(tar_files.pack([("devkit-1.0/features", noise)])[:3000])[:-8] + bytes(8)
-    # Halfway through the file there follows a block of a kind that does not exist.
+    # An invalid block follows halfway through the file.
     stream = zlib.compressobj(wbits=zlib.MAX_WBITS | 16)
     halfway = stream.compress(tar_files.pack([(META, noise * 8)])[:20000]) + stream.flush(zlib.Z_FULL_FLUSH)
     for content in (b"", b"no archive", parts()[VALIDATION], cut, wrong_checksum, halfway + b"\xff" * 1000):
         assert complaint(tmp_path, {DEVKIT: content}).startswith(expected)
-    # Another program wrote the same names so.
+    # Some programs write the names like this.
     kit = devkit({f"./{META}": meta(), f"./{VALIDATION_TRUTH}": b"1\n" * 5})
     assert len(open_with(tmp_path, {DEVKIT: kit}).classes) == 4

@@ -19,7 +19,7 @@ from alexnet_tf.data import statistics
 
 
 def photographs(folder):
-    """Eight files, three of which cannot be read, and a name under which there is none."""
+    """Returns a split of eight files, three of them unreadable, and a missing file."""
     for number in range(8):
         pixels = np.random.default_rng(number).integers(0, 256, [280, 300, 3], dtype=np.uint8)
         PIL.Image.fromarray(pixels).save(folder / f"{number}.jpg")
@@ -35,7 +35,7 @@ def photographs(folder):
 
 
 def small_photographs(folder, count=6):
-    """Files of 32 x 32 without loss, and their pixels."""
+    """Returns a split of lossless 32 x 32 files, and their pixels."""
     folder.mkdir(exist_ok=True)
     pixels = [np.random.default_rng(number).integers(0, 256, [32, 32, 3], dtype=np.uint8) for number in range(count)]
     paths = [folder / f"{number}.png" for number in range(count)]
@@ -79,10 +79,10 @@ def test_statistics_cover_the_readable_photographs(tmp_path):
 
 
 def test_progress_is_reported_until_the_end(tmp_path):
-    told = []
-    loading.load(photographs(tmp_path), progress=told.append)
-    assert told == sorted(told)
-    assert told[-1] == 9
+    reported = []
+    loading.load(photographs(tmp_path), progress=reported.append)
+    assert reported == sorted(reported)
+    assert reported[-1] == 9
 
 
 def test_no_readable_photograph_raises(tmp_path):
@@ -136,7 +136,7 @@ def test_crops_of_24_of_32_are_the_pixels_at_their_offsets(tmp_path, cache, crop
         for crop, (top, left), label in zip(batch["crops"], batch["offsets"], batch["labels"], strict=True):
             np.testing.assert_array_equal(crop, pixels[label][top : top + 24, left : left + 24])
     offsets = small_examples.gathered(found, "offsets")
-    # Of 240 draws every one of nine rows and columns is among them, but for once in ten billion runs.
+    # 240 draws contain each of nine rows and columns, except once in ten billion runs.
     for axis in (0, 1):
         assert sorted(set(offsets[:, axis].tolist())) == (list(range(9)) if crops == "random" else [4])
 
@@ -172,7 +172,7 @@ def test_prepared_images_have_a_fixed_size(tmp_path, storage):
 @pytest.mark.parametrize("cache, kept", [("memory", True), ("none", False), ("auto", True), ("auto", False)])
 def test_images_are_cached_if_they_fit(tmp_path, monkeypatch, cache, kept):
     split = photographs(tmp_path)
-    # Nine images fill half of what is free, or a byte more than that.
+    # Nine images fill half of the available memory, or exceed it by a byte.
     free = 2 * 9 * 256 * 256 * 3 - (not kept)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: types.SimpleNamespace(available=free))
     examples, _, _ = loading.load(split, cache=cache)
@@ -187,7 +187,7 @@ def test_images_are_cached_if_they_fit(tmp_path, monkeypatch, cache, kept):
 
 
 def test_cached_images_are_held_once():
-    """Neither making the table nor reading it in a data set holds its 118 MB a second time."""
+    """Neither filling the table nor reading batches from it holds a second copy."""
     count = 600
     split = sources.Split(np.arange(count), small_examples.coded_image, str)
     loading.load(sources.subset(split, np.arange(8)), cache="memory")

@@ -1,4 +1,4 @@
-"""Preparation against Pillow and plain NumPy: formats, orientation, the central square, and files that are none."""
+"""Decoding and scaling against Pillow and NumPy: formats, orientation, the central square, invalid files."""
 
 import io
 
@@ -30,12 +30,12 @@ def resized(pixels, method):
 
 
 def difference(a, b):
-    """The largest one, in grey levels."""
+    """Returns the largest difference, in gray levels."""
     return np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)).max()
 
 
 def averaged_over_areas(pixels, size):
-    """Each result pixel is the mean over its area of the original, of whose border pixels parts count."""
+    """Averages over areas: border pixels of each area count in part."""
     side = len(pixels)
     weights = np.zeros([size, side])
     for i in range(size):
@@ -71,21 +71,21 @@ def test_other_sizes_are_averaged_enlarged_and_cropped_alike(size):
 @pytest.mark.parametrize("shape", [(512, 700), (1100, 768)])
 def test_shrinking_by_integers_agrees_with_pillow(shape):
     pixels = pictures.noise(*shape)
-    # Pillow rounds after the rows and after the columns, so that a rounded half may fall to the other side.
+    # Pillow rounds after the rows and again after the columns, so halves may be rounded in the other direction.
     assert difference(photograph.to_square(pixels), resized(pixels, PIL.Image.Resampling.BOX)) <= 1
 
 
 @pytest.mark.parametrize("shape", [(300, 400), (500, 375), (333, 1000)])
 def test_shrinking_a_smooth_image_agrees_with_pillow(shape):
     pixels = pictures.waves(*shape)
-    # Pillow's box takes whole pixels: it is off by up to half a pixel in each direction, at 4 levels a pixel.
+    # Pillow's box has integer bounds: it is off by up to half a pixel in each direction, at 4 levels a pixel.
     assert difference(photograph.to_square(pixels), resized(pixels, PIL.Image.Resampling.BOX)) <= 4
 
 
 @pytest.mark.parametrize("shape", [(100, 60), (200, 255), (50, 8000), (8000, 50), (3, 2)])
 def test_enlarging_agrees_with_pillow(shape):
     pixels = pictures.waves(*shape)
-    # One level, as Pillow rounds after the rows and after the columns.
+    # One level, as Pillow rounds after the rows and again after the columns.
     assert difference(photograph.to_square(pixels), resized(pixels, PIL.Image.Resampling.BICUBIC)) <= 1
 
 
@@ -101,7 +101,7 @@ def test_one_pixel_fills_the_square():
 
 
 def test_aspect_ratio_is_kept():
-    """A disc in the middle stays one: as wide as high, whatever the photograph's shape."""
+    """A disc in the center stays as wide as high for any shape of the photograph."""
     y, x = np.mgrid[:400, :800]
     disc = ((y - 199.5) ** 2 + (x - 399.5) ** 2 < 150**2) * np.uint8(255)
     for picture in (disc, disc.T):
@@ -117,7 +117,7 @@ def test_lossless_formats_give_pillows_pixels(encoded):
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 def test_jpegs_give_pillows_pixels(mode):
     encoded = pictures.encode(PIL.Image.fromarray(pictures.waves(40, 60)).convert(mode), "JPEG", quality=95)
-    # TensorFlow's fast inverse cosine transform and its own way from CMYK.
+    # TensorFlow uses a fast inverse cosine transform and its own conversion from CMYK.
     assert difference(photograph.decode(encoded), pillow(encoded)) <= 3
 
 
@@ -141,7 +141,7 @@ def test_orientation_is_applied_as_pillow_does(orientation, endian):
     exif = PIL.Image.Exif()
     exif.endian = endian
     exif[ORIENTATION] = orientation
-    # Tags before and behind it.
+    # Tags before and after it.
     exif[0x010F] = "A maker of cameras"
     exif[0x0132] = "2012:12:03 12:00:00"
     encoded = pictures.encode(pictures.noise(24, 40), "JPEG", exif=exif)
@@ -237,8 +237,8 @@ def test_tf_data_gives_the_same_pixels():
 def test_decoded_pixels_are_not_decoded_again():
     pixels = pictures.waves(300, 400)
     np.testing.assert_array_equal(photograph.decode_to_square(tf.constant(pixels)), photograph.to_square(pixels))
-    grey = photograph.decode_to_square(tf.constant(pixels[:, :, :1]))
-    np.testing.assert_array_equal(grey, photograph.to_square(np.repeat(pixels[:, :, :1], 3, axis=-1)))
+    gray = photograph.decode_to_square(tf.constant(pixels[:, :, :1]))
+    np.testing.assert_array_equal(gray, photograph.to_square(np.repeat(pixels[:, :, :1], 3, axis=-1)))
 
 
 def test_cifar_10_images_are_unchanged_at_their_size():
@@ -247,5 +247,5 @@ def test_cifar_10_images_are_unchanged_at_their_size():
         image = photograph.decode_to_square(file, 32)
         assert image.shape == [32, 32, 3]
         np.testing.assert_array_equal(image, pixels)
-    grey = photograph.decode_to_square(tf.constant(pixels[:, :, :1]), 32)
-    np.testing.assert_array_equal(grey, np.repeat(pixels[:, :, :1], 3, axis=-1))
+    gray = photograph.decode_to_square(tf.constant(pixels[:, :, :1]), 32)
+    np.testing.assert_array_equal(gray, np.repeat(pixels[:, :, :1], 3, axis=-1))

@@ -73,7 +73,7 @@ def test_seed_determines_all_draws():
 
 @pytest.mark.parametrize("first_step", range(7))
 def test_resumed_run_gets_the_batches_of_an_uninterrupted_one(first_step):
-    """Two batches an epoch, so within epochs and across their borders."""
+    """Two batches an epoch, so this covers resuming within an epoch and at its end."""
     whole = small_examples.sampled(small_examples.coded_examples(10), steps=7)
     rest = small_examples.sampled(small_examples.coded_examples(10), first_step=first_step, steps=7)
     assert len(rest) == 7 - first_step
@@ -83,7 +83,7 @@ def test_resumed_run_gets_the_batches_of_an_uninterrupted_one(first_step):
 
 
 def test_late_step_needs_no_replay():
-    """Step 900,001 of ImageNet's 1.28 million photographs, without what was before."""
+    """Step 900,001 on ImageNet's 1.28 million photographs."""
     examples = small_examples.blank_examples(1_281_167)
     (late,) = small_examples.sampled(examples, first_step=900_000, steps=900_001, batch_size=128)
     assert len(set(late["labels"].tolist())) == 128
@@ -156,7 +156,7 @@ def test_center_crops_are_central():
 
 
 def test_consecutive_images_can_share_crop_and_mirroring():
-    """The original's habit: one draw for 32 images, whatever the size of the batch."""
+    """Original #145 makes one draw for 32 images, regardless of the batch size."""
     found = small_examples.sampled(
         small_examples.blank_examples(100), batch_size=50, steps=2, images_per_draw=32, flips="both"
     )
@@ -168,7 +168,7 @@ def test_consecutive_images_can_share_crop_and_mirroring():
 
 
 def test_without_reshuffling_the_first_order_repeats():
-    """The original's habit. Nobody is left out for good: each epoch begins where the one before ended."""
+    """As in original #145. No image is left out for good: each epoch continues where the one before ended."""
     found = small_examples.gathered(
         small_examples.sampled(small_examples.blank_examples(10), steps=10, reshuffle=False), "labels"
     )

@@ -1,4 +1,4 @@
-"""Writing a data set: the very pixels, read by TFDS, and going on after whatever stopped it."""
+"""Writing a data set: exact pixels, compatibility with TFDS, and resuming after interruptions."""
 
 import fcntl
 import hashlib
@@ -40,14 +40,14 @@ def noise(height, width, channels=3, seed=0):
 
 
 def write_photographs(root):
-    """A folder source: eleven odd pictures and three unreadable files to train, five for validation."""
+    """Writes a folder source: eleven unusual images and three unreadable files for training, five for validation."""
     for split in ("train", "val"):
         for name in CLASSES:
             (root / split / name).mkdir(parents=True)
     cat, dog = root / "train" / "cat", root / "train" / "dog"
     picture = PIL.Image.fromarray(noise(70, 90))
     picture.convert("CMYK").save(cat / "cmyk.jpg")
-    picture.convert("L").save(cat / "grey.jpg")
+    picture.convert("L").save(cat / "gray.jpg")
     picture.quantize(16).save(cat / "palette.png")
     PIL.Image.fromarray(np.random.default_rng(1).integers(0, 2**16, [30, 41]).astype(np.uint16)).save(cat / "16.png")
     exif = PIL.Image.Exif()
@@ -76,7 +76,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(source, tmp_path_factory):
-    """What one uninterrupted preparation writes; not to be changed."""
+    """Returns the directory of an uninterrupted preparation; read-only."""
     directory = tmp_path_factory.mktemp("finished") / "jpeg"
     prepare.prepare(source, directory, OPTIONS)
     return directory
@@ -91,7 +91,7 @@ def finished_raw(source, tmp_path_factory):
 
 @pytest.fixture
 def few(tmp_path):
-    """Four photographs in a source of their own, quickly prepared."""
+    """Returns a source of four photographs."""
     root = tmp_path / "few"
     for number in range(4):
         path = root / "train" / CLASSES[number % 2] / f"{number}.png"
@@ -105,7 +105,7 @@ def image_of(source, relative):
 
 
 def files_below(directory):
-    """The content of each file but the lock."""
+    """Returns the contents of each file except the lock."""
     paths = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != ".lock")
     return {str(path.relative_to(directory)): path.read_bytes() for path in paths}
 
@@ -119,7 +119,7 @@ def shards_of(directory, split="train"):
 
 
 def examples(directory, split="train"):
-    """(name, label, bytes of the image) of each record in the order on the disk, read by TensorFlow."""
+    """Returns (name, label, image bytes) of each record in the order on disk, read by TensorFlow."""
     found = []
     for path in shards_of(directory, split):
         for payload in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
@@ -138,7 +138,7 @@ def assert_same_files(directory, expected):
 
 
 def stop_at(monkeypatch, call, error=None, most_bytes=None):
-    """At the `call`th shard written (from 0) half of it is written, then comes an error or a full disk."""
+    """Raises an error or fills the disk halfway through the shard number `call`, counted from 0."""
     write = records.write
     calls = []
 
@@ -187,7 +187,7 @@ def test_jpeg_quality_is_that_of_the_options(few, tmp_path):
 
 
 def test_record_is_the_same_in_every_process(finished):
-    """Maps have no order of their own: only a deterministic message is the same file again."""
+    """Protocol buffer maps are unordered: only deterministic serialization gives the same file."""
     for path in shards_of(finished):
         for payload in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
             assert tf.train.Example.FromString(payload).SerializeToString(deterministic=True) == payload
@@ -233,7 +233,7 @@ def test_tfds_reads_the_directory(source, finished, finished_raw, storage):
 
 @pytest.mark.parametrize("storage", ["jpeg", "raw"])
 def test_statistics_are_those_of_the_training_images(source, finished, finished_raw, storage):
-    """Of the photographs as they were before the JPEG encoder, in whatever order and shards."""
+    """They are computed before JPEG encoding and do not depend on order and shards."""
     accumulator = statistics.Accumulator()
     for name, _, _ in sorted(examples(finished)):
         accumulator.add(image_of(source, name).numpy()[None])
@@ -296,16 +296,16 @@ def test_class_metadata_is_kept(few, tmp_path):
 
 
 def test_progress_is_reported_over_all_splits(source, tmp_path, monkeypatch):
-    told = []
+    reported = []
     stop_at(monkeypatch, 2, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
-        prepare.prepare(source, tmp_path / "data", OPTIONS, progress=told.append)
-    assert told == sorted(told)
-    assert told[-1] == 8
-    told = []
-    prepare.prepare(source, tmp_path / "data", OPTIONS, progress=told.append)
-    assert told == sorted(told)
-    assert (told[0], told[-1]) == (8, 19)
+        prepare.prepare(source, tmp_path / "data", OPTIONS, progress=reported.append)
+    assert reported == sorted(reported)
+    assert reported[-1] == 8
+    reported = []
+    prepare.prepare(source, tmp_path / "data", OPTIONS, progress=reported.append)
+    assert reported == sorted(reported)
+    assert (reported[0], reported[-1]) == (8, 19)
 
 
 @pytest.mark.parametrize("shard_examples", [1, 2])
@@ -355,7 +355,7 @@ def test_split_without_a_readable_photograph_raises(few, tmp_path, split):
 
 @pytest.mark.parametrize("call", [0, 2, 4])
 def test_interrupted_preparation_resumes(source, finished, tmp_path, monkeypatch, call):
-    """Of six shards, four of them to train."""
+    """Six shards, four of them for training."""
     directory = tmp_path / "data"
     with monkeypatch.context() as patch:
         calls = stop_at(patch, call, KeyboardInterrupt())
@@ -393,13 +393,13 @@ prepare.prepare(sources.folder(sys.argv[1]), sys.argv[2], prepare.Options(shard_
 
 
 def test_killed_preparation_resumes(source, finished, tmp_path, monkeypatch):
-    """In another process, so that nothing in the files may depend on the process."""
+    """Runs in another process, so nothing in the files may depend on the process."""
     directory = tmp_path / "data"
     run = subprocess.run([sys.executable, "-c", KILLED, source.root, directory], capture_output=True, text=True)
     assert run.returncode == -signal.SIGKILL, run.stderr
     shards = shards_of(directory)
     assert [path.name[-14:] for path in shards] == ["00000-of-00004", "00001-of-00004"]
-    # The kill came in the middle of a shard.
+    # The process was killed in the middle of a shard.
     assert [path.name for path in directory.glob("*.part")] == ["prepared-train.tfrecord-00002-of-00004.part"]
     before = [path.stat().st_mtime_ns for path in shards]
 
@@ -411,7 +411,7 @@ def test_killed_preparation_resumes(source, finished, tmp_path, monkeypatch):
 
 
 def test_shard_without_metadata_is_written_again(source, finished, tmp_path, monkeypatch):
-    """Killed between a shard and what is known of it."""
+    """As if killed after writing a shard and before its metadata."""
     directory = tmp_path / "data"
     with monkeypatch.context() as patch:
         stop_at(patch, 2, KeyboardInterrupt())
@@ -512,7 +512,7 @@ def test_different_options_in_the_same_directory_raise(few, tmp_path, monkeypatc
         named = [field for field in others if f" {field}=" in message]
         assert named == [name]
     both = options._replace(seed=5, storage="raw")
-    with pytest.raises(ValueError, match=r"storage=jpeg, not raw, seed=0, not 5"):
+    with pytest.raises(ValueError, match=r"storage=jpeg \(not raw\), seed=0 \(not 5\)"):
         prepare.prepare(few, directory, both, settings={"split_seed": 1})
     assert files_below(directory) == before
     prepare.prepare(few, directory, options, settings={"split_seed": 1})

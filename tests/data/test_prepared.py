@@ -1,4 +1,4 @@
-"""Reading a prepared data set: the images that were written, and every damage named."""
+"""Reading a prepared data set: images as they were written, and messages that name every damage."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ from alexnet_tf.utils import messages
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """Ten photographs to train, three for validation."""
+    """Returns a source of ten photographs for training and three for validation."""
     root = tmp_path_factory.mktemp("photographs")
     for split, count in (("train", 10), ("val", 3)):
         for number in range(count):
@@ -41,7 +41,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(source, tmp_path_factory):
-    """Data sets by their storage, in shards of four; not to be changed."""
+    """Returns data sets by storage, in shards of four; read-only."""
     root = tmp_path_factory.mktemp("made")
     for storage in prepare.STORAGES:
         prepare.prepare(source, root / storage, prepare.Options(storage=storage, shard_examples=4))
@@ -55,20 +55,20 @@ def storage(request):
 
 @pytest.fixture
 def directory(made, storage, tmp_path):
-    """A data set to be damaged."""
+    """Returns a copy of a data set to damage."""
     shutil.copytree(made[storage], tmp_path / "data")
     return tmp_path / "data"
 
 
 @pytest.fixture
 def jpegs(made, tmp_path):
-    """One of JPEG files to be damaged, for what does not depend on the storage."""
+    """Returns a copy of the JPEG data set to damage, for tests that do not depend on the storage."""
     shutil.copytree(made["jpeg"], tmp_path / "data")
     return tmp_path / "data"
 
 
 def expected_images(source, split, storage):
-    """What was to be written, in the order on the disk."""
+    """Returns the images to write, in the order on disk."""
     images = []
     for number in range(len(split.labels)):
         image = photograph.decode_to_square(tf.io.read_file(f"{source.root}/{split.name_of(number)}"))
@@ -94,7 +94,7 @@ def damage_image(directory, number, split="train"):
 
 
 def wrong_line(directory):
-    """What `verify` says of a single damage."""
+    """Returns the only message of `verify`."""
     (line,) = prepared.verify(directory)
     assert "\n" not in line
     return line
@@ -135,7 +135,7 @@ def test_split_is_read_by_index_inside_tf_data(source, made, storage):
 
 @pytest.mark.parametrize("cache", ["none", "memory"])
 def test_crops_equal_those_of_the_images(source, made, storage, cache):
-    """Cut from pixels or while a JPEG is decoded, to the pixel the same."""
+    """Crops of stored pixels and of partially decoded JPEG files are exact."""
     part = prepared.open_data_dir(made[storage])[0].splits["train"]
     data = loading.load(part, cache=cache).examples
     images = expected_images(source, part, storage)
@@ -150,7 +150,7 @@ def test_crops_equal_those_of_the_images(source, made, storage, cache):
 
 
 def test_jpeg_crop_equals_that_of_the_decoded_image_at_any_offset(made):
-    """Its colours have half the resolution, and those next to the crop count at its sides."""
+    """Colors have half the resolution, so those next to a crop affect its edges."""
     part = prepared.open_data_dir(made["jpeg"])[0].splits["train"]
     for number in range(len(part.labels)):
         encoded = tf.constant(bytes(part.records.image(number)))
@@ -183,9 +183,9 @@ def test_data_set_can_be_moved(made, storage, tmp_path):
 
 
 def test_verify_of_intact_data_reports_progress_only(made, storage):
-    told = []
-    assert prepared.verify(made[storage], told.append) == []
-    assert told == [4, 8, 10, 13]
+    reported = []
+    assert prepared.verify(made[storage], reported.append) == []
+    assert reported == [4, 8, 10, 13]
 
 
 @pytest.mark.parametrize("number", [0, 5, 9])
@@ -207,7 +207,7 @@ def test_verify_names_every_damaged_image(directory):
 
 
 def test_verify_finds_any_flipped_byte_of_a_shard(jpegs):
-    """In headers and checksums too: every byte around the first record's ends, and some within."""
+    """Also in headers and checksums: all bytes near the ends of the first record, and some within."""
     index = prepared.read_index(jpegs, "train")
     shard = sorted(jpegs.glob("prepared-train*"))[0]
     second = int(index.places[1])
@@ -232,7 +232,7 @@ def test_training_on_a_damaged_image_names_shard_and_image(directory):
 
 
 def test_caching_a_damaged_image_names_it(directory):
-    """It is not passed over, as a photograph that cannot be read would be."""
+    """It is not skipped as an unreadable photograph would be."""
     shard, name = damage_image(directory, 6)
     opened, _ = prepared.open_data_dir(directory)
     with pytest.raises(tf.errors.OpError) as caught:
@@ -299,14 +299,14 @@ def test_other_damaged_files_are_refused_and_named(jpegs, name, damage):
 def test_invalid_classes_are_refused(jpegs, classes):
     (jpegs / prepared.CLASSES).write_text(classes)
     if classes == "{}":
-        # Nothing there that is no class; only the checksum tells.
+        # No invalid class, as there is none; only the checksum differs.
         assert wrong_line(jpegs).startswith(str(jpegs / prepared.CLASSES))
     else:
         assert f"Expected the classes in {jpegs / prepared.CLASSES}. Received: " in refused(jpegs)
 
 
 def test_flipped_bits_in_the_index_are_refused_or_harmless(tmp_path):
-    """Among them those that make a file of an index look encrypted, or packed in an unknown way."""
+    """Some of them make an array look encrypted, or compressed by an unknown method."""
     path = tmp_path / prepared.INDEX
     before = image_records.Index(*[np.arange(2)] * 6, np.array([b"a.jpg", b"b.jpg"]))
     with open(path, "wb") as file:

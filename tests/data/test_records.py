@@ -1,4 +1,4 @@
-"""Record files against TensorFlow's own reader and writer, and with every bit of them flipped in turn."""
+"""Record files against TensorFlow's own reader and writer, and with each of their bits flipped."""
 
 import concurrent.futures
 import gc
@@ -27,7 +27,7 @@ def crc32c(data):
 
 
 def opened(paths, payloads, per_file):
-    """`Records` of files that hold `per_file` payloads each; places are computed from the lengths alone."""
+    """Returns `Records` of files with `per_file` payloads each; offsets are computed from the lengths alone."""
     lengths = np.array([len(payload) for payload in payloads])
     file_of = np.arange(len(payloads)) // per_file
     places = np.concatenate(
@@ -37,7 +37,7 @@ def opened(paths, payloads, per_file):
 
 
 def several_files(folder, count):
-    """So many files of two records, and what they hold."""
+    """Returns `count` files of two records, and their payloads."""
     paths = [folder / f"{number}.tfrecord" for number in range(count)]
     payloads = [f"payload {number}".encode() * (number + 1) for number in range(2 * count)]
     for number, path in enumerate(paths):
@@ -46,7 +46,7 @@ def several_files(folder, count):
 
 
 def open_files(folder):
-    """The names of the files below a folder that this process holds."""
+    """Returns the names of the files in a folder that this process has open."""
     found = []
     for descriptor in os.listdir("/proc/self/fd"):
         try:
@@ -58,7 +58,7 @@ def open_files(folder):
 
 @pytest.mark.parametrize("data", [b"", b"a", b"123456789", bytes(32), bytes(range(256)) * 3])
 def test_checksum_is_a_masked_crc_32c(data):
-    assert crc32c(b"123456789") == 0xE3069283  # the check value of the catalogues
+    assert crc32c(b"123456789") == 0xE3069283  # the published check value
     checksum = crc32c(data)
     rotated = (checksum >> 15 | checksum << 17) & 0xFFFFFFFF
     assert records.masked_checksum(data) == (rotated + 0xA282EAD8) % 2**32
@@ -98,7 +98,7 @@ def test_no_records_make_an_empty_file(tmp_path):
 
 
 def test_every_flipped_bit_is_detected_and_named(tmp_path):
-    """Of header, length, data and both checksums; the record beside it is still read."""
+    """In header, length, data and both checksums; the other record is still readable."""
     path = tmp_path / "a.tfrecord"
     payloads = [b"one payload", b"another"]
     records.write(path, payloads)

@@ -1,4 +1,4 @@
-"""Batches that other processes make: those of one process, in its order, whoever of them is killed."""
+"""Batches from other processes: equal to those of one process, in order, even if a process is killed."""
 
 import contextlib
 import pathlib
@@ -24,13 +24,13 @@ from alexnet_tf.data import sources
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
-# Six batches an epoch, and two images that are left out of it.
+# Six batches an epoch; two images are left over.
 IMAGES, BATCH = 26, 4
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Data sets by their storage, in shards of seven; not to be changed."""
+    """Returns data sets by storage, in shards of seven; read-only."""
     root = tmp_path_factory.mktemp("service")
     for number in range(IMAGES):
         path = root / "photographs" / "train" / ("cat", "dog")[number % 2] / f"{number}.jpg"
@@ -48,7 +48,7 @@ def sampling_of(**options):
 
 
 def expected_batches(data_dir, **options):
-    """Those of `pipeline.training_batches`."""
+    """Returns the batches of `pipeline.training_batches`."""
     data = examples.from_records(prepared.open_data_dir(data_dir)[0].splits["train"])
     return list(pipeline.training_batches(data, sampling_of(**options)).as_numpy_iterator())
 
@@ -58,7 +58,7 @@ def dataset_of(data_dir, **options):
 
 
 def served(address, data_dir, *, first_step=0, steps, patience=service.PATIENCE, **options):
-    """Batches by way of a service."""
+    """Returns the batches of a service."""
     batches_from = lambda first: dataset_of(data_dir, first_step=first, steps=steps, **options)
     return service.from_service(address, batches_from, first_step=first_step, steps=steps, patience=patience)
 
@@ -89,7 +89,7 @@ def assert_same(found, expected):
     ],
 )
 def test_batches_equal_those_of_the_pipeline(made, storage, options):
-    """From the start or resumed in an epoch's midst, to the end of the second epoch."""
+    """From the start or resumed within an epoch, to the third epoch."""
     options = {"first_step": 0, "steps": 13, **options}
     found = list(dataset_of(made[storage], **options).as_numpy_iterator())
     assert [batch.pop("step") for batch in found] == list(range(options["first_step"], 13))
@@ -194,7 +194,7 @@ def start(*flags):
 
 @pytest.fixture
 def processes():
-    """Processes that are killed at the end."""
+    """Returns a list of processes that are killed at the end."""
     started = []
     yield started
     for process in started:
@@ -203,13 +203,13 @@ def processes():
 
 
 def test_batches_continue_after_a_data_worker_is_killed(made, processes):
-    """A second data worker is killed, one of this process replaces it; then the service ends."""
+    """A second data worker is killed and replaced by one in this process; then the service ends."""
     address = f"grpc://{workers.free_addresses(1)[0]}"
-    # At the same time: a data worker waits for its service.
+    # Started together: a data worker waits for its service.
     processes += [start(f"--port={address.rpartition(':')[2]}"), start(f"--dispatcher={address}")]
     assert processes[0].stdout.readline() == f"data service at {address}\n"
     assert processes[1].stdout.readline() == f"data worker of {address}\n"
-    # So many that what is lost with the data worker is asked for again as soon as enough later batches are there.
+    # Enough steps that the lost batches are requested again as soon as enough later batches have arrived.
     steps = 100
     found = []
     with contextlib.ExitStack() as stack:
@@ -220,14 +220,14 @@ def test_batches_continue_after_a_data_worker_is_killed(made, processes):
                 stack.enter_context(service.serving(dispatcher=address))
         assert_same(found, expected_batches(made["raw"], first_step=0, steps=steps))
 
-    batches = served(address, made["raw"], steps=10**6, patience=20)
+    batches = served(address, made["raw"], steps=10**6, patience=10)
     next(batches)
     processes[0].terminate()
     begun = time.monotonic()
     with pytest.raises(ConnectionError) as caught:
         list(batches)
     assert time.monotonic() - begun < 60
-    assert f"Expected a batch from the data service at {address} within 20 s. Received: " in str(caught.value)
+    assert f"Expected a batch from the data service at {address} within 10 s. Received: " in str(caught.value)
     assert "\n" not in str(caught.value)
     assert processes[0].communicate(timeout=60) == ("", "")
     assert processes[0].returncode == 0
@@ -242,6 +242,6 @@ def test_batches_continue_after_a_data_worker_is_killed(made, processes):
 )
 def test_invalid_flags_get_one_line(flags, status, message):
     process = start(*flags)
-    said, wrong = process.communicate(timeout=120)
-    assert process.returncode == status and not said
-    assert message in wrong and len(wrong.strip().splitlines()) == 1, wrong
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == status and not output
+    assert message in errors and len(errors.strip().splitlines()) == 1, errors

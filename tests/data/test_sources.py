@@ -1,4 +1,4 @@
-"""Sources: what they find, in which order, and what they say where something is missing."""
+"""Sources: their examples, the order of these, and messages about missing files."""
 
 import collections
 import io
@@ -36,7 +36,7 @@ def encoded(level, kind="JPEG", mode="RGB"):
 
 
 def contents(split):
-    """What is read at every index, in tf.data."""
+    """Returns what is read at every index, in tf.data."""
     return list(tf.data.Dataset.range(len(split.labels)).map(split.read).as_numpy_iterator())
 
 
@@ -46,7 +46,7 @@ def names(split):
 
 @pytest.fixture
 def no_network(monkeypatch):
-    """Fails the test at its end if something asked for the network."""
+    """Fails the test at its end if anything accessed the network."""
     asked = []
 
     def refuse(*arguments, **_):
@@ -60,7 +60,7 @@ def no_network(monkeypatch):
 
 
 def test_folder_of_training_images_only(tmp_path):
-    # Sorted by name, whatever the order of making; 10 before 9, as text is sorted.
+    # Sorted by name as text, 10 before 9, and not in the order of creation.
     for name in ("zebra/9.png", "zebra/10.png", "ant/b.jpg", "ant/a.JPG", "mule/only.bmp", "mule/too.gif"):
         write(tmp_path / "train" / name)
     source = sources.open_source(f"folder:{tmp_path}")
@@ -79,7 +79,7 @@ def test_folder_of_three_splits(tmp_path):
     for split in ("train", "val", "test"):
         for class_name in ("a", "b"):
             write(tmp_path / split / class_name / f"{split}.png")
-    # A class that the validation set happens not to have is none the less one.
+    # A class without validation images is still a class.
     write(tmp_path / "train" / "c" / "train.png")
     source = sources.folder(tmp_path)
     assert source.class_names == ("a", "b", "c")
@@ -176,7 +176,7 @@ def test_synthetic_images_depend_on_their_index_only():
         assert image.shape == [256, 256, 3]
         np.testing.assert_array_equal(image, split.read(index))
         inside = next(tf.data.Dataset.from_tensors(index).map(split.read).as_numpy_iterator())
-        # A graph may add in another order than eager code, and a level is cut off, not rounded.
+        # A graph may add in another order than eager code, and levels are truncated, not rounded.
         np.testing.assert_allclose(image.numpy().astype(int), inside.astype(int), atol=1, rtol=0)
     images = [split.read(tf.constant(index, tf.int64)).numpy() for split in (train, validation) for index in (3, 13)]
     for i in range(4):
@@ -193,7 +193,7 @@ def test_synthetic_classes_are_balanced():
 
 
 def numbered(labels):
-    """A split whose photographs are their own index."""
+    """Returns a split whose photographs are their own index."""
     return sources.Split(np.array(labels, np.int64), tf.identity, lambda index: f"number {index}")
 
 
@@ -230,7 +230,7 @@ def test_too_few_images_to_split_raise(fraction):
 
 
 class PlainPhotographs(tfds.core.GeneratorBasedBuilder):
-    """Seven photographs for training and three for testing, which tell their number by their red."""
+    """Seven photographs for training and three for testing; their red channel is their number."""
 
     VERSION = tfds.core.Version("1.0.0")
 
@@ -250,14 +250,14 @@ class PlainPhotographs(tfds.core.GeneratorBasedBuilder):
 
 
 class HeldOutPhotographs(PlainPhotographs):
-    """Without any for training."""
+    """A data set without training images."""
 
     def _split_generators(self, dl_manager):
         return {"test": self._generate_examples(range(3))}
 
 
 class MeasuredPhotographs(PlainPhotographs):
-    """With numbers in place of classes."""
+    """A data set with numbers in place of classes."""
 
     def _info(self):
         features = {"image": tfds.features.Image(encoding_format="png"), "label": np.float32}
@@ -266,7 +266,7 @@ class MeasuredPhotographs(PlainPhotographs):
 
 @pytest.fixture
 def data_dir(tmp_path, monkeypatch, no_network):
-    """Where TFDS keeps its data sets during a test."""
+    """Returns the directory of TFDS during a test."""
     tfds.disable_progress_bar()
     monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path))
     return tmp_path
@@ -328,12 +328,12 @@ def add(archive, name, content):
 
 
 def write_imagenet(directory):
-    """Archives as image-net.org gives them out, with a few photographs under the names of true ones."""
+    """Writes archives like those of image-net.org, with a few photographs under real names."""
     training = {
         "n02105855": {
             "n02105855_1.JPEG": encoded(10),
             "n02105855_2.JPEG": encoded(20, mode="L"),
-            # The one that is a PNG, and one of the 22 that are CMYK.
+            # The only PNG file, and one of the 22 CMYK files.
             "n02105855_2933.JPEG": encoded(30, "PNG"),
         },
         "n01739381": {"n01739381_1309.JPEG": encoded(40, mode="CMYK")},
@@ -368,11 +368,11 @@ def test_imagenet_is_read_from_its_archives(tmp_path, no_network):
         for image, label in zip(contents(source.splits["validation"]), source.splits["validation"].labels, strict=True)
     }
     assert found == {1: "n01751748", 2: "n09193705", 3: "n02105855"}
-    # All are RGB by now.
+    # All have been converted to RGB.
     for image in contents(source.splits["train"]):
         assert image[:2] == b"\xff\xd8"
         assert photograph.decode(tf.constant(image)).shape == [12, 16, 3]
-    # Prepared once, it no longer needs the 150 GB.
+    # Once prepared, the 150 GB are no longer needed.
     for archive in tmp_path.glob("*.tar"):
         archive.unlink()
     again = sources.open_source(f"imagenet2012:{tmp_path}")

@@ -1,4 +1,4 @@
-"""Mean image and colour components against NumPy on all pixels at once, and their file."""
+"""Mean image and color components against NumPy on all pixels at once, and their file."""
 
 import os
 
@@ -9,16 +9,16 @@ from alexnet_tf.data import statistics
 
 
 def photographs(count=7, height=32, width=24, seed=0):
-    """Random ones, with colours that go together more than they differ and a bright upper half."""
+    """Returns random images with correlated colors and a bright upper half."""
     generator = np.random.default_rng(seed)
-    grey = generator.normal(0, 40, [count, height, width, 1])
+    gray = generator.normal(0, 40, [count, height, width, 1])
     tint = generator.normal(0, 1, [count, height, width, 3]) * [15, 5, 25]
     light = np.linspace(150, 90, height)[None, :, None, None]
-    return np.clip(light + grey + tint, 0, 255).astype(np.uint8)
+    return np.clip(light + gray + tint, 0, 255).astype(np.uint8)
 
 
 def statistics_of(images, sizes):
-    """Of the images in batches of these sizes."""
+    """Returns the statistics of the images, accumulated in batches of these sizes."""
     accumulator = statistics.Accumulator()
     begin = 0
     for size in sizes:
@@ -65,11 +65,11 @@ def test_order_of_images_does_not_matter():
 
 
 def test_gray_photographs_have_one_component():
-    grey = np.repeat(photographs()[..., :1], 3, axis=-1)
-    result = statistics_of(grey, [7])
+    gray = np.repeat(photographs()[..., :1], 3, axis=-1)
+    result = statistics_of(gray, [7])
     np.testing.assert_allclose(result.directions[0], [3**-0.5] * 3, rtol=1e-6)
-    np.testing.assert_allclose(result.standard_deviations[0], 3**0.5 * grey[..., 0].std(), rtol=1e-5)
-    # The root of what float64 leaves of a difference of numbers near 1e4.
+    np.testing.assert_allclose(result.standard_deviations[0], 3**0.5 * gray[..., 0].std(), rtol=1e-5)
+    # The square root of float64's error in a difference of numbers near 1e4.
     assert (result.standard_deviations[1:] < 1e-4).all()
 
 
