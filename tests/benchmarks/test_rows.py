@@ -135,6 +135,13 @@ def test_table_of_rows_loads_without_tensorflow():
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 
+def test_failure_of_a_process_ends_the_measurement_with_its_status(tmp_path):
+    failing = [sys.executable, "-c", "import sys; sys.exit(3)"]
+    with pytest.raises(SystemExit) as caught:
+        list(rows.measure_in_processes(["P9"], failing, tmp_path))
+    assert caught.value.code == 3
+
+
 def benchmark(*arguments):
     return forks.run("benchmark", *arguments)
 
@@ -172,11 +179,7 @@ def test_program_reports_rows_that_it_could_not_run(tmp_path):
 @pytest.mark.parametrize(
     "arguments, status, message",
     [
-        (
-            ["--rows=P9", "--data_dir=/nowhere", "--json=figures.json"],
-            1,
-            "Expected a data set made by tools/prepare.py",
-        ),
+        (["--rows=P9", "--here", "--data_dir=/nowhere", "--json=figures.json"], 1, "Expected a data set made by"),
         (["--rows=P99", "--json=figures.json"], 1, "Expected rows among machine, P1, P3"),
         (["--json=/nowhere/figures.json"], 1, "Expected --json, --markdown and --plot in a directory that exists"),
         (["--rows=P10"], 2, "Expected --json"),

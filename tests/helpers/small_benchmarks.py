@@ -29,5 +29,5 @@ def shrink(patch):
     patch.setattr(sides, "WARM_UP", 0)
     patch.setattr(hardware, "MATRIX_SIDE", 64)
     patch.setattr(hardware, "COPIED_BYTES", 1 << 16)
-    small = config.Config(batch_size=2, image_size=40, crop_size=32, initialization="he", input_scale=0.02)
+    small = config.Config(batch_size=2, devices=(), image_size=40, crop_size=32, initialization="he", input_scale=0.02)
     return measuring.Request(small, rounds=1, seconds=0.0)
