@@ -78,6 +78,15 @@ def test_result_of_many_epochs_is_small(flagfile, directories):
     assert set(map(float.__sub__, curve["epoch"][1:], curve["epoch"])) == {6.0}
 
 
+def test_old_spellings_in_results_are_read():
+    result = results.read_result(small.ROOT / "results" / "cifar10_26-0.json")
+    assert "centre_crop" in result["errors"]["test"] and "most_bias_drops" in result["configuration"]
+    assert results.errors_in_percent(result, "center_crop") == [
+        pytest.approx(100 * result["errors"]["test"]["centre_crop"][name]) for name in ("top1_error", "top5_error")
+    ]
+    assert results.config_of(result).max_bias_drops == 2
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -131,7 +131,7 @@ def test_run_continues_after_fewer_epochs_and_its_result_is_replaced(flagfile, d
 
     # The short run does not replace the result of the long one.
     (refused,) = small.run_quietly(short, directories, trainer)
-    assert "small-0.json was trained with different values: epochs=4.0, not 1.0; use the previous" in str(refused)
+    assert "small-0.json was trained with different values: epochs=4.0 (not 1.0); use the previous" in str(refused)
     elsewhere = directories._replace(results=str(tmp_path / "elsewhere"))
     plan.check_writable(elsewhere)
     (refused,) = small.run_quietly(short, elsewhere, trainer)
@@ -148,7 +148,7 @@ def test_changed_flagfile_invalidates_its_results(flagfile, directories, trainer
     (run,) = plan.plan([flagfile], [0])
     (status,) = small.run_quietly([run], directories, trainer)
     assert str(status).startswith(
-        f"failed: {directories.run(run)} was trained with different values: momentum=0.9, not 0.5"
+        f"failed: {directories.run(run)} was trained with different values: momentum=0.9 (not 0.5)"
     )
     assert "momentum" in str(status)
     os.rename(directories.workdir, f"{directories.workdir}.away")
@@ -200,8 +200,8 @@ def test_training_that_outlives_its_parent_holds_the_lock(flagfile, directories,
     [
         ("train.json", '{"step": 40'),
         ("train.json", '{"step": 40}'),
-        ("train.json", '{"step": 40, "evaluation": {"test": {"centre_crop": {}}}}'),
-        ("train.json", '{"step": 40, "evaluation": {"train": {"centre_crop": {"num_examples": 1}}}}'),
+        ("train.json", '{"step": 40, "evaluation": {"test": {"center_crop": {}}}}'),
+        ("train.json", '{"step": 40, "evaluation": {"train": {"center_crop": {"num_examples": 1}}}}'),
         ("train.json", "[]"),
         ("metrics.jsonl", "nothing\n"),
         ("metrics.jsonl", '{"kind": "train", "step": 40, "epoch": 4}\n'),

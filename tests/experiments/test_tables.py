@@ -103,7 +103,7 @@ def test_validation_set_counts_without_a_test_set(flagfile, directories):
     small.leave_run(workdir, run.config)
     figures = json.loads((workdir / "train.json").read_text())
     section = figures["evaluation"]["test"]
-    better = {**section, "centre_crop": {**section["centre_crop"], "top1_error": 0.31}}
+    better = {**section, "center_crop": {**section["center_crop"], "top1_error": 0.31}}
     (workdir / "train.json").write_text(json.dumps({**figures, "evaluation": {"validation": better}}))
     assert "31.00 / 10.00 (1 seed)" in tables.table(runner.collect_all([run], directories), directories)
     os.remove(directories.result(run))

@@ -84,7 +84,7 @@ def leave_run(workdir, config, *, top1=0.25, top5=0.1, epochs=None, tested=20):
     views = {"num_examples": tested, "loss": 1.0, "top1_error": top1, "top5_error": top5}
     section = {
         "majority_error": 0.9,
-        "centre_crop": views,
+        "center_crop": views,
         "ten_views": {**views, "top1_error": top1 - 0.05},
         "confusions": [["cat", "dog", 3, 0.5]],
     }
