@@ -72,11 +72,18 @@ def export(
         )
     if len(class_names) != network.output_shape[-1]:
         raise ValueError(f"Expected {network.output_shape[-1]} class_names. Received: {len(class_names)}")
+    with _served(network, preprocessing, class_names, options) as served:
+        return _write(served, _metadata(served, preprocessing, class_names, options) | card, export_dir, options)
+
+
+@contextlib.contextmanager
+def _served(network, preprocessing, class_names, options):
+    """Yields the signatures. Their file of class names exists until the end, when it has been copied to the export."""
     with tempfile.TemporaryDirectory() as folder:
         labels = os.path.join(folder, "labels.txt")
         with open(labels, "w", encoding="utf-8") as file:
             file.writelines(f"{' '.join(name.split())}\n" for name in class_names)
-        served = signatures.Signatures(
+        yield signatures.Signatures(
             signatures.with_features(network),
             preprocessing,
             labels,
@@ -84,7 +91,6 @@ def export(
             top=options.top,
             max_pixels=options.max_pixels,
         )
-        return _write(served, _metadata(served, preprocessing, class_names, options) | card, export_dir, options)
 
 
 def _write(served, card, export_dir, options):
