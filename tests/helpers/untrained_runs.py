@@ -1,4 +1,4 @@
-"""Work directories as training leaves them, of networks that were never trained."""
+"""Work directories like those of finished runs, with untrained networks."""
 
 import dataclasses
 import os
@@ -12,13 +12,13 @@ from alexnet_tf.data import statistics
 from alexnet_tf.runs import builders
 
 CLASS_NAMES = ["defective", "sound"]
-# He's start makes a network whose answers differ from picture to picture without any training.
+# With He initialization, predictions differ between images even without training.
 CONFIG = configuration.Config(initialization="he", input_scale=0.02, seed=3, source="elpv").resolved()
 SMALL = dataclasses.replace(CONFIG, network="cifar10_18", image_size=36, crop_size=32)
 
 
 def make_run(workdir, config, class_names=CLASS_NAMES, step=7):
-    """A work directory as training leaves it."""
+    """Writes a work directory like that of a finished run."""
     pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
     (pathlib.Path(workdir) / "config.flags").write_text(flagfiles.to_text(config))
     generator = np.random.default_rng(1)

@@ -38,7 +38,7 @@ def sums_of_515_ones():
     return float(product[0, 0]), float(gradient[0, 0, 0, 0])
 
 
-def test_bfloat16_learns_as_float32_does(runs):
+def test_bfloat16_training_matches_float32(runs):
     if (found := sums_of_515_ones()) != (516.0, 516.0):
         pytest.skip(f"TensorFlow's kernels here do not sum bfloat16 in float32: 515 ones make {found}")
     losses = {precision: losses for precision, (_, losses) in runs.items()}
@@ -55,12 +55,12 @@ def test_bfloat16_keeps_weights_and_logits_in_float32(runs):
     assert inner and set(inner.values()) == {"bfloat16"}
 
 
-def test_flag_of_the_precision_is_the_network_s():
+def test_unknown_precision_is_rejected():
     with pytest.raises(ValueError, match=r"Expected precision to be float32 \| bfloat16\. Received: 'half'"):
         configuration.Config(precision="half")
 
 
-def test_a_run_of_a_small_net_is_taken_up_on_one_device(tmp_path):
+def test_a_small_network_is_restored_on_one_device(tmp_path):
     config = configuration.Config(network="cifar10_18", image_size=32, crop_size=32).resolved()
     model = builders.build_model(config, 3)
     schedule = builders.build_schedule(config)
@@ -112,7 +112,7 @@ def begun(before, num_classes=5, **changes):
         ({"new_layers": ("conv6", "fc8")}, {"conv6_a", "conv6_b", "fc8"}),
     ],
 )
-def test_a_run_begins_with_all_layers_of_another_but_the_new_ones(before, changes, anew):
+def test_a_run_is_initialized_from_another_except_for_new_layers(before, changes, anew):
     found, own = begun(before, **changes)
     assert {path.split("/")[0] for path in found} >= anew
     for path, value in found.items():
@@ -132,12 +132,12 @@ def test_a_run_begins_with_all_layers_of_another_but_the_new_ones(before, change
         ({"new_layers": ("fc8",), "towers": "one"}, "conv1.* Name layers to initialize at random in new_layers"),
     ],
 )
-def test_what_does_not_fit_another_run_is_named(before, changes, message):
+def test_layers_that_differ_from_the_other_run_are_named(before, changes, message):
     with pytest.raises(ValueError, match=message):
         begun(before, **changes)
 
 
-def test_a_run_that_begins_with_none_is_told(tmp_path):
+def test_initialization_without_a_checkpoint_is_rejected(tmp_path):
     config = dataclasses.replace(SIX, initialize_from=str(tmp_path)).resolved()
     with pytest.raises(FileNotFoundError, match="Expected a checkpoint in "):
         builders.initialize_weights(config, builders.build_model(config, 5))

@@ -82,7 +82,7 @@ def ask(function, contents, batch_size=50):
     return np.concatenate([answer["probabilities"].numpy() for answer in answers])
 
 
-def test_200_photographs_are_served_as_they_are_evaluated(run, version, photographs):
+def test_served_predictions_equal_evaluated_ones(run, version, photographs):
     cut = lambda images, mean: [augmentation.central_view(images, mean, scale=CONFIG.input_scale)]
     (expected,), contents = evaluated(CONFIG, run, photographs, cut)
     assert len(contents) == 200
@@ -92,7 +92,7 @@ def test_200_photographs_are_served_as_they_are_evaluated(run, version, photogra
     np.testing.assert_allclose(ask(served, contents), expected, atol=1e-5)
 
 
-def test_ten_views_are_served_as_they_are_evaluated(small_run, photographs, tmp_path):
+def test_served_ten_views_equal_evaluated_ones(small_run, photographs, tmp_path):
     cut = lambda images, mean: augmentation.ten_views(
         images, mean, mean_crop="aligned", size=32, scale=SMALL.input_scale
     )
@@ -109,13 +109,13 @@ def test_every_weight_is_written_once(run, version):
     assert weights <= written < 1.01 * weights
 
 
-def test_the_paper_network_is_exported_for_any_machine(version):
+def test_export_of_the_paper_network_is_device_independent(version):
     assert small.requirements(small.read_saved_model(version)) == []
     signature = small.read_saved_model(version).signature_def["features"]
     assert [dim.size for dim in signature.outputs["features"].tensor_shape.dim] == [-1, 4096]
 
 
-def test_a_run_on_two_devices_is_exported_for_any_machine(tmp_path):
+def test_export_of_a_run_on_two_devices_is_device_independent(tmp_path):
     config = dataclasses.replace(
         CONFIG, devices=("/CPU:0", "/CPU:1"), image_size=40, crop_size=32, recipe="original", precision="bfloat16"
     )
@@ -123,7 +123,7 @@ def test_a_run_on_two_devices_is_exported_for_any_machine(tmp_path):
     assert small.requirements(small.read_saved_model(path)) == []
 
 
-def test_bfloat16_halves_the_weights_and_keeps_the_answers(small_run, tmp_path):
+def test_bfloat16_halves_the_weights_and_preserves_predictions(small_run, tmp_path):
     wide = export.export_run(small_run, tmp_path / "wide")
     narrow = export.export_run(small_run, tmp_path / "narrow", precision="bfloat16")
     size = lambda path: sum(file.stat().st_size for file in pathlib.Path(path, "variables").iterdir())
@@ -138,7 +138,7 @@ def test_bfloat16_halves_the_weights_and_keeps_the_answers(small_run, tmp_path):
     assert np.abs(second - first).max() > 0
 
 
-def test_a_run_in_bfloat16_is_exported_as_it_is_evaluated(tmp_path):
+def test_served_bfloat16_predictions_equal_evaluated_ones(tmp_path):
     config = dataclasses.replace(SMALL, precision="bfloat16")
     run = untrained_runs.make_run(tmp_path / "run", config)
     model, _, _ = restore.restore_network(config, CLASS_NAMES, run)
@@ -150,7 +150,7 @@ def test_a_run_in_bfloat16_is_exported_as_it_is_evaluated(tmp_path):
     np.testing.assert_allclose(served(images=pictures)["probabilities"], expected, atol=0.01)
 
 
-def test_the_newest_checkpoint_is_exported_and_its_errors_are_on_the_card(tmp_path):
+def test_the_newest_checkpoint_is_exported_with_its_errors_on_the_model_card(tmp_path):
     run = untrained_runs.make_run(tmp_path / "run", SMALL, step=7)
     untrained_runs.make_run(tmp_path / "run", dataclasses.replace(SMALL, seed=9), step=12)
     found = {"top1_error": 0.25, "top5_error": None}
@@ -168,7 +168,7 @@ def test_the_newest_checkpoint_is_exported_and_its_errors_are_on_the_card(tmp_pa
     assert "--network=cifar10_18" in card["configuration"]
 
 
-def test_the_console_says_what_was_written(small_run, tmp_path, capsys):
+def test_export_prints_what_it_wrote(small_run, tmp_path, capsys):
     export.export_run(small_run, tmp_path)
     said = capsys.readouterr().out
     assert f"export {tmp_path}/1" in said
@@ -197,7 +197,7 @@ def spoil(run, name, content=None):
         ("train.json", b"{", "Expected JSON in "),
     ],
 )
-def test_a_run_that_is_not_whole_is_refused(tmp_path, name, content, message):
+def test_an_incomplete_run_is_rejected(tmp_path, name, content, message):
     run = untrained_runs.make_run(tmp_path / "run", SMALL)
     spoil(run, name, content)
     with pytest.raises((ValueError, OSError)) as caught:
@@ -206,12 +206,12 @@ def test_a_run_that_is_not_whole_is_refused(tmp_path, name, content, message):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_precision_that_is_none_is_refused(small_run, tmp_path):
+def test_unknown_precision_is_rejected(small_run, tmp_path):
     with pytest.raises(ValueError, match="^Expected precision to be one of float32, bfloat16. Received: int8$"):
         export.export_run(small_run, tmp_path / "out", precision="int8")
 
 
-def test_a_file_in_the_way_is_refused(small_run, tmp_path):
+def test_a_file_at_export_dir_is_rejected(small_run, tmp_path):
     (tmp_path / "out").write_text("")
     with pytest.raises(OSError, match="^Expected export_dir to be a directory. Received: the file "):
         export.export_run(small_run, tmp_path / "out")

@@ -20,6 +20,7 @@ from alexnet_tf.benchmarks import workers
 from alexnet_tf.data import prepare
 from alexnet_tf.data import service
 from alexnet_tf.data import sources
+from alexnet_tf.runs import report
 from alexnet_tf.runs import train
 from alexnet_tf.utils import files
 
@@ -46,6 +47,14 @@ def config(folder, **changes):
             **changes,
         },
     )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def without_report():
+    """Skips the report of runs in this process, which takes half of their time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "write", lambda workdir, *others: os.path.join(workdir, "none"))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +98,7 @@ def wait_for_step(workdir, step, child, timeout=600):
 
 
 @pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.slow)])
-def test_a_run_that_is_killed_at_random_moments_ends_with_the_same_bits(kills, server, folder, undisturbed, tmp_path):
+def test_a_run_killed_at_random_moments_ends_with_the_same_bits(kills, server, folder, undisturbed, tmp_path):
     workdir = tmp_path / "run"
     arguments = [f"--workdir={workdir}", *small_runs.flags(config(folder))]
     moments = random.Random(kills)
@@ -131,7 +140,7 @@ def test_a_run_that_is_killed_at_random_moments_ends_with_the_same_bits(kills, s
     assert max(latest) > 0
 
 
-def test_sigterm_saves_what_was_learnt_and_ends_with_143(server, folder, undisturbed, tmp_path):
+def test_sigterm_saves_a_checkpoint_and_exits_with_143(server, folder, undisturbed, tmp_path):
     workdir = tmp_path / "run"
     arguments = [f"--workdir={workdir}", *small_runs.flags(config(folder, checkpoint_steps=1000))]
     child = server.start("train", tmp_path / "log", *arguments)
@@ -151,7 +160,7 @@ def test_sigterm_saves_what_was_learnt_and_ends_with_143(server, folder, undistu
     small_runs.assert_same_bits(small_runs.stored(workdir, STEPS), undisturbed)
 
 
-def test_sigterm_before_the_first_step_ends_at_once(server, folder, tmp_path):
+def test_sigterm_before_the_first_step_exits_immediately(server, folder, tmp_path):
     child = server.start("train", tmp_path / "log", f"--workdir={tmp_path / 'run'}", *small_runs.flags(config(folder)))
     while child.is_alive() and "train: 24 images" not in child.said():
         time.sleep(0.002)
@@ -161,7 +170,7 @@ def test_sigterm_before_the_first_step_ends_at_once(server, folder, tmp_path):
     assert newest_step(tmp_path / "run") <= 1
 
 
-def test_a_second_run_on_a_work_directory_is_refused_while_the_first_is_at_work(folder, tmp_path):
+def test_a_work_directory_in_use_is_rejected(folder, tmp_path):
     workdir = tmp_path / "run"
     small = config(folder, epochs=1.0)
     workdir.mkdir()
@@ -175,7 +184,7 @@ def test_a_second_run_on_a_work_directory_is_refused_while_the_first_is_at_work(
     train.train(small, str(workdir))
 
 
-def test_the_checkpoint_before_is_taken_where_the_newest_is_damaged(folder, undisturbed_here, tmp_path, capsys):
+def test_the_previous_checkpoint_replaces_a_damaged_one(folder, undisturbed_here, tmp_path, capsys):
     workdir = tmp_path / "run"
     train.train(config(folder, epochs=6.0), str(workdir))
     newest = workdir / "checkpoints" / "ckpt-18.data-00000-of-00001"
@@ -191,7 +200,7 @@ def test_the_checkpoint_before_is_taken_where_the_newest_is_damaged(folder, undi
     assert [line["step"] for line in small_runs.lines(workdir, "train")] == list(range(1, STEPS + 1))
 
 
-def test_a_disk_that_is_full_ends_the_run_in_one_line_and_with_room_it_goes_on(folder, undisturbed_here, tmp_path):
+def test_a_full_disk_ends_the_run_in_one_line_and_it_resumes_with_space(folder, undisturbed_here, tmp_path):
     workdir = tmp_path / "run"
     train.train(config(folder, epochs=2.0), str(workdir))
     with full_disk.full_disk(100_000), pytest.raises(OSError) as caught:
@@ -214,7 +223,7 @@ def restless_clock(tmp_path_factory):
     return library
 
 
-def test_a_clock_that_jumps_changes_nothing(restless_clock, folder, undisturbed, tmp_path):
+def test_a_jumping_clock_changes_nothing(restless_clock, folder, undisturbed, tmp_path):
     workdir = tmp_path / "run"
     tool = pathlib.Path(__file__).resolve().parents[2] / "tools" / "train.py"
     command = [sys.executable, str(tool), f"--workdir={workdir}", *small_runs.flags(config(folder))]
@@ -231,7 +240,7 @@ def test_a_clock_that_jumps_changes_nothing(restless_clock, folder, undisturbed,
     assert all(line["images_per_second"] > 0 for line in small_runs.lines(workdir, "train"))
 
 
-def test_a_data_service_that_dies_ends_the_run_in_one_line_and_without_it_it_goes_on(server, tmp_path, monkeypatch):
+def test_a_lost_data_service_ends_the_run_in_one_line_and_it_resumes_without(server, tmp_path, monkeypatch):
     generator = np.random.default_rng(0)
     for split, count in (("train", 8), ("val", 2)):
         for name in ("one", "other"):

@@ -15,7 +15,7 @@ STEPS_PER_EPOCH = 100
 
 
 @pytest.mark.slow
-def test_memory_traces_and_files_do_not_grow_with_the_steps(tmp_path, monkeypatch, capsys):
+def test_memory_traces_and_files_do_not_grow(tmp_path, monkeypatch, capsys):
     folder = small_runs.make_pictures(tmp_path / "pictures", per_class=2 * STEPS_PER_EPOCH)
     workdir = tmp_path / "run"
     trainers, memory = [], {}

@@ -72,7 +72,7 @@ def stored(index):
     return np.asarray(index.features, np.float64)
 
 
-def test_features_are_those_that_an_export_answers(folder, tmp_path):
+def test_features_equal_those_of_an_export(folder, tmp_path):
     run = make_run(folder, tmp_path / "run", normalization="response")
     index = neighbours.index_run(run, dtype="float32")
     served = tf.saved_model.load(export.export_run(run, tmp_path / "served")).signatures["features"]
@@ -85,7 +85,7 @@ def test_features_are_those_that_an_export_answers(folder, tmp_path):
     np.testing.assert_allclose(half.features, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_an_index_names_what_could_be_read(run, folder, capsys):
+def test_an_index_lists_the_readable_images(run, folder, capsys):
     index = neighbours.index_run(run)
     assert index.directory == pathlib.Path(run, "neighbours", "train")
     assert len(index) == TRAIN - 1
@@ -101,7 +101,7 @@ def test_an_index_names_what_could_be_read(run, folder, capsys):
     assert index.metadata["step"] == 7 and index.metadata["split"] == "train"
 
 
-def test_answers_are_the_nearest_by_their_features(same_run, folder):
+def test_neighbors_have_the_nearest_features(same_run, folder):
     answers = neighbours.query(same_run, queries.Queries(indices=(0, 5)), k=4, dtype="float32")
     train = neighbours.index_run(same_run)
     test = neighbours.index_run(same_run, "test", dtype="float32")
@@ -117,7 +117,7 @@ def test_answers_are_the_nearest_by_their_features(same_run, folder):
         assert answer["class"] == pathlib.Path(answer["name"]).parent.name
 
 
-def test_an_image_of_the_index_is_not_its_own_neighbour(same_run, folder):
+def test_an_indexed_image_is_not_its_own_neighbor(same_run, folder):
     by_index = neighbours.query(same_run, queries.Queries(split="train", indices=(3,)), k=TRAIN - 2)["queries"][0]
     assert 3 not in [each["index"] for each in by_index["neighbours"]]
     by_path = neighbours.query(same_run, queries.Queries((by_index["name"],)), k=TRAIN - 2)["queries"][0]
@@ -126,14 +126,14 @@ def test_an_image_of_the_index_is_not_its_own_neighbour(same_run, folder):
     assert by_path["class"] is None and by_index["class"] == "apple"
 
 
-def test_a_copy_of_an_image_has_it_as_the_nearest(same_run, folder, tmp_path):
+def test_the_nearest_neighbor_of_a_copy_is_the_original(same_run, folder, tmp_path):
     picture(4).save(tmp_path / "copy.png")
     (answer,) = neighbours.query(same_run, queries.Queries((str(tmp_path / "copy.png"),)), dtype="float32")["queries"]
     assert answer["neighbours"][0]["name"] == str(folder / "train" / "pear" / "04.png")
     assert answer["neighbours"][0]["distance"] < 1e-3 * answer["neighbours"][1]["distance"]
 
 
-def test_an_index_is_made_once_for_each_checkpoint(run, folder, capsys):
+def test_an_index_is_built_once_per_checkpoint(run, folder, capsys):
     features = neighbours.index_run(run).directory / "features.npy"
     before = features.stat().st_mtime_ns
     capsys.readouterr()
@@ -148,7 +148,7 @@ def test_an_index_is_made_once_for_each_checkpoint(run, folder, capsys):
     assert neighbours.index_run(run).features.dtype == np.float32
 
 
-def test_an_index_of_other_images_is_made_anew(run, folder, tmp_path, capsys):
+def test_an_index_of_other_images_is_rebuilt(run, folder, tmp_path, capsys):
     neighbours.index_run(run)
     other = tmp_path / "other"
     for number in range(6):
@@ -158,7 +158,7 @@ def test_an_index_of_other_images_is_made_anew(run, folder, tmp_path, capsys):
     assert "has other images" in capsys.readouterr().out
 
 
-def test_an_index_of_something_else_stays(run, folder, tmp_path):
+def test_an_index_of_another_run_or_split_is_kept(run, folder, tmp_path):
     directory = tmp_path / "index"
     neighbours.index_run(run, index_dir=directory)
     other = make_run(folder, tmp_path / "other", seed=9)
@@ -228,7 +228,7 @@ def test_prepared_data_can_be_searched(folder, tmp_path, storage):
         ),
     ],
 )
-def test_a_bad_request_gets_one_line_before_an_index_is_made(run, requested, arguments, message):
+def test_invalid_requests_are_rejected_before_an_index_is_built(run, requested, arguments, message):
     if arguments.get("figure_path") == "a.png":
         pytest.importorskip("matplotlib")
     with pytest.raises((ValueError, OSError), match=message) as caught:
@@ -237,12 +237,12 @@ def test_a_bad_request_gets_one_line_before_an_index_is_made(run, requested, arg
     assert not pathlib.Path(run, "neighbours").exists()
 
 
-def test_more_neighbours_than_there_are_images_are_refused(same_run):
+def test_more_neighbors_than_images_are_rejected(same_run):
     with pytest.raises(ValueError, match="^Expected k to be from 1 to 23, the number of images. Received: 24$"):
         neighbours.query(same_run, queries.Queries(random=1), k=24)
 
 
-def test_a_draw_follows_from_its_seed(same_run):
+def test_random_queries_depend_only_on_the_seed(same_run):
     drawn = lambda seed: [
         each["index"] for each in neighbours.query(same_run, queries.Queries(random=4, seed=seed), k=1)["queries"]
     ]
@@ -250,7 +250,7 @@ def test_a_draw_follows_from_its_seed(same_run):
     assert len(set(drawn(1))) == 4
 
 
-def test_an_approximate_search_makes_what_it_needs(same_run):
+def test_an_approximate_search_builds_its_index(same_run):
     pytest.importorskip("faiss")
     requested = queries.Queries(random=3)
     approximate, exact = (neighbours.query(same_run, requested, method=method) for method in ("approximate", "exact"))
@@ -260,7 +260,7 @@ def test_an_approximate_search_makes_what_it_needs(same_run):
     assert feature_index.open_index(pathlib.Path(same_run, "neighbours", "train")).has_approximate
 
 
-def test_table_says_who_is_near_and_how_many_agree():
+def test_table_lists_neighbors_and_counts_those_of_the_same_class():
     near = [
         {"distance": 1.5, "class": "pear", "name": "a.png"},
         {"distance": 12345.6, "class": "plum", "name": "b.png"},
@@ -276,7 +276,7 @@ def test_table_says_who_is_near_and_how_many_agree():
 
 
 @needs_matplotlib
-def test_figure_shows_each_image_with_its_name_and_whether_it_agrees():
+def test_figure_shows_names_and_marks_neighbors_of_the_same_class():
     shown = [figures.NamedImage(np.full([9, 9, 3], 20 * number, np.uint8), "pear", 1.5) for number in range(3)]
     other = figures.NamedImage(np.zeros([9, 9, 3], np.uint8), "a plum with a long name", 2.25)
     query = figures.NamedImage(np.full([9, 9, 3], 255, np.uint8), "pear")
@@ -296,7 +296,7 @@ def test_figure_shows_each_image_with_its_name_and_whether_it_agrees():
 
 
 @needs_matplotlib
-def test_the_program_writes_text_json_and_figure(run, folder, tmp_path):
+def test_the_program_writes_table_json_and_figure(run, folder, tmp_path):
     command = ["neighbours", f"--workdir={run}", "--k=3"]
     request = [f"--image={folder / UNREADABLE}", "--query=1,4", "--json=a.json", "--figure=a.png"]
     done = forks.run(*command, *request, directory=tmp_path)

@@ -38,6 +38,7 @@ CONFIG = configuration.Config(
     validation_fraction=0.2,
     batch_size=10,
 ).resolved()
+SMALL = dataclasses.replace(CONFIG, network="cifar10_18", normalization="none")
 needs_matplotlib = pytest.mark.skipif(
     not importlib.util.find_spec("matplotlib"), reason="needs matplotlib: pip install -e '.[figures]'"
 )
@@ -127,7 +128,7 @@ def test_errors_are_those_of_an_evaluation(run):
         assert rows[f"majority class, {split}"] == ["", "66.67 %", "-"]
 
 
-def test_the_first_words_say_what_was_learnt(run):
+def test_summary_states_accuracy_and_baseline(run):
     (first, *_) = read(run).paragraphs
     wrong = evaluate.evaluate(str(run), "test")["evaluation"]["test"]["ten_views"]["top1_error"]
     assert "was trained on 36 images of 3 classes (alder, birch & <beech>, cedar) for 2.22 epochs." in first
@@ -136,7 +137,7 @@ def test_the_first_words_say_what_was_learnt(run):
 
 
 @needs_matplotlib
-def test_every_picture_is_in_both_pages(run):
+def test_both_pages_have_all_figures(run):
     text = (run / "report.md").read_text(encoding="utf-8")
     paths = re.findall(r"!\[.*\]\((.*)\)", text)
     names = ["curves.png", "answers.png", "confusion.png", "hardest.png"]
@@ -148,14 +149,14 @@ def test_every_picture_is_in_both_pages(run):
     assert not re.search(r"https?://|<script|<link", page)
 
 
-def test_only_what_the_checkpoint_has_seen_is_told(run):
+def test_records_after_the_checkpoint_are_ignored(run):
     # The third epoch, steps 9 to 12, is behind the checkpoint.
     rows = {row[0]: row[1] for row in read(run).rows if len(row) == 2}
     assert rows["training time"] == "0 min 4 s"
     assert rows["speed"].startswith("20.0 images/s")
 
 
-def test_warnings_and_configuration_are_told(run):
+def test_warnings_and_configuration_are_listed(run):
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "step 4: something stood still" in page
     assert ["batch_size", "10", "128"] in read(run).rows
@@ -163,7 +164,7 @@ def test_warnings_and_configuration_are_told(run):
 
 
 @needs_matplotlib
-def test_neighbours_are_shown_where_they_were_drawn(run):
+def test_the_figure_of_neighbors_is_included_if_it_exists(run):
     assert "Nearest neighbors" not in read(run).headings
     (run / "figures" / "neighbours.png").write_bytes((run / "kernels.png").read_bytes())
     report.make(str(run))
@@ -181,7 +182,7 @@ def test_without_matplotlib_the_report_says_what_is_missing(run, monkeypatch):
     assert "Expected matplotlib for this picture" in page
 
 
-def test_two_devices_have_their_account(tmp_path, photographs):
+def test_a_run_on_two_devices_has_a_placement_report(tmp_path, photographs):
     devices = ("/CPU:0", "/CPU:1")
     config = dataclasses.replace(CONFIG, source=f"folder:{photographs}", devices=devices)
     workdir = make_run(tmp_path / "two", config)
@@ -191,7 +192,7 @@ def test_two_devices_have_their_account(tmp_path, photographs):
     assert re.search(r"GFLOP, backward", page)
 
 
-def test_files_that_could_not_be_read_are_told(tmp_path):
+def test_unreadable_files_are_listed(tmp_path):
     for split, count in (("train", 15), ("test", 3)):
         for number, name in enumerate(NAMES):
             to = tmp_path / "photographs" / split / name
@@ -199,22 +200,22 @@ def test_files_that_could_not_be_read_are_told(tmp_path):
             for place in range(count):
                 (to / f"{place}.png").write_bytes(small.encoded(small.pixels(40, 44, place + number), "PNG"))
     (tmp_path / "photographs" / "test" / NAMES[0] / "1.png").write_bytes(small.damaged("PNG"))
-    config = dataclasses.replace(CONFIG, source=f"folder:{tmp_path / 'photographs'}")
+    config = dataclasses.replace(SMALL, source=f"folder:{tmp_path / 'photographs'}")
     workdir = make_run(tmp_path / "run", config)
     report.make(str(workdir))
     text = (workdir / "report.md").read_text(encoding="utf-8")
     assert re.search(r"1 test files could not be read, the first .*test/alder/1\.png: \w+", text)
 
 
-def test_a_run_that_has_no_report_yet_has_no_curve(tmp_path, photographs):
-    workdir = make_run(tmp_path / "begun", dataclasses.replace(CONFIG, source=f"folder:{photographs}"), step=1)
+def test_a_run_without_records_has_no_curves(tmp_path, photographs):
+    workdir = make_run(tmp_path / "begun", dataclasses.replace(SMALL, source=f"folder:{photographs}"), step=1)
     report.make(str(workdir))
     assert "Training curves" not in read(workdir).headings
     assert "Example predictions" in read(workdir).headings
 
 
 @pytest.mark.parametrize("flips, share", [("horizontal", "0.0 %"), ("both", "0.0 %"), ("none", "100.0 %")])
-def test_a_run_is_judged_by_mirror_images_only_if_it_learnt_from_such(
+def test_ten_views_are_the_headline_only_after_training_with_mirror_images(
     tmp_path, photographs, monkeypatch, capsys, flips, share
 ):
     def predict(function, data, split, console=None, *, headline):
@@ -224,7 +225,7 @@ def test_a_run_is_judged_by_mirror_images_only_if_it_learnt_from_such(
         return split_results.SplitResult(split, labels, probabilities, results, headline)
 
     monkeypatch.setattr(split_results, "evaluate_all_views", predict)
-    config = dataclasses.replace(CONFIG, source=f"folder:{photographs}", flips=flips)
+    config = dataclasses.replace(SMALL, source=f"folder:{photographs}", flips=flips)
     workdir = make_run(tmp_path / "run", config)
     report.make(str(workdir))
     page = read(workdir)
@@ -238,17 +239,17 @@ def test_a_run_is_judged_by_mirror_images_only_if_it_learnt_from_such(
     assert ("alder classified as birch" in capsys.readouterr().out) == (flips != "none")
 
 
-def test_arithmetic_of_the_papers_network_is_the_recorded_one():
+def test_training_flops_of_the_paper_network():
     assert costs.training_flops(alexnet_tf.AlexNet(), ("conv1_a", "conv1_b")) == pytest.approx(4.1356e9, rel=1e-4)
 
 
-def test_arithmetic_of_a_small_net_is_worked_out_by_hand():
+def test_training_flops_of_a_small_network_match_a_hand_calculation():
     first = 32 * 32 * 5 * 5 * 3 * 32
     rest = 16 * 16 * 5 * 5 * 32 * 32 + 8 * 8 * 5 * 5 * 32 * 64 + 4 * 4 * 64 * 10
     assert costs.training_flops(cifar10.Cifar10Net("cifar10_18"), ("conv1",)) == 2 * (2 * first + 3 * rest)
 
 
-def test_the_machine_is_measured():
+def test_peak_flops_are_measured():
     assert costs.peak_flops(rounds=1) > 1e8
 
 
@@ -262,7 +263,7 @@ def test_the_machine_is_measured():
         ("cifar10_18", "folder:photographs", CIFAR10[:4], []),
     ],
 )
-def test_recorded_errors_stand_beside_the_same_data_alone(network, name, classes, expected):
+def test_recorded_errors_are_shown_for_the_same_data_only(network, name, classes, expected):
     recorded = registry.recorded_errors(network, name, tuple(classes))
     assert [errors.top1_error for errors in recorded] == expected
 
@@ -275,8 +276,8 @@ def test_recorded_errors_stand_beside_the_same_data_alone(network, name, classes
         ("checkpoints", "Expected a checkpoint in "),
     ],
 )
-def test_a_run_that_is_not_whole_is_refused(tmp_path, photographs, missing, message):
-    workdir = make_run(tmp_path / "broken", dataclasses.replace(CONFIG, source=f"folder:{photographs}"))
+def test_an_incomplete_run_is_rejected(tmp_path, photographs, missing, message):
+    workdir = make_run(tmp_path / "broken", dataclasses.replace(SMALL, source=f"folder:{photographs}"))
     path = pathlib.Path(workdir, missing)
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     with pytest.raises((ValueError, OSError)) as caught:

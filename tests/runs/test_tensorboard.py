@@ -1,4 +1,4 @@
-"""What a run shows in TensorBoard, and that showing it and profiling it change nothing that is learnt."""
+"""What a run writes to TensorBoard; writing it and profiling do not change the trained weights."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from alexnet_tf import config as configuration
 from alexnet_tf.profiling import bottlenecks
 from alexnet_tf.profiling import trace
 from alexnet_tf.runs import tensorboard
-from alexnet_tf.runs import train as running
+from alexnet_tf.runs import train
 
 LAYERS = {f"{name}_{tower}" for name in ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7") for tower in "ab"}
 SCALARS = {"train_loss", "train_top1_error", "train_top5_error", "learning_rate", "images_per_second", "input_wait"}
@@ -19,7 +19,7 @@ VALIDATION = {"validation_loss", "validation_top1_error", "validation_top5_error
 
 
 def small_config(photographs, **changes):
-    """Six steps of a small network an epoch."""
+    """Returns a configuration of a small network with six steps per epoch."""
     values = {
         "source": f"folder:{photographs}",
         "image_size": 32,
@@ -34,7 +34,7 @@ def small_config(photographs, **changes):
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
-    """Four small photographs of each of six classes for training, two for validation."""
+    """A folder with four small training images of each of six classes, and two for validation."""
     folder = tmp_path_factory.mktemp("photographs")
     generator = np.random.default_rng(0)
     for split, count in (("train", 4), ("val", 2)):
@@ -47,18 +47,18 @@ def photographs(tmp_path_factory):
     return folder
 
 
-def train(config, workdir, **arguments):
-    """Trains without what a run does at its end."""
+def train_steps(config, workdir, **arguments):
+    """Trains without the final evaluation and report."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running, "_finish", lambda *unused: {})
-        running.train(config, str(workdir), **arguments)
+        patch.setattr(train, "_finish", lambda *unused: {})
+        train.train(config, str(workdir), **arguments)
 
 
 @pytest.fixture(scope="module")
 def run(photographs, tmp_path_factory):
     """The directory of a run that was profiled in its fourth and fifth step."""
     workdir = tmp_path_factory.mktemp("run")
-    train(small_config(photographs), workdir, profile_steps=(4, 5))
+    train_steps(small_config(photographs), workdir, profile_steps=(4, 5))
     return workdir
 
 
@@ -73,7 +73,7 @@ def steps_of(accumulator):
     return {tag: [event.step for event in accumulator.Tensors(tag)] for tag in accumulator.Tags()["tensors"]}
 
 
-def test_a_run_shows_what_it_does(run):
+def test_a_run_writes_scalars_histograms_images_and_graph(run):
     accumulator = accumulated(run)
     steps = steps_of(accumulator)
     assert all(steps[name] == [2, 4, 6] for name in SCALARS)
@@ -82,7 +82,7 @@ def test_a_run_shows_what_it_does(run):
         assert steps[f"weights/{layer}"] == steps[f"update_over_weights/{layer}"] == [2, 6]
         ratios = [float(tf.make_ndarray(e.tensor_proto)) for e in accumulator.Tensors(f"update_over_weights/{layer}")]
         assert all(0 < ratio < 1 for ratio in ratios), layer
-    # All 32 kernels in one picture, and the whole batch of four images, of the network's size.
+    # All 32 kernels in one image, and the entire batch of four images at the network's input size.
     width, height, *kernels = tf.make_ndarray(accumulator.Tensors("conv1_kernels")[0].tensor_proto)
     assert (int(width), int(height), len(kernels)) == (4 * (16 * 6 + 1), 4 * (2 * 6 + 1), 1)
     width, height, *images = tf.make_ndarray(accumulator.Tensors("augmented_images")[0].tensor_proto)
@@ -92,7 +92,7 @@ def test_a_run_shows_what_it_does(run):
     assert len(steps["_hparams_/session_start_info"]) == 1
 
 
-def test_profile_of_a_run_is_read(run):
+def test_profile_of_a_run_is_readable(run):
     found = bottlenecks.measure(trace.read(trace.newest(run)))
     assert found["steps"] == [4, 5]
     assert found["layers"]["conv1_a forward"] > 0
@@ -103,8 +103,8 @@ def weights(workdir, step):
     return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map() if "variables" in name}
 
 
-def test_showing_and_profiling_change_nothing_that_is_learnt(run, photographs, tmp_path):
-    train(small_config(photographs, summary_epochs=0.0), tmp_path)
+def test_summaries_and_profiling_do_not_change_the_weights(run, photographs, tmp_path):
+    train_steps(small_config(photographs, summary_epochs=0.0), tmp_path)
     plain, shown = weights(tmp_path, 6), weights(run, 6)
     assert plain.keys() == shown.keys()
     for name, value in plain.items():
@@ -115,10 +115,10 @@ def test_showing_and_profiling_change_nothing_that_is_learnt(run, photographs, t
         trace.newest(tmp_path)
 
 
-def test_resumed_run_shows_nothing_twice_and_says_that_it_is_past_the_profile(run, photographs, capsys):
-    # Last in this file: it goes on with the run of the others.
+def test_a_resumed_run_writes_nothing_twice_and_warns_about_past_profile_steps(run, photographs, capsys):
+    # Must be the last user of the run, which it resumes.
     profiles = list((run / "tensorboard").rglob("*.xplane.pb"))
-    train(small_config(photographs, epochs=2.0), run, profile_steps=(4, 5))
+    train_steps(small_config(photographs, epochs=2.0), run, profile_steps=(4, 5))
     said = capsys.readouterr().out
     assert "warning: nothing is profiled, as step 4 is not one of the remaining steps 7 to 12\n" in said
     assert list((run / "tensorboard").rglob("*.xplane.pb")) == profiles
@@ -129,13 +129,13 @@ def test_resumed_run_shows_nothing_twice_and_says_that_it_is_past_the_profile(ru
     assert len(steps["_hparams_/session_start_info"]) == 1
 
 
-def test_profile_that_is_none_is_refused_before_anything_is_done(photographs, tmp_path):
+def test_invalid_profile_steps_are_rejected_first(photographs, tmp_path):
     with pytest.raises(ValueError, match=r"^Expected the first and the last step to profile, .* Received: 20,10$"):
-        train(small_config(photographs), tmp_path / "run", profile_steps=(20, 10))
+        train_steps(small_config(photographs), tmp_path / "run", profile_steps=(20, 10))
     assert not (tmp_path / "run").exists()
 
 
-def test_grey_levels_have_zero_in_the_middle_and_each_image_its_own_range():
+def test_gray_levels_are_centered_and_scaled_per_image():
     images = np.zeros([3, 2, 2, 3], np.float32)
     images[0, 0, 0, 0] = 200.0
     images[1, 1, 1, 2] = -0.5
@@ -146,7 +146,7 @@ def test_grey_levels_have_zero_in_the_middle_and_each_image_its_own_range():
     assert (levels[2] == 128).all()
 
 
-def test_hyperparameters_are_all_fields_that_are_set():
+def test_hyperparameters_are_all_fields_that_are_not_none():
     config = small_config("any", drop_epochs=(0.25, 0.5)).resolved()
     values = tensorboard.hyperparameters(config)
     assert values["drop_epochs"] == "0.25,0.5" and values["learning_rate"] == 0.01 and values["reshuffle"] is True
@@ -155,7 +155,7 @@ def test_hyperparameters_are_all_fields_that_are_set():
     assert all(isinstance(value, (bool, int, float, str)) for value in values.values())
 
 
-def test_latest_batch_stays_at_hand():
+def test_latest_keeps_the_latest_batch():
     latest = tensorboard.Latest(range(3))
     assert latest.batch is None
     assert [(batch, latest.batch) for batch in latest] == [(0, 0), (1, 1), (2, 2)]

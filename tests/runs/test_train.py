@@ -1,4 +1,4 @@
-"""Whole runs: one of the full-size network, others of the eight layers for small pictures, and of small networks."""
+"""Complete runs: one of the full-size network, the others of small networks on small images."""
 
 import dataclasses
 import json
@@ -14,19 +14,20 @@ from PIL import Image
 from alexnet_tf import config as configuration
 from alexnet_tf import flagfiles
 from alexnet_tf.runs import evaluate
-from alexnet_tf.runs import train as running
+from alexnet_tf.runs import report
+from alexnet_tf.runs import train
 from alexnet_tf.training import tensorboard
 
 
 def photograph(generator, shape):
-    """A smooth colour picture, so that JPEG keeps it."""
+    """Returns a smooth color image, which JPEG preserves."""
     small = Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8))
     return small.resize(shape[::-1], Image.Resampling.BICUBIC)
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Seven photographs of each of two classes for training, two of each for validation."""
+    """A folder with seven training and two validation images of each of two classes."""
     generator = np.random.default_rng(0)
     for split, count in (("train", 7), ("val", 2)):
         for label, name in enumerate(("bright", "dark")):
@@ -40,8 +41,8 @@ def folder(tmp_path):
 
 @pytest.fixture
 def without_report(monkeypatch):
-    """Leaves out what a run ends with, half of its time here: the report of what it has learnt."""
-    monkeypatch.setattr(running.report, "write", lambda workdir, *others: os.path.join(workdir, "none"))
+    """Skips the report, which takes half of the time of these runs."""
+    monkeypatch.setattr(report, "write", lambda workdir, *others: os.path.join(workdir, "none"))
 
 
 def small_config(folder, **changes):
@@ -59,13 +60,13 @@ def small_config(folder, **changes):
     return configuration.Config(**values)
 
 
-def test_a_run_leaves_what_is_promised(folder, tmp_path, capsys):
+def test_a_run_writes_all_promised_files(folder, tmp_path, capsys):
     config = small_config(folder, image_size=256, crop_size=224)
     run = tmp_path / "run"
-    written = running.train(config, str(run))
+    written = train.train(config, str(run))
     assert flagfiles.read_flagfile(run / "config.flags") == config.resolved()
     assert json.loads((run / "train.json").read_text()) == json.loads(json.dumps(written))
-    assert written["step"] == 6  # 14 images make 3 batches of 4, the last 2 images wait for another epoch
+    assert written["step"] == 6  # 14 images are 3 batches of 4; the last 2 images are dropped
     assert written["evaluation"]["validation"]["center_crop"]["num_examples"] == 4
     assert written["evaluation"]["validation"]["majority_error"] == 0.5
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -87,28 +88,28 @@ def test_a_run_leaves_what_is_promised(folder, tmp_path, capsys):
     with pytest.raises(
         ValueError, match=r"^Expected epochs to be at least 2, as .* has already trained for 6 steps\. Received: 1$"
     ):
-        running.train(dataclasses.replace(config, epochs=1.0), str(run))
+        train.train(dataclasses.replace(config, epochs=1.0), str(run))
 
-    # Nothing is left to learn, so the same command only evaluates.
+    # Training is finished, so the same command only evaluates.
     checkpoint = (run / "checkpoints" / "ckpt-6.index").stat().st_mtime_ns
-    assert running.train(config, str(run))["evaluation"] == written["evaluation"]
+    assert train.train(config, str(run))["evaluation"] == written["evaluation"]
     assert (run / "checkpoints" / "ckpt-6.index").stat().st_mtime_ns == checkpoint
 
 
-def test_a_configuration_that_was_written_runs_again(without_report, folder, tmp_path):
-    config = small_config(folder, epochs=1.0)
-    first = running.train(config, str(tmp_path / "first"))
+def test_a_written_configuration_runs_again(without_report, folder, tmp_path):
+    config = small_config(folder, network="cifar10_18", normalization="none", epochs=1.0)
+    first = train.train(config, str(tmp_path / "first"))
     written = flagfiles.read_flagfile(tmp_path / "first" / "config.flags")
-    second = running.train(written, str(tmp_path / "second"))
+    second = train.train(written, str(tmp_path / "second"))
     assert second["evaluation"] == first["evaluation"]
 
 
-def test_two_devices_learn_what_one_learns(without_report, folder, tmp_path):
+def test_training_on_two_devices_equals_one(without_report, folder, tmp_path):
     config = small_config(folder, epochs=1.0)
     weights = []
     for name, devices in (("one", ()), ("two", ("/CPU:0", "/CPU:1"))):
         run = tmp_path / name
-        running.train(dataclasses.replace(config, devices=devices), str(run))
+        train.train(dataclasses.replace(config, devices=devices), str(run))
         reader = tf.train.load_checkpoint(str(run / "checkpoints" / "ckpt-3"))
         weights.append(
             {key: reader.get_tensor(key) for key in reader.get_variable_to_shape_map() if key.startswith("variables/")}
@@ -119,49 +120,49 @@ def test_two_devices_learn_what_one_learns(without_report, folder, tmp_path):
             # Three steps of rounding, with the sums of two devices taken in another order.
             np.testing.assert_allclose(weights[1][key], value, rtol=1e-4, atol=1e-6, err_msg=key)
 
-    # A run that began on one device goes on, on two.
+    # A run that started on one device resumes on two.
     longer = dataclasses.replace(config, devices=("/CPU:0", "/CPU:1"), epochs=2.0)
-    assert running.train(longer, str(tmp_path / "one"))["step"] == 6
+    assert train.train(longer, str(tmp_path / "one"))["step"] == 6
 
 
-def test_unreadable_photographs_are_named_and_left_out(without_report, folder, tmp_path, capsys):
+def test_unreadable_images_are_skipped_and_listed(without_report, folder, tmp_path, capsys):
     whole = (folder / "train" / "dark" / "0.jpg").read_bytes()
     (folder / "train" / "dark" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (folder / "train" / "dark" / "text.jpg").write_text("not a picture")
-    running.train(small_config(folder, epochs=0.1), str(tmp_path / "run"))
+    train.train(small_config(folder, network="cifar10_18", normalization="none", epochs=0.1), str(tmp_path / "run"))
     said = capsys.readouterr().out
     assert "warning: skipped 2 train files that could not be read" in said
     assert "cut.jpg" in said and "text.jpg" in said
     assert "train: 14 images of 2 classes" in said
 
 
-def test_a_work_directory_of_another_configuration_is_refused(folder, tmp_path):
+def test_a_work_directory_with_a_different_configuration_is_rejected(folder, tmp_path):
     (tmp_path / "run").mkdir()
     config = small_config(folder).resolved()
     (tmp_path / "run" / "config.flags").write_text(flagfiles.to_text(config))
     changed = dataclasses.replace(config, learning_rate=0.5, flips="both", report_steps=7)
     with pytest.raises(ValueError, match="flips=horizontal.*rate=0.001.*flips=both.*rate=0.5") as error:
-        running.train(changed, str(tmp_path / "run"))
+        train.train(changed, str(tmp_path / "run"))
     assert "report_steps" not in str(error.value)
     assert (tmp_path / "run" / "config.flags").read_text() == flagfiles.to_text(config)
 
 
-def test_a_checkpoint_of_other_classes_is_refused(without_report, folder, tmp_path):
-    config = small_config(folder, epochs=0.1)
-    running.train(config, str(tmp_path / "run"))
+def test_a_checkpoint_with_other_classes_is_rejected(without_report, folder, tmp_path):
+    config = small_config(folder, network="cifar10_18", normalization="none", epochs=0.1)
+    train.train(config, str(tmp_path / "run"))
     for split in ("train", "val"):
         (folder / split / "third").mkdir()
         photograph(np.random.default_rng(1), (256, 256)).save(folder / split / "third" / "0.jpg")
     with pytest.raises(ValueError, match='classes=.*"third".*Received.*classes='):
-        running.train(config, str(tmp_path / "run"))
+        train.train(config, str(tmp_path / "run"))
     with pytest.raises(ValueError, match='classes=.*"third".*Received.*classes='):
         evaluate.evaluate(str(tmp_path / "run"))
 
 
-def test_a_device_that_is_not_there_is_refused_with_those_that_are(folder, tmp_path):
+def test_a_missing_device_is_rejected_with_a_list_of_devices(folder, tmp_path):
     config = small_config(folder, devices=("/GPU:6", "/GPU:7"))
     with pytest.raises(ValueError, match="/CPU:0, /CPU:1.*Received: /GPU:6, /GPU:7"):
-        running.train(config, str(tmp_path / "run"))
+        train.train(config, str(tmp_path / "run"))
 
 
 @pytest.mark.parametrize(
@@ -172,9 +173,9 @@ def test_a_device_that_is_not_there_is_refused_with_those_that_are(folder, tmp_p
         ("imagenet2012:/nowhere", "ILSVRC2012_img_train.tar"),
     ],
 )
-def test_data_that_are_not_there_leave_no_work_directory(tmp_path, source, message):
+def test_missing_data_leave_no_work_directory(tmp_path, source, message):
     with pytest.raises((ValueError, OSError), match=message):
-        running.train(configuration.Config(source=source), str(tmp_path / "run"))
+        train.train(configuration.Config(source=source), str(tmp_path / "run"))
     assert not os.path.exists(tmp_path / "run")
 
 
@@ -202,22 +203,22 @@ def without_speed(lines):
     return [{name: value for name, value in line.items() if name not in of_the_clock} for line in lines]
 
 
-def test_a_run_without_a_validation_set_watches_the_test_set(small_folder, tmp_path, capsys):
+def test_without_a_validation_set_the_test_set_is_monitored(small_folder, tmp_path, capsys):
     run = tmp_path / "run"
-    written = running.train(small_runs.config(small_folder), str(run))
+    written = train.train(small_runs.config(small_folder), str(run))
     assert written["step"] == 12
     assert list(written["evaluation"]) == ["test"]
     assert json.loads((run / "train.json").read_text()) == json.loads(json.dumps(written))
     tested = written["evaluation"]["test"]
     assert tested["center_crop"]["num_examples"] == tested["ten_views"]["num_examples"] == 10
-    # Nothing is held out of the training set.
+    # The training set keeps all its images.
     said = capsys.readouterr().out
     assert "train: 24 images of 2 classes" in said and "test: 10 images of 2 classes" in said
     assert said.count("10 images, each evaluated once") == 1
     assert "validation" not in said
     watched = [line for line in said.splitlines() if line.startswith("epoch ")]
     assert len(watched) == 4 and all(", test loss " in line for line in watched)
-    # What was watched at the last epoch's end is what is evaluated at the end.
+    # The last evaluation of the monitored split equals the final one.
     last = [record for record in records(run) if record["kind"] != "train"][-1]
     for name in ("loss", "top1_error", "num_examples"):
         assert last[name] == pytest.approx(tested["center_crop"][name], rel=1e-6)
@@ -234,14 +235,20 @@ def test_a_run_without_a_validation_set_watches_the_test_set(small_folder, tmp_p
     [
         {},
         {"normalization": "batch", "crop_size": 24, "crops": "random", "flips": "horizontal", "color_noise": 0.1},
-        {"network": "cifar10_26", "schedule": "exponential_steps", "conv1_slow_epoch": 1.0, "conv1_frozen_epoch": 3.0},
+        {
+            "network": "cifar10_26",
+            "normalization": "response",
+            "schedule": "exponential_steps",
+            "conv1_slow_epoch": 1.0,
+            "conv1_frozen_epoch": 3.0,
+        },
     ],
     ids=["cifar10_18", "batch_normalization_and_crops", "cifar10_26_and_rates"],
 )
-def test_a_small_run_resumes_to_the_same_bits(without_report, small_folder, tmp_path, changes, monkeypatch):
+def test_a_resumed_run_ends_with_the_same_bits(without_report, small_folder, tmp_path, changes, monkeypatch):
     config = small_runs.config(small_folder, checkpoint_steps=1, keep_checkpoints=12, **changes)
-    whole = running.train(config, str(tmp_path / "whole"))
-    # Stopped in the middle of an epoch, by what is no error.
+    whole = train.train(config, str(tmp_path / "whole"))
+    # Stopped in the middle of an epoch by an exception that is not an error.
     times = []
 
     class Stopped(BaseException):
@@ -255,37 +262,37 @@ def test_a_small_run_resumes_to_the_same_bits(without_report, small_folder, tmp_
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(tensorboard.Summaries, "__call__", stop)
-        running.train(config, str(tmp_path / "parts"))
+        train.train(config, str(tmp_path / "parts"))
     assert times == list(range(1, 9))
-    resumed = running.train(config, str(tmp_path / "parts"))
+    resumed = train.train(config, str(tmp_path / "parts"))
     assert resumed["evaluation"] == whole["evaluation"]
     expected, found = small_runs.stored(tmp_path / "whole", 12), small_runs.stored(tmp_path / "parts", 12)
     assert expected.keys() == found.keys()
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
-    train = [[line for line in records(tmp_path / name) if line["kind"] == "train"] for name in ("whole", "parts")]
-    assert without_speed(train[1]) == without_speed(train[0])
-    assert [line["step"] for line in train[0]] == list(range(1, 13))
+    reports = [[line for line in records(tmp_path / name) if line["kind"] == "train"] for name in ("whole", "parts")]
+    assert without_speed(reports[1]) == without_speed(reports[0])
+    assert [line["step"] for line in reports[0]] == list(range(1, 13))
 
 
 def test_averages_of_batch_normalization_are_in_the_checkpoint(without_report, small_folder, tmp_path):
     run = tmp_path / "run"
-    written = running.train(small_runs.config(small_folder, normalization="batch"), str(run))
+    written = train.train(small_runs.config(small_folder, normalization="batch"), str(run))
     values = small_runs.stored(run, 12)
     averages = {name: value for name, value in values.items() if "moving_" in name}
     assert len(averages) == 4
     for name, value in averages.items():
         start = float("variance" in name)
         assert (value != start).any(), name
-    # In use they count: an evaluation in another process's place gives the same as the end of training.
+    # They are used: evaluating the restored run gives the same errors as the end of training.
     again = evaluate.evaluate(str(run), split="test")
     assert again["evaluation"] == written["evaluation"]
 
 
-def test_conv1_s_weights_stand_still_once_frozen(without_report, small_folder, tmp_path):
+def test_frozen_conv1_weights_do_not_change(without_report, small_folder, tmp_path):
     config = small_runs.config(small_folder, conv1_frozen_epoch=2.0, checkpoint_steps=1, keep_checkpoints=12)
     run = tmp_path / "run"
-    running.train(config, str(run))
+    train.train(config, str(run))
     before, frozen, end = (small_runs.stored(run, step) for step in (5, 6, 12))
     kernels = sorted(
         name for name in end if "kernel" in name and "velocity" not in name and name.startswith("variables")
@@ -296,39 +303,39 @@ def test_conv1_s_weights_stand_still_once_frozen(without_report, small_folder, t
         assert (end[name] != frozen[name]).any() == ("conv1" not in name), name
 
 
-def test_a_run_begins_with_another_once(without_report, small_folder, tmp_path, capsys):
-    """It starts from that run's newest weights; resumed, it goes on from its own."""
+def test_a_run_is_initialized_from_another_only_once(without_report, small_folder, tmp_path, capsys):
+    """It starts from the newest weights of the other run, and resumes from its own."""
     before = str(tmp_path / "before")
-    running.train(small_runs.config(small_folder, epochs=1.0), before)
+    train.train(small_runs.config(small_folder, epochs=1.0), before)
     kept = lambda path, workdir, step: small_runs.stored(workdir, step)[path]
     kernel = "variables/conv1.Skernel/.ATTRIBUTES/VARIABLE_VALUE"
     changes = {"initialize_from": before, "new_layers": ("fc10",), "seed": 3}
     standing = small_runs.config(small_folder, epochs=1.0, learning_rate=0.0, **changes)
-    running.train(standing, str(tmp_path / "standing"))
+    train.train(standing, str(tmp_path / "standing"))
     assert f"initialized all layers but fc10 from {before}/checkpoints/ckpt-3" in capsys.readouterr().out
     np.testing.assert_array_equal(kept(kernel, tmp_path / "standing", 3), kept(kernel, before, 3))
     last = kernel.replace("conv1", "fc10")
     assert np.all(kept(last, tmp_path / "standing", 3) != kept(last, before, 3))
 
     learning = small_runs.config(small_folder, epochs=1.0, **changes)
-    running.train(learning, str(tmp_path / "twice"))
+    train.train(learning, str(tmp_path / "twice"))
     capsys.readouterr()
-    # What has begun needs the other run no more.
+    # To resume, the other run is not needed.
     os.rename(before, f"{before}.away")
-    running.train(dataclasses.replace(learning, epochs=2.0), str(tmp_path / "twice"))
+    train.train(dataclasses.replace(learning, epochs=2.0), str(tmp_path / "twice"))
     said = capsys.readouterr().out
     assert "resumed from" in said and "initialized" not in said
 
 
-def test_without_test_and_validation_set_there_is_nothing_to_watch(small_folder, tmp_path):
+def test_without_test_and_validation_sets_training_is_rejected(small_folder, tmp_path):
     shutil.rmtree(small_folder / "test")
     with pytest.raises(ValueError) as caught:
-        running.train(small_runs.config(small_folder), str(tmp_path / "run"))
+        train.train(small_runs.config(small_folder), str(tmp_path / "run"))
     message = str(caught.value)
     assert message.startswith("Expected validation_fraction above 0, as ") and message.endswith("Received: 0")
     assert "has no test set" in message and "\n" not in message
     assert not (tmp_path / "run").exists()
     # With a share of it held out the same folder is enough.
-    written = running.train(small_runs.config(small_folder, validation_fraction=0.25), str(tmp_path / "run"))
+    written = train.train(small_runs.config(small_folder, validation_fraction=0.25), str(tmp_path / "run"))
     assert list(written["evaluation"]) == ["validation"]
     assert written["evaluation"]["validation"]["center_crop"]["num_examples"] == 6

@@ -69,9 +69,7 @@ def two_workers(server, folder, tmp_path_factory):
     return directory / "run", [child.said() for child in children]
 
 
-def test_two_workers_with_64_images_each_equal_one_process_with_128_over_20_steps(
-    server, folder, two_workers, tmp_path
-):
+def test_two_workers_with_64_images_each_equal_one_process_with_128(server, folder, two_workers, tmp_path):
     workdir, said = two_workers
     alone = server.start("train", tmp_path / "log", f"--workdir={tmp_path / 'one'}", *small_runs.flags(config(folder)))
     assert alone.wait() == 0, alone.said()
@@ -99,7 +97,7 @@ def test_two_workers_with_64_images_each_equal_one_process_with_128_over_20_step
     assert "2 replicas in 2 processes, 64 of the 128 images of each batch per replica" in said[0]
 
 
-def test_a_worker_says_for_whom_it_waits_and_may_be_stopped(server, folder, tmp_path):
+def test_a_waiting_worker_lists_missing_peers_and_can_be_stopped(server, folder, tmp_path):
     here, there = addresses().split(",")
     missing = [f"--workers={here},{there},no.such.host.invalid:1", "--distribute=multiworker"]
     arguments = [*small_runs.flags(config(folder)), *missing, "--worker_index=0", f"--workdir={tmp_path / 'run'}"]
@@ -143,9 +141,7 @@ exit "$status"
 """
 
 
-def test_a_job_that_is_stopped_and_loses_a_worker_ends_with_the_weights_of_one_left_alone(
-    server, folder, two_workers, tmp_path
-):
+def test_a_stopped_job_that_loses_a_worker_ends_with_the_same_weights(server, folder, two_workers, tmp_path):
     workdir = tmp_path / "run"
     arguments = small_runs.flags(config(folder))
     # Asked is one of them, the second: both stop at the same step, and the first saves.
@@ -202,7 +198,7 @@ def test_a_job_that_is_stopped_and_loses_a_worker_ends_with_the_weights_of_one_l
     assert [line["step"] for line in small_runs.lines(workdir, "train")] == list(range(1, STEPS + 1))
 
 
-def test_the_example_for_kubernetes_starts_what_the_tests_start():
+def test_the_kubernetes_example_starts_workers_with_valid_flags():
     with open(ROOT / "tools" / "jobset.yaml", encoding="utf-8") as file:
         described = yaml.safe_load(file)
     assert (described["apiVersion"], described["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
@@ -249,7 +245,7 @@ def test_the_example_for_kubernetes_starts_what_the_tests_start():
         (["--data_service=grpc://a:1"], "Expected data_dir for data_service, which reads it"),
     ],
 )
-def test_bad_input_gets_one_line(arguments, message, server, tmp_path):
+def test_invalid_input_is_rejected_in_one_line(arguments, message, server, tmp_path):
     child = server.start("train", tmp_path / "log", f"--workdir={tmp_path / 'run'}", "--source=synthetic", *arguments)
     assert child.wait() == 1
     (line,) = child.said().splitlines()
