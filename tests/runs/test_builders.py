@@ -1,4 +1,4 @@
-"""Experiment: what a configuration makes of the network, in both precisions."""
+"""Networks built from configurations: both precisions, and initialization from another run."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ from alexnet_tf.runs import restore
 
 @pytest.fixture(scope="module")
 def runs():
-    """Twenty steps on one batch in each precision: the trainer and its losses."""
+    """The trainer and its losses of twenty steps on one batch, for each precision."""
     found = {}
     for precision in ("float32", "bfloat16"):
         config = dataclasses.replace(small_steps.CONFIG, precision=precision)
@@ -25,10 +25,10 @@ def runs():
 
 
 def sums_of_515_ones():
-    """By a matrix product and by the gradient of a convolution's kernels, in bfloat16: 516 if rounded once, at the end.
+    """Returns 515 ones summed in bfloat16 by a matrix product and by a kernel gradient: 516 if rounded once at the end.
 
-    oneDNN's kernels do that. TensorFlow's own cut a product off, which makes it 0.3 % too small on average, in every
-    fully connected layer, and add up the gradient of kernels in bfloat16: 2 % off at 5,832 positions.
+    oneDNN's kernels do so. TensorFlow's own truncate products, which makes fully connected layers 0.3 % too small on
+    average, and accumulate kernel gradients in bfloat16, an error of 2 % at 5,832 positions.
     """
     product = tf.ones([8, 515], tf.bfloat16) @ tf.ones([515, 8], tf.bfloat16)
     maps = tf.ones([1, 5, 103, 8], tf.bfloat16)
@@ -76,7 +76,7 @@ SIX = configuration.Config(recipe="original", image_size=32, crop_size=32, sixth
 
 @pytest.fixture(scope="module")
 def before(tmp_path_factory):
-    """A run of a small net of six convolutional layers with seven classes behind a bottleneck, and its values."""
+    """A run of a small network with six convolutional layers, a bottleneck and seven classes, and its weights."""
     workdir, config = tmp_path_factory.mktemp("before"), SIX.resolved()
     model = builders.build_model(config, 7)
     for variable in model.trainable_variables:
@@ -87,7 +87,7 @@ def before(tmp_path_factory):
 
 
 def begun(before, num_classes=5, **changes):
-    """A network that begins with that run's weights, and what it had before it did."""
+    """Returns the weights of a network initialized from that run, and those that it had before."""
     workdir, _ = before
     config = dataclasses.replace(SIX, seed=2, initialize_from=str(workdir), **changes).resolved()
     model = builders.build_model(config, num_classes)
@@ -101,14 +101,14 @@ def begun(before, num_classes=5, **changes):
     "changes, anew",
     [
         ({"new_layers": ("fc8",)}, {"fc8"}),
-        # As net #146 goes on from 2011 to 2012: without the bottleneck, fc8 reads fc7.
+        # As net #146 continues from 2011 to 2012: without the bottleneck, fc8 reads fc7.
         ({"new_layers": ("fc8",), "bottleneck": 0}, {"fc8"}),
-        # As it begins in 2011: what is convolutional is kept.
+        # As it starts in 2011: the convolutional layers are kept.
         (
             {"new_layers": ("fc6", "fc7", "bottleneck", "fc8"), "bottleneck": 12},
             {"fc6_a", "fc6_b", "fc7_a", "fc7_b", "bottleneck_a", "bottleneck_b", "fc8"},
         ),
-        # As in 2009, when it begins with a net of five.
+        # As in 2009, when it starts from a network with five convolutional layers.
         ({"new_layers": ("conv6", "fc8")}, {"conv6_a", "conv6_b", "fc8"}),
     ],
 )

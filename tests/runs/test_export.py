@@ -1,4 +1,4 @@
-"""From a run to its export: what is served says what an evaluation says, and bad runs are refused in a line."""
+"""Exports of runs: served predictions equal evaluated ones, and invalid runs are rejected in one line."""
 
 import dataclasses
 import io
@@ -28,7 +28,7 @@ CLASS_NAMES, CONFIG, SMALL = untrained_runs.CLASS_NAMES, untrained_runs.CONFIG, 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run of the paper's network, with dropout and response normalisation, on two classes."""
+    """A run of the paper's network, with dropout and response normalization, on two classes."""
     return untrained_runs.make_run(tmp_path_factory.mktemp("runs") / "full", CONFIG)
 
 
@@ -44,7 +44,7 @@ def small_run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
-    """A folder of 200 of the quickstart's photographs, a PNG and a JPEG in turn, and their bytes in its order."""
+    """A folder of 200 photographs of the quickstart, alternately PNG and JPEG."""
     elpv_dataset = pytest.importorskip("elpv_dataset")
     source = sorted((pathlib.Path(elpv_dataset.__file__).parent / "data" / "images").glob("*.png"))[:200]
     folder = tmp_path_factory.mktemp("photographs")
@@ -60,7 +60,7 @@ def photographs(tmp_path_factory):
 
 
 def evaluated(config, run, folder, cut):
-    """The probabilities of an evaluation of the test set, ``[views, images, classes]``, and the files' bytes."""
+    """Returns the evaluated probabilities of the test set, ``[views, images, classes]``, and the bytes of its files."""
     config = dataclasses.replace(config, source=f"folder:{folder}")
     source, _ = dataset.open_data(config)
     image_statistics = statistics.load(os.path.join(run, "statistics.npz"))
@@ -86,7 +86,7 @@ def test_served_predictions_equal_evaluated_ones(run, version, photographs):
     cut = lambda images, mean: [augmentation.central_view(images, mean, scale=CONFIG.input_scale)]
     (expected,), contents = evaluated(CONFIG, run, photographs, cut)
     assert len(contents) == 200
-    # Else any constant would do.
+    # Otherwise constant predictions would pass.
     assert expected[:, 0].std() > 0.01
     served = tf.saved_model.load(version).signatures["serving_default"]
     np.testing.assert_allclose(ask(served, contents), expected, atol=1e-5)
@@ -146,7 +146,7 @@ def test_served_bfloat16_predictions_equal_evaluated_ones(tmp_path):
     mean_image = statistics.load(os.path.join(run, "statistics.npz")).mean_image
     expected = tf.nn.softmax(model(augmentation.central_view(pictures, mean_image, size=32, scale=SMALL.input_scale)))
     served = tf.saved_model.load(export.export_run(run, tmp_path / "served")).signatures["images"]
-    # A product of rounded weights is the same; sums of bfloat16 may be taken in another order.
+    # Sums of bfloat16 may be computed in a different order.
     np.testing.assert_allclose(served(images=pictures)["probabilities"], expected, atol=0.01)
 
 

@@ -1,4 +1,4 @@
-"""Whatever happens to a run, it goes on where it stood, and ends with the weights of one that was left alone."""
+"""After any interruption, a run resumes and ends with the same weights as an undisturbed run."""
 
 import dataclasses
 import os
@@ -26,12 +26,12 @@ from alexnet_tf.utils import files
 
 EPOCHS = 12
 STEPS = 3 * EPOCHS
-# So many steps a killed run may lose: the stated interval, up to the report at which a checkpoint is saved.
+# Most steps that a killed run may lose: the checkpoint interval.
 INTERVAL = 5
 
 
 def config(folder, **changes):
-    # Restarts of the rate, an order of its own in each epoch and draws for each image: all has to be found again.
+    # The schedule, the order of each epoch and the draws of each image must all be restored.
     return small_runs.config(
         folder,
         **{
@@ -69,7 +69,7 @@ def server():
 
 @pytest.fixture(scope="module")
 def undisturbed(server, folder, tmp_path_factory):
-    """Everything in the last checkpoint of a run that was left alone."""
+    """Everything in the last checkpoint of an undisturbed run."""
     workdir = tmp_path_factory.mktemp("undisturbed") / "run"
     child = server.start("train", f"{workdir}.log", f"--workdir={workdir}", *small_runs.flags(config(folder)))
     assert child.wait() == 0, child.said()
@@ -78,7 +78,7 @@ def undisturbed(server, folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def undisturbed_here(folder, tmp_path_factory):
-    """The same of a run in this process, whose threads round otherwise."""
+    """The same for a run in this process, whose threads may round differently."""
     workdir = tmp_path_factory.mktemp("undisturbed_here") / "run"
     train.train(config(folder), str(workdir))
     return small_runs.stored(workdir, STEPS)
@@ -103,7 +103,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bits(kills, server, f
     arguments = [f"--workdir={workdir}", *small_runs.flags(config(folder))]
     moments = random.Random(kills)
     killed, latest = 0, []
-    # At any moment of a run, loading and evaluating included, and in turns at any while it learns and saves.
+    # Alternates between any moment, including loading and evaluation, and a moment during training and saving.
     while killed < kills:
         if newest_step(workdir) == STEPS:
             shutil.rmtree(workdir)
@@ -116,7 +116,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bits(kills, server, f
         while child.is_alive() and time.monotonic() < began + moment:
             time.sleep(0.002)
         if not child.is_alive():
-            # It ended first: the next one begins anew.
+            # It finished first, so the next one starts from scratch.
             assert child.wait() == 0, child.said()
             np.testing.assert_equal(newest_step(workdir), STEPS)
             small_runs.assert_same_bits(small_runs.stored(workdir, STEPS), undisturbed)
@@ -132,11 +132,11 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bits(kills, server, f
     assert child.wait() == 0, child.said()
     small_runs.assert_same_bits(small_runs.stored(workdir, STEPS), undisturbed)
     assert [line["step"] for line in small_runs.lines(workdir, "train")] == list(range(1, STEPS + 1))
-    # Nothing of what the kills left half-written stays.
+    # No partial file remains.
     assert newest_step(workdir) == STEPS
     kept = {path.name.split(".")[0] for path in (workdir / "checkpoints").iterdir()}
     assert len(kept) == 3 and not list(workdir.rglob("*.part")) and not list(workdir.rglob("*_temp*"))
-    # Some were killed while they learnt, or all this says nothing.
+    # At least one was killed during training, or the test would prove nothing.
     assert max(latest) > 0
 
 
@@ -148,7 +148,7 @@ def test_sigterm_saves_a_checkpoint_and_exits_with_143(server, folder, undisturb
     child.kill(signal.SIGTERM)
     asked = time.monotonic()
     assert child.wait() == 143, child.said()
-    assert time.monotonic() - asked < 30  # the usual grace; here a step and a small checkpoint
+    assert time.monotonic() - asked < 30  # the usual grace period
     step = newest_step(workdir)
     assert 10 <= step < STEPS and step == len(small_runs.lines(workdir, "train"))
     assert child.said().splitlines()[-1] == (
@@ -180,7 +180,7 @@ def test_a_work_directory_in_use_is_rejected(folder, tmp_path):
         f"Another process is using the work directory {workdir}; wait for it to finish, or use another directory"
     )
     assert [path.name for path in workdir.iterdir()] == ["lock"]
-    # A lock whose holder is gone, however it went, holds nobody.
+    # A lock is released when its holder exits, however it exits.
     train.train(small, str(workdir))
 
 
@@ -213,7 +213,7 @@ def test_a_full_disk_ends_the_run_in_one_line_and_it_resumes_with_space(folder, 
 
 @pytest.fixture(scope="module")
 def restless_clock(tmp_path_factory):
-    """A library that lets a process see a clock which jumps by ten seconds, back and forth, twice a second."""
+    """A library that makes the clock of a process jump back and forth by ten seconds, twice per second."""
     compiler = shutil.which("cc")
     if not compiler or not sys.platform.startswith("linux"):
         pytest.skip("needs a C compiler and Linux")

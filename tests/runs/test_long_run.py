@@ -1,4 +1,4 @@
-"""Twenty thousand steps: nothing grows but what is meant to. Slow: pytest -m slow -n 0 tests/runs/test_long_run.py."""
+"""Memory and files during 20,000 steps. Slow: pytest -m slow -n 0 tests/runs/test_long_run.py."""
 
 import os
 
@@ -45,7 +45,7 @@ def test_memory_traces_and_files_do_not_grow(tmp_path, monkeypatch, capsys):
     )
     assert max(memory) == STEPS
     assert trainers[0].traces == 1
-    # An allocator needs a while to find its size.
+    # The allocator takes a while to reach its final size.
     early = max(value for step, value in memory.items() if 2000 <= step <= 4000)
     late = max(value for step, value in memory.items() if step > STEPS - 2000)
     kept = [name for name in os.listdir(workdir / "checkpoints") if name.endswith(".index")]
@@ -56,7 +56,7 @@ def test_memory_traces_and_files_do_not_grow(tmp_path, monkeypatch, capsys):
         print(f"metrics.jsonl {(workdir / 'metrics.jsonl').stat().st_size:,} bytes, events {events.stat().st_size:,}")
     assert late <= 1.05 * early
     assert len(kept) == 2
-    # A line at each report and at each epoch's end.
+    # One line per report and one per epoch.
     assert len(lines) == STEPS // 20 + STEPS // STEPS_PER_EPOCH
-    # A thousand reports, and two hundred times histograms, eight images and the kernels.
+    # A thousand reports, and histograms, eight images and kernels of 200 epochs.
     assert events.stat().st_size < 20_000_000

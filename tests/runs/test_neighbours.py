@@ -1,4 +1,4 @@
-"""From a run to the images that it takes for the nearest: asked by number and by file, of data prepared or not."""
+"""Nearest neighbors of a run: queries by index and by file, in prepared and other data sets."""
 
 import dataclasses
 import importlib.util
@@ -21,7 +21,7 @@ from alexnet_tf.runs import neighbours
 from alexnet_tf.runs import queries
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-# Nothing is held out.
+# All training images stay in the training set.
 ALL_TRAIN = {"validation_fraction": 0.0, "schedule": "linear"}
 CLASS_NAMES = ["apple", "pear", "plum"]
 TRAIN, TEST = 24, 6
@@ -38,7 +38,7 @@ def picture(seed, size=(44, 50)):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Photographs of three classes, one of which cannot be read."""
+    """A folder with images of three classes, one of which is unreadable."""
     root = tmp_path_factory.mktemp("photographs")
     for split, count in (("train", TRAIN), ("test", TEST)):
         for number in range(count):
@@ -56,12 +56,12 @@ def run(folder, tmp_path):
 
 @pytest.fixture(scope="module")
 def same_run(folder, tmp_path_factory):
-    """For tests that leave it as it is, but for the index of its training images."""
+    """A run for tests that change only the index of its training images."""
     return make_run(folder, tmp_path_factory.mktemp("runs") / "same")
 
 
 def make_run(folder, workdir, **changes):
-    # Without response normalisation, whose compilation is most of what these tests would take.
+    # Compiling response normalization would take most of the time of these tests.
     config = dataclasses.replace(
         untrained_runs.SMALL, source=f"folder:{folder}", **{"normalization": "none", **ALL_TRAIN, **changes}
     )
@@ -139,7 +139,7 @@ def test_an_index_is_built_once_per_checkpoint(run, folder, capsys):
     capsys.readouterr()
     neighbours.index_run(run)
     assert features.stat().st_mtime_ns == before and not capsys.readouterr().out
-    # The same step of another training.
+    # The same step of a different run.
     make_run(folder, run, seed=9)
     neighbours.index_run(run)
     assert "has features of ckpt-7, but the newest checkpoint is ckpt-7" in capsys.readouterr().out
@@ -189,7 +189,7 @@ def test_prepared_data_can_be_searched(folder, tmp_path, storage):
     run = untrained_runs.make_run(tmp_path / "run", config, CLASS_NAMES)
     index = neighbours.index_run(run, dtype="float32")
     assert len(index) == TRAIN - 1
-    # What is read alone is what was indexed.
+    # A query is read in the same way as the indexed images.
     answer = neighbours.query(run, queries.Queries(split="train", indices=(2,)), index_dir=index.directory)["queries"][
         0
     ]
@@ -197,7 +197,7 @@ def test_prepared_data_can_be_searched(folder, tmp_path, storage):
     nearest = np.argsort(distances, kind="stable")[1:7]
     assert [each["index"] for each in answer["neighbours"]] == nearest.tolist()
     np.testing.assert_allclose([each["distance"] for each in answer["neighbours"]], distances[nearest], rtol=1e-4)
-    # A photograph of the folder that was prepared is known by the end of its path.
+    # A file of the original folder is recognized by the end of its path.
     path = folder / index.images.names[2]
     (answer,) = neighbours.query(run, queries.Queries((str(path),)))["queries"]
     assert answer["left_out"] == index.images.names[2]
@@ -287,7 +287,7 @@ def test_figure_shows_names_and_marks_neighbors_of_the_same_class():
     np.testing.assert_array_equal(axes[2].images[0].get_array(), shown[1].pixels)
     colors = [each.spines["left"].get_edgecolor() for each in axes]
     assert colors[1] == colors[2] == colors[3] != colors[4]
-    # Without a frame: the queries, and all where the class is not known.
+    # Without a frame: the queries, and all images if the class is unknown.
     assert not any(color[3] for color in [colors[0], *colors[5:]]) and colors[4][3] == 1
     assert axes[1].get_xlabel() == "pear" and axes[4].get_xlabel() == "a plum with a …"
     assert [text.get_text() for text in axes[4].texts] == ["2.25"] and not axes[0].texts

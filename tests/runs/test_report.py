@@ -1,4 +1,4 @@
-"""Reports: every figure is the run's, every picture is there, and nothing outside is needed."""
+"""Reports: their errors are those of the run, and the pages contain all figures."""
 
 import dataclasses
 import html.parser
@@ -46,7 +46,7 @@ needs_matplotlib = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
-    """A folder of 15 photographs a class for training, and 5 for a test."""
+    """A folder of 15 training images and 5 test images per class."""
     folder = tmp_path_factory.mktemp("photographs")
     for split, count in (("train", 15), ("test", 5)):
         for number, name in enumerate(NAMES):
@@ -59,7 +59,7 @@ def photographs(tmp_path_factory):
 
 
 def make_run(workdir, config, step=8):
-    """A work directory as training leaves it."""
+    """Writes a work directory like that of a run at a step."""
     workdir.mkdir()
     (workdir / "config.flags").write_text(flagfiles.to_text(config))
     mean_image = np.full([config.image_size, config.image_size, 3], 120, np.float32)
@@ -92,7 +92,7 @@ def run(tmp_path_factory, photographs):
 
 
 class Cells(html.parser.HTMLParser):
-    """The rows of all tables, the headings and the paragraphs."""
+    """Parses the rows of all tables, the headings and the paragraphs."""
 
     def __init__(self, text):
         super().__init__()
@@ -150,7 +150,7 @@ def test_both_pages_have_all_figures(run):
 
 
 def test_records_after_the_checkpoint_are_ignored(run):
-    # The third epoch, steps 9 to 12, is behind the checkpoint.
+    # The third epoch, steps 9 to 12, comes after the checkpoint.
     rows = {row[0]: row[1] for row in read(run).rows if len(row) == 2}
     assert rows["training time"] == "0 min 4 s"
     assert rows["speed"].startswith("20.0 images/s")

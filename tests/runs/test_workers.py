@@ -1,4 +1,4 @@
-"""Several processes learn what one learns, and the job goes on when it loses one of them."""
+"""Several processes train the same weights as one, and the job resumes after it loses one of them."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ import yaml
 from alexnet_tf.benchmarks import workers
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-# Two steps an epoch of 256 pictures.
+# 256 images are two steps per epoch.
 EPOCHS = 10
 STEPS = 2 * EPOCHS
 
@@ -62,7 +62,7 @@ def start_workers(server, workdir, arguments, log):
 
 @pytest.fixture(scope="module")
 def two_workers(server, folder, tmp_path_factory):
-    """The directory of a run by two workers that were left alone, and what each of them said."""
+    """The work directory of an undisturbed run of two workers, and the output of each."""
     directory = tmp_path_factory.mktemp("two")
     children = start_workers(server, directory / "run", small_runs.flags(config(folder)), directory / "log")
     assert [child.wait() for child in children] == [0, 0], "\n".join(child.said() for child in children)
@@ -78,7 +78,7 @@ def test_two_workers_with_64_images_each_equal_one_process_with_128(server, fold
     for name, value in expected.items():
         if np.asarray(value).dtype == np.float32:
             np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
-    # Losses and errors are those of all images, each seen once.
+    # Losses and errors are those of all images, each counted once.
     for kind, names in {
         "train": ["train_loss", "train_error", "examples"],
         "validation": ["loss", "top1_error"],
@@ -91,7 +91,7 @@ def test_two_workers_with_64_images_each_equal_one_process_with_128(server, fold
             )
     assert {line["examples"] for line in small_runs.lines(workdir, "train")} == {128}
     assert {line["num_examples"] for line in small_runs.lines(workdir, "validation")} == {10}
-    # One writes and one tells.
+    # Only the chief writes and prints.
     assert len(list((workdir / "tensorboard").iterdir())) == 1
     assert "epoch 1: " in said[0] and "epoch 1: " not in said[1]
     assert "2 replicas in 2 processes, 64 of the 128 images of each batch per replica" in said[0]
@@ -106,7 +106,7 @@ def test_a_waiting_worker_lists_missing_peers_and_can_be_stopped(server, folder,
     while "waiting for" not in child.said() and child.is_alive() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert f"waiting for 2 of 3 workers: 1 at {there} (Connection refused), 2 at no.such.host" in child.said()
-    # Another one at the same address.
+    # A second worker at the same address.
     second = server.start("train", tmp_path / "second", *arguments)
     assert second.wait() == 1
     port = here.rpartition(":")[2]
@@ -126,7 +126,7 @@ def wait_for_step(workdir, step, children, timeout=600):
 
 
 SRUN = """#!/usr/bin/env bash
-# In place of Slurm's: a process for each of two nodes, the highest status.
+# Stands in for Slurm's srun: one process per node, returns the highest status.
 shift
 for index in 0 1; do
     SLURM_PROCID=$index "$@" &
@@ -144,7 +144,7 @@ exit "$status"
 def test_a_stopped_job_that_loses_a_worker_ends_with_the_same_weights(server, folder, two_workers, tmp_path):
     workdir = tmp_path / "run"
     arguments = small_runs.flags(config(folder))
-    # Asked is one of them, the second: both stop at the same step, and the first saves.
+    # SIGTERM to the second worker stops both at the same step, and the chief saves.
     children = start_workers(server, workdir, arguments, tmp_path / "log")
     wait_for_step(workdir, 4, children)
     children[1].kill(signal.SIGTERM)
@@ -153,12 +153,12 @@ def test_a_stopped_job_that_loses_a_worker_ends_with_the_same_weights(server, fo
     assert 4 <= stopped < STEPS
     assert f"stopped at step {stopped} of {STEPS}" in children[0].said()
 
-    # Slurm's script, which starts all of them again when one was lost.
+    # Slurm's script restarts all workers after one was lost.
     host, first, second = "localhost", *(address.rpartition(":")[2] for address in addresses().split(","))
     for name, text in {"srun": SRUN, "scontrol": f"#!/bin/sh\necho {host}\necho {host}\n"}.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
-    # Two workers on one host need ports of their own, where nodes have the same one.
+    # Two workers on one host need different ports, while nodes use the same port.
     (tmp_path / "train.sh").write_text(
         "#!/usr/bin/env bash\n"
         f'exec "{sys.executable}" "{ROOT}/tools/train.py" "${{@/localhost:{first},localhost:{first}/'
@@ -210,7 +210,7 @@ def test_the_kubernetes_example_starts_workers_with_valid_flags():
     assert (shell, option) == ("sh", "-c")
     (port,) = [each["containerPort"] for each in container["ports"]]
     hosts = [f"{name}-{job['name']}-0-{index}.{name}:{port}" for index in range(indexed["completions"])]
-    # The shell's own reading of it, with the index that Kubernetes puts in.
+    # As the shell expands it, with the index that Kubernetes sets.
     told = subprocess.run(
         [shell, option, line.replace("exec python", "printf '%s\\n'")],
         env={**os.environ, "JOB_COMPLETION_INDEX": "1"},
@@ -220,7 +220,7 @@ def test_the_kubernetes_example_starts_workers_with_valid_flags():
     ).stdout.splitlines()
     assert told[0] == "tools/train.py" and "--distribute=multiworker" in told
     assert f"--workers={','.join(hosts)}" in told and "--worker_index=1" in told
-    # No flag that the program does not have, nor a value that it would refuse.
+    # All flags exist and have valid values.
     from absl import flags
 
     from alexnet_tf import flagfiles
