@@ -64,6 +64,6 @@ def test_two_runs_end_with_the_same_bits(changes, tmp_path):
     folder = small_runs.make_pictures(str(tmp_path / "pictures"))
     for name in ("a", "b"):
         command = [sys.executable, TRAIN, f"--workdir={tmp_path / name}"]
-        config = small_runs.config(folder, deterministic=True, dropout=0.5, **changes)
+        config = small_runs.make_config(folder, deterministic=True, dropout=0.5, **changes)
         subprocess.run([*command, *small_runs.flags(config)], check=True, timeout=600)
     small_runs.assert_same_bits(small_runs.stored(tmp_path / "a", 12), small_runs.stored(tmp_path / "b", 12))

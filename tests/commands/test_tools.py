@@ -39,7 +39,7 @@ def run(name, *arguments, **options):
 def small_net(folder, **changes):
     """The arguments of eight steps of ten with a small network."""
     own = {"batch_size": 2, "epochs": 0.8, "drop_epochs": (), "checkpoint_steps": 3, "image_size": 40}
-    return small_runs.flags(small_runs.config(folder, **own | changes))
+    return small_runs.flags(small_runs.make_config(folder, **own | changes))
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

@@ -7,7 +7,7 @@ import numpy as np
 import PIL.Image
 import tensorflow as tf
 
-from alexnet_tf import config as configuration
+from alexnet_tf import config
 from alexnet_tf import flagfiles
 
 
@@ -28,7 +28,7 @@ def make_pictures(root, per_class=12):
     return root
 
 
-def config(folder, **changes):
+def make_config(folder, **changes):
     """Returns a configuration of three steps per epoch with the images of `make_pictures`."""
     values = {
         "source": f"folder:{folder}",
@@ -51,12 +51,12 @@ def config(folder, **changes):
         "drop_epochs": (3.0,),
         "report_steps": 1,
     }
-    return configuration.Config(**values | changes)
+    return config.Config(**values | changes)
 
 
-def flags(config):
+def flags(run_config):
     """Returns the arguments of tools/train.py for a configuration."""
-    return [line for line in flagfiles.to_text(config).splitlines() if line.startswith("--")]
+    return [line for line in flagfiles.to_text(run_config).splitlines() if line.startswith("--")]
 
 
 def stored(workdir, step):

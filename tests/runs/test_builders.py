@@ -7,7 +7,7 @@ import pytest
 import small_steps
 import tensorflow as tf
 
-from alexnet_tf import config as configuration
+from alexnet_tf import config
 from alexnet_tf.runs import builders
 from alexnet_tf.runs import restore
 
@@ -17,9 +17,9 @@ def runs():
     """The trainer and its losses of twenty steps on one batch, for each precision."""
     found = {}
     for precision in ("float32", "bfloat16"):
-        config = dataclasses.replace(small_steps.CONFIG, precision=precision)
-        trainer = builders.build_trainer(config, builders.build_model(config, 10), small_steps.BLANK)
-        same, rates = small_steps.batch(config.batch_size), builders.initial_rates(config)
+        run_config = dataclasses.replace(small_steps.CONFIG, precision=precision)
+        trainer = builders.build_trainer(run_config, builders.build_model(run_config, 10), small_steps.BLANK)
+        same, rates = small_steps.batch(run_config.batch_size), builders.initial_rates(run_config)
         found[precision] = trainer, [float(trainer.step(same, rates).loss) for _ in range(20)]
     return found
 
@@ -57,42 +57,42 @@ def test_bfloat16_keeps_weights_and_logits_in_float32(runs):
 
 def test_unknown_precision_is_rejected():
     with pytest.raises(ValueError, match=r"Expected precision to be float32 \| bfloat16\. Received: 'half'"):
-        configuration.Config(precision="half")
+        config.Config(precision="half")
 
 
 def test_a_small_network_is_restored_on_one_device(tmp_path):
-    config = configuration.Config(network="cifar10_18", image_size=32, crop_size=32).resolved()
-    model = builders.build_model(config, 3)
-    schedule = builders.build_schedule(config)
-    builders.build_checkpoints(config, model, None, schedule, "abc", tmp_path).save(7)
-    restored, step, _ = restore.restore_network(config, restore.read_class_names(tmp_path), tmp_path)
+    run_config = config.Config(network="cifar10_18", image_size=32, crop_size=32).resolved()
+    model = builders.build_model(run_config, 3)
+    schedule = builders.build_schedule(run_config)
+    builders.build_checkpoints(run_config, model, None, schedule, "abc", tmp_path).save(7)
+    restored, step, _ = restore.restore_network(run_config, restore.read_class_names(tmp_path), tmp_path)
     assert step == 7
     for before, after in zip(model.variables, restored.variables):
         np.testing.assert_array_equal(before.numpy(), after.numpy())
 
 
-SIX = configuration.Config(recipe="original", image_size=32, crop_size=32, sixth_convolution=True, bottleneck=8, seed=1)
+SIX = config.Config(recipe="original", image_size=32, crop_size=32, sixth_convolution=True, bottleneck=8, seed=1)
 
 
 @pytest.fixture(scope="module")
 def before(tmp_path_factory):
     """A run of a small network with six convolutional layers, a bottleneck and seven classes, and its weights."""
-    workdir, config = tmp_path_factory.mktemp("before"), SIX.resolved()
-    model = builders.build_model(config, 7)
+    workdir, run_config = tmp_path_factory.mktemp("before"), SIX.resolved()
+    model = builders.build_model(run_config, 7)
     for variable in model.trainable_variables:
         variable.assign_add(0.5 * tf.ones_like(variable))
-    schedule = builders.build_schedule(config)
-    builders.build_checkpoints(config, model, None, schedule, "abcdefg", workdir).save(9)
+    schedule = builders.build_schedule(run_config)
+    builders.build_checkpoints(run_config, model, None, schedule, "abcdefg", workdir).save(9)
     return workdir, {variable.path: variable.numpy() for variable in model.trainable_variables}
 
 
 def begun(before, num_classes=5, **changes):
     """Returns the weights of a network initialized from that run, and those that it had before."""
     workdir, _ = before
-    config = dataclasses.replace(SIX, seed=2, initialize_from=str(workdir), **changes).resolved()
-    model = builders.build_model(config, num_classes)
+    run_config = dataclasses.replace(SIX, seed=2, initialize_from=str(workdir), **changes).resolved()
+    model = builders.build_model(run_config, num_classes)
     own = {variable.path: variable.numpy() for variable in model.trainable_variables}
-    path = builders.initialize_weights(config, model)
+    path = builders.initialize_weights(run_config, model)
     assert path == str(workdir / "checkpoints" / "ckpt-9")
     return {variable.path: variable.numpy() for variable in model.trainable_variables}, own
 
@@ -138,6 +138,6 @@ def test_layers_that_differ_from_the_other_run_are_named(before, changes, messag
 
 
 def test_initialization_without_a_checkpoint_is_rejected(tmp_path):
-    config = dataclasses.replace(SIX, initialize_from=str(tmp_path)).resolved()
+    run_config = dataclasses.replace(SIX, initialize_from=str(tmp_path)).resolved()
     with pytest.raises(FileNotFoundError, match="Expected a checkpoint in "):
-        builders.initialize_weights(config, builders.build_model(config, 5))
+        builders.initialize_weights(run_config, builders.build_model(run_config, 5))

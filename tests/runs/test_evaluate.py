@@ -15,7 +15,7 @@ import pytest
 import reference_ensembles
 from PIL import Image
 
-from alexnet_tf import config as configuration
+from alexnet_tf import config
 from alexnet_tf import flagfiles
 from alexnet_tf.data import statistics
 from alexnet_tf.evaluation import ensembles
@@ -48,18 +48,20 @@ def make_run(workdir, folder, class_names=CLASSES, diverged=False, **changes):
     """Writes an untrained run: its configuration, checkpoint and statistics."""
     values = {"network": "cifar10_18", "initialization": "he", "input_scale": 0.02, "validation_fraction": 0.34}
     values |= {"image_size": 40, "crop_size": 32, **changes}
-    config = configuration.Config(source=f"folder:{folder}", **values).resolved()
-    source = dataset.open_data(config)[0]._replace(class_names=class_names)
-    model = builders.build_model(config, len(class_names), devices=None)
+    run_config = config.Config(source=f"folder:{folder}", **values).resolved()
+    source = dataset.open_data(run_config)[0]._replace(class_names=class_names)
+    model = builders.build_model(run_config, len(class_names), devices=None)
     if diverged:
         bias = model.trainable_variables[-1]
         bias.assign(np.full(bias.shape, np.nan))
     workdir.mkdir()
-    (workdir / "config.flags").write_text(flagfiles.to_text(config))
-    schedule = builders.build_schedule(config)
-    builders.build_checkpoints(config, model, None, schedule, source.class_names, str(workdir)).save(1 + config.seed)
-    mean_image = np.random.default_rng(config.seed).random([config.image_size, config.image_size, 3]) * 255
-    image_statistics = builders.blank_statistics(config)._replace(mean_image=mean_image.astype(np.float32))
+    (workdir / "config.flags").write_text(flagfiles.to_text(run_config))
+    schedule = builders.build_schedule(run_config)
+    builders.build_checkpoints(run_config, model, None, schedule, source.class_names, str(workdir)).save(
+        1 + run_config.seed
+    )
+    mean_image = np.random.default_rng(run_config.seed).random([run_config.image_size, run_config.image_size, 3]) * 255
+    image_statistics = builders.blank_statistics(run_config)._replace(mean_image=mean_image.astype(np.float32))
     statistics.save(image_statistics, str(workdir / "statistics.npz"))
     return str(workdir)
 
@@ -199,12 +201,12 @@ def test_run_without_checkpoint_or_with_other_classes_is_named(runs, folder, tmp
 
 
 def test_runs_that_hold_out_other_images_are_rejected(runs, folder, tmp_path):
-    config = flagfiles.read_flagfile(f"{runs[0]}/config.flags")
+    run_config = flagfiles.read_flagfile(f"{runs[0]}/config.flags")
 
     def run_with(name, **changes):
         """Copies the first run with another configuration."""
         workdir = shutil.copytree(runs[0], tmp_path / name)
-        (workdir / "config.flags").write_text(flagfiles.to_text(dataclasses.replace(config, **changes)))
+        (workdir / "config.flags").write_text(flagfiles.to_text(dataclasses.replace(run_config, **changes)))
         return str(workdir)
 
     for name, changes, message in (

@@ -32,7 +32,7 @@ INTERVAL = 5
 
 def config(folder, **changes):
     # The schedule, the order of each epoch and the draws of each image must all be restored.
-    return small_runs.config(
+    return small_runs.make_config(
         folder,
         **{
             "epochs": float(EPOCHS),

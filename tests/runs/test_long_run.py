@@ -31,7 +31,7 @@ def test_memory_traces_and_files_do_not_grow(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(builders, "build_trainer", build)
     monkeypatch.setattr(metrics.Writer, "__call__", look)
     train.train(
-        small_runs.config(
+        small_runs.make_config(
             folder,
             image_size=16,
             crop_size=16,

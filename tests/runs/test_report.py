@@ -15,7 +15,7 @@ import serving_models as small
 import tensorflow as tf
 
 import alexnet_tf
-from alexnet_tf import config as configuration
+from alexnet_tf import config
 from alexnet_tf import flagfiles
 from alexnet_tf.data import statistics
 from alexnet_tf.evaluation import errors
@@ -29,7 +29,7 @@ from alexnet_tf.runs import split_results
 
 CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck".split()
 NAMES = ["alder", "birch & <beech>", "cedar"]
-CONFIG = configuration.Config(
+CONFIG = config.Config(
     network="alexnet",
     image_size=36,
     crop_size=32,
@@ -58,16 +58,16 @@ def photographs(tmp_path_factory):
     return folder
 
 
-def make_run(workdir, config, step=8):
+def make_run(workdir, run_config, step=8):
     """Writes a work directory like that of a run at a step."""
     workdir.mkdir()
-    (workdir / "config.flags").write_text(flagfiles.to_text(config))
-    mean_image = np.full([config.image_size, config.image_size, 3], 120, np.float32)
+    (workdir / "config.flags").write_text(flagfiles.to_text(run_config))
+    mean_image = np.full([run_config.image_size, run_config.image_size, 3], 120, np.float32)
     image_statistics = statistics.Statistics(mean_image, np.eye(3, dtype=np.float32), np.ones(3, np.float32), 36)
     statistics.save(image_statistics, workdir / "statistics.npz")
-    model = builders.build_model(config, len(NAMES))
-    schedule = builders.build_schedule(config)
-    builders.build_checkpoints(config, model, None, schedule, NAMES, str(workdir)).save(step)
+    model = builders.build_model(run_config, len(NAMES))
+    schedule = builders.build_schedule(run_config)
+    builders.build_checkpoints(run_config, model, None, schedule, NAMES, str(workdir)).save(step)
     records = []
     for epoch in (1, 2, 3):
         at = {"step": 4 * epoch, "epoch": float(epoch)}
@@ -85,8 +85,8 @@ def make_run(workdir, config, step=8):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, photographs):
     """A run with its report."""
-    config = dataclasses.replace(CONFIG, source=f"folder:{photographs}")
-    workdir = make_run(tmp_path_factory.mktemp("runs") / "first", config)
+    run_config = dataclasses.replace(CONFIG, source=f"folder:{photographs}")
+    workdir = make_run(tmp_path_factory.mktemp("runs") / "first", run_config)
     assert report.make(str(workdir)) == str(workdir / "report.html")
     return workdir
 
@@ -184,8 +184,8 @@ def test_without_matplotlib_the_report_says_what_is_missing(run, monkeypatch):
 
 def test_a_run_on_two_devices_has_a_placement_report(tmp_path, photographs):
     devices = ("/CPU:0", "/CPU:1")
-    config = dataclasses.replace(CONFIG, source=f"folder:{photographs}", devices=devices)
-    workdir = make_run(tmp_path / "two", config)
+    run_config = dataclasses.replace(CONFIG, source=f"folder:{photographs}", devices=devices)
+    workdir = make_run(tmp_path / "two", run_config)
     report.make(str(workdir))
     page = (workdir / "report.html").read_text(encoding="utf-8")
     assert "Tower a runs on /CPU:0, tower b on /CPU:1" in page
@@ -200,8 +200,8 @@ def test_unreadable_files_are_listed(tmp_path):
             for place in range(count):
                 (to / f"{place}.png").write_bytes(small.encoded(small.pixels(40, 44, place + number), "PNG"))
     (tmp_path / "photographs" / "test" / NAMES[0] / "1.png").write_bytes(small.damaged("PNG"))
-    config = dataclasses.replace(SMALL, source=f"folder:{tmp_path / 'photographs'}")
-    workdir = make_run(tmp_path / "run", config)
+    run_config = dataclasses.replace(SMALL, source=f"folder:{tmp_path / 'photographs'}")
+    workdir = make_run(tmp_path / "run", run_config)
     report.make(str(workdir))
     text = (workdir / "report.md").read_text(encoding="utf-8")
     assert re.search(r"1 test files could not be read, the first .*test/alder/1\.png: \w+", text)
@@ -225,8 +225,8 @@ def test_ten_views_are_the_headline_only_after_training_with_mirror_images(
         return split_results.SplitResult(split, labels, probabilities, results, headline)
 
     monkeypatch.setattr(split_results, "evaluate_all_views", predict)
-    config = dataclasses.replace(SMALL, source=f"folder:{photographs}", flips=flips)
-    workdir = make_run(tmp_path / "run", config)
+    run_config = dataclasses.replace(SMALL, source=f"folder:{photographs}", flips=flips)
+    workdir = make_run(tmp_path / "run", run_config)
     report.make(str(workdir))
     page = read(workdir)
     assert f"It classifies {share} of the 15 images" in page.paragraphs[0]

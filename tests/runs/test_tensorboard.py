@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing import event_accumulator
 
-from alexnet_tf import config as configuration
+from alexnet_tf import config
 from alexnet_tf.profiling import bottlenecks
 from alexnet_tf.profiling import trace
 from alexnet_tf.runs import tensorboard
@@ -29,7 +29,7 @@ def small_config(photographs, **changes):
         "schedule": "epochs",
         "report_steps": 2,
     }
-    return configuration.Config(**values | changes)
+    return config.Config(**values | changes)
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +47,11 @@ def photographs(tmp_path_factory):
     return folder
 
 
-def train_steps(config, workdir, **arguments):
+def train_steps(run_config, workdir, **arguments):
     """Trains without the final evaluation and report."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "_finish", lambda *unused: {})
-        train.train(config, str(workdir), **arguments)
+        train.train(run_config, str(workdir), **arguments)
 
 
 @pytest.fixture(scope="module")
@@ -147,11 +147,11 @@ def test_gray_levels_are_centered_and_scaled_per_image():
 
 
 def test_hyperparameters_are_all_fields_that_are_not_none():
-    config = small_config("any", drop_epochs=(0.25, 0.5)).resolved()
-    values = tensorboard.hyperparameters(config)
+    run_config = small_config("any", drop_epochs=(0.25, 0.5)).resolved()
+    values = tensorboard.hyperparameters(run_config)
     assert values["drop_epochs"] == "0.25,0.5" and values["learning_rate"] == 0.01 and values["reshuffle"] is True
-    unset = {name for name, value in dataclasses.asdict(config).items() if value is None}
-    assert set(values) == {field.name for field in dataclasses.fields(config)} - unset
+    unset = {name for name, value in dataclasses.asdict(run_config).items() if value is None}
+    assert set(values) == {field.name for field in dataclasses.fields(run_config)} - unset
     assert all(isinstance(value, (bool, int, float, str)) for value in values.values())
 
 

@@ -11,7 +11,7 @@ import small_runs
 import tensorflow as tf
 from PIL import Image
 
-from alexnet_tf import config as configuration
+from alexnet_tf import config
 from alexnet_tf import flagfiles
 from alexnet_tf.runs import evaluate
 from alexnet_tf.runs import report
@@ -57,14 +57,14 @@ def small_config(folder, **changes):
         "report_steps": 1,
         **changes,
     }
-    return configuration.Config(**values)
+    return config.Config(**values)
 
 
 def test_a_run_writes_all_promised_files(folder, tmp_path, capsys):
-    config = small_config(folder, image_size=256, crop_size=224)
+    run_config = small_config(folder, image_size=256, crop_size=224)
     run = tmp_path / "run"
-    written = train.train(config, str(run))
-    assert flagfiles.read_flagfile(run / "config.flags") == config.resolved()
+    written = train.train(run_config, str(run))
+    assert flagfiles.read_flagfile(run / "config.flags") == run_config.resolved()
     assert json.loads((run / "train.json").read_text()) == json.loads(json.dumps(written))
     assert written["step"] == 6  # 14 images are 3 batches of 4; the last 2 images are dropped
     assert written["evaluation"]["validation"]["center_crop"]["num_examples"] == 4
@@ -88,28 +88,28 @@ def test_a_run_writes_all_promised_files(folder, tmp_path, capsys):
     with pytest.raises(
         ValueError, match=r"^Expected epochs to be at least 2, as .* has already trained for 6 steps\. Received: 1$"
     ):
-        train.train(dataclasses.replace(config, epochs=1.0), str(run))
+        train.train(dataclasses.replace(run_config, epochs=1.0), str(run))
 
     # Training is finished, so the same command only evaluates.
     checkpoint = (run / "checkpoints" / "ckpt-6.index").stat().st_mtime_ns
-    assert train.train(config, str(run))["evaluation"] == written["evaluation"]
+    assert train.train(run_config, str(run))["evaluation"] == written["evaluation"]
     assert (run / "checkpoints" / "ckpt-6.index").stat().st_mtime_ns == checkpoint
 
 
 def test_a_written_configuration_runs_again(without_report, folder, tmp_path):
-    config = small_config(folder, network="cifar10_18", normalization="none", epochs=1.0)
-    first = train.train(config, str(tmp_path / "first"))
+    run_config = small_config(folder, network="cifar10_18", normalization="none", epochs=1.0)
+    first = train.train(run_config, str(tmp_path / "first"))
     written = flagfiles.read_flagfile(tmp_path / "first" / "config.flags")
     second = train.train(written, str(tmp_path / "second"))
     assert second["evaluation"] == first["evaluation"]
 
 
 def test_training_on_two_devices_equals_one(without_report, folder, tmp_path):
-    config = small_config(folder, epochs=1.0)
+    run_config = small_config(folder, epochs=1.0)
     weights = []
     for name, devices in (("one", ()), ("two", ("/CPU:0", "/CPU:1"))):
         run = tmp_path / name
-        train.train(dataclasses.replace(config, devices=devices), str(run))
+        train.train(dataclasses.replace(run_config, devices=devices), str(run))
         reader = tf.train.load_checkpoint(str(run / "checkpoints" / "ckpt-3"))
         weights.append(
             {key: reader.get_tensor(key) for key in reader.get_variable_to_shape_map() if key.startswith("variables/")}
@@ -121,7 +121,7 @@ def test_training_on_two_devices_equals_one(without_report, folder, tmp_path):
             np.testing.assert_allclose(weights[1][key], value, rtol=1e-4, atol=1e-6, err_msg=key)
 
     # A run that started on one device resumes on two.
-    longer = dataclasses.replace(config, devices=("/CPU:0", "/CPU:1"), epochs=2.0)
+    longer = dataclasses.replace(run_config, devices=("/CPU:0", "/CPU:1"), epochs=2.0)
     assert train.train(longer, str(tmp_path / "one"))["step"] == 6
 
 
@@ -138,31 +138,31 @@ def test_unreadable_images_are_skipped_and_listed(without_report, folder, tmp_pa
 
 def test_a_work_directory_with_a_different_configuration_is_rejected(folder, tmp_path):
     (tmp_path / "run").mkdir()
-    config = small_config(folder).resolved()
-    (tmp_path / "run" / "config.flags").write_text(flagfiles.to_text(config))
-    changed = dataclasses.replace(config, learning_rate=0.5, flips="both", report_steps=7)
-    with pytest.raises(ValueError, match="flips=horizontal.*rate=0.001.*flips=both.*rate=0.5") as error:
+    run_config = small_config(folder).resolved()
+    (tmp_path / "run" / "config.flags").write_text(flagfiles.to_text(run_config))
+    changed = dataclasses.replace(run_config, learning_rate=0.5, flips="both", report_steps=7)
+    with pytest.raises(ValueError, match=r"flips=horizontal \(not both\), learning_rate=0\.001 \(not 0\.5\)") as error:
         train.train(changed, str(tmp_path / "run"))
     assert "report_steps" not in str(error.value)
-    assert (tmp_path / "run" / "config.flags").read_text() == flagfiles.to_text(config)
+    assert (tmp_path / "run" / "config.flags").read_text() == flagfiles.to_text(run_config)
 
 
 def test_a_checkpoint_with_other_classes_is_rejected(without_report, folder, tmp_path):
-    config = small_config(folder, network="cifar10_18", normalization="none", epochs=0.1)
-    train.train(config, str(tmp_path / "run"))
+    run_config = small_config(folder, network="cifar10_18", normalization="none", epochs=0.1)
+    train.train(run_config, str(tmp_path / "run"))
     for split in ("train", "val"):
         (folder / split / "third").mkdir()
         photograph(np.random.default_rng(1), (256, 256)).save(folder / split / "third" / "0.jpg")
     with pytest.raises(ValueError, match='classes=.*"third".*Received.*classes='):
-        train.train(config, str(tmp_path / "run"))
+        train.train(run_config, str(tmp_path / "run"))
     with pytest.raises(ValueError, match='classes=.*"third".*Received.*classes='):
         evaluate.evaluate(str(tmp_path / "run"))
 
 
 def test_a_missing_device_is_rejected_with_a_list_of_devices(folder, tmp_path):
-    config = small_config(folder, devices=("/GPU:6", "/GPU:7"))
+    run_config = small_config(folder, devices=("/GPU:6", "/GPU:7"))
     with pytest.raises(ValueError, match="/CPU:0, /CPU:1.*Received: /GPU:6, /GPU:7"):
-        train.train(config, str(tmp_path / "run"))
+        train.train(run_config, str(tmp_path / "run"))
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_a_missing_device_is_rejected_with_a_list_of_devices(folder, tmp_path):
 )
 def test_missing_data_leave_no_work_directory(tmp_path, source, message):
     with pytest.raises((ValueError, OSError), match=message):
-        train.train(configuration.Config(source=source), str(tmp_path / "run"))
+        train.train(config.Config(source=source), str(tmp_path / "run"))
     assert not os.path.exists(tmp_path / "run")
 
 
@@ -203,9 +203,9 @@ def without_speed(lines):
     return [{name: value for name, value in line.items() if name not in of_the_clock} for line in lines]
 
 
-def test_without_a_validation_set_the_test_set_is_monitored(small_folder, tmp_path, capsys):
+def test_the_test_set_is_monitored_without_a_validation_set(small_folder, tmp_path, capsys):
     run = tmp_path / "run"
-    written = train.train(small_runs.config(small_folder), str(run))
+    written = train.train(small_runs.make_config(small_folder), str(run))
     assert written["step"] == 12
     assert list(written["evaluation"]) == ["test"]
     assert json.loads((run / "train.json").read_text()) == json.loads(json.dumps(written))
@@ -246,8 +246,8 @@ def test_without_a_validation_set_the_test_set_is_monitored(small_folder, tmp_pa
     ids=["cifar10_18", "batch_normalization_and_crops", "cifar10_26_and_rates"],
 )
 def test_a_resumed_run_ends_with_the_same_bits(without_report, small_folder, tmp_path, changes, monkeypatch):
-    config = small_runs.config(small_folder, checkpoint_steps=1, keep_checkpoints=12, **changes)
-    whole = train.train(config, str(tmp_path / "whole"))
+    run_config = small_runs.make_config(small_folder, checkpoint_steps=1, keep_checkpoints=12, **changes)
+    whole = train.train(run_config, str(tmp_path / "whole"))
     # Stopped in the middle of an epoch by an exception that is not an error.
     times = []
 
@@ -262,9 +262,9 @@ def test_a_resumed_run_ends_with_the_same_bits(without_report, small_folder, tmp
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(tensorboard.Summaries, "__call__", stop)
-        train.train(config, str(tmp_path / "parts"))
+        train.train(run_config, str(tmp_path / "parts"))
     assert times == list(range(1, 9))
-    resumed = train.train(config, str(tmp_path / "parts"))
+    resumed = train.train(run_config, str(tmp_path / "parts"))
     assert resumed["evaluation"] == whole["evaluation"]
     expected, found = small_runs.stored(tmp_path / "whole", 12), small_runs.stored(tmp_path / "parts", 12)
     assert expected.keys() == found.keys()
@@ -277,7 +277,7 @@ def test_a_resumed_run_ends_with_the_same_bits(without_report, small_folder, tmp
 
 def test_averages_of_batch_normalization_are_in_the_checkpoint(without_report, small_folder, tmp_path):
     run = tmp_path / "run"
-    written = train.train(small_runs.config(small_folder, normalization="batch"), str(run))
+    written = train.train(small_runs.make_config(small_folder, normalization="batch"), str(run))
     values = small_runs.stored(run, 12)
     averages = {name: value for name, value in values.items() if "moving_" in name}
     assert len(averages) == 4
@@ -290,9 +290,9 @@ def test_averages_of_batch_normalization_are_in_the_checkpoint(without_report, s
 
 
 def test_frozen_conv1_weights_do_not_change(without_report, small_folder, tmp_path):
-    config = small_runs.config(small_folder, conv1_frozen_epoch=2.0, checkpoint_steps=1, keep_checkpoints=12)
+    run_config = small_runs.make_config(small_folder, conv1_frozen_epoch=2.0, checkpoint_steps=1, keep_checkpoints=12)
     run = tmp_path / "run"
-    train.train(config, str(run))
+    train.train(run_config, str(run))
     before, frozen, end = (small_runs.stored(run, step) for step in (5, 6, 12))
     kernels = sorted(
         name for name in end if "kernel" in name and "velocity" not in name and name.startswith("variables")
@@ -306,18 +306,18 @@ def test_frozen_conv1_weights_do_not_change(without_report, small_folder, tmp_pa
 def test_a_run_is_initialized_from_another_only_once(without_report, small_folder, tmp_path, capsys):
     """It starts from the newest weights of the other run, and resumes from its own."""
     before = str(tmp_path / "before")
-    train.train(small_runs.config(small_folder, epochs=1.0), before)
+    train.train(small_runs.make_config(small_folder, epochs=1.0), before)
     kept = lambda path, workdir, step: small_runs.stored(workdir, step)[path]
     kernel = "variables/conv1.Skernel/.ATTRIBUTES/VARIABLE_VALUE"
     changes = {"initialize_from": before, "new_layers": ("fc10",), "seed": 3}
-    standing = small_runs.config(small_folder, epochs=1.0, learning_rate=0.0, **changes)
+    standing = small_runs.make_config(small_folder, epochs=1.0, learning_rate=0.0, **changes)
     train.train(standing, str(tmp_path / "standing"))
     assert f"initialized all layers but fc10 from {before}/checkpoints/ckpt-3" in capsys.readouterr().out
     np.testing.assert_array_equal(kept(kernel, tmp_path / "standing", 3), kept(kernel, before, 3))
     last = kernel.replace("conv1", "fc10")
     assert np.all(kept(last, tmp_path / "standing", 3) != kept(last, before, 3))
 
-    learning = small_runs.config(small_folder, epochs=1.0, **changes)
+    learning = small_runs.make_config(small_folder, epochs=1.0, **changes)
     train.train(learning, str(tmp_path / "twice"))
     capsys.readouterr()
     # To resume, the other run is not needed.
@@ -330,12 +330,12 @@ def test_a_run_is_initialized_from_another_only_once(without_report, small_folde
 def test_without_test_and_validation_sets_training_is_rejected(small_folder, tmp_path):
     shutil.rmtree(small_folder / "test")
     with pytest.raises(ValueError) as caught:
-        train.train(small_runs.config(small_folder), str(tmp_path / "run"))
+        train.train(small_runs.make_config(small_folder), str(tmp_path / "run"))
     message = str(caught.value)
     assert message.startswith("Expected validation_fraction above 0, as ") and message.endswith("Received: 0")
     assert "has no test set" in message and "\n" not in message
     assert not (tmp_path / "run").exists()
     # With a share of it held out the same folder is enough.
-    written = train.train(small_runs.config(small_folder, validation_fraction=0.25), str(tmp_path / "run"))
+    written = train.train(small_runs.make_config(small_folder, validation_fraction=0.25), str(tmp_path / "run"))
     assert list(written["evaluation"]) == ["validation"]
     assert written["evaluation"]["validation"]["center_crop"]["num_examples"] == 6

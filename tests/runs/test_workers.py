@@ -23,7 +23,7 @@ STEPS = 2 * EPOCHS
 
 
 def config(folder, **changes):
-    return small_runs.config(
+    return small_runs.make_config(
         folder,
         **{"batch_size": 128, "epochs": float(EPOCHS), "drop_epochs": (8.0,), "recipe": "paper", "report_steps": 1},
         **{"summary_epochs": 0.0, "checkpoint_steps": 3, **changes},
