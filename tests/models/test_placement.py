@@ -56,13 +56,13 @@ class Step:
     """A network with large weights, and what a training step's forward and backward pass makes of it."""
 
     def __init__(self, devices, directory):
-        self.model = AlexNet(num_classes=20, recipe="original", devices=devices, seed=3)
+        self.model = AlexNet(num_classes=20, recipe="original", devices=devices, image_size=32, seed=3)
         self.initial_weights = self.model.get_weights()
         dense = [layer for layer in self.model.layers if layer.get_weights()]
         weights = reference_network.large_weights({layer.name: layer.kernel.shape for layer in dense}, seed=1)
         for layer in dense:
             layer.set_weights(weights[layer.name])
-        images = tf.constant(reference_network.random_images(2, seed=2))
+        images = tf.constant(reference_network.random_images(2, seed=2, size=32))
         self.logits = self.model(images).numpy()
 
         @tf.function
@@ -117,7 +117,7 @@ def test_logits_and_gradients_are_the_same(one, two):
 
 def test_checkpoints_fit_either_way(one, two, tmp_path):
     path = tf.train.Checkpoint(model=two.model).write(str(tmp_path / "two"))
-    fresh = AlexNet(num_classes=20, recipe="original", seed=4)
+    fresh = AlexNet(num_classes=20, recipe="original", image_size=32, seed=4)
     tf.train.Checkpoint(model=fresh).read(path).assert_consumed()
     for a, b in zip(fresh.variables, two.model.variables, strict=True):
         np.testing.assert_array_equal(a, b, err_msg=a.path)
