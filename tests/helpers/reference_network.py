@@ -1,24 +1,24 @@
-"""AlexNet's forward pass, a second time: float64 NumPy, from the published description and nothing else.
+"""A second implementation of AlexNet's forward pass in float64 NumPy, written from the published description.
 
-Slow and plain on purpose; it shares no code with the package. Weights are a dictionary of layer name to
-``(kernel, bias)``, kernels ``[height, width, in, out]`` or ``[in, out]``, layer names as in the package; of a
-normalisation that learns, of its name to ``(scale, shift)``, with batch normalisation's mean and variance behind.
+It is deliberately slow and plain, and shares no code with the package. Weights are a dictionary from a layer's name to
+``(kernel, bias)``, with kernels ``[height, width, in, out]`` or ``[in, out]``. For a trainable normalization they are
+``(scale, shift)``, followed by the mean and variance of batch normalization.
 """
 
 import numpy as np
 
-# What differs between the text and the original code.
+# Differs between the text and the original code.
 ALPHA = {"paper": 1e-4, "original": 2e-5}
 
 
 def large_weights(shapes, seed, activation="relu"):
-    """Random weights under which every nonlinearity counts: activities near 100, half of them negative.
+    """Returns random weights with which every nonlinearity matters: activations near 100, half of them negative.
 
-    With the initial ones (deviation 0.01) the normalisations do next to nothing and bias 1 opens most ReLUs. Of tanh
-    the activities are near 1, or it would be a sign.
+    With the initial weights (standard deviation 0.01) the normalizations hardly change anything, and a bias of 1 opens
+    most ReLUs. For tanh, activations are near 1, so that it is not just a sign.
 
     Args:
-      shapes: dictionary of layer name to the shape of its kernel.
+      shapes: a dictionary from a layer name to the shape of its kernel.
       seed: int.
       activation: "relu" or "tanh".
     """
@@ -26,7 +26,7 @@ def large_weights(shapes, seed, activation="relu"):
     weights = {}
     for name, shape in shapes.items():
         deviation = 1.2 * np.sqrt(2 / np.prod(shape[:-1]))
-        # The first layer reads images, whose spread is 60.
+        # The first layer reads images, whose standard deviation is 60.
         if activation == "tanh" and name.startswith("conv1"):
             deviation /= 60
         kernel = generator.standard_normal(shape, np.float32) * np.float32(deviation)
@@ -36,11 +36,11 @@ def large_weights(shapes, seed, activation="relu"):
 
 
 def large_normalization(channels, count, seed, activation="relu"):
-    """What a normalisation has learned, with activities as in `large_weights`.
+    """Returns the variables of a normalization for activations as in `large_weights`.
 
     Args:
       channels: int.
-      count: int, 2 for scale and shift, 4 with a mean and a variance of the size of conv1's and conv2's outputs.
+      count: int, 2 for scale and shift; 4 to add mean and variance, of the size of the outputs of conv1 and conv2.
       seed: int.
       activation: "relu" or "tanh".
     """
@@ -52,7 +52,7 @@ def large_normalization(channels, count, seed, activation="relu"):
 
 
 def random_images(batch, seed, size=224):
-    """float32 ``[batch, size, size, 3]``, of the spread of photographs with their mean subtracted."""
+    """Returns float32 ``[batch, size, size, 3]`` with the standard deviation of photographs, mean subtracted."""
     generator = np.random.default_rng(seed)
     return (60 * generator.standard_normal([batch, size, size, 3])).astype(np.float32)
 
@@ -62,7 +62,7 @@ def pad(x, before, after):
 
 
 def convolution(x, kernel, bias, stride=1):
-    """Correlation at the positions where the kernel lies inside `x` entirely."""
+    """Correlation at the positions where the kernel is entirely inside `x`."""
     height, width, _, _ = kernel.shape
     windows = np.lib.stride_tricks.sliding_window_view(x, (height, width), axis=(1, 2))
     windows = windows[:, ::stride, ::stride]  # batch, y, x, channels, height, width
@@ -70,7 +70,7 @@ def convolution(x, kernel, bias, stride=1):
 
 
 def max_pooling(x, size):
-    """Windows 2 apart: of 3 x 3 inside, of 2 x 2 also over the edge where the side is odd."""
+    """Max pooling with stride 2; windows of 2 x 2 extend past the edge if the side is odd."""
     if size == 2 and x.shape[1] % 2:
         x = np.pad(x, [(0, 0), (0, 1), (0, 1), (0, 0)], constant_values=-np.inf)
     windows = np.lib.stride_tricks.sliding_window_view(x, (size, size), axis=(1, 2))
@@ -78,25 +78,25 @@ def max_pooling(x, size):
 
 
 def local_response_normalization(x, alpha):
-    """k = 2, n = 5, beta = 0.75; maps before the first and after the last count as zero."""
+    """LRN with k = 2, n = 5, beta = 0.75; maps before the first and after the last count as zero."""
     squares = np.pad(x**2, [(0, 0), (0, 0), (0, 0), (2, 2)])
     sums = np.lib.stride_tricks.sliding_window_view(squares, 5, axis=3).sum(axis=-1)
     return x / (2 + alpha * sums) ** 0.75
 
 
 def same_map_normalization(x):
-    """Over 5 x 5 positions of the map, those outside counting as zero."""
+    """Normalization over 5 x 5 positions of the map; those outside count as zero."""
     sums = np.lib.stride_tricks.sliding_window_view(pad(x**2, 2, 2), (5, 5), axis=(1, 2)).sum(axis=(4, 5))
     return x / (1 + 4e-5 * sums) ** 0.75
 
 
 def batch_normalization(x, scale, shift, mean, variance):
-    """In use: by the averages of training; epsilon is Keras's."""
+    """Batch normalization in inference, with Keras's epsilon."""
     return scale * (x - mean) / np.sqrt(variance.astype(np.float64) + 1e-3) + shift
 
 
 def group_normalization(x, channels, scale, shift):
-    """By mean and variance of an image's `channels` adjacent maps together; epsilon is Keras's."""
+    """Group normalization over `channels` adjacent maps of each image, with Keras's epsilon."""
     groups = []
     for first in range(0, x.shape[-1], channels):
         group = x[..., first : first + channels]
@@ -123,15 +123,14 @@ def forward(
     sixth_convolution=False,
     bottleneck=0,
 ):
-    """The network in use (dropout halves the outputs).
+    """Computes the outputs of the network in inference, where dropout halves outputs.
 
     Args:
-      weights, images: as `large_weights` and `random_images` make them, or images of 32 x 32, which the package's
-        small network reads at every position.
-      recipe, towers, ...: the package's arguments of these names. Widths are those of the weights.
+      weights, images: as returned by `large_weights` and `random_images`. For images of 32 x 32, conv1 has stride 1.
+      recipe, towers, ...: as in `AlexNet`. The weights determine the widths.
 
     Returns:
-      Dictionary of stage to its output, the stages named as the package's layers; the logits are ``"fc8"``.
+      A dictionary from a stage to its output. Stages are named as the package's layers; the logits are ``"fc8"``.
     """
     stages = {}
     images = images.astype(np.float64)
@@ -166,8 +165,8 @@ def forward(
             x = keep(f"samemap2{tower}", same_map_normalization(x))
         return x
 
-    def meet(outputs):
-        """What each tower reads: the outputs of both, or its own."""
+    def exchange(outputs):
+        """Returns the input of each tower: the outputs of both, or its own."""
         if communication == "fc8":
             return outputs
         return [np.concatenate(outputs, axis=-1)] * len(outputs)
@@ -189,28 +188,28 @@ def forward(
         x = normalize(2, tower, x)
         outputs.append(keep(f"pool2{tower}", max_pooling(x, window)))
 
-    inputs, outputs = meet(outputs), []
+    inputs, outputs = exchange(outputs), []
     for tower, x in zip(names, inputs):
         if removed_layer != "conv3":
             x = keep(f"{activation}3{tower}", activate(convolve(3, tower, x, 1)))
         if removed_layer != "conv4":
             x = keep(f"{activation}4{tower}", activate(convolve(4, tower, x, 1)))
         if removed_layer != "conv5":
-            # The same values in either order of activation and pooling: the stage after both is the one to compare.
+            # Activation and pooling commute, so only the stage after both is compared.
             x = activate(convolve(5, tower, x, 1 if pooling == "overlapping" else 0))
         outputs.append(max_pooling(x, window))
 
     if sixth_convolution:
-        outputs = [activate(convolve(6, tower, x, 1)) for tower, x in zip(names, meet(outputs))]
+        outputs = [activate(convolve(6, tower, x, 1)) for tower, x in zip(names, exchange(outputs))]
 
-    # The order of the inputs of a fully connected layer is a convention: tower a's, then tower b's.
+    # By convention, fully connected layers read the outputs of tower a first.
     outputs = [keep(f"flatten5{tower}", x.reshape(len(images), -1)) for tower, x in zip(names, outputs)]
     for number in (6, 7):
-        inputs, outputs = meet(outputs), []
+        inputs, outputs = exchange(outputs), []
         for tower, x in zip(names, inputs):
             x = multiply(f"fc{number}{tower}", x)
             outputs.append(keep(f"dropout{number}{tower}", 0.5 * activate(x)))
     if bottleneck:
-        outputs = [multiply(f"bottleneck{tower}", x) for tower, x in zip(names, meet(outputs))]
+        outputs = [multiply(f"bottleneck{tower}", x) for tower, x in zip(names, exchange(outputs))]
     multiply("fc8", np.concatenate(outputs, axis=-1))
     return stages

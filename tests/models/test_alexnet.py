@@ -1,4 +1,4 @@
-"""The network against its published description, and against a second implementation of it."""
+"""Compares AlexNet with its published description and with a second implementation."""
 
 import json
 
@@ -13,7 +13,7 @@ from alexnet_tf.models.alexnet import AlexNet
 RECIPES = ("paper", "original")
 SEED = 5
 
-# Kernel of one tower, biases of one tower, and how many towers have the layer.
+# The shape of the kernel in one tower, and the number of towers that have the layer.
 KERNELS = {
     "conv1": ([11, 11, 3, 48], 2),
     "conv2": ([5, 5, 48, 128], 2),
@@ -38,19 +38,19 @@ BIAS_ONE = {"conv2", "conv4", "conv5", "fc6", "fc7"}
 
 
 def layer_names(number_and_kind):
-    """The package's layers of one of the paper's: both towers', or fc8."""
+    """Returns the names of the Keras layers of one of the paper's layers."""
     towers = KERNELS[number_and_kind][1]
     return [f"{number_and_kind}_{tower}" for tower in "ab"] if towers == 2 else [number_and_kind]
 
 
 @pytest.fixture(scope="module", params=RECIPES)
 def fresh(request):
-    """A network of each recipe as it is built; not to be changed."""
+    """A new network of each recipe. Tests must not change it."""
     return request.param, AlexNet(recipe=request.param, seed=SEED)
 
 
 class Compared:
-    """A network with large weights beside the reference network with the same."""
+    """A network with large weights, and the outputs of the reference network with the same weights."""
 
     def __init__(self, recipe):
         self.recipe = recipe
@@ -64,7 +64,7 @@ class Compared:
         self.expected = reference_network.forward(self.weights, self.images, recipe)
 
     def outputs(self, names, images):
-        """The named layers' outputs as a dictionary."""
+        """Returns the outputs of layers by their names."""
         part = keras.Model(self.model.input, {name: self.model.get_layer(name).output for name in names})
         return {name: value.numpy() for name, value in part(images).items()}
 
@@ -109,7 +109,7 @@ def test_spatial_sizes(fresh):
 
 
 def chain(model, first, last):
-    """Names of the layers from one to another, each being fed by the one before."""
+    """Returns the names of the layers from `first` to `last`, each of which reads the output of the previous one."""
     made_by = {id(layer.output): layer for layer in model.layers if not isinstance(layer.output, list)}
     names = [last]
     while names[-1] != first:
@@ -140,7 +140,7 @@ def test_order_of_the_layers(fresh):
             assert chain(model, f"{names[0]}_{tower}", f"{names[-1]}_{tower}") == names
 
 
-def test_every_weight_starts_as_described(fresh):
+def test_initial_weights_follow_the_description(fresh):
     recipe, model = fresh
     for name in KERNELS:
         deviation = 0.03 if recipe == "original" and name in ("conv3", "conv4", "conv5") else 0.01
@@ -149,7 +149,7 @@ def test_every_weight_starts_as_described(fresh):
             # Five standard errors of a mean, of a deviation and of a proportion.
             assert abs(kernel.mean(dtype=np.float64)) < 5 * deviation / np.sqrt(kernel.size), own
             assert abs(kernel.std(dtype=np.float64) / deviation - 1) < 5 / np.sqrt(2 * kernel.size), own
-            # Not truncated: a normal variable leaves three deviations in 0.27 % of the draws.
+            # Not truncated: 0.27 % of a normal distribution are more than three standard deviations from its mean.
             outside = np.mean(np.abs(kernel) > 3 * deviation)
             assert abs(outside - 0.0026998) < 5 * np.sqrt(0.0027 / kernel.size), own
             np.testing.assert_array_equal(bias, 1.0 if name in BIAS_ONE else 0.0, err_msg=own)
@@ -168,7 +168,7 @@ def test_he_initialization_depends_on_the_inputs():
 
 
 @pytest.mark.parametrize("initialization", ["recipe", "he"])
-def test_conv1_stddev_changes_the_kernels_of_conv1_alone(initialization):
+def test_conv1_stddev_changes_only_the_kernels_of_conv1(initialization):
     default, changed = (
         AlexNet(2, initialization=initialization, conv1_stddev=stddev, image_size=32, seed=SEED)
         for stddev in (None, 0.05)
@@ -208,7 +208,7 @@ def test_seed_determines_the_weights(recipe):
 
 
 @pytest.mark.parametrize("devices", [None, ("/CPU:0", "/CPU:1")])
-def test_configuration_goes_there_and_back(devices):
+def test_config_round_trip(devices):
     arguments = {"dropout": 0.25, "seed": 7, "jit_compile": False, "dtype": "mixed_bfloat16", "name": "net"}
     model = AlexNet(5, "original", devices, image_size=32, **arguments)
     text = json.dumps(keras.saving.serialize_keras_object(model))
@@ -240,7 +240,7 @@ def test_arguments_reach_the_layers():
 
 
 def test_no_grouped_convolution(fresh):
-    """On a CPU `groups` are compiled by XLA, and a step takes four times as long."""
+    """On a CPU, convolutions with groups are compiled by XLA, and a step takes four times as long."""
     _, model = fresh
     convolutions = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
     assert len(convolutions) == 10
@@ -298,7 +298,7 @@ def test_invalid_arguments(arguments, message):
 
 
 def test_stages_and_logits_agree_with_the_reference(compared):
-    """In the order of the network, so that the first stage to fail is the one that is wrong."""
+    """Compares stages in the order of the network, so that the first failure names the stage that is wrong."""
     names = list(compared.expected)
     received = compared.outputs(names, compared.images)
     for name in names:
@@ -308,10 +308,10 @@ def test_stages_and_logits_agree_with_the_reference(compared):
 
 
 def test_reference_exercises_every_nonlinearity(compared):
-    """Otherwise the agreement above would say little."""
+    """Otherwise the agreement above would prove little."""
     stages = compared.expected
     for tower in "ab":
-        # The original rectifies layer 1 after pooling, where few values are still negative.
+        # The original applies the ReLU of layer 1 after pooling, where few values are negative.
         assert 0.2 < np.mean(stages[f"conv1_{tower}"] > 0) < 0.8
         assert np.any(stages[f"relu1_{tower}"] == 0)
         for number in (2, 3, 4):
@@ -337,23 +337,22 @@ def test_recipes_are_different_functions(compared):
 
 
 @paper_only
-def test_logits_in_bfloat16_are_near(compared):
+def test_bfloat16_logits_are_close(compared):
     model = AlexNet(num_classes=20, dtype="mixed_bfloat16")
     for name, values in compared.weights.items():
         model.get_layer(name).set_weights(values)
     received, expected = model(compared.images).numpy(), compared.expected["fc8"]
-    # Eight layers, each rounding weights and outputs a few times to 8 bits: some 30 errors of up to 2 ** -8,
-    # independent, make 0.01 (of the mean size of an error, 2 ** -9). Processors without instructions for bfloat16 round
-    # once more on the way: 0.0106 was seen on one.
+    # Eight layers each round weights and outputs a few times to 8 bits. Some 30 independent errors, of mean size
+    # 2 ** -9, add up to 0.01. Processors without bfloat16 instructions round once more; one gave 0.0106.
     assert np.linalg.norm(received - expected) < 1.5e-2 * np.linalg.norm(expected)
 
 
 @paper_only
-def test_last_position_of_conv1_hangs_over_right_and_bottom(compared):
+def test_last_position_of_conv1_extends_past_right_and_bottom(compared):
     kernel, bias = compared.weights["conv1_a"]
     images = compared.images.astype(np.float64)
     received = compared.outputs(["conv1_a"], compared.images)["conv1_a"]
-    # 54 * 4 = 216: eight pixels are left of the eleven.
+    # 54 * 4 = 216, so eight of eleven pixels are inside the image.
     corner = np.einsum("nyxc,yxck->nk", images[:, 216:, 216:], kernel[:8, :8]) + bias
     first = np.einsum("nyxc,yxck->nk", images[:, :11, :11], kernel) + bias
     assert np.max(np.abs(received[:, 54, 54] - corner)) < 1e-6 * np.max(np.abs(received))
@@ -364,7 +363,7 @@ def test_last_position_of_conv1_hangs_over_right_and_bottom(compared):
 @pytest.mark.parametrize(
     "pixel, position", [((223, 223), (54, 54)), ((0, 0), (0, 0)), ((223, 0), (54, 0)), ((0, 223), (0, 54))]
 )
-def test_corner_pixels_reach_one_position(compared, pixel, position):
+def test_corner_pixels_affect_one_position(compared, pixel, position):
     images = compared.images[:1]
     changed = images.copy()
     changed[0, pixel[0], pixel[1]] += 100
@@ -374,7 +373,7 @@ def test_corner_pixels_reach_one_position(compared, pixel, position):
 
 
 @paper_only
-def test_normalization_never_crosses_the_split(compared):
+def test_normalization_does_not_cross_towers(compared):
     model, images = compared.model, compared.images[:1]
     names = ["norm1_a", "norm1_b", "norm2_a", "norm2_b", "conv3_a", "conv3_b"]
     before = compared.outputs(names, images)
@@ -386,19 +385,19 @@ def test_normalization_never_crosses_the_split(compared):
     finally:
         layer.set_weights([kernel, bias])
     changed = {name for name in names if not np.array_equal(before[name], after[name])}
-    # Layer 3 is the first where the towers meet.
+    # Layer 3 is the first that reads both towers.
     assert changed == {"norm1_b", "norm2_b", "conv3_a", "conv3_b"}
 
 
 @paper_only
-def test_training_draws_and_inference_does_not(compared):
+def test_dropout_is_random_in_training_only(compared):
     model, images = compared.model, compared.images[:1]
     np.testing.assert_array_equal(model(images), model(images, training=False))
     first, second = (model(images, training=True).numpy() for _ in range(2))
     assert np.max(np.abs(first - second)) > 0.01 * np.max(np.abs(first))
 
 
-def test_image_size_is_the_paper_s(fresh):
+def test_other_image_sizes_are_rejected(fresh):
     _, model = fresh
     with pytest.raises(ValueError, match="shape=.*224, 224, 3.*227, 227, 3"):
         model(tf.zeros([1, 227, 227, 3]))

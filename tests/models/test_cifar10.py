@@ -1,4 +1,4 @@
-"""The authors' nets for CIFAR-10 against a forward pass in NumPy, written from what is published about them."""
+"""Compares the nets for CIFAR-10 with a forward pass in NumPy, written from what is published about them."""
 
 import json
 import math
@@ -15,12 +15,12 @@ each_layout = pytest.mark.parametrize("layout", LAYOUTS)
 
 
 def photographs(count=2, size=32, seed=0):
-    """Pixels with some mean subtracted."""
+    """Returns random pixels with a mean subtracted."""
     return np.random.default_rng(seed).uniform(-128, 128, [count, size, size, 3]).astype(np.float32)
 
 
-def lively(net, seed=3):
-    """Gives a net weights and biases with which every layer matters to the logits: those of the start hardly do."""
+def with_large_weights(net, seed=3):
+    """Sets weights and biases with which every layer affects the logits, unlike the initial ones."""
     generator = np.random.default_rng(seed)
     for variable in net.variables:
         deviation = 0.3
@@ -32,7 +32,7 @@ def lively(net, seed=3):
 
 
 def convolution(x, kernel, bias):
-    """5 x 5 at every position, over a border of two zeros."""
+    """Convolution with 5 x 5 kernels at every position, with a border of two zeros."""
     _, height, width, _ = x.shape
     padded = np.pad(x, [(0, 0), (2, 2), (2, 2), (0, 0)])
     result = np.zeros([*x.shape[:3], kernel.shape[-1]]) + bias
@@ -43,7 +43,7 @@ def convolution(x, kernel, bias):
 
 
 def pooling(x, summary, window):
-    """Windows two apart that begin at the first pixel, until all pixels are in one; of each what lies in the image."""
+    """Pooling with stride 2 from the first pixel until every pixel is in a window; windows are clipped at the edges."""
     count = 1 + math.ceil((x.shape[1] - window) / 2)
     rows = []
     for top in range(0, 2 * count, 2):
@@ -54,7 +54,7 @@ def pooling(x, summary, window):
 
 
 def same_map_normalization(x):
-    """The authors' "rnorm": 3 x 3 positions, scale 5e-5 divided by nine at the border too, power 0.75."""
+    """The authors' "rnorm": 3 x 3 positions, scale 5e-5 divided by nine (at the border too), power 0.75."""
     result = np.empty_like(x)
     for row in range(x.shape[1]):
         for column in range(x.shape[2]):
@@ -69,7 +69,7 @@ def relu(x):
 
 
 def forward(net, images, layout, *, activity=relu, window=3, normalizations=None):
-    """The logits, and the side of the maps after each pooling."""
+    """Returns the logits, and the side of the maps after each pooling."""
     weights = {variable.path: variable.numpy().astype(np.float64) for variable in net.variables}
     if normalizations is None:
         normalizations = [same_map_normalization] * 2 if layout == "cifar10_18" else []
@@ -88,7 +88,7 @@ def forward(net, images, layout, *, activity=relu, window=3, normalizations=None
 
 
 def assert_near(received, expected, tolerance=1e-5):
-    """Relative to the largest of an example's logits: single ones are differences of large terms."""
+    """Compares logits relative to the largest of each example, as single logits are differences of large terms."""
     assert received.dtype == np.float32 and received.shape == expected.shape
     error = np.abs(received.astype(np.float64) - expected).max(axis=-1)
     assert (error < tolerance * np.abs(expected).max(axis=-1)).all(), error / np.abs(expected).max(axis=-1)
@@ -96,17 +96,17 @@ def assert_near(received, expected, tolerance=1e-5):
 
 @each_layout
 @pytest.mark.parametrize("compiled", [False, True])
-def test_forward_pass_is_the_authors(layout, compiled):
-    net = lively(cifar10.Cifar10Net(layout))
+def test_forward_pass_agrees_with_the_authors_code(layout, compiled):
+    net = with_large_weights(cifar10.Cifar10Net(layout))
     function = tf.function(net, jit_compile=True) if compiled else net
     expected, sides = forward(net, photographs(), layout)
     assert sides == [16, 8, 4]
     assert_near(function(photographs()).numpy(), expected)
 
 
-def test_the_oracle_tells_what_the_net_must_not_be():
-    """Each of these mistakes would show."""
-    net, images = lively(cifar10.Cifar10Net("cifar10_18")), photographs()
+def test_reference_detects_mistakes():
+    """Each of these mistakes changes the logits."""
+    net, images = with_large_weights(cifar10.Cifar10Net("cifar10_18")), photographs()
     right, _ = forward(net, images, "cifar10_18")
     for wrong, _ in (
         forward(net, images, "cifar10_18", normalizations=[]),
@@ -117,8 +117,8 @@ def test_the_oracle_tells_what_the_net_must_not_be():
         assert np.abs(wrong - right).max() > 1e-3 * np.abs(right).max()
 
 
-def test_a_pooling_s_average_is_over_the_image_alone():
-    """Constant maps stay constant, at the border too."""
+def test_average_pooling_divides_by_positions_inside_the_image():
+    """Constant maps stay constant, also at the border."""
     x = np.full([1, 6, 6, 2], 3.0)
     np.testing.assert_array_equal(pooling(x, np.mean, 3), np.full([1, 3, 3, 2], 3.0))
     net = cifar10.Cifar10Net("cifar10_26")
@@ -130,7 +130,7 @@ def test_a_pooling_s_average_is_over_the_image_alone():
 @each_layout
 @pytest.mark.parametrize("image_size", [8, 24, 40])
 def test_other_sizes(layout, image_size):
-    net = lively(cifar10.Cifar10Net(layout, image_size=image_size))
+    net = with_large_weights(cifar10.Cifar10Net(layout, image_size=image_size))
     images = photographs(size=image_size)
     expected, sides = forward(net, images, layout)
     assert sides == [image_size // 2, image_size // 4, image_size // 8]
@@ -141,7 +141,7 @@ def test_other_sizes(layout, image_size):
 @pytest.mark.parametrize("activation, activity", [("tanh", np.tanh), ("relu", relu)])
 @pytest.mark.parametrize("pooling, window", [("nonoverlapping", 2), ("overlapping", 3)])
 def test_variants(layout, activation, activity, pooling, window):
-    net = lively(cifar10.Cifar10Net(layout, activation=activation, pooling=pooling))
+    net = with_large_weights(cifar10.Cifar10Net(layout, activation=activation, pooling=pooling))
     expected, sides = forward(net, photographs(), layout, activity=activity, window=window)
     assert sides == [16, 8, 4]
     assert_near(net(photographs()).numpy(), expected)
@@ -149,15 +149,15 @@ def test_variants(layout, activation, activity, pooling, window):
 
 @each_layout
 @pytest.mark.parametrize("normalization, count", [("none", 0), ("first", 1), ("response", 2)])
-def test_which_response_normalizations_there_are(layout, normalization, count):
-    net = lively(cifar10.Cifar10Net(layout, normalization=normalization))
+def test_number_of_response_normalizations(layout, normalization, count):
+    net = with_large_weights(cifar10.Cifar10Net(layout, normalization=normalization))
     own = [same_map_normalization] * (count if layout == "cifar10_18" else 0)
     expected, _ = forward(net, photographs(), layout, normalizations=own)
     assert_near(net(photographs()).numpy(), expected)
 
 
 def later(net, kind):
-    """The first and the second normalisation of a net in float64: over the batch's past, or over groups."""
+    """Returns the two normalizations of a net in float64: by moving averages, or over groups."""
 
     def normalize(number, x):
         weights = {
@@ -182,11 +182,11 @@ def later(net, kind):
 
 
 @pytest.mark.parametrize("kind", ["batch", "group", "layer"])
-def test_later_normalizations_stand_in_the_places_of_the_authors(kind):
-    net = lively(cifar10.Cifar10Net("cifar10_18", normalization=kind))
+def test_later_normalizations_replace_the_authors(kind):
+    net = with_large_weights(cifar10.Cifar10Net("cifar10_18", normalization=kind))
     expected, _ = forward(net, photographs(), "cifar10_18", normalizations=later(net, kind))
     assert_near(net(photographs()).numpy(), expected)
-    # Two of two vectors each; batch normalisation's averages are no parameters that learn.
+    # Two layers of two vectors each; the averages of batch normalization are not trainable.
     own = 2 * 2 * 32
     without = cifar10.Cifar10Net("cifar10_18", normalization="none").count_params()
     assert sum(math.prod(variable.shape) for variable in net.trainable_variables) == without + own
@@ -194,14 +194,14 @@ def test_later_normalizations_stand_in_the_places_of_the_authors(kind):
 
 @pytest.mark.parametrize("kind", ["batch", "group", "layer"])
 @pytest.mark.parametrize("layout", ["cifar10_26", "cifar10_19"])
-def test_nets_without_normalization_get_none_of_another_kind(layout, kind):
+def test_nets_without_normalization_stay_without(layout, kind):
     with_kind, without = (cifar10.Cifar10Net(layout, normalization=name) for name in (kind, "none"))
     assert [layer.name for layer in with_kind.layers] == [layer.name for layer in without.layers]
 
 
 @pytest.mark.parametrize("layout, hidden", [("cifar10_26", 64), ("cifar10_19", 0), ("cifar10_18", 0)])
 @pytest.mark.parametrize("num_classes, image_size", [(10, 32), (100, 24)])
-def test_parameters_are_counted(layout, hidden, num_classes, image_size):
+def test_number_of_parameters(layout, hidden, num_classes, image_size):
     convolutions = (25 * 3 + 1) * 32 + (25 * 32 + 1) * 32 + (25 * 32 + 1) * 64
     outputs = 64 * (image_size // 8) ** 2
     dense = (outputs + 1) * hidden + ((hidden or outputs) + 1) * num_classes
@@ -211,7 +211,7 @@ def test_parameters_are_counted(layout, hidden, num_classes, image_size):
 
 
 @pytest.mark.parametrize("layout, dense", [("cifar10_26", 0.1), ("cifar10_19", 0.01), ("cifar10_18", 0.01)])
-def test_initial_weights_are_as_wide_as_the_authors(layout, dense):
+def test_initial_weights_have_the_authors_standard_deviations(layout, dense):
     net = cifar10.Cifar10Net(layout, seed=5)
     expected = {"conv1": 0.0001, "conv2": 0.01, "conv3": 0.01, "fc64": dense, "fc10": dense}
     found = {}
@@ -227,16 +227,16 @@ def test_initial_weights_are_as_wide_as_the_authors(layout, dense):
         assert abs(values.mean()) < 5 * deviation / math.sqrt(values.size)
         assert abs(values.std() / deviation - 1) < 5 / math.sqrt(2 * values.size)
         if values.size > 10_000:
-            # Not truncated: of a normal distribution 0.27 % lie beyond three deviations.
+            # Not truncated: 0.27 % of a normal distribution are more than three standard deviations from its mean.
             beyond = (np.abs(values) > 3 * deviation).mean()
             assert abs(beyond - 0.0027) < 5 * math.sqrt(0.0027 / values.size)
     assert set(found) == set(expected) - (set() if layout == "cifar10_26" else {"fc64"})
     scaled = [values.ravel()[:640] / expected[layer] for layer, values in found.items()]
-    # No two layers share their draws.
+    # No two layers start with the same random numbers.
     assert np.abs(np.corrcoef(scaled) - np.eye(len(scaled))).max() < 5 / math.sqrt(640)
 
 
-def test_he_s_initial_weights():
+def test_he_initialization():
     net = cifar10.Cifar10Net("cifar10_26", initialization="he", seed=5)
     for variable in net.trainable_variables:
         if variable.path.endswith("kernel"):
@@ -245,7 +245,7 @@ def test_he_s_initial_weights():
             assert abs(variable.numpy().std() / deviation - 1) < 5 / math.sqrt(2 * count)
 
 
-def test_the_seed_decides_the_initial_weights():
+def test_seed_determines_the_initial_weights():
     one, same, other, anew, again = (cifar10.Cifar10Net("cifar10_26", seed=seed) for seed in (1, 1, 2, None, None))
     for a, b, c, d, e in zip(*(net.trainable_variables for net in (one, same, other, anew, again)), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -274,7 +274,7 @@ def test_invalid_arguments(values, message):
         cifar10.Cifar10Net(**{"layout": "cifar10_26", **values})
 
 
-def test_configuration_goes_there_and_back():
+def test_config_round_trip():
     arguments = {
         "layout": "cifar10_18",
         "num_classes": 7,
@@ -294,23 +294,23 @@ def test_configuration_goes_there_and_back():
     assert type(copy) is cifar10.Cifar10Net
     assert copy.get_config() == arguments
     images = photographs(size=24)
-    # The seed is among them, so the weights are the same.
+    # The configuration includes the seed, so the weights are the same.
     np.testing.assert_array_equal(copy(images), net(images))
 
 
-# Keras reads its own variables by an old protocol of NumPy's.
+# Keras reads its variables by an old NumPy protocol.
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @each_layout
 def test_saved_net_loads_with_the_same_logits(layout, tmp_path):
-    net = lively(cifar10.Cifar10Net(layout))
+    net = with_large_weights(cifar10.Cifar10Net(layout))
     net.save(tmp_path / "net.keras")
     loaded = keras.saving.load_model(tmp_path / "net.keras")
     np.testing.assert_array_equal(loaded(photographs()), net(photographs()))
 
 
 @each_layout
-def test_bfloat16_is_near_float32(layout):
-    wide = lively(cifar10.Cifar10Net(layout))
+def test_bfloat16_is_close_to_float32(layout):
+    wide = with_large_weights(cifar10.Cifar10Net(layout))
     narrow = cifar10.Cifar10Net(layout, dtype="mixed_bfloat16")
     for to, value in zip(narrow.variables, wide.variables, strict=True):
         assert to.dtype == "float32"
@@ -322,12 +322,12 @@ def test_bfloat16_is_near_float32(layout):
     }
     assert set(inner.values()) == {"bfloat16"}
     error = np.abs(received - expected).max() / np.abs(expected).max()
-    # Some ten roundings by 2 ** -9 that may add up; and it is not float32.
+    # About ten roundings of 2 ** -9 may add up. The lower bound shows that it is not float32.
     assert 1e-6 < error < 10 * 2.0**-9
 
 
 def test_gradients_reach_every_weight():
-    net = lively(cifar10.Cifar10Net("cifar10_18", normalization="batch"))
+    net = with_large_weights(cifar10.Cifar10Net("cifar10_18", normalization="batch"))
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(net(photographs(), training=True) ** 2)
     for variable, gradient in zip(net.trainable_variables, tape.gradient(loss, net.trainable_variables), strict=True):

@@ -1,4 +1,4 @@
-"""The layers against the formulas they stand for, written as loops, and against themselves in every mode."""
+"""Compares the layers with their formulas, written as loops, and with themselves in eager, graph and XLA modes."""
 
 import json
 
@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from alexnet_tf.models import layers
 
-# Chosen so that the bracket lies well above its constant, and the normalisation is not a mere scaling.
+# Chosen so that the sum is well above the constant that it is added to, or normalization would only scale.
 ACTIVITY = 60.0
 
 
@@ -18,7 +18,7 @@ def activities(*shape, seed=0, scale=ACTIVITY):
 
 
 def local_response_loop(a, depth_radius, bias, alpha, beta):
-    """Section 3.3 of the paper, literally: for each map a sum over the adjacent ones that exist."""
+    """Section 3.3 of the paper, literally: a sum over the adjacent maps that exist."""
     channels = a.shape[-1]
     b = np.empty_like(a)
     for position in np.ndindex(a.shape[:-1]):
@@ -31,7 +31,7 @@ def local_response_loop(a, depth_radius, bias, alpha, beta):
 
 
 def same_map_loop(a, size, bias, alpha, beta):
-    """For each position a sum over the surrounding ones that exist, in the same map."""
+    """Sums over the surrounding positions that exist in the same map."""
     batch, height, width, channels = a.shape
     b = np.empty_like(a)
     for n, y, x, c in np.ndindex(batch, height, width, channels):
@@ -44,7 +44,7 @@ def same_map_loop(a, size, bias, alpha, beta):
 
 
 def literal_local_response(a, depth_radius, bias, alpha, beta):
-    """The formula in TensorFlow operations whose gradients are TensorFlow's own."""
+    """The formula in TensorFlow operations, with TensorFlow's gradients."""
     channels = a.shape[-1]
     maps = []
     for i in range(channels):
@@ -54,7 +54,7 @@ def literal_local_response(a, depth_radius, bias, alpha, beta):
 
 
 def literal_same_map(a, size, bias, alpha, beta):
-    """Likewise, over the positions of a map."""
+    """The same over the positions of a map."""
     _, height, width, _ = a.shape
     reach = size // 2
     rows = []
@@ -79,7 +79,7 @@ each_normalization = pytest.mark.parametrize(
 
 
 def relative_error(received, expected):
-    """Largest error of any element, relative to that element."""
+    """Returns the maximum relative error of an element."""
     return np.max(np.abs(np.asarray(received, np.float64) - expected) / np.maximum(np.abs(expected), 1e-30))
 
 
@@ -93,7 +93,7 @@ def gradient_of(function, x, upstream):
 @pytest.mark.parametrize("channels", [1, 7, 48])
 @pytest.mark.parametrize("beta", [0.5, 0.75, 1.0])
 @pytest.mark.parametrize("depth_radius", [0, 1, 2, 3, 9])
-def test_local_response_normalization_is_the_paper_s_formula(depth_radius, beta, channels):
+def test_local_response_normalization_agrees_with_the_paper(depth_radius, beta, channels):
     a = activities(2, 2, 3, channels, seed=depth_radius).astype(np.float32)
     arguments = {"depth_radius": depth_radius, "bias": 2.0, "alpha": 1e-4, "beta": beta}
     expected = local_response_loop(a.astype(np.float64), **arguments)
@@ -103,7 +103,7 @@ def test_local_response_normalization_is_the_paper_s_formula(depth_radius, beta,
 
 @pytest.mark.parametrize("beta", [0.5, 0.75, 1.0])
 @pytest.mark.parametrize("size", [1, 3, 5, 9])
-def test_same_map_normalization_is_its_formula(size, beta):
+def test_same_map_normalization_agrees_with_its_formula(size, beta):
     a = activities(2, 7, 6, 3, seed=size).astype(np.float32)
     arguments = {"size": size, "bias": 1.0, "alpha": 4e-5, "beta": beta}
     expected = same_map_loop(a.astype(np.float64), **arguments)
@@ -111,7 +111,7 @@ def test_same_map_normalization_is_its_formula(size, beta):
     assert relative_error(received, expected) < 1e-6
 
 
-def test_defaults_are_the_paper_s_and_the_original_s():
+def test_defaults_follow_paper_and_original():
     a = activities(1, 6, 6, 9).astype(np.float32)
     local = local_response_loop(a.astype(np.float64), depth_radius=2, bias=2, alpha=1e-4, beta=0.75)
     same_map = same_map_loop(a.astype(np.float64), size=5, bias=1, alpha=0.001 / 25, beta=0.75)
@@ -119,7 +119,7 @@ def test_defaults_are_the_paper_s_and_the_original_s():
     assert relative_error(layers.SameMapNormalization()(a), same_map) < 1e-6
 
 
-def test_local_response_normalization_agrees_with_tensorflow_s():
+def test_local_response_normalization_agrees_with_tensorflow():
     a = tf.constant(activities(2, 5, 5, 48), tf.float32)
     upstream = tf.constant(activities(2, 5, 5, 48, seed=1, scale=1.0), tf.float32)
 
@@ -129,7 +129,7 @@ def test_local_response_normalization_agrees_with_tensorflow_s():
     ours = layers.LocalResponseNormalization()
     assert relative_error(ours(a), theirs(a).numpy()) < 1e-6
     received, expected = gradient_of(ours, a, upstream), gradient_of(theirs, a, upstream)
-    # Relative to the largest: single elements are differences of nearly equal terms in both.
+    # Relative to the largest element, as single elements are differences of nearly equal terms in both.
     assert np.max(np.abs(received - expected)) < 1e-6 * np.max(np.abs(expected))
 
 
@@ -140,7 +140,7 @@ def test_input_of_any_rank():
 
 
 @each_normalization
-def test_gradient_is_that_of_finite_differences(layer_class, arguments, loop, literal):
+def test_gradient_agrees_with_finite_differences(layer_class, arguments, loop, literal):
     a = activities(1, 3, 3, 3)
     upstream = activities(1, 3, 3, 3, seed=1, scale=1.0)
     received = gradient_of(layer_class(**arguments), tf.constant(a), tf.constant(upstream)).numpy()
@@ -152,14 +152,14 @@ def test_gradient_is_that_of_finite_differences(layer_class, arguments, loop, li
         down[place] -= step
         difference = loop(up, **arguments) - loop(down, **arguments)
         expected[place] = np.sum(upstream * difference) / (2 * step)
-    # The differences' own error is of the order (step / ACTIVITY) ** 2 = 3e-10.
+    # The error of the differences is of the order (step / ACTIVITY) ** 2 = 3e-10.
     assert np.max(np.abs(received - expected)) < 1e-8 * np.max(np.abs(expected))
 
 
 @each_normalization
 @pytest.mark.parametrize("beta", [0.5, 0.75, 1.0])
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_gradient_is_that_of_the_literal_formula(layer_class, arguments, loop, literal, beta, jit_compile):
+def test_gradient_agrees_with_the_literal_formula(layer_class, arguments, loop, literal, beta, jit_compile):
     arguments = {**arguments, "beta": beta}
     a = tf.constant(activities(2, 6, 5, 7))
     upstream = tf.constant(activities(2, 6, 5, 7, seed=1, scale=1.0))
@@ -193,7 +193,7 @@ def test_eager_graph_and_xla_agree(layer_class, arguments, loop, literal, jit_co
         assert np.max(np.abs(gradient - eager_gradient)) < 1e-6 * np.max(np.abs(eager_gradient))
 
 
-# Half a unit in the last place: the error of a result that is exact before it is rounded to the type.
+# Half a unit in the last place, the error of rounding an exact result to the type.
 ROUNDING = {"bfloat16": 2.0**-8, "float16": 2.0**-11}
 
 
@@ -201,7 +201,7 @@ ROUNDING = {"bfloat16": 2.0**-8, "float16": 2.0**-11}
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_mixed_precision_sums_in_float32(layer_class, arguments, loop, literal, dtype, jit_compile):
-    # Above 256 a float16 square overflows, which would make every output zero.
+    # Above 256, a square overflows in float16, which would make every output zero.
     a = tf.cast(300 + np.abs(activities(1, 5, 4, 7)), dtype)
     upstream = tf.cast(activities(1, 5, 4, 7, seed=1, scale=1.0), dtype)
     wide, wide_upstream = tf.cast(a, tf.float64), tf.cast(upstream, tf.float64)
@@ -216,13 +216,13 @@ def test_mixed_precision_sums_in_float32(layer_class, arguments, loop, literal, 
     assert gradient.dtype == dtype
     expected = gradient_of(lambda x: literal(x, **arguments), wide, wide_upstream).numpy()
     error = np.abs(tf.cast(gradient, tf.float64) - expected)
-    # The second term: float16 values under 6e-5 are denormal and lie 6e-8 apart.
+    # The second term: float16 values below 6e-5 are denormal, with a spacing of 6e-8.
     assert np.all(error < 1.01 * ROUNDING[dtype] * np.abs(expected) + 1e-6 * np.max(np.abs(expected)) + 3e-8)
 
 
 @each_normalization
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
-def test_output_has_the_input_s_dtype(layer_class, arguments, loop, literal, dtype):
+def test_output_dtype_is_the_input_dtype(layer_class, arguments, loop, literal, dtype):
     assert layer_class()(tf.ones([1, 5, 5, 3], dtype)).dtype == dtype
     assert layer_class()(keras.Input([5, 5, 3], dtype=dtype)).dtype == dtype
 
@@ -241,15 +241,15 @@ def test_unknown_batch_and_image_size(layer_class, arguments, loop, literal, jit
         assert relative_error(function(a), expected) < 1e-6
 
 
-def test_many_layers_raise_no_alarm_about_retracing(caplog):
-    """TensorFlow's warning of five retracings is not for six layers that are traced once each."""
+def test_many_layers_cause_no_retracing_warning(caplog):
+    """Six layers that are traced once each are not five retracings."""
     for _ in range(6):
         layers.LocalResponseNormalization()(np.ones([1, 2, 2, 3], np.float32))
     assert "retracing" not in caplog.text
 
 
 def group_loop(a, group_channels, gamma, beta, epsilon=1e-3):
-    """Each example's maps, so many adjacent ones together, less their mean and over their standard deviation."""
+    """Normalizes groups of `together` adjacent maps of each example by their mean and standard deviation."""
     b = np.empty_like(a)
     for n in range(a.shape[0]):
         for first in range(0, a.shape[-1], group_channels):
@@ -260,7 +260,7 @@ def group_loop(a, group_channels, gamma, beta, epsilon=1e-3):
 
 
 def with_random_weights(layer, shape, seed=5):
-    """Builds a layer; its gamma and beta in float64 after it."""
+    """Builds a layer with random weights, and returns it with gamma and beta in float64."""
     layer.build((None, *shape))
     generator = np.random.default_rng(seed)
     for variable in layer.trainable_variables:
@@ -280,8 +280,8 @@ def with_random_weights(layer, shape, seed=5):
     ],
     ids=["2", "3", "1", "all", "later_group", "later_layer"],
 )
-def test_group_normalization_is_its_formula(make, channels, together):
-    # Every map at another level, so that it shows who is normalised with whom.
+def test_group_normalization_agrees_with_its_formula(make, channels, together):
+    # Every map has another mean, so that the result depends on the grouping.
     a = (activities(2, 5, 4, channels) + 100 * np.arange(channels)).astype(np.float32)
     layer, gamma, beta = with_random_weights(make(), a.shape[1:])
     expected = group_loop(a.astype(np.float64), together, gamma, beta)
@@ -289,7 +289,7 @@ def test_group_normalization_is_its_formula(make, channels, together):
         assert np.abs(received - expected).max() < 1e-5 * np.abs(expected).max()
 
 
-def test_batch_normalization_takes_the_batch_in_training_and_its_averages_in_use():
+def test_batch_normalization_uses_moving_averages_in_inference():
     layer, gamma, beta = with_random_weights(layers.later_normalization("batch", name="norm1"), (5, 4, 6))
     assert layer.name == "norm1"
     mean, variance = np.zeros(6), np.ones(6)
@@ -303,7 +303,7 @@ def test_batch_normalization_takes_the_batch_in_training_and_its_averages_in_use
     assert np.abs(layer(a) - expected).max() < 1e-5 * np.abs(expected).max()
 
 
-def test_channels_that_make_no_whole_groups_are_refused():
+def test_group_size_must_divide_the_channels():
     with pytest.raises(ValueError, match="channels to be a multiple of group_channels=4. Received: 6"):
         layers.GroupNormalization(4)(np.ones([1, 2, 2, 6], np.float32))
 
@@ -320,7 +320,7 @@ def test_channels_that_make_no_whole_groups_are_refused():
     ],
     ids=lambda layer: layer.name,
 )
-def test_configuration_goes_there_and_back(layer):
+def test_config_round_trip(layer):
     text = json.dumps(keras.saving.serialize_keras_object(layer))
     copy = keras.saving.deserialize_keras_object(json.loads(text))
     assert type(copy) is type(layer)
@@ -367,24 +367,24 @@ def test_invalid_arguments(make, message):
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.2, 0.5, 0.9])
-def test_dropout_in_training_drops_about_rate_and_scales_nothing(rate):
+def test_dropout_drops_the_rate_in_training_without_scaling(rate):
     a = 1 + np.abs(activities(100, 1000)).astype(np.float32)
     dropped = layers.Dropout(rate, seed=1)(a, training=True).numpy()
     kept = dropped != 0
     np.testing.assert_array_equal(dropped[kept], a[kept])
-    # Five standard errors of a proportion; by unit and by example too, so that no draw is shared.
+    # Five standard errors of a proportion, also by unit and by example, so that none share random numbers.
     for axis, count in ((None, kept.size), (0, kept.shape[0]), (1, kept.shape[1])):
         assert np.all(np.abs(np.mean(kept, axis) - (1 - rate)) <= 5 * np.sqrt(rate * (1 - rate) / count))
 
 
-def test_dropout_in_use_multiplies_by_the_share_kept():
+def test_dropout_scales_in_inference():
     a = activities(2, 10).astype(np.float32)
     layer = layers.Dropout(0.25, seed=1)
     np.testing.assert_array_equal(layer(a), np.float32(0.75) * a)
     np.testing.assert_array_equal(layer(a, training=False), np.float32(0.75) * a)
 
 
-def test_dropout_s_gradient_passes_where_the_output_does():
+def test_dropout_gradient_passes_where_outputs_are_kept():
     a = tf.constant(1 + np.abs(activities(5, 50)), tf.float32)
     upstream = tf.constant(activities(5, 50, seed=1), tf.float32)
     layer = layers.Dropout(0.5, seed=1)
@@ -395,7 +395,7 @@ def test_dropout_s_gradient_passes_where_the_output_does():
     np.testing.assert_array_equal(gradient, np.where(y.numpy() != 0, upstream, 0))
 
 
-def test_dropout_draws_follow_from_the_seed_and_the_number_of_calls():
+def test_dropout_depends_on_the_seed_and_the_number_of_calls():
     a = np.ones([4, 100], np.float32)
     first, second, other = layers.Dropout(seed=1), layers.Dropout(seed=1), layers.Dropout(seed=2)
     compiled = tf.function(lambda x: second(x, training=True))
@@ -406,19 +406,19 @@ def test_dropout_draws_follow_from_the_seed_and_the_number_of_calls():
     assert not np.array_equal(other(a, training=True), draws[0])
 
 
-def test_dropout_without_a_seed_draws_anew():
+def test_dropout_without_a_seed_is_random():
     a = np.ones([4, 100], np.float32)
     assert not np.array_equal(layers.Dropout()(a, training=True), layers.Dropout()(a, training=True))
 
 
-def test_dropout_in_use_draws_nothing():
+def test_dropout_uses_no_random_numbers_in_inference():
     a = np.ones([4, 100], np.float32)
     first, second = layers.Dropout(seed=1), layers.Dropout(seed=1)
     first(a)
     np.testing.assert_array_equal(first(a, training=True), second(a, training=True))
 
 
-def test_dropout_restored_from_a_checkpoint_goes_on_with_the_same_draws(tmp_path):
+def test_dropout_restored_from_a_checkpoint_continues_its_random_numbers(tmp_path):
     a = np.ones([4, 100], np.float32)
 
     def network(seed):
@@ -435,7 +435,7 @@ def test_dropout_restored_from_a_checkpoint_goes_on_with_the_same_draws(tmp_path
         np.testing.assert_array_equal(restored(a, training=True), draw)
 
 
-def test_dropout_s_state_is_no_weight():
+def test_dropout_state_is_not_a_weight():
     layer = layers.Dropout()
     layer(np.ones([1, 2], np.float32), training=True)
     assert layer.count_params() == 0
@@ -447,7 +447,7 @@ def test_dropout_compiles_with_xla():
     a = np.ones([4, 1000], np.float32)
     layer = layers.Dropout(seed=1)
     function = tf.function(lambda x: layer(x, training=True), jit_compile=True)
-    # XLA has random numbers of its own, so these are not the draws of the other modes.
+    # XLA generates other random numbers than the other modes.
     first, second = function(a).numpy(), function(a).numpy()
     assert set(np.unique(first)) == {0.0, 1.0}
     for agreement in (np.mean(first), np.mean(second), np.mean(first == second)):

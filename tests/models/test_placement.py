@@ -1,6 +1,6 @@
-"""The towers' devices: the same numbers on one and on two, and every operation where it belongs.
+"""The devices of the towers: equal results on one and on two, and every operation on the device of its tower.
 
-Where operations ran is read from the executed partition graphs: what Python asked for proves nothing.
+The devices of operations are read from the executed partition graphs, as what Python requested proves nothing.
 """
 
 import collections
@@ -19,16 +19,16 @@ Node = collections.namedtuple("Node", "op, name, inputs, device, compiled")
 
 
 def device_of(tensor_or_variable):
-    """Short name of the device where an eager tensor or a variable lives."""
+    """Returns the short name of the device of an eager tensor or a variable."""
     return tensor_or_variable.device.rpartition("device:")[2]
 
 
 def executed_nodes(directory, function, *arguments):
-    """Calls `function`, not called before, and returns its results and the nodes that TensorFlow executed.
+    """Calls `function` for the first time, and returns its results and the nodes that TensorFlow executed.
 
-    A node's `device` is like "CPU:1" (or "GPU:1"), and `compiled` is true where XLA ran it.
+    A node's `device` is, for example, "CPU:1" or "GPU:1". `compiled` is true if XLA ran it.
     """
-    # Once begun, TensorFlow collects graphs beyond the end of a trace, and the next would begin with them.
+    # TensorFlow continues to collect graphs after the end of a trace, and the next trace would include them.
     tf.summary.trace_on(graph=True)
     with tf.summary.create_noop_writer().as_default():
         tf.summary.trace_export("discarded", step=0)
@@ -53,7 +53,7 @@ def executed_nodes(directory, function, *arguments):
 
 
 class Step:
-    """A network with large weights, and what a training step's forward and backward pass makes of it."""
+    """A network with large weights, and the results of the forward and backward pass of a training step."""
 
     def __init__(self, devices, directory):
         self.model = AlexNet(num_classes=20, recipe="original", devices=devices, image_size=32, seed=3)
@@ -76,23 +76,23 @@ class Step:
 
 
 @pytest.fixture(scope="module", params=["CPU", "GPU"])
-def homes(request):
-    """The towers' devices, such as "CPU:0" and "CPU:1"."""
+def tower_devices(request):
+    """The devices of the towers, such as "CPU:0" and "CPU:1"."""
     if len(tf.config.list_logical_devices(request.param)) < 2:
         pytest.skip("needs a GPU")
     return tuple(f"{request.param}:{index}" for index in range(2))
 
 
 @pytest.fixture(scope="module")
-def one(homes, tmp_path_factory):
-    # Where there is a GPU, TensorFlow would take it.
-    with placement.device_scope(homes[0] if tf.config.list_logical_devices("GPU") else None):
+def one(tower_devices, tmp_path_factory):
+    # TensorFlow would choose a GPU if there is one.
+    with placement.device_scope(tower_devices[0] if tf.config.list_logical_devices("GPU") else None):
         return Step(None, tmp_path_factory.mktemp("one"))
 
 
 @pytest.fixture(scope="module")
-def two(homes, tmp_path_factory):
-    return Step([f"/{home}" for home in homes], tmp_path_factory.mktemp("two"))
+def two(tower_devices, tmp_path_factory):
+    return Step([f"/{device}" for device in tower_devices], tmp_path_factory.mktemp("two"))
 
 
 def test_variables_have_the_same_names_and_values(one, two):
@@ -103,11 +103,11 @@ def test_variables_have_the_same_names_and_values(one, two):
 
 
 def test_logits_and_gradients_are_the_same(one, two):
-    # The same kernels on the same numbers; sums of two gradients do not depend on the order. So 1e-6, the
-    # rounding of a few additions, leaves room only for a library that splits its sums by the free threads.
+    # The same kernels compute on the same numbers, and sums of two gradients do not depend on the order. The tolerance,
+    # the rounding of a few additions, only allows for libraries that split sums by the number of free threads.
     np.testing.assert_allclose(two.logits, one.logits, rtol=0, atol=1e-6 * np.max(np.abs(one.logits)))
     scale = np.max(np.abs(one.training_logits))
-    # In training the draws of dropout are the same, too.
+    # In training, dropout uses the same random numbers.
     np.testing.assert_allclose(two.training_logits, one.training_logits, rtol=0, atol=1e-6 * scale)
     for variable, a, b in zip(one.model.trainable_variables, one.gradients, two.gradients, strict=True):
         scale = np.max(np.abs(a))
@@ -115,7 +115,7 @@ def test_logits_and_gradients_are_the_same(one, two):
         np.testing.assert_allclose(b, a, rtol=0, atol=1e-6 * scale, err_msg=variable.path)
 
 
-def test_checkpoints_fit_either_way(one, two, tmp_path):
+def test_checkpoints_fit_any_number_of_devices(one, two, tmp_path):
     path = tf.train.Checkpoint(model=two.model).write(str(tmp_path / "two"))
     fresh = AlexNet(num_classes=20, recipe="original", image_size=32, seed=4)
     tf.train.Checkpoint(model=fresh).read(path).assert_consumed()
@@ -123,12 +123,12 @@ def test_checkpoints_fit_either_way(one, two, tmp_path):
         np.testing.assert_array_equal(a, b, err_msg=a.path)
 
 
-def test_each_variable_lives_with_its_tower(two, homes):
+def test_variables_are_on_the_device_of_their_tower(two, tower_devices):
     for variable in two.model.variables:
-        expected = homes[bool(re.match(r"[a-z]+\d_b/", variable.path))]
+        expected = tower_devices[bool(re.match(r"[a-z]+\d_b/", variable.path))]
         assert device_of(variable.value) == expected, variable.path
     counts = collections.Counter(device_of(variable.value) for variable in two.model.trainable_variables)
-    assert counts == {homes[0]: 16, homes[1]: 14}  # fc8's two live with tower a
+    assert counts == {tower_devices[0]: 16, tower_devices[1]: 14}  # fc8's two are with tower a
 
 
 KINDS = (
@@ -144,14 +144,14 @@ KINDS = (
 
 
 def kind_of(node):
-    """What a node does, under whatever name a library's fusion has given it; None for the small change."""
+    """Returns the kind of a node, also if a library has fused it with others; None for cheap operations."""
     if node.compiled:
         return "normalization"
     return next((kind for kind in KINDS if kind in node.op), None)
 
 
 def tower_of(node):
-    """The tower that a node works for, from the layer in its name or in its inputs' names."""
+    """Returns the tower of a node, from the layer in its name or in the names of its inputs."""
     for name in (node.name, *node.inputs):
         found = re.search(r"(?:^|/)[a-z]+\d_([ab])(?:_\d+)?/", name)
         if found:
@@ -161,7 +161,7 @@ def tower_of(node):
     return None
 
 
-def test_heavy_operations_run_with_their_tower_forward_and_backward(two, homes):
+def test_expensive_operations_run_on_the_device_of_their_tower(two, tower_devices):
     counts = {"a": collections.Counter(), "b": collections.Counter()}
     for node in two.nodes:
         kind = kind_of(node)
@@ -169,41 +169,41 @@ def test_heavy_operations_run_with_their_tower_forward_and_backward(two, homes):
             continue
         tower = tower_of(node)
         assert tower, node
-        assert node.device == homes["ab".index(tower)], node
+        assert node.device == tower_devices["ab".index(tower)], node
         counts[tower][kind] += 1
     expected = {
         "Conv2D": 5,
         "Conv2DBackpropFilter": 5,
-        "Conv2DBackpropInput": 4,  # nobody asks for the images' gradient
+        "Conv2DBackpropInput": 4,  # the gradient of the images is not needed
         "MaxPool": 3,
         "MaxPoolGrad": 3,
         "ReluGrad": 7,
         "normalization": 6,  # two LRN and one same-map, forward and backward
     }
-    # fc6 and fc7 forward, and the gradients of their inputs and weights; fc8 is tower a's.
+    # fc6 and fc7 forward, and the gradients of their inputs and weights; fc8 belongs to tower a.
     assert counts == {"a": {**expected, "MatMul": 9}, "b": {**expected, "MatMul": 6}}
 
 
-def test_everything_else_runs_with_its_tower(two, homes):
-    """Down to the reshapes; only sends and receives are between devices by nature."""
+def test_all_other_operations_run_on_the_device_of_their_tower(two, tower_devices):
+    """Includes even reshapes, but not sends and receives, which connect devices."""
     for node in two.nodes:
         if node.op in ("_Send", "_Recv"):
             continue
         found = re.search(r"(?:^|/)[a-z]+\d_([ab])(?:_\d+)?/", node.name)
         if found:
-            assert node.device == homes["ab".index(found[1])], node
+            assert node.device == tower_devices["ab".index(found[1])], node
 
 
-def test_readers_gradients_are_summed_with_the_tensor_s_tower(two, homes):
-    """Three crossings, each with two readers: one sum on each device."""
+def test_gradients_of_readers_are_summed_on_the_device_of_the_tensor(two, tower_devices):
+    """There are three exchanges, each with two readers, and one sum on each device."""
     sums = collections.Counter(node.device for node in two.nodes if node.op == "AddN")
-    assert sums == {homes[0]: 3, homes[1]: 3}
+    assert sums == {tower_devices[0]: 3, tower_devices[1]: 3}
 
 
-def test_one_device_uses_one_device(one, homes):
-    # With a GPU what handles shapes is its host's.
+def test_one_device_uses_one_device(one, tower_devices):
+    # With a GPU, operations on shapes run on its host.
     heavy = {node.device for node in one.nodes if kind_of(node)}
-    assert heavy == {homes[0]} and {node.device for node in one.nodes} <= {homes[0], "CPU:0"}
+    assert heavy == {tower_devices[0]} and {node.device for node in one.nodes} <= {tower_devices[0], "CPU:0"}
 
 
 # run_on_device
@@ -216,7 +216,7 @@ in_each_mode = pytest.mark.parametrize("mode", [lambda f: f, tf.function], ids=[
 
 
 def outputs_and_gradients(function, inputs, variables=(), upstream=None):
-    """Outputs of `function` and gradients of its inputs and variables, inputs a tensor or a list of them."""
+    """Returns the outputs of `function` and the gradients of its inputs (a tensor or a list) and variables."""
     with tf.GradientTape() as tape:
         tape.watch(inputs)
         outputs = function(inputs)
@@ -229,7 +229,7 @@ def assert_same(received, expected):
 
 
 @in_each_mode
-def test_list_of_inputs_and_of_outputs(mode):
+def test_lists_of_inputs_and_outputs(mode):
     def function(tensors):
         a, b = tensors
         return [a * b, tf.reduce_sum(a**2) * b]
@@ -247,7 +247,7 @@ def test_list_of_inputs_and_of_outputs(mode):
 
 
 @in_each_mode
-def test_function_that_reads_variables(mode):
+def test_function_with_variables(mode):
     with tf.device("/CPU:1"):
         kernel, bias = tf.Variable(KERNEL), tf.Variable(tf.ones([4]))
 
@@ -266,7 +266,7 @@ def test_function_that_reads_variables(mode):
 
 
 @in_each_mode
-def test_input_that_is_not_used_has_gradient_zero(mode):
+def test_gradient_of_an_unused_input_is_zero(mode):
     inputs = [tf.constant([1.0, 2.0]), tf.constant([3.0, 4.0])]
     _, ((used, unused),) = mode(
         lambda tensors: outputs_and_gradients(
@@ -294,7 +294,7 @@ def test_eager_operations_run_on_the_device_forward_and_backward():
 
     x = tf.constant([1.0, 2.0])
     y, (gradient,) = outputs_and_gradients(lambda x: placement.run_on_device("/CPU:1", witness, x), x)
-    # Once each: the gradient reuses the activations.
+    # Each ran once: the gradient reuses the activations.
     assert devices == {"forward": ["CPU:1"], "backward": ["CPU:1"]}
     assert device_of(y) == "CPU:1"
     np.testing.assert_array_equal(gradient, [2.0, 2.0])
@@ -325,8 +325,8 @@ def test_operations_of_a_function_run_on_the_device_forward_and_backward(tmp_pat
     }
 
 
-def test_a_scope_alone_leaves_the_backward_pass_behind(tmp_path):
-    """Why `run_on_device` exists, and proof that these tests would see it missing."""
+def test_a_scope_alone_does_not_place_the_backward_pass(tmp_path):
+    """Shows why `run_on_device` exists, and that these tests would detect its absence."""
     with tf.device("/CPU:1"):
         kernel = tf.Variable(KERNEL)
 
@@ -346,7 +346,7 @@ def test_a_scope_alone_leaves_the_backward_pass_behind(tmp_path):
     }
 
 
-def test_no_device_calls_the_function_and_nothing_else():
+def test_no_device_only_calls_the_function():
     x = tf.constant([1.0, 2.0])
     assert placement.run_on_device(None, lambda tensor: tensor, x) is x
 
@@ -391,12 +391,12 @@ def test_gradients_of_a_fan_out_are_summed_on_its_device(tmp_path):
 
 
 @pytest.mark.parametrize("devices", [("/CPU:0", "/CPU:1"), ["/CPU:1", "/CPU:0"], ("/CPU:1", "/CPU:1")])
-def test_devices_that_are_there(devices):
+def test_present_devices(devices):
     assert placement.check_devices(devices) == tuple(devices)
 
 
 @pytest.mark.parametrize("gpus, expected", [(0, None), (1, None), (2, ("/GPU:0", "/GPU:1")), (4, ("/GPU:0", "/GPU:1"))])
-def test_auto_is_the_paper_s_split_where_there_are_two_gpus(gpus, expected, monkeypatch):
+def test_auto_splits_the_towers_if_there_are_two_gpus(gpus, expected, monkeypatch):
     monkeypatch.setattr(
         tf.config, "list_logical_devices", lambda kind: ["a GPU"] * gpus if kind == "GPU" else ["a CPU"]
     )
@@ -412,12 +412,12 @@ def test_auto_is_the_paper_s_split_where_there_are_two_gpus(gpus, expected, monk
         (("/CPU:0", "/CPU:1"), 1, None),
     ],
 )
-def test_batches_go_ahead_to_the_first_gpu_in_use(devices, gpus, expected, monkeypatch):
+def test_batches_are_copied_to_the_first_gpu_in_use(devices, gpus, expected, monkeypatch):
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: ["a GPU"] * gpus)
     assert placement.input_device(devices) == expected
 
 
-def test_devices_that_were_chosen_are_checked():
+def test_chosen_devices_are_checked():
     assert placement.choose_devices(()) is None
     assert placement.choose_devices(("/CPU:0", "/CPU:1")) == ("/CPU:0", "/CPU:1")
     with pytest.raises(ValueError, match="present: .* Received: /CPU:2"):
@@ -433,6 +433,6 @@ def test_devices_that_were_chosen_are_checked():
         ((0, 1), "present: /CPU:0, /CPU:1.* Received: 0, 1"),
     ],
 )
-def test_devices_that_are_not(devices, message):
+def test_absent_devices(devices, message):
     with pytest.raises(ValueError, match=message):
         placement.check_devices(devices)

@@ -1,4 +1,4 @@
-"""The paper's network, forward and backward, against PyTorch in float64: grouped convolutions and its own LRN."""
+"""Compares forward and backward passes of the paper's network with PyTorch in float64 (grouped convolutions, LRN)."""
 
 import keras
 import numpy as np
@@ -16,21 +16,21 @@ LABELS = np.array([3, 11])
 
 
 def torch_logits(weights, images):
-    """Logits by PyTorch.
+    """Computes logits with PyTorch.
 
     Args:
-      weights: dictionary of the package's layer names to a kernel and a bias as it keeps them, float64 tensors.
+      weights: a dictionary from names of Keras layers to kernel and bias in Keras's layout, float64 tensors.
       images: float64 tensor ``[batch, 224, 224, 3]``.
     """
 
     def both(name):
-        """Kernel and bias of both towers as one layer of PyTorch, tower a's units first."""
+        """Returns kernel and bias of both towers as one PyTorch layer, with the units of tower a first."""
         kernels, biases = zip(*(weights[f"{name}_{tower}"] for tower in "ab"))
         axes = (3, 2, 0, 1) if kernels[0].dim() == 4 else (1, 0)
         return torch.cat([kernel.permute(axes) for kernel in kernels]), torch.cat(biases)
 
     def normalize(x):
-        # PyTorch divides alpha by the size of the window; each tower normalises its own maps.
+        # PyTorch divides alpha by the size of the window; each tower normalizes its own maps.
         halves = x.chunk(2, dim=1)
         return torch.cat([functional.local_response_norm(half, 5, alpha=5e-4, beta=0.75, k=2.0) for half in halves], 1)
 
@@ -40,7 +40,7 @@ def torch_logits(weights, images):
     x = functional.conv2d(x, *both("conv3"), padding=1).relu()
     x = functional.conv2d(x, *both("conv4"), padding=1, groups=2).relu()
     x = functional.max_pool2d(functional.conv2d(x, *both("conv5"), padding=1, groups=2).relu(), 3, 2)
-    # The package's order: tower a's rows, columns and maps, then tower b's.
+    # Our order: rows, columns and maps of tower a, then those of tower b.
     x = torch.cat([half.permute(0, 2, 3, 1).flatten(1) for half in x.chunk(2, dim=1)], 1)
     x = functional.linear(x, *both("fc6")).relu()
     x = functional.linear(x, *both("fc7")).relu()
@@ -50,8 +50,8 @@ def torch_logits(weights, images):
 
 @pytest.fixture(scope="module")
 def expected():
-    """Large weights, images, and PyTorch's logits and gradients by layer."""
-    # Only the shapes are needed of this network.
+    """Large weights, images, and the logits and gradients by layer that PyTorch computes."""
+    # Only the shapes of this network are needed.
     model = AlexNet(CLASSES, jit_compile=False)
     shapes = {layer.name: tuple(layer.kernel.shape) for layer in model.layers if hasattr(layer, "kernel")}
     weights = reference_network.large_weights(shapes, seed=1)
@@ -61,21 +61,21 @@ def expected():
         for name, values in weights.items()
     }
     logits = torch_logits(leaves, torch.from_numpy(images).double())
-    # Logits are in the hundreds; divided, no probability of the loss is 0 or 1.
+    # Logits are in the hundreds. They are divided so that no probability is 0 or 1.
     functional.cross_entropy(logits / 100, torch.from_numpy(LABELS)).backward()
     gradients = {name: [leaf.grad.numpy() for leaf in pair] for name, pair in leaves.items()}
     return weights, images, logits.detach().numpy(), gradients
 
 
-# Shares of the largest logit, and of the largest entry of each gradient. In float32 a ReLU or a maximum may fall on
-# the other side where two float64 values are within rounding, which changes single entries.
+# Tolerances are relative to the largest logit and to the largest entry of each gradient. In float32, rounding may
+# decide a ReLU or a maximum the other way, which changes single entries.
 @pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-12), ("float32", 1e-4)])
 def test_logits_and_gradients(expected, dtype, tolerance):
     weights, images, logits, gradients = expected
     model = AlexNet(CLASSES, dropout=0.0, jit_compile=False, dtype=dtype)
     for name, values in weights.items():
         model.get_layer(name).set_weights(values)
-    # Behind fc8 a network's logits are float32.
+    # After fc8, logits are cast to float32.
     network = keras.Model(model.input, model.get_layer("fc8").output)
 
     @tf.function

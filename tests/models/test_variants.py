@@ -1,7 +1,7 @@
-"""The paper's experiments: each variant of the network against a second implementation and written-out arithmetic.
+"""Compares each variant of AlexNet with a second implementation and with parameter counts worked out by hand.
 
-Each is built at full size for its parameters and logits; and small, from its configuration, to take a step on one
-device and on two.
+Each is built at full size to count its parameters, and for images of 32 x 32 to compute logits and to take a training
+step on one device and on two.
 """
 
 import functools
@@ -25,7 +25,7 @@ from alexnet_tf.runs import builders
 
 DEVICES = ("/CPU:0", "/CPU:1")
 
-# Towers, inputs of a unit and units a tower, of each layer; every unit has a bias.
+# The number of towers, inputs per unit and units per tower of each layer. Every unit has a bias.
 TWO = {
     "conv1": (2, 11 * 11 * 3, 48),
     "conv2": (2, 5 * 5 * 48, 128),
@@ -46,7 +46,7 @@ ONE = {
     "fc7": (1, 4096, 4096),
     "fc8": (1, 4096, 1000),
 }
-# One tower alone: what reads both reads half as much, but for the wide last three layers.
+# One tower alone: layers that read both towers have half as many inputs, except for the wide last three.
 HALF = {
     "conv1": (1, 11 * 11 * 3, 48),
     "conv2": (1, 5 * 5 * 48, 128),
@@ -57,7 +57,7 @@ HALF = {
     "fc7": (1, 4096, 4096),
     "fc8": (1, 4096, 1000),
 }
-# Each tower reads its own maps alone; conv2 and fc6 are wider for that.
+# Each tower reads its own maps only; conv2 and fc6 are wider to compensate.
 FC8 = {
     "conv2": (2, 5 * 5 * 48, 160),
     "conv3": (2, 3 * 3 * 160, 192),
@@ -65,20 +65,20 @@ FC8 = {
     "fc7": (2, 4096, 2048),
 }
 CONV6 = (2, 3 * 3 * 256, 128)
-# What one tower sends to the other before layers 3, 6 and 7, for both directions and for their gradients.
-MEETINGS = (13 * 13 * 128, 6 * 6 * 128, 2048)
+# The number of values that one tower sends to the other before layers 3, 6 and 7, and of their gradients.
+EXCHANGES = (13 * 13 * 128, 6 * 6 * 128, 2048)
 
 
 class Case(NamedTuple):
-    """A variant, and what is to come of it at full size."""
+    """A variant, and its expected properties at full size."""
 
     recipe: str
     arguments: dict
-    # Changes to the layers of `TWO` (or all of others); None for one that is not there.
+    # Changes to the layers of `TWO`, or all layers; None for a removed layer.
     layers: dict = {}
-    # Values that a normalisation learns or keeps for each map, 2 or 4.
+    # The number of values that a normalization keeps for each map, 2 or 4.
     normalization: int = 0
-    parameters: int | None = None  # where a source or an article says it
+    parameters: int | None = None  # where the paper or the authors state it
     num_classes: int = 1000
 
 
@@ -97,13 +97,13 @@ CASES = {
     "group": Case("paper", {"normalization": "group"}, normalization=2),
     "layer, original": Case("original", {"normalization": "layer"}, normalization=2),
     "nonoverlapping": Case("original", {"pooling": "nonoverlapping"}),
-    # Without a layer, the next one reads what it would have read.
+    # The layer after a removed one takes over its input.
     "without conv3": Case("paper", {"removed_layer": "conv3"}, {"conv3": None, "conv4": (2, 3 * 3 * 256, 192)}),
     "without conv4": Case("original", {"removed_layer": "conv4"}, {"conv4": None}),
     "without conv5": Case("original", {"removed_layer": "conv5"}, {"conv5": None, "fc6": (2, 6 * 6 * 384, 2048)}),
     "sixth convolution": Case("original", {"sixth_convolution": True}, {"conv6": (2, 3 * 3 * 256, 128)}),
     "bottleneck": Case("paper", {"bottleneck": 2048}, {"bottleneck": (2, 4096, 1024), "fc8": (1, 2048, 1000)}),
-    # Of 2011's ImageNet, whose every label has a class.
+    # All classes of ImageNet in 2011.
     "six_conv_2011": Case(
         "original",
         {"sixth_convolution": True, "bottleneck": 2048},
@@ -143,15 +143,16 @@ CASES = {
         normalization=4,
     ),
 }
-# What tower b of the small network sends before layers 3, 6 and 7, and before fc8; tower a sends the first three, too.
-SMALL_MEETINGS = (7 * 7 * 32, 3 * 3 * 32, 256)
-SMALL_CROSSINGS = {
-    "tanh": (SMALL_MEETINGS, 256),
-    "batch, original": (SMALL_MEETINGS, 256),
-    "group": (SMALL_MEETINGS, 256),
-    "layer, original": (SMALL_MEETINGS, 256),
-    "sixth convolution": ((*SMALL_MEETINGS, 3 * 3 * 32), 256),
-    "bottleneck": ((*SMALL_MEETINGS, 256), 1024),
+# The values that tower b of a network for 32 x 32 sends before layers 3, 6 and 7. Tower a sends as many.
+SMALL_EXCHANGES = (7 * 7 * 32, 3 * 3 * 32, 256)
+# By variant, these numbers and how many values tower b sends before fc8.
+SMALL_TRANSFERS = {
+    "tanh": (SMALL_EXCHANGES, 256),
+    "batch, original": (SMALL_EXCHANGES, 256),
+    "group": (SMALL_EXCHANGES, 256),
+    "layer, original": (SMALL_EXCHANGES, 256),
+    "sixth convolution": ((*SMALL_EXCHANGES, 3 * 3 * 32), 256),
+    "bottleneck": ((*SMALL_EXCHANGES, 256), 1024),
     "fc8": ((), 256),
     "two towers, much": ((), 50),
 }
@@ -168,7 +169,7 @@ def units_of(case):
 
 
 def set_large_weights(model, activation="relu"):
-    """Gives a network large weights and returns them, as `reference_network` takes them."""
+    """Sets large weights, and returns them in the form that `reference_network` takes."""
     weighted = [layer for layer in model.layers if layer.get_weights()]
     shapes = {layer.name: tuple(layer.kernel.shape) for layer in weighted if hasattr(layer, "kernel")}
     weights = reference_network.large_weights(shapes, 1, activation)
@@ -187,7 +188,7 @@ def assert_logits_agree(received, weights, images, case):
 
 @pytest.fixture
 def freed():
-    """Networks refer to themselves: at full size they are not left to pile up."""
+    """Frees full-size networks, which refer to themselves, after each test."""
     yield
     gc.collect()
 
@@ -224,10 +225,9 @@ CROPS = np.random.default_rng(3).integers(0, 256, [2, 32, 32, 3], dtype=np.uint8
 
 
 class Small:
-    """A variant for images of 32 x 32, from its configuration: its logits, and what one step made of it.
+    """A variant for images of 32 x 32, built from its configuration: its logits, and the results of a training step.
 
-    The step is without momentum and decay and at rate 1: after it the velocities are the gradients with their sign
-    turned.
+    The step uses no momentum, no weight decay and a learning rate of 1, so velocities are negative gradients.
     """
 
     def __init__(self, name, devices=()):
@@ -271,14 +271,14 @@ class Small:
         self.changes = {path: self.after[path] - value for path, value in before.items()}
 
 
-# Networks of a few megabytes: kept for the tests that compare them.
+# Networks of a few megabytes, cached for the tests that compare them.
 small = functools.cache(Small)
 
 
-# "six_conv_2011" is two of the others at once.
+# "six_conv_2011" combines two of the others.
 @pytest.mark.parametrize("name", [name for name in CASES if name != "six_conv_2011"])
 def test_small(name):
-    """Logits; and a step reaches every variable."""
+    """Compares logits, and checks that a step updates every variable."""
     network = small(name)
     assert_logits_agree(network.logits, network.weights, network.images, network.case)
     assert 0 < network.loss < np.inf
@@ -286,10 +286,10 @@ def test_small(name):
         assert np.all(np.isfinite(change)) and np.any(change), path
 
 
-@pytest.mark.parametrize("name", SMALL_CROSSINGS)
-def test_two_devices_give_the_same(name):
+@pytest.mark.parametrize("name", SMALL_TRANSFERS)
+def test_two_devices_give_equal_results(name):
     one, two = small(name), small(name, DEVICES)
-    # As in test_placement: the same kernels on the same numbers, and the same draws of dropout.
+    # As in test_placement: the same kernels compute on the same numbers, and dropout uses the same random numbers.
     np.testing.assert_allclose(two.logits, one.logits, rtol=0, atol=1e-6 * np.max(np.abs(one.logits)))
     for received, expected in ((two.gradients, one.gradients), (two.after, one.after)):
         assert list(received) == list(expected)
@@ -298,14 +298,14 @@ def test_two_devices_give_the_same(name):
             np.testing.assert_allclose(received[path], value, rtol=0, atol=atol, err_msg=path)
 
 
-@pytest.mark.parametrize("name", SMALL_CROSSINGS)
-def test_activities_cross_where_the_towers_meet_and_nothing_else_does(name):
-    """What crosses has a gradient that crosses back."""
-    meetings, last = SMALL_CROSSINGS[name]
+@pytest.mark.parametrize("name", SMALL_TRANSFERS)
+def test_only_exchanged_activations_are_transferred(name):
+    """Every transferred activation has a gradient that is transferred back."""
+    exchanges, last = SMALL_TRANSFERS[name]
     found = small(name, DEVICES).report
-    crossed = [each for each in found.transfers if not each.is_input]
-    expected = [elements for elements in meetings for _ in range(4)] + [last] * 2
-    assert sorted(math.prod(each.shape) for each in crossed) == sorted(2 * each for each in expected)
+    transferred = [each for each in found.transfers if not each.is_input]
+    expected = [elements for elements in exchanges for _ in range(4)] + [last] * 2
+    assert sorted(math.prod(each.shape) for each in transferred) == sorted(2 * each for each in expected)
     assert {each.name for each in found.transfers if each.is_input} == {"preprocess/PartitionedCall", "learning_rates"}
     devices = {each.layer: each.device for each in found.operations if each.flops}
     assert devices == {layer: "CPU:1" if layer.endswith("_b") else "CPU:0" for layer in units_of(CASES[name])}
@@ -323,7 +323,7 @@ def test_towers_that_communicate_before_fc8_only_transfer_nothing_else():
 
 
 @pytest.mark.parametrize("devices", [(), DEVICES])
-def test_batch_normalization_keeps_averages_of_its_inputs(devices):
+def test_batch_normalization_updates_moving_averages(devices):
     network = small("batch, original", devices)
     images = reference_network.pad(CROPS.astype(np.float64) - 127.5, 2, 2)
     for tower in "ab":
@@ -337,8 +337,8 @@ def test_batch_normalization_keeps_averages_of_its_inputs(devices):
 
 
 @pytest.mark.parametrize("recipe, deviation", [("paper", 0.01), ("original", 0.03)])
-def test_new_layers_start_as_described(recipe, deviation):
-    """Conv6 as the other middle layers of the recipe, the bottleneck as a fully connected one; both towers apart."""
+def test_initial_weights_of_additional_layers(recipe, deviation):
+    """conv6 follows the recipe's middle layers, and the bottleneck its fully connected ones; towers differ."""
     model = AlexNet(2, recipe, sixth_convolution=True, bottleneck=1024, image_size=32, seed=1)
     for name, expected, start in (("conv6", deviation, 1), ("bottleneck", 0.01, 0)):
         kernels = []
@@ -360,7 +360,7 @@ NOT_DEFAULT = [
 
 
 @pytest.mark.parametrize("arguments", NOT_DEFAULT, ids=" ".join)
-def test_configuration_goes_there_and_back(arguments):
+def test_config_round_trip(arguments):
     model = AlexNet(5, "original", seed=7, image_size=32, **arguments)
     text = json.dumps(keras.saving.serialize_keras_object(model))
     copy = keras.saving.deserialize_keras_object(json.loads(text))
