@@ -191,7 +191,7 @@ def current_fields(values: dict) -> dict:
 
 def to_text(run_config: config.Config) -> str:
     """Returns a configuration as the text of a flagfile."""
-    lines = ["# A run's whole configuration: python tools/train.py --flagfile=THIS --workdir=DIR"]
+    lines = ["# The configuration of a run. To repeat it: alexnet-tf train --flagfile=THIS --workdir=DIR"]
     for field in dataclasses.fields(run_config):
         value = getattr(run_config, field.name)
         if value is not None:

@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     _, *arguments = argv or sys.argv
     name = arguments[0] if arguments else ""
     if name in HELP:
-        print(_overview())
+        program.print_help(_overview())
     elif name in PROGRAMS:
         PROGRAMS[name].main([f"alexnet-tf {name}", *arguments[1:]])
     else:

@@ -138,7 +138,7 @@ def parse(
         flagfiles.define_flags(flag_values)
     flags.DEFINE_boolean("traceback", False, "show the traceback of an error", flag_values=flag_values)
     if {"--help", "-h", "--helpshort", "--helpfull"} & set(argv[1:]):
-        print(_help(purpose, flag_values, [*own_flags, "traceback"], fields, arguments))
+        print_help(_help(purpose, flag_values, [*own_flags, "traceback"], fields, arguments))
         sys.exit(0)
     try:
         rest = flag_values([name, *flagfiles.expand(argv[1:], flag_values)])[1:]
@@ -153,6 +153,15 @@ def parse(
     if unused := [field for field in ALL_FIELDS if fields and field not in fields and flag_values[field].present]:
         print(f"{name}: no effect in this program: --{', --'.join(unused)}", file=sys.stderr)
     return Parsed(name, flag_values, rest)
+
+
+def print_help(text: str) -> None:
+    """Prints a text, of which a reader such as ``head`` may take only the beginning."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # So that Python does not report the error when it flushes again on exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def require(flag: flags.FlagHolder):

@@ -42,14 +42,13 @@ def _train(run_config):
     from alexnet_tf.runs import train
     from alexnet_tf.training import distribution
 
-    workdir = _WORKDIR.value
     profile_steps = program.integers(_PROFILE_STEPS, "10,20")
     stop = stopping.Stop()
     # While it waits for other workers, and again afterwards, because TensorFlow's start replaces the handler.
     signal.signal(signal.SIGTERM, stop.request)
     processes = distribution.start(run_config.distribute, _cluster(run_config), lambda line: print(line, flush=True))
     signal.signal(signal.SIGTERM, stop.request)
-    train.train(run_config, workdir, profile_steps, processes=processes, stop=stop)
+    train.train(run_config, _WORKDIR.value, profile_steps, processes=processes, stop=stop)
 
 
 def _cluster(run_config):

@@ -1,4 +1,4 @@
-"""Classification from the command line."""
+"""Tests of tools/predict.py from the command line."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def ends_with_one_line(done, status, message):
     return True
 
 
-def test_saved_model_names_what_it_sees_and_says_what_it_cannot_read(export_dir, tmp_path):
+def test_saved_model_classifies_images_and_reports_unreadable_files(export_dir, tmp_path):
     paths = stand_in.write_images(tmp_path, [stand_in.png(10, 20, 70), stand_in.BAD, stand_in.png(0, 200, 0)])
     done = run(f"--saved_model={export_dir}", "--batch_size=2", *paths, tmp_path / "none.png")
     assert ends_with_one_line(done, 1, f"2 of 4 images could not be classified, the first {paths[1]}: {stand_in.ERROR}")
@@ -51,7 +51,7 @@ def test_saved_model_names_what_it_sees_and_says_what_it_cannot_read(export_dir,
     assert lines[9] == "  Cannot read the file: No such file or directory"
 
 
-def test_server_answers_in_json_on_any_terminal(export_dir, tmp_path):
+def test_server_answers_in_json_on_an_ascii_terminal(export_dir, tmp_path):
     paths = stand_in.write_images(tmp_path, [stand_in.png(10, 70, 20), stand_in.BAD])
     with stub_server.serve(export_dir, model_name="flowers") as server:
         options = [f"--server=127.0.0.1:{server.port}", "--model_name=flowers", "--timeout=60", "--top=1", "--json"]
@@ -65,7 +65,7 @@ def test_server_answers_in_json_on_any_terminal(export_dir, tmp_path):
     ]
 
 
-def test_terminals_without_bars_get_the_names_all_the_same(export_dir, tmp_path):
+def test_ascii_terminals_get_names_without_bars(export_dir, tmp_path):
     (path,) = stand_in.write_images(tmp_path, [stand_in.png(10, 20, 70)])
     done = run(f"--saved_model={export_dir / '1'}", path, PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stderr) == (0, "")
@@ -86,13 +86,13 @@ def test_terminals_without_bars_get_the_names_all_the_same(export_dir, tmp_path)
         ),
     ],
 )
-def test_bad_usage_and_servers_get_one_line(arguments, status, message):
+def test_invalid_usage_and_servers_are_reported_in_one_line(arguments, status, message):
     done = run(*arguments)
     assert ends_with_one_line(done, status, message)
     assert not done.stdout
 
 
-def test_help_names_the_flags():
+def test_help_lists_the_flags():
     done = run("--help")
     assert done.returncode == 0 and not done.stderr
     for words in ("IMAGE...", "--saved_model", "--server", "--protocol", "--top", "--json", "--batch_size"):

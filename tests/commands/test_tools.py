@@ -1,4 +1,4 @@
-"""The programs, as a user starts them."""
+"""Tests of the programs from the command line."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def run(name, *arguments, **options):
 
 
 def small_net(folder, **changes):
-    """The arguments of eight steps of ten with a small network."""
+    """Returns the arguments of eight of ten steps with a small network."""
     own = {"batch_size": 2, "epochs": 0.8, "drop_epochs": (), "checkpoint_steps": 3, "image_size": 40}
     return small_runs.flags(small_runs.make_config(folder, **own | changes))
 
@@ -64,7 +64,7 @@ def test_help_lists_the_flags_that_a_program_uses(name, no_tensorflow):
         assert not of_configuration
 
 
-def test_flags_of_programs_are_not_flags_of_the_configuration():
+def test_programs_and_the_configuration_have_different_flags():
     for name, module in PROGRAMS.items():
         if name not in ("export", "predict", "profile_report", "data_service"):
             assert not set(module.FLAGS) & set(program.ALL_FIELDS), name
@@ -138,7 +138,7 @@ def test_every_program_has_a_tool():
         ),
     ],
 )
-def test_bad_input_gets_one_line(arguments, status, message):
+def test_invalid_input_is_reported_in_one_line(arguments, status, message):
     done = forks.run("train", *arguments)
     assert done.returncode == status
     assert message in done.stderr
@@ -158,7 +158,7 @@ def test_bad_input_gets_one_line(arguments, status, message):
         (16, 0, {"inter_op_threads": 4}, (0, 4)),
     ],
 )
-def test_threads_are_chosen_by_cores_and_flags(cores, gpus, flags, expected, monkeypatch):
+def test_threads_depend_on_cores_and_flags(cores, gpus, flags, expected, monkeypatch):
     monkeypatch.setattr(machine, "available_cores", lambda: cores)
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"] * gpus)
     assert program.threads(config.Config(**flags)) == expected
@@ -166,7 +166,7 @@ def test_threads_are_chosen_by_cores_and_flags(cores, gpus, flags, expected, mon
 
 @pytest.fixture
 def photographs(tmp_path):
-    """Ten photographs of each of two classes for training, two for validation."""
+    """Ten training and two validation images of each of two classes."""
     generator = np.random.default_rng(0)
     for split, count in (("train", 10), ("val", 2)):
         for name in ("one", "other"):
@@ -182,7 +182,7 @@ def steps_reported(workdir):
     return len(small_runs.lines(workdir, "train"))
 
 
-def test_a_killed_run_resumes_and_ends_with_the_same_bits(photographs, tmp_path):
+def test_killed_run_resumes_with_identical_bits(photographs, tmp_path):
     arguments = small_net(photographs)
     whole = forks.run("train", f"--workdir={tmp_path / 'whole'}", *arguments)
     assert whole.returncode == 0, whole.stderr
@@ -196,7 +196,7 @@ def test_a_killed_run_resumes_and_ends_with_the_same_bits(photographs, tmp_path)
     killed.wait()
     assert not (workdir / "checkpoints" / "ckpt-8.index").exists()
 
-    # As a user starts it.
+    # In a process of its own, as a user starts it.
     resumed = run("train", f"--workdir={workdir}", *arguments)
     assert resumed.returncode == 0 and not resumed.stderr, resumed.stderr
     assert "resumed from" in resumed.stdout
@@ -204,14 +204,14 @@ def test_a_killed_run_resumes_and_ends_with_the_same_bits(photographs, tmp_path)
     records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == list(range(1, 9))
 
-    # The terminal's last lines lead to what the run left.
+    # The last lines of the output say where the results are.
     assert str(workdir / "report.html") in resumed.stdout
     evaluated = run("evaluate", f"--workdir={workdir}")
     assert evaluated.returncode == 0, evaluated.stderr
     assert "validation: 4 images, each evaluated once" in evaluated.stdout
 
 
-def test_a_loss_that_is_no_number_ends_the_run_in_one_line(photographs, tmp_path):
+def test_nonfinite_loss_is_reported_in_one_line(photographs, tmp_path):
     done = forks.run(
         "train",
         f"--workdir={tmp_path / 'run'}",
@@ -222,7 +222,7 @@ def test_a_loss_that_is_no_number_ends_the_run_in_one_line(photographs, tmp_path
     assert line.startswith("train.py: Expected a finite loss. Received: ") and "at step " in line
 
 
-def test_prepared_data_train_and_a_flipped_bit_is_named(photographs, tmp_path):
+def test_prepared_data_can_be_trained_on_and_a_flipped_bit_is_reported(photographs, tmp_path):
     (photographs / "train" / "one" / "text.jpg").write_text("no photograph")
     data_dir = tmp_path / "prepared"
     done = forks.run("prepare", f"--source=folder:{photographs}", f"--data_dir={data_dir}", "--shard_examples=12")
@@ -255,7 +255,7 @@ def test_prepared_data_train_and_a_flipped_bit_is_named(photographs, tmp_path):
         assert str(shard) in line and "wrong checksum at train/" in line
 
 
-def test_placement_prints_the_account(tmp_path):
+def test_placement_prints_the_report(tmp_path):
     done = forks.run("placement", "--devices=/CPU:0,/CPU:1", "--batch_size=4", f"--json={tmp_path / 'account.json'}")
     assert done.returncode == 0, done.stderr
     assert "50.0" in done.stdout
@@ -264,7 +264,7 @@ def test_placement_prints_the_account(tmp_path):
 
 @pytest.fixture
 def pictures(tmp_path):
-    """Pictures of 32 x 32 of two classes, one bright: 20 for training and 4 for testing."""
+    """Images of 32 x 32 pixels of two classes, one of them bright: 20 for training and 4 for testing."""
     generator = np.random.default_rng(0)
     for split, count in (("train", 10), ("test", 2)):
         for brightness, name in enumerate(("dark", "bright")):
@@ -278,11 +278,11 @@ def pictures(tmp_path):
 
 @pytest.fixture
 def experiment(tmp_path, pictures):
-    """The beginning of a command line of tools/experiments.py with an experiment of its own."""
+    """The first arguments of tools/experiments.py, with a flagfile of a small experiment."""
     path = tmp_path / "pictures.flags"
     path.write_text(
         "# Claim: a small net learns.\n# Command: python tools/train.py --flagfile=FILE --source=folder:DIR\n"
-        "# Expected: none (made up)\n# Band: none\n# Data: pictures\n# Cost: two steps.\n"
+        "# Expected: none (synthetic)\n# Band: none\n# Data: pictures\n# Cost: two steps.\n"
         "--flagfile=flags/cifar10_26.flags\n--batch_size=10\n--epochs=1\n--drop_epochs=\n--report_steps=1\n"
     )
     places = [f"--workdir={tmp_path / 'runs'}", f"--results={tmp_path / 'results'}", f"--source=folder:{pictures}"]
@@ -291,14 +291,14 @@ def experiment(tmp_path, pictures):
 
 @pytest.fixture
 def no_tensorflow(tmp_path):
-    """The environment of a process that cannot load TensorFlow."""
+    """The environment of a process that cannot import TensorFlow."""
     directory = tmp_path / "modules"
     directory.mkdir()
     (directory / "tensorflow.py").write_text("raise RuntimeError('TensorFlow was loaded')")
     return {**os.environ, "PYTHONPATH": f"{directory}{os.pathsep}{ROOT}"}
 
 
-def test_experiments_run_once_and_end_in_a_table(experiment, no_tensorflow, tmp_path):
+def test_experiments_run_once_and_produce_a_table(experiment, no_tensorflow, tmp_path):
     done = run("experiments", *experiment, "--seeds=0,1", f"--table={tmp_path / 'table.md'}")
     assert done.returncode == 0, done.stderr
     table = (tmp_path / "table.md").read_text()
@@ -310,7 +310,7 @@ def test_experiments_run_once_and_end_in_a_table(experiment, no_tensorflow, tmp_
     assert figures["evaluation"]["test"].pop("confusions") is not None
     assert results[1]["errors"] == figures["evaluation"]
 
-    # Neither listing nor collecting loads TensorFlow.
+    # Neither listing nor collecting imports TensorFlow.
     (tmp_path / "results" / "pictures-0.json").unlink()
     said = run("experiments", *experiment, "--seeds=0,1,2", "--list", env=no_tensorflow)
     assert said.stdout.splitlines() == [
@@ -325,7 +325,7 @@ def test_experiments_run_once_and_end_in_a_table(experiment, no_tensorflow, tmp_
         "experiments", *experiment, "--seeds=0,1,2", "--harvest", "--index=1", "--count=2", env=no_tensorflow
     )
     assert collected.returncode == 0 and "done (2 of 3 seeds)" in collected.stdout, collected.stderr
-    # Here training would, and says so.
+    # Training does, and reports the error.
     failed = run("experiments", *experiment, "--seeds=1,2", env=no_tensorflow)
     assert failed.returncode == 1
     assert "seed 2 failed: RuntimeError: TensorFlow was loaded" in failed.stdout
@@ -333,7 +333,7 @@ def test_experiments_run_once_and_end_in_a_table(experiment, no_tensorflow, tmp_
     assert last == "experiments.py: Expected all 2 runs to finish. Received: 1 failed"
 
 
-def test_an_experiment_that_is_killed_goes_on(experiment, tmp_path):
+def test_killed_experiment_resumes(experiment, tmp_path):
     arguments = [*experiment, "--epochs=60", "--checkpoint_steps=5"]
     workdir = tmp_path / "runs" / "pictures-0"
 
@@ -351,7 +351,7 @@ def test_an_experiment_that_is_killed_goes_on(experiment, tmp_path):
             time.sleep(0.02)
         return begun
 
-    # Who asks this process alone to stop means what it runs, too.
+    # A signal to this process alone stops the run as well.
     asked = begin(10)
     asked.send_signal(signal.SIGTERM)
     said = asked.communicate(timeout=120)[1].splitlines()
@@ -359,7 +359,7 @@ def test_an_experiment_that_is_killed_goes_on(experiment, tmp_path):
     assert re.match(r"alexnet-tf train: stopped\b.*; the same command resumes", said[-2])
     assert said[-1] == "experiments.py: stopped; the same command resumes"
     stood = steps_reported(workdir)
-    # As a machine that goes down: with all that it runs.
+    # Kills the process group, as when a machine goes down.
     killed = begin(stood + 10)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.communicate(timeout=60)
@@ -397,7 +397,7 @@ def test_an_experiment_that_is_killed_goes_on(experiment, tmp_path):
         (["--results=README.md"], 1, "Expected --results to be writable. Received: README.md"),
     ],
 )
-def test_bad_input_to_experiments_gets_one_line(experiment, arguments, status, message, tmp_path):
+def test_invalid_input_to_experiments_is_reported_in_one_line(experiment, arguments, status, message, tmp_path):
     done = forks.run("experiments", *experiment, *arguments)
     assert done.returncode == status
     assert message in done.stderr
