@@ -16,7 +16,6 @@ A run that ends early, for whatever reason, resumes with the same command from i
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
@@ -40,6 +39,7 @@ from alexnet_tf.runs import dataset
 from alexnet_tf.runs import report
 from alexnet_tf.runs import split_results
 from alexnet_tf.runs import tensorboard
+from alexnet_tf.runs import validation
 from alexnet_tf.training import actions
 from alexnet_tf.training import checkpoints
 from alexnet_tf.training import distribution
@@ -308,7 +308,7 @@ def _profile(run, requested, latest, terminal):
 
 def _actions(run, terminal, latest, stop):
     """The actions of this process: all of them for the chief, only the evaluation after each epoch for the others."""
-    epoch_end = _EpochEnd(_validation(run, stop), run.schedule)
+    epoch_end = validation.EpochEnd(_validate(run, stop), run.schedule)
     if not run.processes.is_chief:
         return [epoch_end]
     writer = metrics.Writer(os.path.join(run.workdir, "metrics.jsonl"), run.first_step)
@@ -319,13 +319,13 @@ def _actions(run, terminal, latest, stop):
         writer.write(kind="warning", step=progress.step, epoch=progress.epoch, text=text)
 
     flat = actions.FlatLoss(len(run.data.source.class_names), warn)
-    epoch_end.log = _epoch_log(run.monitored, terminal, writer, summaries)
+    epoch_end.log = validation.epoch_log(run.monitored, terminal, writer, summaries)
     epoch = run.first_step / run.steps_per_epoch
     details = tensorboard.details(summaries, run.trainer, latest, run.config, epoch)
     return [terminal, writer, summaries, flat, epoch_end, details, run.checkpoints]
 
 
-def _validation(run, stop):
+def _validate(run, stop):
     """Returns the function that evaluates the monitored split with the center crop."""
     center_view = lambda images: augmentation.central_view(
         images, run.data.statistics.mean_image, size=run.config.crop_size, scale=run.config.input_scale
@@ -342,56 +342,6 @@ def _validation(run, stop):
         return results[_CENTER_CROP]
 
     return validate
-
-
-class _EpochEnd:
-    """Evaluates the monitored split after each epoch and updates the schedule.
-
-    Args:
-      validate: returns `errors.Errors`.
-      schedule: the learning rate schedule.
-    """
-
-    def __init__(self, validate: Callable[[], errors.Errors], schedule: schedules.Schedule):
-        self._validate = validate
-        self._schedule = schedule
-        self._reports = []
-        # Called with the reports of the epoch, the errors and whether the learning rate drops.
-        self.log = lambda reports, result, dropped: None
-
-    def __call__(self, progress):
-        self._reports.append(progress)
-        if progress.epoch_ended:
-            result = self._validate()
-            self.log(self._reports, result, self._schedule.epoch_ended(result.top1_error))
-            self._reports = []
-
-
-def _epoch_log(monitored, terminal, writer, summaries):
-    """Returns the function that logs an epoch to the terminal, ``metrics.jsonl`` and TensorBoard."""
-
-    def log(reports, result, dropped):
-        progress = reports[-1]
-        examples = np.array([report.examples for report in reports])
-        train_loss = np.average([report.train_loss for report in reports], weights=examples)
-        train_error = np.average([report.train_error for report in reports], weights=examples)
-        speed = examples.sum() / sum(n / r.images_per_second for n, r in zip(examples, reports))
-        writer.write(kind="validation", step=progress.step, epoch=progress.epoch, **result.to_dict())
-        summaries.scalars(
-            progress.step,
-            validation_loss=result.loss,
-            validation_top1_error=result.top1_error,
-            **({} if result.top5_error is None else {"validation_top5_error": result.top5_error}),
-        )
-        top5 = "" if result.top5_error is None else f" top-5 {100 * result.top5_error:.2f} %"
-        terminal.print(
-            f"epoch {round(progress.epoch)}: train loss {train_loss:.4f} error {100 * train_error:.2f} %, "
-            f"{monitored} loss {result.loss:.4f} error {100 * result.top1_error:.2f} %{top5}, "
-            f"learning rate {progress.learning_rate:.3g}, {speed:.1f} images/s"
-            + ("; the learning rate drops" if dropped else "")
-        )
-
-    return log
 
 
 def _finish(run):

@@ -37,8 +37,9 @@ CONFIG = config.Config(
     input_scale=0.02,
     validation_fraction=0.2,
     batch_size=10,
+    normalization="none",
 ).resolved()
-SMALL = dataclasses.replace(CONFIG, network="cifar10_18", normalization="none")
+SMALL = dataclasses.replace(CONFIG, network="cifar10_18")
 needs_matplotlib = pytest.mark.skipif(
     not importlib.util.find_spec("matplotlib"), reason="needs matplotlib: pip install -e '.[figures]'"
 )

@@ -1,0 +1,70 @@
+"""Evaluates the monitored split after each epoch of training, updates the schedule and logs the epoch."""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+
+import numpy as np
+
+from alexnet_tf.evaluation import errors
+from alexnet_tf.training import actions
+from alexnet_tf.training import loop
+from alexnet_tf.training import metrics
+from alexnet_tf.training import schedules
+from alexnet_tf.training import tensorboard
+
+# Called with the reports of the epoch, the errors and whether the learning rate drops.
+EpochLog = Callable[[Sequence[loop.Progress], errors.Errors, bool], None]
+
+
+class EpochEnd:
+    """Evaluates the monitored split after each epoch and updates the schedule.
+
+    Args:
+      validate: returns `errors.Errors`.
+      schedule: the learning rate schedule.
+
+    Attributes:
+      log: `EpochLog`; the chief sets it.
+    """
+
+    def __init__(self, validate: Callable[[], errors.Errors], schedule: schedules.Schedule):
+        self._validate = validate
+        self._schedule = schedule
+        self._reports = []
+        self.log: EpochLog = lambda reports, result, dropped: None
+
+    def __call__(self, progress):
+        self._reports.append(progress)
+        if progress.epoch_ended:
+            result = self._validate()
+            self.log(self._reports, result, self._schedule.epoch_ended(result.top1_error))
+            self._reports = []
+
+
+def epoch_log(
+    monitored: str, terminal: actions.Terminal, writer: metrics.Writer, summaries: tensorboard.Summaries
+) -> EpochLog:
+    """Returns the function that logs an epoch to the terminal, ``metrics.jsonl`` and TensorBoard."""
+
+    def log(reports, result, dropped):
+        progress = reports[-1]
+        examples = np.array([report.examples for report in reports])
+        train_loss = np.average([report.train_loss for report in reports], weights=examples)
+        train_error = np.average([report.train_error for report in reports], weights=examples)
+        speed = examples.sum() / sum(n / r.images_per_second for n, r in zip(examples, reports))
+        writer.write(kind="validation", step=progress.step, epoch=progress.epoch, **result.to_dict())
+        summaries.scalars(
+            progress.step,
+            validation_loss=result.loss,
+            validation_top1_error=result.top1_error,
+            **({} if result.top5_error is None else {"validation_top5_error": result.top5_error}),
+        )
+        top5 = "" if result.top5_error is None else f" top-5 {100 * result.top5_error:.2f} %"
+        terminal.print(
+            f"epoch {round(progress.epoch)}: train loss {train_loss:.4f} error {100 * train_error:.2f} %, "
+            f"{monitored} loss {result.loss:.4f} error {100 * result.top1_error:.2f} %{top5}, "
+            f"learning rate {progress.learning_rate:.3g}, {speed:.1f} images/s"
+            + ("; the learning rate drops" if dropped else "")
+        )
+
+    return log
