@@ -77,6 +77,12 @@ def test_help_takes_less_than_a_second_of_computing():
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
 
 
+def test_help_may_be_read_in_part():
+    pipeline = f'"{sys.executable}" "{ROOT}/tools/train.py" --help | true'
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", pipeline], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_flags_without_effect_are_named():
     done = forks.run("evaluate", "--batch_size=4", "--nodeterministic", "--epochs=3", "--workdir=/nowhere")
     assert done.returncode == 1
