@@ -61,7 +61,7 @@ def headings(document):
 
 def is_placeholder(path):
     """Whether a path has a part such as NAME-SEED or ROOM that stands for others."""
-    return bool(re.search(r"(?<![A-Za-z])[A-Z]{2,}(?![A-Za-z]*\.md)", path)) and "README" not in path
+    return bool(re.search(r"(?<![A-Za-z])[A-Z]{2,}(?![A-Za-z]*\.md)", path))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
@@ -83,10 +83,9 @@ def test_paths_exist(document):
             assert list(ROOT.glob(path.rstrip("/"))), f"{document.name} names {path}"
 
 
-@pytest.mark.parametrize("name", ["flags", "layers"])
-def test_placeholders_are_recognized(name):
+def test_placeholders_are_recognized():
     assert is_placeholder("results/NAME-SEED.json") and is_placeholder("tests/ROOM/test_MODULE.py")
-    assert not is_placeholder(f"alexnet_tf/{name}.py") and not is_placeholder("docs/README.md")
+    assert not is_placeholder("alexnet_tf/flagfiles.py") and not is_placeholder("docs/README.md")
 
 
 def test_experiments_without_a_folder_in_the_documents_exist():
@@ -112,6 +111,14 @@ def test_commands_name_existing_tools_and_flags(command):
         if flag in ("flagfile", "flagfiles"):
             for path in value.split(","):
                 assert is_placeholder(path) or list(ROOT.glob(path)) or list(ROOT.glob(f"flags/{path}.flags")), path
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
+def test_extras_exist(document):
+    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+    for extras in re.findall(r"pip install .*'\.\[([\w,]+)\]'", document.read_text(encoding="utf-8")):
+        for extra in extras.split(","):
+            assert f'"{extra}": [' in setup, f"{document.name} installs the extra {extra}"
 
 
 def test_flags_in_the_text_exist():
