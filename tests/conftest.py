@@ -36,6 +36,7 @@ LONGEST = (
     "benchmarks/test_rows.py",
     "export/test_saved_model.py",
     "data/test_service.py",
+    "test_documents.py",
 )
 
 
