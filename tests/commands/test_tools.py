@@ -342,6 +342,18 @@ def test_experiments_run_once_and_produce_a_table(experiment, no_tensorflow, tmp
     assert last == "experiments.py: Expected all 2 runs to finish. Received: 1 failed"
 
 
+def wait_for_end_of_group(group, timeout=60):
+    """Waits until no process of a killed group is left: the last one still holds the lock of its run."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.02)
+    raise TimeoutError(f"Processes of the group {group} are left after {timeout} s")
+
+
 def test_killed_experiment_resumes(experiment, tmp_path):
     arguments = [*experiment, "--epochs=60", "--checkpoint_steps=5"]
     workdir = tmp_path / "runs" / "pictures-0"
@@ -372,6 +384,7 @@ def test_killed_experiment_resumes(experiment, tmp_path):
     killed = begin(stood + 10)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.communicate(timeout=60)
+    wait_for_end_of_group(killed.pid)
     assert stood + 10 <= steps_reported(workdir) < 120 and not (workdir / "train.json").exists()
     assert run("experiments", *arguments, "--list").stdout == "pictures seed 0: started\n"
     done = run("experiments", *arguments)

@@ -310,4 +310,4 @@ def test_the_program_writes_table_json_and_figure(run, folder, tmp_path):
     assert neighbours.table(answers) in done.stdout
     assert tf.io.decode_png((tmp_path / "a.png").read_bytes()).shape[2] == 4
     done = forks.run(*command, "--query=first", directory=tmp_path)
-    assert done.returncode == 2 and "Expected numbers with commas between" in done.stderr
+    assert done.returncode == 2 and "Expected --query such as 0,5,17. Received: first" in done.stderr

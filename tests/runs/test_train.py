@@ -324,7 +324,7 @@ def test_a_run_is_initialized_from_another_only_once(without_report, small_folde
     os.rename(before, f"{before}.away")
     train.train(dataclasses.replace(learning, epochs=2.0), str(tmp_path / "twice"))
     said = capsys.readouterr().out
-    assert "resumed from" in said and "initialized" not in said
+    assert "resumed from" in said and "initialized all layers" not in said
 
 
 def test_without_test_and_validation_sets_training_is_rejected(small_folder, tmp_path):
