@@ -52,7 +52,8 @@ def _option(section, default, text, source, *, kind=None, choices=None, low=None
 class Config:
     """The hyperparameters of a run, which ``alexnet-tf train --help`` lists.
 
-    It is immutable. A value of None stands for that of the recipe, which `resolved` fills in.
+    It is immutable. A value of None stands for the recipe's entry in `RECIPE_DEFAULTS`, if there is one; `resolved`
+    fills it in.
 
     Raises:
       ValueError: if a value has the wrong type, is out of range or contradicts another one.
@@ -83,7 +84,7 @@ class Config:
     towers: str = _option(
         "network",
         "two",
-        "two towers; one tower as wide as both; half: a single tower, with conv5 and dense layers as wide as both",
+        "two: two towers; one: a tower as wide as both; half: a single tower, with conv5, fc6 and fc7 as wide as both",
         "paper 3.5; original #145, #145-half",
         choices=("two", "one", "half"),
     )
@@ -104,7 +105,7 @@ class Config:
     normalization: str = _option(
         "network",
         "response",
-        "local response normalization; first: after layer 1 only; none; or a later method in the same places",
+        "response: after layers 1 and 2; first: after layer 1 only; none; or a later method in the same places",
         "paper 3.3; original #167: first, #148: none",
         choices=("response", "first", "none", "batch", "group", "layer"),
     )
@@ -118,7 +119,7 @@ class Config:
     removed_layer: str = _option(
         "network",
         "none",
-        "convolutional layer to remove; the next layer takes over its input",
+        "convolutional layer to remove; the next layer receives its input",
         "paper 7",
         choices=("none", "conv3", "conv4", "conv5"),
     )
@@ -147,7 +148,7 @@ class Config:
     initialization: str = _option(
         "network",
         "recipe",
-        "initial weights: those of the recipe, or N(0, 2 / inputs) with zero biases",
+        "recipe: the recipe's initial weights; he: N(0, 2 / inputs) with zero biases",
         "paper 5; he: He et al. 2015",
         choices=("recipe", "he"),
     )
@@ -163,13 +164,13 @@ class Config:
     initialize_from: str = _option(
         "network",
         "",
-        "work directory of a run whose weights to start from, except for new_layers",
+        "work directory of a run to initialize the weights from, except for new_layers",
         "paper 6; original #146",
     )
     new_layers: tuple = _option(
         "network",
         ("fc8",),
-        "layers to initialize anew with initialize_from, such as fc6,fc7,fc8",
+        "layers to reinitialize when using initialize_from, such as fc6,fc7,fc8",
         "original #146",
         kind=tuple,
     )
@@ -215,7 +216,7 @@ class Config:
     cache: str = _option(
         "data",
         "auto",
-        "cache decoded images in memory, 196,608 bytes each at 256 x 256; auto: if half of what is free suffices",
+        "cache decoded images in memory, 196,608 bytes each at 256 x 256; auto: if they fit in half of the free memory",
         "ours",
         choices=("auto", "memory", "none"),
         may_change=True,
@@ -232,7 +233,7 @@ class Config:
     crops: str = _option(
         "augmentation",
         "random",
-        "position of training crops: random, one of 33 x 33 for 224 of 256 pixels; or the center",
+        "position of training crops: random (33 x 33 positions for 224-pixel crops of 256-pixel images) or center",
         "paper 4.1; original #145",
         choices=("random", "center"),
     )
@@ -254,7 +255,7 @@ class Config:
     color_noise_epochs: float = _option(
         "augmentation",
         0.0,
-        "epochs after which color noise is turned off; 0: never",
+        "epoch after which color noise is turned off; 0: never",
         "original #145: 67",
         low=0,
         high=100000,
@@ -262,7 +263,7 @@ class Config:
     images_per_draw: int | None = _option(
         "augmentation",
         None,
-        "number of consecutive images that share one draw of crop and flip",
+        "number of consecutive images that share the same random crop and flip",
         "paper 4.1: 1; original #145: 32",
         kind=int,
         low=1,
@@ -279,7 +280,7 @@ class Config:
     input_divisor: float | None = _option(
         "augmentation",
         None,
-        "divisor of mean-subtracted images, in training only",
+        "value that mean-subtracted images are divided by, in training only",
         "original #145: 1.1",
         kind=float,
         low=0.01,
@@ -288,7 +289,7 @@ class Config:
     input_scale: float = _option(
         "augmentation",
         1.0,
-        "factor of mean-subtracted images, in training and evaluation",
+        "value that mean-subtracted images are multiplied by, in training and evaluation",
         "ours; paper: gray levels unscaled",
         low=0.0001,
         high=1000,
@@ -303,7 +304,7 @@ class Config:
     reshuffle: bool | None = _option(
         "training",
         None,
-        "shuffle the images anew in every epoch",
+        "reshuffle the images every epoch",
         "paper: not stated; original #145: no",
         kind=bool,
     )
@@ -318,7 +319,7 @@ class Config:
     base_batch_size: int = _option(
         "training",
         128,
-        "batch size for which learning_rate is given, with learning_rate_scaling",
+        "batch size that learning_rate was tuned for, with learning_rate_scaling",
         "paper 5: 128",
         low=1,
         high=65536,
@@ -346,7 +347,7 @@ class Config:
     dense_weight_decay: float | None = _option(
         "training",
         None,
-        "weight decay of the weights of fully connected layers, if different",
+        "weight decay of the weights of fully connected layers; defaults to weight_decay",
         "original: example-layers, 0.03 to 3",
         kind=float,
         low=0,
@@ -355,7 +356,7 @@ class Config:
     conv1_slow_epoch: float = _option(
         "training",
         0.0,
-        "epochs after which the learning rate of conv1's weights is a tenth of the others'; 0: never",
+        "epoch after which the learning rate of conv1's weights is a tenth of the others'; 0: never",
         "original #145: 67",
         low=0,
         high=100000,
@@ -363,7 +364,7 @@ class Config:
     conv1_frozen_epoch: float = _option(
         "training",
         0.0,
-        "epochs after which conv1 is frozen; 0: never",
+        "epoch after which conv1 is frozen; 0: never",
         "original #145: 72",
         low=0,
         high=100000,
@@ -379,7 +380,7 @@ class Config:
     new_layers_rate_epochs: float = _option(
         "training",
         0.0,
-        "epochs after which new layers have the learning rate of the others; 0: never",
+        "epoch after which new layers have the learning rate of the others; 0: never",
         "original #146: 6",
         low=0,
         high=100000,
@@ -392,7 +393,7 @@ class Config:
         choices=("plateau", "epochs", "exponential_steps", "linear"),
     )
     drop_factor: float = _option(
-        "training", 0.1, "factor of the learning rate at a drop", "paper 5", low=0.0001, high=0.9999
+        "training", 0.1, "factor applied to the learning rate at each drop", "paper 5", low=0.0001, high=0.9999
     )
     drop_epochs: tuple = _option(
         "training",
@@ -412,7 +413,7 @@ class Config:
     rate_steps: int = _option(
         "training",
         4,
-        "number of rates with schedule=exponential_steps, in equal parts of the run and with a constant ratio",
+        "number of learning rates with schedule=exponential_steps, for equal parts of the run, with a constant ratio",
         "original #170",
         low=2,
         high=1000,
@@ -425,8 +426,8 @@ class Config:
         low=1,
         high=1000000,
     )
-    bias_rate_steps: int = _option("training", 2, "rate_steps of biases", "original #170", low=2, high=1000)
-    bias_rate_span: float = _option("training", 10.0, "rate_span of biases", "original #170", low=1, high=1000000)
+    bias_rate_steps: int = _option("training", 2, "rate_steps for biases", "original #170", low=2, high=1000)
+    bias_rate_span: float = _option("training", 10.0, "rate_span for biases", "original #170", low=1, high=1000000)
     max_drops: int = _option("training", 3, "maximum number of drops with schedule=plateau", "paper 5", low=0, high=100)
     max_bias_drops: int | None = _option(
         "training",
@@ -441,7 +442,7 @@ class Config:
     distribute: str = _option(
         "distribution",
         "none",
-        "share each batch among replicas: none, one per GPU of this process, or one per process",
+        "share each batch among replicas: none; mirrored: one per GPU of this process; multiworker: across processes",
         "ours",
         choices=("none", "mirrored", "multiworker"),
         may_change=True,
@@ -575,7 +576,7 @@ class Config:
                 )
 
     def resolved(self) -> "Config":
-        """Returns this configuration with every None replaced by the recipe's value."""
+        """Returns this configuration with every None that has an entry in `RECIPE_DEFAULTS` replaced by it."""
         changes = {name: value for name, value in RECIPE_DEFAULTS[self.recipe].items() if getattr(self, name) is None}
         return dataclasses.replace(self, **changes)
 

@@ -253,7 +253,9 @@ def columns(rows: Iterable[str | tuple[str, ...]], width: int = 100) -> list[str
         if isinstance(row, str):
             lines.append(row)
             continue
-        cells = [*(cell.split("\n") for cell in row[:-1]), textwrap.wrap(row[-1], width - 2 - sum(widths))]
+        # Not at hyphens, which flags and names have.
+        text = textwrap.wrap(row[-1], width - 2 - sum(widths), break_on_hyphens=False)
+        cells = [*(cell.split("\n") for cell in row[:-1]), text]
         for parts in itertools.zip_longest(*cells, fillvalue=""):
             aligned = [f"{part:<{size}}" for part, size in zip(parts, (*widths, 0))]
             lines.append(f"  {''.join(aligned)}".rstrip())

@@ -21,7 +21,7 @@ _COLOR_REACH = 2
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Examples:
-    """Labelled images that are read by index.
+    """Labeled images that are read by index.
 
     `fetch(indices, offsets, size)` takes int64 ``[images]`` and int32 ``[images, 2]`` and returns an array with one
     entry of `fetched_dtype` per image. `decode(entry, offset, size)` consists of TensorFlow operations. It turns an

@@ -382,8 +382,8 @@ class AlexNet(keras.Model):
         takes over its input; without conv5, fc6 has 6 x 6 x 384 inputs.
       sixth_convolution: bool, whether to add a layer of 128 kernels of 3 x 3 per tower before fc6, over the pooled maps
         of both towers (original #146).
-      bottleneck: even int, the number of units of a linear layer before fc8, half in each tower, for very many classes
-        (original #146: 2048); 0 for no such layer.
+      bottleneck: even int, the number of units of a linear layer before fc8, half in each tower, for a very
+        large number of classes (original #146: 2048); 0 for no such layer.
       image_size: 224; or 32 for a smaller network of the same layers, to test the paper's claims on small images. It is
         ours: 16, 32, 48, 48 and 32 kernels and 256 units per tower (48 in conv2 and 512 in fc6 with
         ``communication="fc8"``), and 5 x 5 kernels with stride 1 in conv1.

@@ -42,7 +42,7 @@ def evaluate(
       search_seed: seed of the choice of these images.
 
     Returns:
-      The figures that it writes: to ``evaluation.json`` in the work directory, or for several runs to
+      The results, which it also writes to ``evaluation.json`` in the work directory, or for several runs to
       ``ensemble.json`` in the first.
 
     Raises:

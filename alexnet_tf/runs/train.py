@@ -1,6 +1,6 @@
 """Trains a run in its work directory.
 
-The order of a run, in which nothing is written before everything was checked:
+The order of a run, in which nothing but the lock is written until everything has been checked:
 
 1. The configuration is compared with the one in the work directory, and the processes of the run find each other.
 2. The chief locks the work directory.
@@ -10,7 +10,7 @@ The order of a run, in which nothing is written before everything was checked:
 6. Training runs step by step. After each epoch the monitored split is evaluated, which may lower the learning rate.
 7. The chief saves the last checkpoint, evaluates all held-out splits and writes ``train.json`` and the report.
 
-A run that ends early, for whatever reason, resumes with the same command from its newest checkpoint.
+To resume a run that ended early from its newest checkpoint, repeat the command.
 """
 
 import contextlib
@@ -86,11 +86,11 @@ def train(
       run_config: the configuration.
       workdir: the run's directory, created if it does not exist. Several processes share it; only the chief writes.
       profile_steps: the first and the last step to profile, counted from 1 at the start of the run; empty for none.
-      processes: from `distribution.start`, if it had to be called before; None calls it for one process.
-      stop: requests a stop; None if nothing will.
+      processes: from `distribution.start`, if the caller has called it; None calls it with `run_config.distribute`.
+      stop: receives stop requests; None if there are none.
 
     Returns:
-      The figures that it writes to ``train.json`` in the work directory; None in all processes but the chief.
+      The results, as written to ``train.json`` in the work directory; None in all processes but the chief.
 
     Raises:
       ValueError: for an invalid configuration, data set, work directory or `profile_steps`, or a loss that is not
@@ -120,7 +120,7 @@ def train(
 
 
 def _open(run_config, workdir, processes, locks):
-    """Opens data and network, restores the newest checkpoint and claims the work directory.
+    """Opens the data set, builds the network, restores the newest checkpoint and claims the work directory.
 
     Args:
       run_config, workdir: of the run.
@@ -136,7 +136,7 @@ def _open(run_config, workdir, processes, locks):
         raise ValueError(f"Expected workdir to be a directory. Received: the file {workdir}")
     if processes.is_chief and exists:
         _lock(workdir, locks)
-    # Raise before the images are read, which may take long.
+    # Raise before the images are read, which can take a long time.
     builders.tower_devices(run_config)
     builders.check_initialization(run_config, workdir)
     data, monitored = _open_data(run_config, workdir, console)
@@ -334,7 +334,7 @@ def _validate(run, stop):
 
     def validate():
         # A single process does not wait for the end of an evaluation: it loses only the steps since the last
-        # checkpoint. One of several processes would be lost to the others.
+        # checkpoint. With several processes, the others would treat this one as lost.
         with stop.deferred(run.processes.worker[1] > 1):
             results = split_results.evaluate_distributed(
                 probabilities, run.data, run.monitored, {_CENTER_CROP: [0]}, run.processes

@@ -1,4 +1,7 @@
-"""The training loop around the compiled step: batches, learning rates, reports. Knows no network, data or options."""
+"""The training loop around the compiled step: batches, learning rates, reports.
+
+It is independent of network, data and options.
+"""
 
 import contextlib
 import math
@@ -62,19 +65,19 @@ def train(
 ) -> int:
     """Trains until `steps` steps have been taken since the start of the run, or until a stop is requested.
 
-    Results are read from the device once every `report_every` steps, so that the device need not wait for Python.
+    Results are read from the device once every `report_every` steps, so that the device does not wait for Python.
 
     Args:
       trainer: takes the steps.
-      batches: iterable of batches, starting with that of step `first_step` + 1.
+      batches: iterable of batches, starting with the batch for step `first_step` + 1.
       steps: the step at which the run ends.
       steps_per_epoch: at least 1.
       learning_rates: maps the progress in epochs to a list of learning rates; the first is reported.
       actions: called in order with a `Progress` at each report and at each end of an epoch.
       first_step: number of steps already taken by the run.
       report_every: at least 1.
-      step_context: maps a step's number, counted from 1, to a context manager around the step. It encloses drawing the
-        batch, which the profiler shows as "input", and the call of the compiled step, which on a GPU may return before
+      step_context: maps a step's number, counted from 1, to a context manager around the step. It covers fetching
+        the batch, which the profiler shows as "input", and calling the compiled step, which on a GPU may return before
         the work is done.
       stop_requested: called after each step; if it returns True, this step is reported and is the last one.
 
@@ -95,7 +98,7 @@ def train(
             try:
                 batch = interval.draw(iterator)
             except StopIteration:
-                raise ValueError(f"Expected batches for {steps} steps. Received: {step=} when they ended") from None
+                raise ValueError(f"Expected batches for {steps} steps. Received: batches for only {step}") from None
             interval.results.append(trainer.step(batch, tf.constant(rates, tf.float32)))
         step += 1
         epoch_ended = step % steps_per_epoch == 0

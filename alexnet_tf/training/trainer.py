@@ -1,4 +1,4 @@
-"""The compiled training step. Knows no network, data or options."""
+"""The compiled training step. Independent of network, data and options."""
 
 from collections.abc import Callable
 from typing import Any

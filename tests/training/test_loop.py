@@ -212,7 +212,7 @@ def test_step_of_a_non_finite_loss_counts_from_the_start_of_the_run():
 
 def test_batches_that_end_too_early_are_an_error():
     reports = []
-    with pytest.raises(ValueError, match=r"Expected batches for 20 steps\. Received: step=7 when they ended"):
+    with pytest.raises(ValueError, match=r"Expected batches for 20 steps\. Received: batches for only 7"):
         toy_training.train(toy_training.make_trainer(), 20, [reports.append], batches=toy_training.batches(0, 7))
     assert [report.step for report in reports] == [4, 5]
 
