@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -15,11 +16,16 @@ class StoppedError(Exception):
     """A request came after the batcher was stopped."""
 
 
+class ExpiredError(Exception):
+    """Nobody waits for the outputs of a request any more."""
+
+
 class _Task(NamedTuple):
     """A request, or a piece of one, that waits to be run."""
 
     inputs: dict
     deadline: float  # when it stops waiting for other requests, of time.monotonic
+    expires: float  # when nobody waits for the outputs any more
     outputs: concurrent.futures.Future
 
     def size(self):
@@ -50,22 +56,24 @@ class Batcher:
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
-    def run(self, kind: Hashable, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def run(self, kind: Hashable, inputs: dict[str, np.ndarray], expires: float = math.inf) -> dict[str, np.ndarray]:
         """Runs a request together with others and returns its outputs.
 
         Args:
           kind: requests with equal kinds are merged; their arrays must agree in all but the first dimension.
           inputs: arrays by name, all of the same length, at least 1.
+          expires: the time of ``time.monotonic`` after which the request is dropped instead of run.
 
         Returns:
           A dict of arrays of that length.
 
         Raises:
           StoppedError: if the batcher was stopped.
+          ExpiredError: if the request, or a piece of it, was dropped.
           ValueError: if the outputs do not have as many rows as the inputs.
           Exception: any exception of the function, for every request of the batch.
         """
-        tasks = self._add(kind, inputs)
+        tasks = self._add(kind, inputs, expires)
         parts = [task.outputs.result() for task in tasks]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -76,13 +84,14 @@ class Batcher:
             self._changed.notify_all()
         self._thread.join()
 
-    def _add(self, kind, inputs):
+    def _add(self, kind, inputs, expires):
         step, deadline = self._max_batch_size, time.monotonic() + self._timeout
         length = len(next(iter(inputs.values())))
         tasks = [
             _Task(
                 {name: array[first : first + step] for name, array in inputs.items()},
                 deadline,
+                expires,
                 concurrent.futures.Future(),
             )
             for first in range(0, length, step)
@@ -96,7 +105,9 @@ class Batcher:
 
     def _work(self):
         while batch := self._next_batch():
-            self._run(*batch)
+            kind, tasks = batch
+            if tasks:
+                self._run(kind, tasks)
 
     def _next_batch(self):
         """Waits for a batch; returns its kind and tasks, or None after the last one."""
@@ -119,12 +130,16 @@ class Batcher:
         return is_full or self._stopped or queue[0].deadline <= time.monotonic()
 
     def _take(self, kind):
-        """Removes and returns the first tasks of a kind that fit into one batch."""
+        """Removes and returns the first tasks of a kind that fit into one batch; drops those that have expired."""
         queue = self._queues[kind]
-        tasks, room = [], self._max_batch_size
+        tasks, room, now = [], self._max_batch_size, time.monotonic()
         while queue and queue[0].size() <= room:
-            tasks.append(queue.popleft())
-            room -= tasks[-1].size()
+            task = queue.popleft()
+            if task.expires <= now:
+                task.outputs.set_exception(ExpiredError("The deadline of the request has passed"))
+            else:
+                tasks.append(task)
+                room -= task.size()
         if not queue:
             del self._queues[kind]
         return tasks

@@ -15,6 +15,7 @@ pool, so both packages can be used in one process. Fields that are not described
 """
 
 import functools
+import math
 import os
 from collections.abc import Iterable
 from collections.abc import Mapping
@@ -213,6 +214,27 @@ def arrays(tensors: Mapping[str, google.protobuf.message.Message]) -> dict[str, 
         except (TypeError, ValueError) as error:
             raise ValueError(f"The tensor {name!r} is damaged: {error}") from None
     return result
+
+
+def check_complete(tensors: Mapping[str, google.protobuf.message.Message]) -> None:
+    """Checks that a message's tensors have a value for each of their elements, before `arrays` takes memory for them.
+
+    TensorFlow's format lets a single value stand for all, so a request of a few bytes could declare any size.
+
+    Raises:
+      ValueError: for a tensor with fewer values than its shape declares, or with a negative size.
+    """
+    for name, tensor in tensors.items():
+        sizes = [dimension.size for dimension in tensor.tensor_shape.dim]
+        if min(sizes, default=0) < 0:
+            raise ValueError(f"The tensor {name!r} is damaged: expected sizes of at least 0. Received: {sizes}")
+        # The bytes of `tensor_content` are compared with the shape by TensorFlow.
+        values = sum(len(value) for field, value in tensor.ListFields() if field.name.endswith("_val"))
+        if not tensor.tensor_content and values < math.prod(sizes):
+            raise ValueError(
+                f"The tensor {name!r} is damaged: expected {math.prod(sizes)} values for shape {sizes}. "
+                f"Received: {values}"
+            )
 
 
 def warmup_record(request: google.protobuf.message.Message) -> bytes:

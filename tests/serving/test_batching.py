@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -106,3 +107,23 @@ def test_a_stopped_batcher_runs_waiting_requests_and_rejects_new_ones():
         assert waiting.result(30)["y"].tolist() == [2]
     with pytest.raises(batching.StoppedError, match="The server is stopping"):
         batcher.run("a", {"x": np.array([1])})
+
+
+def test_requests_whose_deadline_has_passed_are_dropped():
+    function = Held()
+    batcher = batching.Batcher(function, 4, 0)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        first = pool.submit(batcher.run, "first", {"x": np.array([0])})
+        assert function.started.wait(30)
+        deadlines = {"late": time.monotonic(), "in time": time.monotonic() + 1000}
+        late = [pool.submit(batcher.run, kind, {"x": np.array([1, 2])}, deadlines["late"]) for kind in ("a", "b")]
+        wait_until_queued(batcher, [("a", [1, 2]), ("b", [1, 2])])
+        good = pool.submit(batcher.run, "a", {"x": np.array([3])}, deadlines["in time"])
+        wait_until_queued(batcher, [("a", [1, 2]), ("b", [1, 2]), ("a", [3])])
+        function.may_continue.set()
+        assert first.result(30)["y"].tolist() == [0] and good.result(30)["y"].tolist() == [6]
+        for each in late:
+            with pytest.raises(batching.ExpiredError, match="deadline of the request has passed"):
+                each.result(30)
+    batcher.stop()
+    assert function.batches[1:] == [("a", [3])]

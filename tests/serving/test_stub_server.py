@@ -2,9 +2,12 @@
 
 import concurrent.futures
 import pathlib
+import re
+import resource
 import shutil
 import subprocess
 import sys
+import threading
 
 import grpc
 import numpy as np
@@ -126,6 +129,68 @@ def test_damaged_tensor_is_rejected(predict):
     with pytest.raises(grpc.RpcError, match="The tensor 'images' is damaged") as caught:
         predict(request)
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize(
+    "signature, dtype, shape, values, received",
+    [
+        ("images_float", 1, [10**6, 1000, 1000, 3], {"float_val": [0.5]}, "3000000000000 values .* Received: 1"),
+        ("images_float", 1, [1000, 1000, 1000, 3], {}, "3000000000 values .* Received: 0"),
+        ("images", 4, [10**9, 4, 4, 3], {"int_val": [1] * 7}, "48000000000 values .* Received: 7"),
+        ("serving_default", 7, [10**12], {"string_val": [b"x"]}, "1000000000000 values .* Received: 1"),
+        ("images_float", 1, [-1, -4, 4, 3], {"float_val": [0.5]}, "sizes of at least 0"),
+        ("images_float", 1, [10**12, 0, 4, 3], {}, "with sizes of at least 1"),
+        (
+            "images_float",
+            1,
+            [10**6, 1000, 1000, 3],
+            {"tensor_content": bytes(12)},
+            "The tensor 'images_float' is damaged",
+        ),
+    ],
+    ids=["one_value", "no_value", "few_values", "strings", "negative", "empty", "content"],
+)
+def test_tensors_larger_than_their_bytes_are_rejected_before_memory_is_taken(
+    predict, signature, dtype, shape, values, received
+):
+    request = protocol.predict_request("alexnet", signature, {})
+    tensor = request.inputs["image_bytes" if signature == "serving_default" else signature]
+    tensor.dtype = dtype
+    for size in shape:
+        tensor.tensor_shape.dim.add(size=size)
+    for name, value in values.items():
+        setattr(tensor, name, value) if name == "tensor_content" else getattr(tensor, name).extend(value)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(grpc.RpcError) as caught:
+        predict(request, timeout=30)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert re.search(received, caught.value.details()) and "\n" not in caught.value.details()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 100 * 1024
+
+
+def test_requests_whose_deadline_has_passed_are_not_run(export_dir, monkeypatch):
+    """One request is running when the client of the next gives up."""
+    running, may_continue, calls = threading.Event(), threading.Event(), []
+
+    def held(self, kind, inputs):
+        calls.append(len(inputs["image_bytes"]))
+        running.set()
+        assert may_continue.wait(30)
+        return self._model.run(kind.signature, kind.outputs, inputs)
+
+    monkeypatch.setattr(stub_server.Service, "_run", held)
+    with stub_server.serve(export_dir / "2", batch_timeout_ms=0) as server:
+        address = f"127.0.0.1:{server.port}"
+        with client.Grpc(address, timeout=60) as patient, client.Grpc(address, timeout=0.2) as hasty:
+            with concurrent.futures.ThreadPoolExecutor(2) as pool:
+                first = pool.submit(patient.predict, [stand_in.BAD])
+                assert running.wait(30)
+                with pytest.raises(TimeoutError):
+                    hasty.predict([stand_in.BAD] * 3)
+                second = pool.submit(patient.predict, [stand_in.BAD] * 2)
+                may_continue.set()
+                assert len(first.result(60)["errors"]) == 1 and len(second.result(60)["errors"]) == 2
+    assert calls == [1, 2]
 
 
 def test_concurrent_clients_get_their_own_responses(export_dir):
