@@ -33,8 +33,13 @@ RECIPE_DEFAULTS = {
 }
 
 
-def _option(section, default, text, source, *, kind=None, choices=None, low=None, high=None, may_change=False):
-    """A field of `Config`: `kind` is its type, by default that of `default`; `low` and `high` are inclusive."""
+def _option(
+    section, default, text, source, *, kind=None, choices=None, low=None, high=None, may_change=False, is_path=False
+):
+    """A field of `Config`: `kind` is its type, by default that of `default`; `low` and `high` are inclusive.
+
+    In flags and flagfiles, ``~`` at the start of a path stands for the home directory.
+    """
     metadata = {
         "section": section,
         "help": text,
@@ -44,6 +49,7 @@ def _option(section, default, text, source, *, kind=None, choices=None, low=None
         "low": low,
         "high": high,
         "may_change": may_change,
+        "is_path": is_path,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -166,6 +172,7 @@ class Config:
         "",
         "work directory of a run to initialize the weights from, except for new_layers",
         "paper 6; original #146",
+        is_path=True,
     )
     new_layers: tuple = _option(
         "network",
@@ -188,6 +195,7 @@ class Config:
         "image source: elpv, folder:DIR, tfds:NAME, imagenet2012:DIR, ilsvrc2010:DIR or synthetic",
         "paper 2: ILSVRC-2010 and 2012",
         may_change=True,
+        is_path=True,
     )
     data_dir: str = _option(
         "data",
@@ -195,6 +203,7 @@ class Config:
         "prepared data set, written by tools/prepare.py, to use instead of a source",
         "ours",
         may_change=True,
+        is_path=True,
     )
     validation_fraction: float = _option(
         "data",

@@ -3,6 +3,7 @@
 A run saves its configuration as a flagfile (`to_text`), so the same command line syntax runs it again.
 """
 
+import codecs
 import dataclasses
 import itertools
 import os
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from alexnet_tf import config
+from alexnet_tf.utils import pathnames
 
 # Old spellings of flags, which stay valid in command lines, flagfiles and the headers of flagfiles.
 ALIASES = {
@@ -32,6 +34,39 @@ _PACKAGE = os.path.dirname(os.path.abspath(__file__))
 # Where flagfiles are found by name: in an installed package, and in a checkout.
 FLAGFILE_DIRECTORIES = (os.path.join(_PACKAGE, "_flags"), os.path.join(os.path.dirname(_PACKAGE), "flags"))
 _MAX_INCLUDES = 50
+# Those of UTF-32 first: the one of UTF-16 is the beginning of one of them.
+_BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+class _PathParser(flags.ArgumentParser):
+    """Parses a path."""
+
+    def parse(self, argument):
+        return pathnames.expand(super().parse(argument))
+
+
+class _PathsParser(flags.ListParser):
+    """Parses paths separated by commas."""
+
+    def parse(self, argument):
+        return [pathnames.expand(item) for item in super().parse(argument)]
+
+
+def define_path(name: str, default: str, help: str, flag_values: flags.FlagValues) -> flags.FlagHolder[str]:
+    """Defines a flag of a path, in which ``~`` stands for the home directory: see `pathnames.expand`."""
+    return flags.DEFINE(_PathParser(), name, default, help, flag_values, flags.ArgumentSerializer())
+
+
+def define_paths(
+    name: str, default: Sequence[str], help: str, flag_values: flags.FlagValues
+) -> flags.FlagHolder[list[str]]:
+    """Defines a flag of paths separated by commas; see `define_path`."""
+    return flags.DEFINE(_PathsParser(), name, default, help, flag_values, flags.CsvListSerializer(","))
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:
@@ -47,7 +82,8 @@ def define_flags(flag_values: flags.FlagValues) -> None:
     for field in dataclasses.fields(config.Config):
         default = list(field.default) if isinstance(field.default, tuple) else field.default
         text = f"{field.metadata['help']} ({field.metadata['source']})"
-        define[field.metadata["kind"]](field.name, default, text, flag_values=flag_values)
+        define_field = define_path if field.metadata["is_path"] else define[field.metadata["kind"]]
+        define_field(field.name, default, text, flag_values=flag_values)
 
 
 def from_flags(flag_values: flags.FlagValues) -> config.Config:
@@ -137,19 +173,38 @@ def _read_lines(path, including):
         return []
     if len(including) == _MAX_INCLUDES:
         raise ValueError(f"Expected at most {_MAX_INCLUDES} flagfiles that include each other. Received: more")
-    try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
-    except (OSError, ValueError) as error:
-        raise ValueError(f"Expected a flagfile that can be read. Received: {path} ({error})") from None
     lines = []
-    for line in map(str.strip, text.split("\n")):
+    for line in map(str.strip, read_text(path).split("\n")):
         if line.startswith(("--flagfile=", "-flagfile=")):
             included = find_flagfile(line.partition("=")[2].strip(), included_from=path)
             lines += _read_lines(included, (*including, real_path))
         elif line and not line.startswith(("#", "//")):
             lines.append(line)
     return lines
+
+
+def read_text(path: str | os.PathLike) -> str:
+    """Returns the text of a flagfile, with ``\\n`` at the end of lines.
+
+    It is UTF-8, or what its byte order mark says, which editors on Windows write.
+
+    Raises:
+      ValueError: if the file cannot be read, or has another encoding.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+        encoding = next((name for mark, name in _BYTE_ORDER_MARKS if content.startswith(mark)), "utf-8")
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"Expected a flagfile. Received: {path} ({error}); save it as UTF-8") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"Expected a flagfile. Received: {path} ({error})") from None
+    if "\0" in text:
+        # Such as UTF-16 without a byte order mark.
+        raise ValueError(f"Expected a flagfile. Received: {path} with zero bytes; save it as UTF-8")
+    # Files that were joined have byte order marks between them.
+    return text.replace("\ufeff", "").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def find_flagfile(name: str, included_from: str = "") -> str:
@@ -165,10 +220,14 @@ def find_flagfile(name: str, included_from: str = "") -> str:
     Raises:
       ValueError: if there is no such file, naming the places searched.
     """
-    name = os.path.expanduser(name)
+    name = pathnames.expand(name)
     places = [name]
     if included_from:
-        places.insert(0, os.path.join(os.path.dirname(included_from), name))
+        folder = os.path.dirname(included_from)
+        above, folder_name = os.path.split(os.path.abspath(folder))
+        # In flags/a.flags, flags/b.flags is the file next to it, from whatever directory a program is started.
+        siblings = [os.path.join(above, name)] if name.split("/")[0] == folder_name else []
+        places = [os.path.join(folder, name), *siblings, name]
     directory, base = os.path.split(name)
     if directory in ("", "flags"):
         base = base.removesuffix(".flags") + ".flags"
@@ -176,7 +235,10 @@ def find_flagfile(name: str, included_from: str = "") -> str:
     for place in places:
         if os.path.exists(place) and not os.path.isdir(place):
             return place
-    raise ValueError(f"Expected a flagfile. Received: {name}; searched {', '.join(dict.fromkeys(places))}")
+    raise ValueError(
+        f"Expected a flagfile. Received: {name}; searched {', '.join(dict.fromkeys(places))}"
+        + (f"; {included_from} names it" if included_from else "")
+    )
 
 
 def current_value(name: str, value):
@@ -197,6 +259,15 @@ def to_text(run_config: config.Config) -> str:
         if value is not None:
             lines.append(f"--{field.name}={format_value(value)}")
     return "\n".join(lines) + "\n"
+
+
+def fixed_values(run_config: config.Config) -> dict[str, str]:
+    """Returns the values that must not change within a run, as in a flagfile, by field."""
+    return {
+        field.name: format_value(getattr(run_config, field.name))
+        for field in dataclasses.fields(run_config)
+        if not field.metadata["may_change"]
+    }
 
 
 def format_value(value) -> str:

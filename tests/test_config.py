@@ -352,6 +352,47 @@ def test_unreadable_flagfile_is_named(content, tmp_path):
         flagfiles.read_flagfile(path)
 
 
+ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"]
+MARKS = {"utf-16-le": b"\xff\xfe", "utf-16-be": b"\xfe\xff"}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=["unix", "windows", "old_mac"])
+def test_flagfiles_of_other_systems_are_read(encoding, end, tmp_path):
+    text = end.join(["--source=folder:/größe", "# Comment", "--batch_size=8", ""])
+    included, including = tmp_path / "included.flags", tmp_path / "including.flags"
+    included.write_bytes(MARKS.get(encoding, b"") + text.encode(encoding))
+    including.write_text("\ufeff--flagfile=included.flags\r\n--seed=3\r\n", encoding="utf-8", newline="")
+    assert flagfiles.read_flagfile(included) == config.Config(source="folder:/größe", batch_size=8)
+    assert flagfiles.read_flagfile(including) == config.Config(source="folder:/größe", batch_size=8, seed=3)
+    assert parsed(f"--flagfile={including}").batch_size == 8
+
+
+def test_joined_flagfiles_may_have_byte_order_marks_inside(tmp_path):
+    path = tmp_path / "joined.flags"
+    path.write_bytes("\ufeff--batch_size=8\n\ufeff--seed=3\n".encode())
+    assert flagfiles.read_flagfile(path) == config.Config(batch_size=8, seed=3)
+
+
+@pytest.mark.parametrize(
+    "content, received",
+    [
+        ("--batch_size=8\n".encode("utf-16-le"), "with zero bytes"),
+        ("--source=folder:/größe\n".encode("latin-1"), "('utf-8' codec can't decode byte 0xf6"),
+        (b"\xff\xfe-\0-", "('utf-16-le' codec can't decode byte"),
+    ],
+    ids=["utf_16_without_mark", "latin_1", "half_a_character"],
+)
+def test_flagfile_in_an_unknown_encoding_names_the_remedy(content, received, tmp_path):
+    path = tmp_path / "run.flags"
+    path.write_bytes(content)
+    for read_it in (lambda: flagfiles.read_flagfile(path), lambda: parsed(f"--flagfile={path}")):
+        with pytest.raises(ValueError) as caught:
+            read_it()
+        message = str(caught.value)
+        assert f"{path} {received}" in message and message.endswith("save it as UTF-8") and "\n" not in message
+
+
 @each_field
 def test_differences_are_fields_that_must_not_change_within_a_run(field):
     default, changed = with_value(field, another(field))
@@ -477,6 +518,17 @@ def test_flagfiles_are_found_from_anywhere(directories):
     assert parsed(f"--flagfile={mine}/own.flags").seed == 3
     # What follows an included file overrides it.
     assert parsed(f"--flagfile={mine}/own.flags", "--seed=4").seed == 4
+
+
+def test_flagfile_in_flags_includes_its_sibling_from_anywhere(directories, tmp_path):
+    here, mine, package = directories
+    for place, seed in ((mine, 5), (here, 2)):
+        (place / "flags").mkdir()
+        (place / "flags" / "base.flags").write_text(f"--seed={seed}\n")
+    (package / "base.flags").write_text("--seed=1\n")
+    (mine / "flags" / "own.flags").write_text("--flagfile=flags/base.flags\n")
+    assert parsed(f"--flagfile={mine}/flags/own.flags").seed == 5
+    assert parsed("--flagfile=../mine/flags/own.flags").seed == 5
 
 
 @pytest.mark.parametrize(

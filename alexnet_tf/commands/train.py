@@ -9,11 +9,12 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from alexnet_tf import flagfiles
 from alexnet_tf.commands import program
 from alexnet_tf.training import stopping
 
 FLAGS = flags.FlagValues()
-_WORKDIR = flags.DEFINE_string(
+_WORKDIR = flagfiles.define_path(
     "workdir", "", "directory of the run: configuration, checkpoints, logs, figures", flag_values=FLAGS
 )
 _PROFILE_STEPS = flags.DEFINE_list(
@@ -46,7 +47,12 @@ def _train(run_config):
     stop = stopping.Stop()
     # While it waits for other workers, and again afterwards, because TensorFlow's start replaces the handler.
     signal.signal(signal.SIGTERM, stop.request)
-    processes = distribution.start(run_config.distribute, _cluster(run_config), lambda line: print(line, flush=True))
+    processes = distribution.start(
+        run_config.distribute,
+        _cluster(run_config),
+        lambda line: print(line, flush=True),
+        flagfiles.fixed_values(run_config.resolved()),
+    )
     signal.signal(signal.SIGTERM, stop.request)
     train.train(run_config, _WORKDIR.value, profile_steps, processes=processes, stop=stop)
 

@@ -157,10 +157,7 @@ def _split_header(path):
 
 def _read_comment(path):
     """Returns the lines of the comment that a file begins with."""
-    try:
-        lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"Expected a flagfile. Received: {path} ({error})") from None
+    lines = flagfiles.read_text(path).splitlines()
     end = next((number for number, line in enumerate(lines) if not line.startswith("#")), len(lines))
     return lines[:end]
 

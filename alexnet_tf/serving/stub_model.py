@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from alexnet_tf.serving import protocol
+from alexnet_tf.utils import pathnames
 
 
 class StatusError(Exception):
@@ -44,7 +45,8 @@ class Model:
         self._session = tf.compat.v1.Session(graph=tf.Graph())
         try:
             # TensorFlow Serving's own loader has no Python binding; this one loads the same graph into a session.
-            loaded = tf.compat.v1.saved_model.loader.load(self._session, [tf.saved_model.SERVING], directory)
+            path = pathnames.without_patterns(directory)
+            loaded = tf.compat.v1.saved_model.loader.load(self._session, [tf.saved_model.SERVING], path)
         except BaseException:
             self._session.close()
             raise
@@ -80,9 +82,9 @@ class Model:
             shape = tf.TensorShape(info.tensor_shape)
             if not arrays[key].ndim or not shape.is_compatible_with(arrays[key].shape):
                 raise _invalid(f"{key!r} of shape {shape}", list(arrays[key].shape))
-        lengths = {len(array) for array in arrays.values()}
-        if len(lengths) != 1 or 0 in lengths:
-            raise _invalid("inputs of the same length, at least 1", f"lengths {sorted(lengths)}")
+        shapes = [list(array.shape) for array in arrays.values()]
+        if len({shape[0] for shape in shapes}) != 1 or any(0 in shape for shape in shapes):
+            raise _invalid("inputs of the same length, with sizes of at least 1", f"shapes {shapes}")
         return arrays
 
     def checked_outputs(self, request: google.protobuf.message.Message, name: str) -> tuple[str, ...]:

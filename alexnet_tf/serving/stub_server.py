@@ -11,8 +11,10 @@ The first line of its output is the port, printed when the server is ready.
 
 import argparse
 import concurrent.futures
+import math
 import os
 import sys
+import time
 from typing import NamedTuple
 
 import google.protobuf.message
@@ -24,6 +26,7 @@ from alexnet_tf.serving import client
 from alexnet_tf.serving import protocol
 from alexnet_tf.serving import stub_model
 from alexnet_tf.utils import messages
+from alexnet_tf.utils import pathnames
 
 _SERVICE, _METHOD = protocol.PREDICT.strip("/").split("/")
 _STATUS = {status.value[0]: status for status in grpc.StatusCode}
@@ -57,27 +60,40 @@ class Service:
     def _run(self, kind, inputs):
         return self._model.run(kind.signature, kind.outputs, inputs)
 
-    def predict(self, request: google.protobuf.message.Message) -> google.protobuf.message.Message:
+    def predict(
+        self, request: google.protobuf.message.Message, expires: float = math.inf
+    ) -> google.protobuf.message.Message:
         """Returns the PredictResponse for a PredictRequest, ignoring the model that it names.
+
+        Args:
+          request: the request.
+          expires: as of `batching.Batcher.run`.
 
         Raises:
           stub_model.StatusError: if the request does not fit the signature.
           batching.StoppedError: if the service was stopped.
+          batching.ExpiredError: if the request expired before it was run.
           tf.errors.OpError: if running the network fails.
         """
         signature = request.model_spec.signature_name or "serving_default"
         inputs = dict(sorted(self._model.checked_inputs(request, signature).items()))
         shapes = tuple(array.shape[1:] for array in inputs.values())
         kind = _Kind(signature, self._model.checked_outputs(request, signature), shapes)
-        return protocol.predict_response(self._name, signature, self._version, self._batcher.run(kind, inputs))
+        outputs = self._batcher.run(kind, inputs, expires)
+        return protocol.predict_response(self._name, signature, self._version, outputs)
 
     def handle(self, request: google.protobuf.message.Message, context: grpc.ServicerContext):
-        """Handles the gRPC method: checks the model's name and version, then calls `predict`."""
+        """Handles the gRPC method: checks the model's name and version and the tensors, then calls `predict`."""
+        # Requests wait for a thread, and then for others of their batch.
+        expires = time.monotonic() + context.time_remaining()
         try:
             self._check_model(request.model_spec)
-            return self.predict(request)
+            protocol.check_complete(request.inputs)
+            return self.predict(request, expires)
         except stub_model.StatusError as error:
             status, details = error.status, error.details
+        except batching.ExpiredError as error:
+            status, details = grpc.StatusCode.DEADLINE_EXCEEDED, str(error)
         except batching.StoppedError as error:
             status, details = grpc.StatusCode.UNAVAILABLE, str(error)
         except ValueError as error:
@@ -216,7 +232,7 @@ def main(arguments: list[str]) -> None:
       arguments: the command line, without the program's name.
     """
     parser = argparse.ArgumentParser("stub_server", description=__doc__.partition("\n")[0])
-    parser.add_argument("--directory", required=True, help="an export")
+    parser.add_argument("--directory", required=True, type=pathnames.expand, help="an export")
     parser.add_argument("--port", type=int, default=0, help="port to listen on; 0 for any free port")
     parser.add_argument("--max_batch_size", type=int, default=32, help="maximum number of images per batch")
     parser.add_argument(

@@ -7,14 +7,12 @@ a process reads, how sums are taken over all processes, and which process writes
 import collections
 import contextlib
 import json
-import math
-import os
 import re
-import socket
-import time
+import types
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
@@ -22,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from alexnet_tf.training import peers
 from alexnet_tf.utils import messages
 
 KINDS = ("none", "mirrored", "multiworker")
@@ -30,9 +29,6 @@ _STOP_LAG = 2
 # Words in TensorFlow's errors about other processes.
 _ABOUT_PEERS = re.compile(r"(?i)aborted|connect|unavailable|heartbeat|barrier|timed? ?out")
 _MAX_REASON_LENGTH = 300
-# Seconds between log messages about missing workers, and between polls.
-_LOG_INTERVAL = 30.0
-_POLL_INTERVAL = 0.2
 
 
 class WorkerLostError(ConnectionError):
@@ -222,54 +218,12 @@ class Mirrored(Distribution):
         return agreed
 
 
-def wait_for_workers(cluster: Cluster, log: Callable[[str], Any] = print, log_interval: float = _LOG_INTERVAL) -> None:
-    """Waits until all other workers listen at their addresses, while listening at this worker's.
-
-    TensorFlow waits too, but does not report for whom, and ignores signals meanwhile.
-
-    Args:
-      cluster: the workers.
-      log: called with a line about the missing workers, immediately and then every `log_interval` seconds.
-      log_interval: in seconds.
-
-    Raises:
-      OSError: if this worker cannot listen at its port.
-    """
-    others = {index: address for index, address in enumerate(cluster.addresses) if index != cluster.index}
-    with _listen(int(cluster.addresses[cluster.index].rpartition(":")[2])):
-        logged = -math.inf
-        while missing := {index: reason for index, address in others.items() if (reason := _why_missing(address))}:
-            others = {index: others[index] for index in missing}
-            if time.monotonic() >= logged + log_interval:
-                logged = time.monotonic()
-                who = ", ".join(f"{index} at {others[index]} ({reason})" for index, reason in missing.items())
-                log(f"waiting for {len(missing)} of {len(cluster.addresses)} workers: {who}")
-            time.sleep(_POLL_INTERVAL)
-
-
-def _listen(port):
-    both = socket.has_dualstack_ipv6()
-    try:
-        return socket.create_server(
-            ("", port), family=socket.AF_INET6 if both else socket.AF_INET, dualstack_ipv6=both, backlog=1024
-        )
-    except OSError as error:
-        raise OSError(
-            f"Expected port {port} to be free for this worker. Received: {os.strerror(error.errno)}"
-        ) from None
-
-
-def _why_missing(address):
-    """Returns why a connection to HOST:PORT fails; None if it succeeds."""
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-    except OSError as error:
-        return error.strerror or str(error)
-    return None
-
-
-def start(kind: str, cluster: Cluster | None = None, log: Callable[[str], Any] = print) -> Distribution:
+def start(
+    kind: str,
+    cluster: Cluster | None = None,
+    log: Callable[[str], Any] = print,
+    configuration: Mapping[str, str] = types.MappingProxyType({}),
+) -> Distribution:
     """Joins the other workers, if there are any. Must be called before anything else of TensorFlow.
 
     Args:
@@ -277,10 +231,11 @@ def start(kind: str, cluster: Cluster | None = None, log: Callable[[str], Any] =
         "multiworker" for the same in several processes.
       cluster: the workers, for "multiworker".
       log: called with a line about workers that are missing.
+      configuration: texts by name, which must be the same in all workers.
 
     Raises:
-      ValueError: for another kind, or for "mirrored" with one device.
-      OSError: if this worker cannot listen at its port.
+      ValueError: for another kind, for "mirrored" with one device, or if a worker has a different configuration.
+      OSError: if this worker cannot listen at its port, or another program answers at the address of a worker.
       WorkerLostError: if the other workers cannot be reached.
     """
     if kind not in KINDS:
@@ -294,7 +249,7 @@ def start(kind: str, cluster: Cluster | None = None, log: Callable[[str], Any] =
         return Mirrored(tf.distribute.MirroredStrategy([device.name for device in devices]))
     if cluster is None:
         raise ValueError("Expected the cluster for distribute=multiworker. Received: none")
-    wait_for_workers(cluster, log)
+    peers.wait_for_workers(cluster.addresses, cluster.index, configuration, log)
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec({"worker": list(cluster.addresses)}),
         task_type="worker",
