@@ -15,16 +15,17 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from alexnet_tf import flagfiles
 from alexnet_tf.commands import program
 
 FLAGS = flags.FlagValues()
 _ROWS = flags.DEFINE_list("rows", [], "rows to measure, such as P1,P9; defaults to all", flag_values=FLAGS)
-_PHOTOGRAPHS = flags.DEFINE_string(
+_PHOTOGRAPHS = flagfiles.define_path(
     "photographs", "", "folder train/CLASS/* to prepare temporarily if --data_dir is not given", flag_values=FLAGS
 )
-_JSON = flags.DEFINE_string("json", "", "file for all measurements as JSON", flag_values=FLAGS)
-_MARKDOWN = flags.DEFINE_string("markdown", "", "file for the table as Markdown", flag_values=FLAGS)
-_PLOT = flags.DEFINE_string("plot", "", "PNG file for a plot of the row growth; needs matplotlib", flag_values=FLAGS)
+_JSON = flagfiles.define_path("json", "", "file for all measurements as JSON", flag_values=FLAGS)
+_MARKDOWN = flagfiles.define_path("markdown", "", "file for the table as Markdown", flag_values=FLAGS)
+_PLOT = flagfiles.define_path("plot", "", "PNG file for a plot of the row growth; needs matplotlib", flag_values=FLAGS)
 _ROUNDS = flags.DEFINE_integer(
     "rounds", 7, "rounds, in each of which every side is timed; medians are reported", lower_bound=1, flag_values=FLAGS
 )

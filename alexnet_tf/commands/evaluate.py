@@ -11,10 +11,11 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from alexnet_tf import flagfiles
 from alexnet_tf.commands import program
 
 FLAGS = flags.FlagValues()
-_WORKDIR = flags.DEFINE_list(
+_WORKDIR = flagfiles.define_paths(
     "workdir", [], "directory of a trained run, or of several, separated by commas", flag_values=FLAGS
 )
 _SPLIT = flags.DEFINE_string(

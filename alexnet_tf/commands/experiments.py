@@ -9,6 +9,7 @@ flagfiles that name no data.
 """
 
 import glob
+import os
 import signal
 from collections.abc import Sequence
 
@@ -23,18 +24,18 @@ from alexnet_tf.training import stopping
 from alexnet_tf.utils import files
 
 FLAGS = flags.FlagValues()
-_FLAGFILES = flags.DEFINE_list(
+_FLAGFILES = flagfiles.define_paths(
     "flagfiles", [], "experiments: flagfiles or their names, separated by commas; may contain *", flag_values=FLAGS
 )
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "seeds of each experiment, separated by commas", flag_values=FLAGS)
-_WORKDIR = flags.DEFINE_string("workdir", "", "directory of the runs, each in NAME-SEED", flag_values=FLAGS)
-_RESULTS = flags.DEFINE_string("results", "", "directory of the results, each in NAME-SEED.json", flag_values=FLAGS)
+_WORKDIR = flagfiles.define_path("workdir", "", "directory of the runs, each in NAME-SEED", flag_values=FLAGS)
+_RESULTS = flagfiles.define_path("results", "", "directory of the results, each in NAME-SEED.json", flag_values=FLAGS)
 _INDEX = flags.DEFINE_integer(
     "index", 0, "index of this machine, from 0, if there are several", lower_bound=0, flag_values=FLAGS
 )
 _COUNT = flags.DEFINE_integer("count", 1, "number of machines that share the runs", lower_bound=1, flag_values=FLAGS)
-_TABLE = flags.DEFINE_string("table", "", "file for the table as Markdown", flag_values=FLAGS)
-_CURVES = flags.DEFINE_string(
+_TABLE = flagfiles.define_path("table", "", "file for the table as Markdown", flag_values=FLAGS)
+_CURVES = flagfiles.define_path(
     "curves", "", "PNG file for a plot of the training errors; needs matplotlib", flag_values=FLAGS
 )
 _THRESHOLD = flags.DEFINE_float(
@@ -61,7 +62,7 @@ def _run_or_list(flag_values):
     signal.signal(signal.SIGTERM, stopping.Stop().request)
     patterns = program.require(_FLAGFILES)
     directories = plan.Directories(program.require(_WORKDIR), program.require(_RESULTS))
-    paths = [path for pattern in patterns for path in sorted(glob.glob(pattern)) or [flagfiles.find_flagfile(pattern)]]
+    paths = [path for pattern in patterns for path in _find_flagfiles(pattern)]
     overrides = {name: flag_values[name].serialize() for name in program.ALL_FIELDS if flag_values[name].present}
     if "seed" in overrides:
         raise ValueError(f"Expected --seeds. Received: {overrides['seed']}")
@@ -72,6 +73,13 @@ def _run_or_list(flag_values):
         _print_statuses(own_runs, directories)
     else:
         _run(runs, own_runs, directories, data)
+
+
+def _find_flagfiles(pattern):
+    """Returns the paths of the flagfiles with a name, or with names that match a pattern."""
+    if os.path.isfile(pattern):
+        return [pattern]
+    return sorted(glob.glob(pattern)) or [flagfiles.find_flagfile(pattern)]
 
 
 def _print_statuses(runs, directories):

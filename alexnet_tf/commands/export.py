@@ -10,11 +10,12 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from alexnet_tf import flagfiles
 from alexnet_tf.commands import program
 
 FLAGS = flags.FlagValues()
-_WORKDIR = flags.DEFINE_string("workdir", "", "directory of a trained run", flag_values=FLAGS)
-_EXPORT_DIR = flags.DEFINE_string("export_dir", "", "directory of the versions", flag_values=FLAGS)
+_WORKDIR = flagfiles.define_path("workdir", "", "directory of a trained run", flag_values=FLAGS)
+_EXPORT_DIR = flagfiles.define_path("export_dir", "", "directory of the versions", flag_values=FLAGS)
 _NAME = flags.DEFINE_string("name", "alexnet", "name of the model on a server", flag_values=FLAGS)
 _VIEWS = flags.DEFINE_string(
     "views",

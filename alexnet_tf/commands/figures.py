@@ -11,10 +11,11 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from alexnet_tf import flagfiles
 from alexnet_tf.commands import program
 
 FLAGS = flags.FlagValues()
-_WORKDIR = flags.DEFINE_string("workdir", "", "directory of a run", flag_values=FLAGS)
+_WORKDIR = flagfiles.define_path("workdir", "", "directory of a run", flag_values=FLAGS)
 
 
 def main(argv: Sequence[str]) -> None:

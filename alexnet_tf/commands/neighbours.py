@@ -12,14 +12,15 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from alexnet_tf import flagfiles
 from alexnet_tf.commands import program
 
 FLAGS = flags.FlagValues()
-_WORKDIR = flags.DEFINE_string("workdir", "", "directory of a trained run", flag_values=FLAGS)
+_WORKDIR = flagfiles.define_path("workdir", "", "directory of a trained run", flag_values=FLAGS)
 _INDEX_SPLIT = flags.DEFINE_string(
     "index_split", "train", "split to search: train, validation or test", flag_values=FLAGS
 )
-_INDEX_DIR = flags.DEFINE_string(
+_INDEX_DIR = flagfiles.define_path(
     "index_dir", "", "directory of the index; defaults to WORKDIR/neighbours/SPLIT", flag_values=FLAGS
 )
 _DTYPE = flags.DEFINE_enum(
@@ -29,7 +30,7 @@ _DTYPE = flags.DEFINE_enum(
     "type of the index; auto: that of an existing one, float16 for a new one",
     flag_values=FLAGS,
 )
-_IMAGE = flags.DEFINE_list("image", [], "image files to find the neighbors of", flag_values=FLAGS)
+_IMAGE = flagfiles.define_paths("image", [], "image files to find the neighbors of", flag_values=FLAGS)
 _QUERY_SPLIT = flags.DEFINE_string("query_split", "test", "split of --query and --random", flag_values=FLAGS)
 _QUERY = flags.DEFINE_list(
     "query", [], "indices, from 0, of images of the query split to find the neighbors of", flag_values=FLAGS
@@ -48,10 +49,10 @@ _METHOD = flags.DEFINE_enum(
     "search method; auto: exact below a million images",
     flag_values=FLAGS,
 )
-_FIGURE = flags.DEFINE_string(
+_FIGURE = flagfiles.define_path(
     "figure", "", "PNG file for a figure like the paper's Figure 4; needs matplotlib", flag_values=FLAGS
 )
-_JSON = flags.DEFINE_string("json", "", "file for the answers as JSON", flag_values=FLAGS)
+_JSON = flagfiles.define_path("json", "", "file for the answers as JSON", flag_values=FLAGS)
 
 
 def main(argv: Sequence[str]) -> None:

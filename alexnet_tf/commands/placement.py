@@ -9,11 +9,12 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from alexnet_tf import flagfiles
 from alexnet_tf.commands import program
 
 FLAGS = flags.FlagValues()
 _NUM_CLASSES = flags.DEFINE_integer("num_classes", 1000, "number of classes", flag_values=FLAGS)
-_JSON = flags.DEFINE_string("json", "", "file for the report as JSON", flag_values=FLAGS)
+_JSON = flagfiles.define_path("json", "", "file for the report as JSON", flag_values=FLAGS)
 
 
 def main(argv: Sequence[str]) -> None:

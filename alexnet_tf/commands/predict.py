@@ -10,10 +10,12 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from alexnet_tf import flagfiles
 from alexnet_tf.commands import program
+from alexnet_tf.utils import pathnames
 
 FLAGS = flags.FlagValues()
-_SAVED_MODEL = flags.DEFINE_string(
+_SAVED_MODEL = flagfiles.define_path(
     "saved_model", "", "an export, or one version of it, to run in this process", flag_values=FLAGS
 )
 _SERVER = flags.DEFINE_string(
@@ -45,6 +47,7 @@ def _predict(paths):
     if bool(_SAVED_MODEL.value) == bool(_SERVER.value):
         received = "both" if _SERVER.value else "neither"
         raise program.UsageError(f"Expected --saved_model or --server. Received: {received}")
+    paths = [pathnames.expand(path) for path in paths]
     # A character that the terminal cannot show is replaced instead of ending the program.
     sys.stdout.reconfigure(errors="replace")
     with _open_backend() as backend:

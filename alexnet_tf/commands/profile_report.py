@@ -11,13 +11,14 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from alexnet_tf import flagfiles
 from alexnet_tf.commands import program
 
 FLAGS = flags.FlagValues()
-_WORKDIR = flags.DEFINE_string(
+_WORKDIR = flagfiles.define_path(
     "workdir", "", "directory of a run, whose newest profile is read; or a file *.xplane.pb", flag_values=FLAGS
 )
-_JSON = flags.DEFINE_string("json", "", "file for the measurements as JSON", flag_values=FLAGS)
+_JSON = flagfiles.define_path("json", "", "file for the measurements as JSON", flag_values=FLAGS)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -18,6 +18,7 @@ from alexnet_tf.models import registry
 from alexnet_tf.training import stopping
 from alexnet_tf.utils import machine
 from alexnet_tf.utils import messages
+from alexnet_tf.utils import pathnames
 
 USAGE_STATUS = 2
 ALL_FIELDS = tuple(field.name for field in dataclasses.fields(config.Config))
@@ -142,6 +143,7 @@ def parse(
         sys.exit(0)
     try:
         rest = flag_values([name, *flagfiles.expand(argv[1:], flag_values)])[1:]
+        _check_text(argv[1:], rest if arguments else [])
         if rest and not arguments:
             raise UsageError(f"Expected flags only. Received: {' '.join(rest)}")
         if arguments and not rest:
@@ -153,6 +155,14 @@ def parse(
     if unused := [field for field in ALL_FIELDS if fields and field not in fields and flag_values[field].present]:
         print(f"{name}: no effect in this program: --{', --'.join(unused)}", file=sys.stderr)
     return Parsed(name, flag_values, rest)
+
+
+def _check_text(given, images):
+    """Raises UsageError for an argument, other than an image to read, that is not UTF-8: no file could contain it."""
+    for argument in given:
+        if not pathnames.is_text(argument) and argument not in images:
+            received = pathnames.printable(argument)
+            raise UsageError(f"Expected arguments in UTF-8. Received: {received}; rename that, or use a link to it")
 
 
 def print_help(text: str) -> None:

@@ -15,6 +15,7 @@ import tensorflow as tf
 from alexnet_tf.data import ilsvrc2010
 from alexnet_tf.data import image_records
 from alexnet_tf.utils import messages
+from alexnet_tf.utils import pathnames
 
 FOLDER_LAYOUT = (
     "DIR/train/CLASS/IMAGE, and if there are any DIR/val/CLASS/IMAGE and DIR/test/CLASS/IMAGE, "
@@ -135,11 +136,11 @@ def subset(split: Split, indices: np.ndarray) -> Split:
 
 def _files(paths, labels):
     """Returns a `Split` of image files."""
-    table = tf.constant([str(path) for path in paths], tf.string)
+    table = tf.constant([os.fsencode(path) for path in paths], tf.string)
     return Split(
         labels=np.array(labels, np.int64),
         read=lambda index: tf.io.read_file(tf.gather(table, index)),
-        name_of=lambda index: str(paths[index]),
+        name_of=lambda index: pathnames.printable(paths[index]),
     )
 
 

@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from alexnet_tf.serving import protocol
 from alexnet_tf.utils import messages
+from alexnet_tf.utils import pathnames
 
 PROTOCOLS = ("auto", "grpc", "rest")
 
@@ -85,7 +86,7 @@ class SavedModel(_Closable):
     def __init__(self, directory: str | os.PathLike):
         self._directory, _ = newest_version(directory)
         try:
-            self._model = tf.saved_model.load(self._directory)
+            self._model = tf.saved_model.load(pathnames.without_patterns(self._directory))
         except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
             raise ValueError(f"Cannot load the SavedModel in {self._directory}: {messages.first_line(error)}") from None
 

@@ -15,6 +15,7 @@ from alexnet_tf.training import loop
 from alexnet_tf.training import schedules
 from alexnet_tf.utils import files
 from alexnet_tf.utils import messages
+from alexnet_tf.utils import pathnames
 
 # Raised when reading a damaged file: TensorFlow's readers translate some of its errors into Python's.
 _READING_ERRORS = (tf.errors.OpError, ValueError, RuntimeError, KeyError, IndexError)
@@ -110,7 +111,7 @@ class Checkpoints:
         check_checkpoint(path, self._variables, self._metadata)
         try:
             # An evaluation restores only the weights.
-            self._checkpoint.restore(path).assert_existing_objects_matched().expect_partial()
+            self._checkpoint.restore(_literal(path)).assert_existing_objects_matched().expect_partial()
         except (*_READING_ERRORS, AssertionError) as error:
             raise _damaged(path, error) from None
 
@@ -125,26 +126,29 @@ class Checkpoints:
         self._step.assign(step)
         self._schedule_state.assign(self._schedule.state())
         try:
-            self.current = self._open().save(checkpoint_number=step)
+            saved = self._open().save(checkpoint_number=step)
         except (tf.errors.OpError, OSError) as error:
             self._remove_failed(step)
             raise OSError(
                 f"Could not save a checkpoint in {self._directory}: {messages.first_line(error)}; "
                 f"the newest complete checkpoint is {self.latest or 'none'}"
             ) from None
+        self.current = os.path.join(self._directory, os.path.basename(saved))
         self._saved_at = step
 
     def _open(self):
         """Returns TensorFlow's manager, which knows all checkpoints, so that it removes the old ones."""
-        if self._manager is None:
+        os.makedirs(self._directory, exist_ok=True)
+        directory = pathnames.without_patterns(self._directory)
+        if self._manager is None or self._manager.directory != directory:
             _write_list(self._directory, paths(self._directory)[::-1])
-            self._manager = tf.train.CheckpointManager(self._checkpoint, self._directory, max_to_keep=self._keep)
+            self._manager = tf.train.CheckpointManager(self._checkpoint, directory, max_to_keep=self._keep)
         return self._manager
 
     def _remove_failed(self, step):
         prefixes = ["checkpoint.tmp"]
         # If the manager lists it, the checkpoint is complete, older ones may be gone, and only the list failed.
-        if os.path.basename(self._manager.latest_checkpoint or "") != f"ckpt-{step}":
+        if os.path.basename((self._manager and self._manager.latest_checkpoint) or "") != f"ckpt-{step}":
             prefixes += [f"ckpt-{step}.", f"ckpt-{step}_temp"]
         self._remove(lambda name: name.startswith(tuple(prefixes)))
 
@@ -162,6 +166,12 @@ class Checkpoints:
     def __call__(self, progress: loop.Progress) -> None:
         if progress.epoch_ended or progress.step - self._saved_at >= self._every:
             self.save(progress.step)
+
+
+def _literal(path):
+    """Returns the path of a checkpoint for TensorFlow, which would take ``[`` in it for a pattern."""
+    directory, name = os.path.split(path)
+    return os.path.join(pathnames.without_patterns(directory), name)
 
 
 def _damaged(path, error):
@@ -219,7 +229,7 @@ def check_checkpoint(path: str, variables: Mapping[str, tf.Variable], metadata: 
     saved_metadata = read_metadata(path)
     if metadata is not None:
         _check_metadata(path, json.loads(metadata), saved_metadata)
-    reader = tf.train.load_checkpoint(path)
+    reader = tf.train.load_checkpoint(_literal(path))
     shapes = reader.get_variable_to_shape_map()
     for name, variable in variables.items():
         key = _key(name)
@@ -253,7 +263,7 @@ def read_metadata(path: str) -> dict[str, Any]:
       DamagedError: if it cannot be read.
     """
     try:
-        reader = tf.train.load_checkpoint(path)
+        reader = tf.train.load_checkpoint(_literal(path))
         return json.loads(reader.get_tensor("facts/.ATTRIBUTES/VARIABLE_VALUE").decode())
     except _READING_ERRORS as error:
         raise DamagedError(f"Expected a checkpoint of a run. Received: {path} ({messages.first_line(error)})") from None
@@ -292,7 +302,7 @@ def load_weights(directory: str, variables: Mapping[str, tf.Variable]) -> str:
     """
     path = newest_checkpoint(directory)
     check_checkpoint(path, variables)
-    reader = tf.train.load_checkpoint(path)
+    reader = tf.train.load_checkpoint(_literal(path))
     for name, variable in variables.items():
         variable.assign(reader.get_tensor(_key(name)))
     return path

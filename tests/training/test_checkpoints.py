@@ -329,3 +329,33 @@ def test_disk_too_full_for_the_list_of_checkpoints_loses_none(tmp_path):
         run.checkpoints.save(61)
     assert complete_checkpoints(tmp_path) == list(range(1, 62))
     assert Run(tmp_path, shapes={"fc/bias": [1]}).checkpoints.restore() == 61
+
+
+# What a pattern would match in place of each name.
+PATTERNS = {"b[lr=0.01]": "bl", "b[12]": "b1", "b*": "bc", "b?": "bc", "b\\1": "b1", "b]": "b"}
+
+
+@pytest.mark.parametrize("name, other", PATTERNS.items(), ids=PATTERNS)
+def test_names_with_characters_of_patterns_are_names(tmp_path, name, other):
+    """TensorFlow would not find these checkpoints, and would remove those of another run."""
+    neighbor = Run(tmp_path / other, seed=3)
+    saved = Run(tmp_path / name, seed=1)
+    for step in (1, 2, 3):
+        neighbor.checkpoints.save(step) if step < 3 else None
+        saved.checkpoints.save(step)
+        assert saved.checkpoints.current == str(tmp_path / name / f"ckpt-{step}")
+    assert complete_checkpoints(tmp_path / name) == [2, 3]
+    assert complete_checkpoints(tmp_path / other) == [1, 2]
+    restored = Run(tmp_path / name, seed=2)
+    assert restored.checkpoints.restore() == 3
+    assert restored.checkpoints.current == restored.checkpoints.latest == str(tmp_path / name / "ckpt-3")
+    assert_same(restored.values(), saved.values())
+    started = Run(tmp_path / "new[0]", seed=4)
+    assert checkpoints.load_weights(str(tmp_path / name), started.variables) == str(tmp_path / name / "ckpt-3")
+    assert_same(started.values(), saved.values())
+
+
+def test_directory_that_cannot_be_made_is_reported(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"Could not save a checkpoint in .*file/x: .*; the newest .* is none"):
+        Run(tmp_path / "file" / "x").checkpoints.save(1)
