@@ -4,15 +4,15 @@ alexnet-tf data_service --port=5050
 alexnet-tf train --data_service=grpc://localhost:5050 --data_dir=prepared --workdir=runs/one
 
 Other machines can join at any time with --dispatcher=grpc://HOST:5050. The prepared data set must
-have the same path on all of them. The service runs until it receives SIGINT (Ctrl-C) or SIGTERM.
+have the same path on all of them. The service runs until it receives SIGINT (Ctrl-C), SIGHUP or SIGTERM.
 """
 
-import signal
 import threading
 from collections.abc import Sequence
 
 from absl import flags
 
+from alexnet_tf.commands import interruptions
 from alexnet_tf.commands import program
 
 FLAGS = flags.FlagValues()
@@ -50,8 +50,7 @@ def _serve(_):
     # Decoding runs on CPUs, and training may need all memory of the GPUs.
     tf.config.set_visible_devices([], "GPU")
     ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
+    interruptions.handle(lambda *_: ended.set())
     with service.serving(
         host=_HOST.value,
         port=_PORT.value,

@@ -10,7 +10,6 @@ flagfiles that name no data.
 
 import glob
 import os
-import signal
 from collections.abc import Sequence
 
 from absl import flags
@@ -55,11 +54,10 @@ _LIST = flags.DEFINE_boolean("list", False, "only print the status of each run",
 def main(argv: Sequence[str]) -> None:
     # Not `program.run`: TensorFlow is loaded by the runs, and flags of the configuration override those of flagfiles.
     parsed = program.parse(argv, __doc__, FLAGS, fields=program.ALL_FIELDS)
-    program.call(parsed, lambda: _run_or_list(parsed.flag_values))
+    program.call(parsed, lambda: _run_or_list(parsed.flag_values), stopping.Stop("stopped; the same command resumes"))
 
 
 def _run_or_list(flag_values):
-    signal.signal(signal.SIGTERM, stopping.Stop().request)
     patterns = program.require(_FLAGFILES)
     directories = plan.Directories(program.require(_WORKDIR), program.require(_RESULTS))
     paths = [path for pattern in patterns for path in _find_flagfiles(pattern)]
@@ -120,10 +118,7 @@ def _run(runs, own_runs, directories, data):
 
 def _train(runs, directories, data):
     log = lambda line: print(line, flush=True)
-    try:
-        return runner.run_all(runs, directories, program.command("train"), log=log, **data)
-    except stopping.Stopped:
-        raise stopping.Stopped("stopped; the same command resumes") from None
+    return runner.run_all(runs, directories, program.command("train"), log=log, **data)
 
 
 def _check_all_finished(done):

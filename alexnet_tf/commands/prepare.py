@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from alexnet_tf.commands import program
+from alexnet_tf.training import stopping
 
 FLAGS = flags.FlagValues()
 _STORAGE = flags.DEFINE_string(
@@ -25,7 +26,8 @@ FIELDS = ("source", "data_dir", "validation_fraction", "split_seed", "seed", *pr
 
 
 def main(argv: Sequence[str]) -> None:
-    program.run(_prepare, argv, __doc__, FLAGS, fields=FIELDS)
+    stop = stopping.Stop("stopped; nothing half-written remains, and the same command resumes from the last shard")
+    program.run(_prepare, argv, __doc__, FLAGS, fields=FIELDS, stop=stop)
 
 
 def _prepare(run_config):

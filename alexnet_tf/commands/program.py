@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from absl import flags
 
 from alexnet_tf import config
 from alexnet_tf import flagfiles
+from alexnet_tf.commands import interruptions
 from alexnet_tf.models import registry
 from alexnet_tf.training import stopping
 from alexnet_tf.utils import machine
@@ -24,6 +26,8 @@ USAGE_STATUS = 2
 ALL_FIELDS = tuple(field.name for field in dataclasses.fields(config.Config))
 # Fields that take effect in any process, and not only in training.
 PROCESS_FIELDS = ("devices", "deterministic", "intra_op_threads", "inter_op_threads", "tf32")
+# What a program says that is stopped, unless it knows more.
+STARTS_OVER = "stopped; nothing half-written remains, and the same command starts over"
 # Fields that a program uses when it evaluates a run, whose own configuration has all others.
 RUN_FIELDS = ("source", "data_dir", *PROCESS_FIELDS)
 
@@ -50,6 +54,7 @@ def run(
     *,
     fields: Sequence[str] = ALL_FIELDS,
     required: Sequence[flags.FlagHolder] = (),
+    stop: stopping.Stop | None = None,
 ) -> None:
     """Parses a command line, sets up TensorFlow and calls ``main(run_config)``.
 
@@ -63,6 +68,7 @@ def run(
       fields: the fields of `config.Config` that the program uses. Flags of other fields are accepted, with a warning
         that they have no effect.
       required: flags that must be given.
+      stop: as in `call`.
     """
     parsed = parse(argv, purpose, own_flags, fields=fields)
 
@@ -73,7 +79,7 @@ def run(
         set_up_process(run_config)
         main(run_config)
 
-    call(parsed, call_main)
+    call(parsed, call_main, stop)
 
 
 def run_plain(
@@ -103,18 +109,28 @@ def run_plain(
     call(parsed, call_main)
 
 
-def call(parsed: Parsed, function: Callable[[], None]) -> None:
-    """Calls a function; on an error that a user can act on, exits with one line."""
-    try:
-        function()
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except stopping.Stopped as stopped:
-        _fail(parsed.program, stopped, stopped.code)
-    except Exception as error:
-        if parsed.flag_values.traceback or not _is_expected(error):
-            raise
-        _fail(parsed.program, error, getattr(error, "exit_status", 1))
+def call(parsed: Parsed, function: Callable[[], None], stop: stopping.Stop | None = None) -> None:
+    """Calls a function; on a request to stop, and on an error that a user can act on, exits with one line.
+
+    Args:
+      parsed: from `parse`.
+      function: the program.
+      stop: requested by Ctrl-C, SIGHUP and SIGTERM, the second Ctrl-C excepted, which ends the program at once. None
+        ends it at once in each case; files are written atomically.
+    """
+    stop = stop or stopping.Stop(STARTS_OVER)
+    with interruptions.unread_output_is_dropped(), interruptions.handled(stop.request):
+        try:
+            function()
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            _fail(parsed.program, "stopped at once", 128 + signal.SIGINT)
+        except stopping.Stopped as stopped:
+            _fail(parsed.program, stopped, stopped.code)
+        except Exception as error:
+            if parsed.flag_values.traceback or not _is_expected(error):
+                raise
+            _fail(parsed.program, error, getattr(error, "exit_status", 1))
 
 
 def parse(
@@ -167,11 +183,8 @@ def _check_text(given, images):
 
 def print_help(text: str) -> None:
     """Prints a text, of which a reader such as ``head`` may take only the beginning."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        # So that Python does not report the error when it flushes again on exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with interruptions.unread_output_is_dropped():
+        print(text)
 
 
 def require(flag: flags.FlagHolder):
@@ -211,7 +224,7 @@ def load_tensorflow() -> None:
         os.dup2(log.fileno(), 2)
         try:
             importlib.import_module("tensorflow")
-        except BaseException:
+        except Exception:
             log.seek(0)
             os.write(standard_error, log.read())
             raise

@@ -4,12 +4,12 @@ alexnet-tf train --flagfile=quickstart --workdir=runs/quickstart
 """
 
 import os
-import signal
 from collections.abc import Sequence
 
 from absl import flags
 
 from alexnet_tf import flagfiles
+from alexnet_tf.commands import interruptions
 from alexnet_tf.commands import program
 from alexnet_tf.training import stopping
 
@@ -36,24 +36,23 @@ _WORKER_INDEX = flags.DEFINE_integer(
 
 
 def main(argv: Sequence[str]) -> None:
-    program.run(_train, argv, __doc__, FLAGS, required=[_WORKDIR])
+    stop = stopping.Stop()
+    program.run(lambda run_config: _train(run_config, stop), argv, __doc__, FLAGS, required=[_WORKDIR], stop=stop)
 
 
-def _train(run_config):
+def _train(run_config, stop):
     from alexnet_tf.runs import train
     from alexnet_tf.training import distribution
 
     profile_steps = program.integers(_PROFILE_STEPS, "10,20")
-    stop = stopping.Stop()
-    # While it waits for other workers, and again afterwards, because TensorFlow's start replaces the handler.
-    signal.signal(signal.SIGTERM, stop.request)
     processes = distribution.start(
         run_config.distribute,
         _cluster(run_config),
         lambda line: print(line, flush=True),
         flagfiles.fixed_values(run_config.resolved()),
     )
-    signal.signal(signal.SIGTERM, stop.request)
+    # TensorFlow's start replaces a handler.
+    interruptions.handle(stop.request)
     train.train(run_config, _WORKDIR.value, profile_steps, processes=processes, stop=stop)
 
 

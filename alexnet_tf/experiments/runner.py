@@ -15,8 +15,8 @@ from alexnet_tf.utils import files
 from alexnet_tf.utils import machine
 from alexnet_tf.utils import messages
 
-# Exit statuses of a training that was interrupted: by Ctrl-C, and by SIGTERM.
-INTERRUPTED = (130, 143)
+# Exit statuses of a training that was interrupted: by SIGHUP, by Ctrl-C, and by SIGTERM.
+INTERRUPTED = (129, 130, 143)
 
 
 class RunStatus(NamedTuple):

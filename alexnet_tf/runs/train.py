@@ -108,12 +108,15 @@ def train(
     with distribution.lost_workers(processes.worker[1]), contextlib.ExitStack() as locks:
         run = _open(run_config, workdir, processes, locks)
         if run.first_step < run.steps:
-            step = _train_steps(run, profile_steps, stop)
-            if processes.is_chief:
-                run.checkpoints.save(step)
+            with stop.deferred():
+                step = _train_steps(run, profile_steps, stop)
+                if processes.is_chief:
+                    run.checkpoints.save(step)
             if step < run.steps:
-                raise stopping.Stopped(f"stopped at step {step} of {run.steps}; the same command resumes from there")
-        written = _finish(run) if processes.is_chief else None
+                raise stop.stopped(f"stopped at step {step} of {run.steps}; the same command resumes from there")
+        # One of several processes would be lost to the others.
+        with stop.deferred(processes.worker[1] > 1):
+            written = _finish(run) if processes.is_chief else None
         # Peers treat an exited process as a failure, so every worker waits for the chief.
         processes.sum([np.zeros([], np.int64)])
         return written

@@ -22,6 +22,8 @@ from alexnet_tf.data import service
 from alexnet_tf.data import sources
 from alexnet_tf.runs import report
 from alexnet_tf.runs import train
+from alexnet_tf.training import loop
+from alexnet_tf.training import stopping
 from alexnet_tf.utils import files
 
 EPOCHS = 12
@@ -158,6 +160,37 @@ def test_sigterm_saves_a_checkpoint_and_exits_with_143(server, folder, undisturb
     assert child.wait() == 0, child.said()
     assert f"ckpt-{step}, step {step}" in child.said()
     small_runs.assert_same_bits(small_runs.stored(workdir, STEPS), undisturbed)
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
+def test_an_interrupt_and_a_hangup_save_a_checkpoint_like_sigterm(number, status, server, folder, tmp_path):
+    workdir = tmp_path / "run"
+    arguments = [f"--workdir={workdir}", *small_runs.flags(config(folder, checkpoint_steps=1000))]
+    child = server.start("train", tmp_path / "log", *arguments)
+    wait_for_step(workdir, 4, child)
+    child.kill(number)
+    # As tools/experiments.py does.
+    child.kill(signal.SIGTERM)
+    assert child.wait() == status, child.said()
+    step = newest_step(workdir)
+    assert 4 <= step < STEPS and step == len(small_runs.lines(workdir, "train"))
+    assert f"train.py: stopped at step {step} of {STEPS}; the same command resumes from there" in child.said()
+
+
+def test_a_stop_in_the_last_step_takes_effect_before_the_evaluation(folder, tmp_path, monkeypatch):
+    stop = stopping.Stop()
+    monkeypatch.setattr(train, "_finish", lambda run: pytest.fail("The evaluation started."))
+    original = loop.train
+
+    def train_and_request(*args, **kwargs):
+        step = original(*args, **kwargs)
+        stop.request(signal.SIGTERM)
+        return step
+
+    monkeypatch.setattr(loop, "train", train_and_request)
+    with pytest.raises(stopping.Stopped):
+        train.train(config(folder, epochs=1.0), str(tmp_path / "run"), stop=stop)
+    assert newest_step(tmp_path / "run") == 3
 
 
 def test_sigterm_before_the_first_step_exits_immediately(server, folder, tmp_path):

@@ -1,5 +1,7 @@
 """A request to stop is deferred while there is something to save, and at no other time."""
 
+import signal
+
 import pytest
 
 from alexnet_tf.training import stopping
@@ -39,3 +41,28 @@ def test_request_during_an_evaluation_ends_it():
             with stop.deferred(False):
                 stop.request()
         assert stop.is_requested()
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGHUP, 129), (signal.SIGTERM, 143)])
+def test_the_status_is_that_of_the_first_signal(number, status):
+    stop = stopping.Stop("stopped; text")
+    assert stop.status == 143
+    with pytest.raises(stopping.Stopped, match="^stopped; text$") as caught:
+        stop.request(number, None)
+    assert caught.value.code == status
+    # While it takes effect, others do not interrupt it.
+    stop.request(signal.SIGTERM, None)
+    stop.request(signal.SIGHUP, None)
+    assert stop.stopped("later").code == status
+
+
+def test_a_second_interrupt_is_not_deferred(capfd):
+    stop = stopping.Stop()
+    with stop.deferred():
+        stop.request(signal.SIGTERM)
+        stop.request(signal.SIGINT)
+        assert capfd.readouterr().err.strip() == "stopping after this step; Ctrl-C again stops at once"
+        stop.request(signal.SIGHUP)
+        with pytest.raises(KeyboardInterrupt):
+            stop.request(signal.SIGINT)
+    assert stop.status == 143
