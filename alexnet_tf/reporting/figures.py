@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from alexnet_tf.reporting import pages
 from alexnet_tf.utils import files
 
 if TYPE_CHECKING:
@@ -216,10 +217,19 @@ def confusion_matrix(matrix: np.ndarray, class_names: Sequence[str]) -> "matplot
     if count <= _MAX_NUMBERED_CLASSES:
         for row, column in np.ndindex(count, count):
             text = f"{100 * shares[row, column]:.0f}"
-            color = "white" if shares[row, column] > 0.5 else "black"
+            color = _readable_on(drawn.cmap(shares[row, column]))
             axes.text(column, row, text, ha="center", va="center", fontsize=8, color=color)
     figure.colorbar(drawn, label="% of the images of the true class")
     return figure
+
+
+def _readable_on(background):
+    """Returns black or white, whichever contrasts more with an RGB color in [0, 1] (WCAG 2.1, relative luminance)."""
+    channels = np.array(background[:3])
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    luminance = linear @ [0.2126, 0.7152, 0.0722]
+    # The contrast is (brighter + 0.05) / (darker + 0.05).
+    return "black" if (luminance + 0.05) ** 2 > 1.05 * 0.05 else "white"
 
 
 def gallery(images: Sequence[np.ndarray], captions: Sequence[str], *, columns: int = 4) -> "matplotlib.figure.Figure":
@@ -240,7 +250,7 @@ def gallery(images: Sequence[np.ndarray], captions: Sequence[str], *, columns: i
         panel.set_axis_off()
     for panel, image, caption in zip(panels.flat, images, captions):
         panel.imshow(image)
-        text = "\n".join(textwrap.fill(line, _MAX_LINE) for line in caption.split("\n"))
+        text = "\n".join(textwrap.fill(pages.unbroken(line), _MAX_LINE) for line in caption.split("\n"))
         panel.text(0.5, -0.03, text, fontsize=8, ha="center", va="top", parse_math=False, transform=panel.transAxes)
     return figure
 

@@ -23,6 +23,8 @@ pre { overflow-x: auto; padding: 0.7rem; background: #8882; font-size: 0.85rem; 
 """
 # A "<" that Markdown would read as the start of an HTML tag.
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
+# The space of a percentage.
+_BEFORE_PERCENT = re.compile(r"(?<=\d) (?=%)")
 
 
 class Heading(NamedTuple):
@@ -91,6 +93,11 @@ def _plain(text):
     return _TAG.sub("&lt;", " ".join(str(text).split()))
 
 
+def unbroken(text: Any) -> str:
+    """Returns text whose percentages have no-break spaces, so that no line ends between a number and its "%"."""
+    return _BEFORE_PERCENT.sub("\u00a0", str(text))
+
+
 def html(title: str, blocks: Sequence[Block], directory: str | os.PathLike) -> str:
     """Returns a page in HTML that contains its pictures and style, for large and small screens.
 
@@ -111,14 +118,12 @@ def html(title: str, blocks: Sequence[Block], directory: str | os.PathLike) -> s
 
 
 def _block_to_html(block, directory):
-    escape = escaping.escape
+    escape = lambda text: escaping.escape(unbroken(text))
     if isinstance(block, Heading):
         return f"<h2>{escape(block.text)}</h2>"
     if isinstance(block, Table):
-        head = "".join(f"<th>{escape(str(cell))}</th>" for cell in block.header)
-        rows = "\n".join(
-            "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in block.rows
-        )
+        head = "".join(f"<th>{escape(cell)}</th>" for cell in block.header)
+        rows = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in block.rows)
         return f'<div class="wide"><table>\n<tr>{head}</tr>\n{rows}\n</table></div>'
     if isinstance(block, Picture):
         with open(os.path.join(directory, block.path), "rb") as file:
@@ -127,5 +132,6 @@ def _block_to_html(block, directory):
         image = f'<img alt="{caption}" src="data:image/png;base64,{content}">'
         return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
     if isinstance(block, Listing):
-        return f"<pre>{escape(block.text.rstrip())}</pre>"
+        # Lines break only where they do in the text, which may be copied.
+        return f"<pre>{escaping.escape(block.text.rstrip())}</pre>"
     return f"<p>{escape(block.text)}</p>"

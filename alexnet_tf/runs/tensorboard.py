@@ -15,6 +15,7 @@ from alexnet_tf import config
 from alexnet_tf.models import registry
 from alexnet_tf.reporting import kernels
 from alexnet_tf.runs import builders
+from alexnet_tf.training import loop
 from alexnet_tf.training import optimizer
 from alexnet_tf.training import tensorboard
 from alexnet_tf.training import trainer
@@ -84,6 +85,24 @@ def details(
         summaries.images(step, summary_images(weights, first_layers, step_trainer.preprocess, latest.part()))
 
     return tensorboard.Details(show, every=run_config.summary_epochs, epoch=epoch)
+
+
+def session_end(
+    summaries: tensorboard.Summaries, run_config: config.Config, steps: int
+) -> Callable[[loop.Progress], None]:
+    """Returns the action that marks the run as finished, for the HParams plugin, after its last step.
+
+    Args:
+      summaries: of the run.
+      run_config: the resolved configuration. Without `details`, the plugin does not know the run.
+      steps: number of steps of the run.
+    """
+
+    def end(progress):
+        if progress.step == steps and run_config.summary_epochs:
+            summaries.end_session()
+
+    return end
 
 
 def layer_weights(

@@ -53,12 +53,7 @@ def epoch_log(
         train_error = np.average([report.train_error for report in reports], weights=examples)
         speed = examples.sum() / sum(n / r.images_per_second for n, r in zip(examples, reports))
         writer.write(kind="validation", step=progress.step, epoch=progress.epoch, **result.to_dict())
-        summaries.scalars(
-            progress.step,
-            validation_loss=result.loss,
-            validation_top1_error=result.top1_error,
-            **({} if result.top5_error is None else {"validation_top5_error": result.top5_error}),
-        )
+        summaries.errors(progress.step, "validation", result.loss, result.top1_error, result.top5_error)
         top5 = "" if result.top5_error is None else f" top-5 {100 * result.top5_error:.2f} %"
         terminal.print(
             f"epoch {round(progress.epoch)}: train loss {train_loss:.4f} error {100 * train_error:.2f} %, "

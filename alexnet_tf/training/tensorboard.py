@@ -33,6 +33,23 @@ class Summaries:
                 tf.summary.scalar(name, value)
         self._writer.flush()
 
+    def errors(self, step: int, part: str, loss: float, top1_error: float, top5_error: float | None) -> None:
+        """Writes loss and errors, so that TensorBoard shows those of training and validation in one group.
+
+        The tags of version 0.1, such as ``train_loss`` for ``loss/train``, are written as well.
+
+        Args:
+          step: the step.
+          part: "train" or "validation".
+          loss: in nats.
+          top1_error: in [0, 1].
+          top5_error: in [0, 1]; None with five classes or fewer.
+        """
+        values = {"loss": loss, "top1_error": top1_error, "top5_error": top5_error}
+        known = {name: value for name, value in values.items() if value is not None}
+        grouped = {f"{name}/{part}": value for name, value in known.items()}
+        self.scalars(step, **grouped, **{f"{part}_{name}": value for name, value in known.items()})
+
     def weights(self, step: int, weights: Mapping[str, tuple[tf.Variable, tf.Variable]]) -> None:
         """Writes a histogram of each layer's weights and the ratio of its last update to its weights.
 
@@ -74,13 +91,21 @@ class Summaries:
             tensorboard.plugins.hparams.api.hparams(values)
         self._writer.flush()
 
+    def end_session(self) -> None:
+        """Marks the run as finished for the HParams plugin, which shows it as running until then."""
+        import tensorboard.plugins.hparams.api_pb2
+        import tensorboard.plugins.hparams.summary
+
+        status = tensorboard.plugins.hparams.api_pb2.STATUS_SUCCESS
+        ended = tensorboard.plugins.hparams.summary.session_end_pb(status)
+        with self._writer.as_default(step=0):
+            tf.summary.experimental.write_raw_pb(ended.SerializeToString(), step=0)
+        self._writer.flush()
+
     def __call__(self, progress: loop.Progress) -> None:
-        top5 = {} if progress.train_top5_error is None else {"train_top5_error": progress.train_top5_error}
+        self.errors(progress.step, "train", progress.train_loss, progress.train_error, progress.train_top5_error)
         self.scalars(
             progress.step,
-            train_loss=progress.train_loss,
-            train_top1_error=progress.train_error,
-            **top5,
             learning_rate=progress.learning_rate,
             images_per_second=progress.images_per_second,
             input_wait=progress.input_wait,

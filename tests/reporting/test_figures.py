@@ -116,6 +116,35 @@ def test_confusion_matrix_shows_percentages_of_the_true_class():
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "$b$", "c"]
 
 
+def contrast(first, second):
+    """Returns the contrast of two RGB colors by WCAG 2.1; 4.5 is its minimum for text."""
+
+    def luminance(color):
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in color[:3]]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    darker, brighter = sorted((luminance(first), luminance(second)))
+    return (brighter + 0.05) / (darker + 0.05)
+
+
+@needs_matplotlib
+@pytest.mark.parametrize("share", range(0, 101, 5))
+def test_percentages_of_a_confusion_matrix_are_readable(share):
+    import matplotlib.colors
+
+    axes, _ = figures.confusion_matrix(np.array([[share, 100 - share], [0, 100]]), ["a", "b"]).axes
+    background = axes.images[0].cmap(share / 100)
+    text = axes.texts[0]
+    assert text.get_text() == str(share)
+    assert contrast(background, matplotlib.colors.to_rgb(text.get_color())) >= 4.5
+
+
+@needs_matplotlib
+def test_a_percentage_in_a_caption_stays_with_its_number():
+    (panel,) = figures.gallery(pictures(1), ["a name of thirty-two letters it is: 12.5 %"], columns=1).axes
+    assert panel.texts[0].get_text() == "a name of thirty-two letters it is:\n12.5\u00a0%"
+
+
 @needs_matplotlib
 @pytest.mark.parametrize("count, named, numbered", [(12, True, True), (13, True, False), (41, False, False)])
 def test_confusion_matrix_of_many_classes_omits_names_and_numbers(count, named, numbered):

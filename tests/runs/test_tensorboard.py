@@ -14,8 +14,10 @@ from alexnet_tf.runs import tensorboard
 from alexnet_tf.runs import train
 
 LAYERS = {f"{name}_{tower}" for name in ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7") for tower in "ab"}
-SCALARS = {"train_loss", "train_top1_error", "train_top5_error", "learning_rate", "images_per_second", "input_wait"}
-VALIDATION = {"validation_loss", "validation_top1_error", "validation_top5_error"}
+ERRORS = ("loss", "top1_error", "top5_error")
+SCALARS = {"learning_rate", "images_per_second", "input_wait"}
+SCALARS |= {f"{name}/train" for name in ERRORS} | {f"train_{name}" for name in ERRORS}
+VALIDATION = {f"{name}/validation" for name in ERRORS} | {f"validation_{name}" for name in ERRORS}
 
 
 def small_config(photographs, **changes):
@@ -89,7 +91,7 @@ def test_a_run_writes_scalars_histograms_images_and_graph(run):
     assert (int(width), int(height), len(images)) == (32, 32, 4)
     scopes = {node.name.partition("/")[0] for node in accumulator.Graph().node}
     assert {"preprocess", "gradient_tape", "loss", "update"} <= scopes
-    assert len(steps["_hparams_/session_start_info"]) == 1
+    assert len(steps["_hparams_/session_start_info"]) == len(steps["_hparams_/session_end_info"]) == 1
 
 
 def test_profile_of_a_run_is_readable(run):

@@ -7,6 +7,8 @@ import pytest
 import small_progress
 import tensorflow as tf
 from tensorboard.backend.event_processing import event_accumulator
+from tensorboard.plugins.hparams import api_pb2
+from tensorboard.plugins.hparams import plugin_data_pb2
 
 from alexnet_tf.training import tensorboard
 
@@ -23,10 +25,16 @@ def scalars_in(directory):
 def test_scalars_can_be_read_back(tmp_path):
     summaries = tensorboard.Summaries(str(tmp_path / "new"))
     summaries(small_progress.progress_at(20, train_loss=0.75))
-    summaries.scalars(20, validation_loss=1.5, validation_top1_error=0.125)
+    summaries.errors(20, "validation", 1.5, 0.125, None)
     # With five classes or fewer there is no top-5 error.
     summaries(small_progress.progress_at(40, learning_rate=0.0009765625, train_top5_error=None))
     assert scalars_in(tmp_path / "new") == {
+        "loss/train": [(20, 0.75), (40, 0.5)],
+        "loss/validation": [(20, 1.5)],
+        "top1_error/train": [(20, 0.25), (40, 0.25)],
+        "top1_error/validation": [(20, 0.125)],
+        "top5_error/train": [(20, 0.125)],
+        # The tags of version 0.1.
         "train_loss": [(20, 0.75), (40, 0.5)],
         "train_top1_error": [(20, 0.25), (40, 0.25)],
         "train_top5_error": [(20, 0.125)],
@@ -102,6 +110,11 @@ def test_graph_hyperparameters_and_images_are_in_the_event_file(tmp_path):
     accumulator = accumulator_of(tmp_path)
     assert "doubled" in {node.name for node in accumulator.Graph().node}
     assert "_hparams_/session_start_info" in accumulator.Tags()["tensors"]
+    assert "_hparams_/session_end_info" not in accumulator.Tags()["tensors"]
+    summaries.end_session()
+    metadata = accumulator_of(tmp_path).SummaryMetadata("_hparams_/session_end_info")
+    ended = plugin_data_pb2.HParamsPluginData.FromString(metadata.plugin_data.content).session_end_info
+    assert ended.status == api_pb2.STATUS_SUCCESS and abs(ended.end_time_secs - time.time()) < 60
     (event,) = accumulator.Tensors("augmented_images")
     width, height, *images = tf.make_ndarray(event.tensor_proto)
     assert (event.step, int(width), int(height)) == (7, 5, 4)
