@@ -71,7 +71,10 @@ class ErrorCounter:
         """
         probabilities = np.asarray(probabilities, np.float64)
         if np.isnan(probabilities).any():
-            raise ValueError("Expected probabilities in [0, 1]. Received: NaN; the training of this network diverged")
+            raise ValueError(
+                "Expected probabilities in [0, 1]. Received: NaN; the training of this network diverged. Start again "
+                "with a new --workdir and a tenth of the --learning_rate"
+            )
         true = probabilities[np.arange(len(labels)), labels]
         # Of equally probable classes the first ranks highest, as with argmax.
         rank = (probabilities > true[:, None]).sum(axis=1)

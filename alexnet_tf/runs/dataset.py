@@ -1,6 +1,7 @@
 """Opens the data set of a configuration, reads its images for a run, and prepares it."""
 
 import dataclasses
+from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
@@ -69,6 +70,19 @@ def monitored_split(source: sources.Source) -> str:
         if split in source.splits:
             return split
     raise ValueError(f"Expected validation_fraction above 0, as {source.name} has no test set. Received: 0")
+
+
+def example_names(data: Data, split: str) -> Callable[[int], str]:
+    """Returns the function from the index of an example of a split to the name of its file.
+
+    Names are relative to the folder of the data set, if there is one.
+    """
+    part = data.source.splits[split]
+    unreadable = {each.name for each in data.skipped.get(split, ())}
+    indices = range(len(part.labels))
+    if unreadable:
+        indices = [index for index in indices if part.name_of(index) not in unreadable]
+    return lambda place: part.name_of(indices[place]).removeprefix(f"{data.source.root}/")
 
 
 def prepare_data_dir(

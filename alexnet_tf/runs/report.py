@@ -17,9 +17,11 @@ from alexnet_tf.reporting import pages
 from alexnet_tf.runs import builders
 from alexnet_tf.runs import costs
 from alexnet_tf.runs import dataset
+from alexnet_tf.runs import diagnosis
 from alexnet_tf.runs import placement
 from alexnet_tf.runs import restore
 from alexnet_tf.runs import split_results
+from alexnet_tf.training import diagnostics
 from alexnet_tf.training import metrics
 from alexnet_tf.utils import files
 from alexnet_tf.utils import machine
@@ -85,7 +87,8 @@ def write(
       OSError: if a file cannot be written.
     """
     os.makedirs(os.path.join(workdir, FIGURES), exist_ok=True)
-    records = [record for record in metrics.read(os.path.join(workdir, "metrics.jsonl")) if record["step"] <= step]
+    all_records = metrics.read(os.path.join(workdir, "metrics.jsonl"))
+    records = [record for record in all_records if record["step"] <= step]
     last, names = results[-1], data.source.class_names
     examples = data.examples[last.split]
     blocks = [
@@ -95,11 +98,16 @@ def write(
         *_kernels(workdir, run_config, model),
         *_predictions(workdir, last, examples, names),
         *_confusion(workdir, last, names),
-        *_hardest(workdir, last, examples, names),
+        *_hardest(workdir, last, data),
         *_neighbors(workdir),
         *_cost(run_config, model, records),
         *_placement(run_config, len(names)),
-        *_warnings(records, data.skipped),
+        *_warnings(
+            # A warning of a later step is one that training ended with.
+            [record for record in all_records if record["kind"] == "warning"],
+            diagnosis.of_run(run_config, records, results, data.source),
+            data.skipped,
+        ),
         *_configuration(run_config),
         *_license(data.source),
     ]
@@ -250,17 +258,19 @@ def _confusion(workdir, result, names):
         yield pages.Table(["true class", "predicted class", "images", "share of the class"], rows)
 
 
-def _hardest(workdir, result, examples, names):
+def _hardest(workdir, result, data):
+    names, examples = data.source.class_names, data.examples[result.split]
     probabilities = result.probabilities[result.headline]
     of_true_class = probabilities[np.arange(len(result.labels)), result.labels]
     places = np.argsort(of_true_class, kind="stable")[:SHOWN]
-    captions = []
-    for place in places:
+    name_of = dataset.example_names(data, result.split)
+    captions, rows = [], []
+    for number, place in enumerate(places, start=1):
         predicted = int(probabilities[place].argmax())
-        captions.append(
-            f"{names[result.labels[place]]}: {100 * of_true_class[place]:.2g} %\n"
-            f"predicted {names[predicted]}: {100 * probabilities[place, predicted]:.3g} %"
-        )
+        true = f"{100 * of_true_class[place]:.2g} %"
+        share = f"{100 * probabilities[place, predicted]:.3g} %"
+        captions.append(f"{number}. {names[result.labels[place]]}: {true}\npredicted {names[predicted]}: {share}")
+        rows.append([number, name_of(place), names[result.labels[place]], true, names[predicted], share])
     yield pages.Heading("Hardest images")
     yield from _draw(
         workdir,
@@ -268,6 +278,7 @@ def _hardest(workdir, result, examples, names):
         lambda: figures.gallery(examples.images(places), captions),
         "The images whose true class has the lowest probability. Some of them may be mislabeled.",
     )
+    yield pages.Table(["", "image", "true class", "probability", "predicted class", "probability"], rows)
 
 
 def _neighbors(workdir):
@@ -341,14 +352,15 @@ def _placement(run_config, num_classes):
     yield pages.Listing(placement.placement_account(run_config, num_classes))
 
 
-def _warnings(records, skipped):
+def _warnings(recorded, found, skipped):
     yield pages.Heading("Warnings")
     lines = [
         f"{len(unreadable)} {split} files could not be read, the first {unreadable[0].name}: {unreadable[0].reason}"
         for split, unreadable in skipped.items()
         if unreadable
     ]
-    lines += [f"step {record['step']}: {record['text']}" for record in records if record["kind"] == "warning"]
+    lines += [f"step {record['step']}: {record['text']}" for record in recorded]
+    lines += diagnostics.new_texts(found, recorded)
     yield pages.Listing("\n".join(lines)) if lines else pages.Paragraph("None.")
 
 

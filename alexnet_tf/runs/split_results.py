@@ -16,6 +16,7 @@ from alexnet_tf.data import augmentation
 from alexnet_tf.data import pipeline
 from alexnet_tf.evaluation import errors
 from alexnet_tf.runs import dataset
+from alexnet_tf.training import diagnostics
 from alexnet_tf.training import distribution
 
 # Indices into `augmentation.ten_views` of each view set; the fifth view is the center crop.
@@ -135,7 +136,7 @@ def headline_views(run_config: config.Config) -> str:
 
 
 def print_result(result: SplitResult, data: dataset.Data, console: rich.console.Console) -> dict[str, Any]:
-    """Prints the errors of a split and its most frequent mistakes, and returns them for JSON."""
+    """Prints the errors of a split, its most frequent mistakes and warnings, and returns the errors for JSON."""
     majority = errors.majority_error(result.labels)
     console.print(f"{result.split}: {len(result.labels)} images, each evaluated once", markup=False)
     console.print(errors.table(result.results, majority), markup=False)
@@ -144,11 +145,22 @@ def print_result(result: SplitResult, data: dataset.Data, console: rich.console.
         console.print(
             f"  {true} classified as {predicted}: {count} images, {100 * fraction:.1f} % of the class", markup=False
         )
+    for text in warnings(result, data.source.class_names):
+        console.print(f"warning: {text}", markup=False)
     return {
         "majority_error": majority,
         **to_json(result.results),
         "confusions": [list(row) for row in worst],
     }
+
+
+def warnings(result: SplitResult, class_names: Sequence[str]) -> list[str]:
+    """Returns warnings, one line each, if the errors of a held-out split show that a network learned nothing."""
+    found = result.results[result.headline]
+    return diagnostics.texts(
+        diagnostics.not_better_than_majority(result.split, found.top1_error, errors.majority_error(result.labels)),
+        diagnostics.one_class_predicted(result.split, found.confusion, class_names),
+    )
 
 
 def collect(

@@ -36,6 +36,7 @@ from alexnet_tf.profiling import profiler
 from alexnet_tf.profiling import trace
 from alexnet_tf.runs import builders
 from alexnet_tf.runs import dataset
+from alexnet_tf.runs import diagnosis
 from alexnet_tf.runs import report
 from alexnet_tf.runs import split_results
 from alexnet_tf.runs import tensorboard
@@ -252,7 +253,8 @@ def _train_steps(run, profile_steps, stop):
             terminal = stack.enter_context(actions.Terminal(run.steps, run.first_step, run.steps_per_epoch))
             step_context = stack.enter_context(_profile(run, profile_steps, latest, terminal))
         own_actions = _actions(run, terminal, latest, stop)
-        stack.enter_context(stop.deferred())
+        if processes.is_chief:
+            stack.enter_context(diagnosis.divergence_recorded(run.workdir, run.steps_per_epoch))
         return loop.train(
             run.trainer,
             latest,
@@ -322,10 +324,12 @@ def _actions(run, terminal, latest, stop):
         writer.write(kind="warning", step=progress.step, epoch=progress.epoch, text=text)
 
     flat = actions.FlatLoss(len(run.data.source.class_names), warn)
+    early_cut = diagnosis.EarlyCut(run.workdir, run.config, run.data.source, warn)
     epoch_end.log = validation.epoch_log(run.monitored, terminal, writer, summaries)
     epoch = run.first_step / run.steps_per_epoch
     details = tensorboard.details(summaries, run.trainer, latest, run.config, epoch)
-    return [terminal, writer, summaries, flat, epoch_end, details, run.checkpoints]
+    end = tensorboard.session_end(summaries, run.config, run.steps)
+    return [terminal, writer, summaries, flat, epoch_end, early_cut, details, end, run.checkpoints]
 
 
 def _validate(run, stop):
@@ -361,6 +365,7 @@ def _finish(run):
         "evaluation": {result.split: split_results.print_result(result, data, console) for result in results},
     }
     files.write_json(os.path.join(workdir, "train.json"), written)
+    diagnosis.record(workdir, run.config, data.source, results, run.steps, run.steps_per_epoch, console)
     report_path = report.write(workdir, run.config, run.trainer.model, data, results, run.steps)
     console.print(
         f"run {workdir}\n  checkpoint  {run.checkpoints.current}\n  logs        tensorboard --logdir={workdir}\n"

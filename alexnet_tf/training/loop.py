@@ -18,7 +18,16 @@ import tensorflow as tf
 
 
 class NonFiniteLossError(ValueError):
-    """The loss is NaN or infinite."""
+    """The loss is NaN or infinite.
+
+    Args:
+      text: the message.
+      step: the first step with such a loss.
+    """
+
+    def __init__(self, text: str, step: int):
+        super().__init__(text)
+        self.step = step
 
 
 class Progress(NamedTuple):
@@ -134,7 +143,7 @@ class _Interval:
         errors = sum(int(result.errors) for result in self.results)
         top5_errors = [int(result.top5_errors) for result in self.results if result.top5_errors is not None]
         examples = sum(int(result.examples) for result in self.results)
-        _check_finite(losses, step)
+        _check_finite(losses, step, learning_rate)
         seconds = time.perf_counter() - self._began
         return Progress(
             step=step,
@@ -150,11 +159,13 @@ class _Interval:
         )
 
 
-def _check_finite(losses, last_step):
+def _check_finite(losses, last_step, learning_rate):
     finite = np.isfinite(losses)
     if not finite.all():
         first = int(np.argmin(finite))
+        step = last_step - len(losses) + first + 1
         raise NonFiniteLossError(
-            f"Expected a finite loss. Received: {losses[first]} at step {last_step - len(losses) + first + 1}; "
-            "a lower learning rate or a larger batch usually helps"
+            f"Expected a finite loss. Received: {losses[first]} at step {step}; training diverged with a learning rate "
+            f"of {learning_rate:.3g}. Start again with a new --workdir and a tenth of the --learning_rate",
+            step,
         )

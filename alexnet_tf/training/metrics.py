@@ -80,8 +80,9 @@ def curve(records: list[dict[str, Any]]) -> dict[str, list[float | None]]:
 
     Returns:
       A dict of lists of equal length: "epoch", ascending; "train_error" in [0, 1] and "train_loss" in nats, means over
-      the epoch's images; "watched_error" and "watched_loss", of the monitored split at the end of the epoch, None if
-      not evaluated. (Results of experiments store these keys.)
+      the epoch's images; "learning_rate" of the weights in its last step; "watched_error" and "watched_loss", of the
+      monitored split at the end of the epoch, and "watched_examples", the number of its images. None where they are not
+      recorded. (Results of experiments store some of these keys.)
     """
     validated = {record["step"]: record for record in records if record["kind"] == "validation"}
     rows, pending = [], []
@@ -95,9 +96,18 @@ def curve(records: list[dict[str, Any]]) -> dict[str, list[float | None]]:
                 for name in ("train_error", "train_loss")
             )
             monitored = validated.get(record["step"], {})
-            rows.append((record["epoch"], error, loss, monitored.get("top1_error"), monitored.get("loss")))
+            of_monitored = [monitored.get(name) for name in ("top1_error", "loss", "num_examples")]
+            rows.append((record["epoch"], error, loss, record.get("learning_rate"), *of_monitored))
             pending = []
-    names = ("epoch", "train_error", "train_loss", "watched_error", "watched_loss")
+    names = (
+        "epoch",
+        "train_error",
+        "train_loss",
+        "learning_rate",
+        "watched_error",
+        "watched_loss",
+        "watched_examples",
+    )
     return {name: [row[column] for row in rows] for column, name in enumerate(names)}
 
 

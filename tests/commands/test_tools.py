@@ -226,6 +226,10 @@ def test_nonfinite_loss_is_reported_in_one_line(photographs, tmp_path):
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("train.py: Expected a finite loss. Received: ") and "at step " in line
+    assert line.endswith("Start again with a new --workdir and a tenth of the --learning_rate")
+    # A report of this run will not be without warnings.
+    (warning,) = small_runs.lines(tmp_path / "run", "warning")
+    assert line == f"train.py: {warning['text']}"
 
 
 def test_prepared_data_can_be_trained_on_and_a_flipped_bit_is_reported(photographs, tmp_path):

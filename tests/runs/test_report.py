@@ -112,7 +112,7 @@ class Cells(html.parser.HTMLParser):
 
     def handle_data(self, data):
         if self._into is not None:
-            self._into[-1] += data
+            self._into[-1] += data.replace("\u00a0", " ")
 
 
 def read(workdir):
@@ -206,6 +206,12 @@ def test_unreadable_files_are_listed(tmp_path):
     report.make(str(workdir))
     text = (workdir / "report.md").read_text(encoding="utf-8")
     assert re.search(r"1 test files could not be read, the first .*test/alder/1\.png: \w+", text)
+    hardest = sorted(row[1] for row in read(workdir).rows if len(row) == 6 and row[0].isdigit())
+    readable = [f"test/{name}/{place}.png" for name in NAMES for place in range(3)]
+    readable.remove("test/alder/1.png")
+    assert hardest == sorted(readable)
+    for _, image, true, *_ in [row for row in read(workdir).rows if len(row) == 6 and row[0].isdigit()]:
+        assert image.split("/")[1] == true
 
 
 def test_a_run_without_records_has_no_curves(tmp_path, photographs):

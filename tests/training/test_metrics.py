@@ -13,8 +13,10 @@ RECORDS = [
     REPORT
     | {"step": 2, "epoch": 1.0, "examples": 10, "train_error": 0.5, "train_loss": 1.0, "images_per_second": 5}
     | {"epoch_ended": True},
-    {"kind": "validation", "step": 2, "epoch": 1.0, "top1_error": 0.7, "loss": 1.5},
-    REPORT | {"step": 3, "epoch": 1.5, "examples": 40, "train_error": 0.4, "train_loss": 0.8, "images_per_second": 8},
+    {"kind": "validation", "step": 2, "epoch": 1.0, "top1_error": 0.7, "loss": 1.5, "num_examples": 50},
+    REPORT
+    | {"step": 3, "epoch": 1.5, "examples": 40, "train_error": 0.4, "train_loss": 0.8, "images_per_second": 8}
+    | {"learning_rate": 0.125},
 ]
 
 
@@ -50,6 +52,8 @@ def test_curve_has_means_over_the_images_of_each_epoch():
     assert found["train_loss"] == pytest.approx([(30 * 2.0 + 10 * 1.0) / 40, 0.8])
     assert found["watched_error"] == [0.7, None]
     assert found["watched_loss"] == [1.5, None]
+    assert found["watched_examples"] == [50, None]
+    assert found["learning_rate"] == [None, 0.125]
 
 
 def test_speed_is_all_images_divided_by_their_total_time():

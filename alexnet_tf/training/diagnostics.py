@@ -1,0 +1,126 @@
+"""Rules that tell a run that failed to learn from one that learned, each from a few numbers of the run.
+
+Each rule returns a warning, one line without a final period that says what was found and what to do, or None.
+"""
+
+import math
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+# A loss above this share of that of a network that ignores the images has not fallen.
+_FALLEN = 0.95
+# A rate below this share of an earlier one was cut; the drops of the schedules are larger.
+_CUT = 0.75
+# Standard errors by which the last error may exceed the lowest one.
+_STANDARD_ERRORS = 2.0
+
+
+def label_entropy(labels: np.ndarray) -> float:
+    """Returns the loss of a network that knows how frequent each class is and ignores the images, in nats.
+
+    Args:
+      labels: int ``[examples]``.
+    """
+    counts = np.bincount(labels)
+    shares = counts[counts > 0] / len(labels)
+    return float(-(shares * np.log(shares)).sum())
+
+
+def not_better_than_majority(split: str, error: float, majority_error: float) -> str | None:
+    """Warns if a held-out error is not below that of always predicting the most frequent class.
+
+    Args:
+      split: name of the split.
+      error: top-1 error of the network on the split, in [0, 1].
+      majority_error: from `errors.majority_error`, for the same split. With 0, the split has only one class, which says
+        nothing about the network.
+    """
+    if not majority_error or error < majority_error:
+        return None
+    return (
+        f"the {split} error of {_percent(error)} is not below the {_percent(majority_error)} of always predicting the "
+        "most frequent class: the network is no better than a guess; train for more epochs, or with the options of "
+        "flags/own_pictures.flags"
+    )
+
+
+def one_class_predicted(split: str, confusion: np.ndarray, class_names: Sequence[str]) -> str | None:
+    """Warns if a network predicts the same class for all images of several classes.
+
+    Args:
+      split: name of the split.
+      confusion: int ``[classes, classes]``, true classes in rows, predicted classes in columns.
+      class_names: names of the classes.
+    """
+    predicted = np.flatnonzero(confusion.sum(axis=0))
+    if len(predicted) != 1 or np.count_nonzero(confusion.sum(axis=1)) < 2:
+        return None
+    return f"all {confusion.sum()} {split} images are classified as {class_names[predicted[0]]}"
+
+
+def rate_cut_before_loss_fell(curve: Mapping[str, Sequence[float | None]], ignorant_loss: float) -> str | None:
+    """Warns if the learning rate was cut before the training loss had fallen.
+
+    Args:
+      curve: from `metrics.curve`: "epoch", "train_loss" and "learning_rate", which is None where it is unknown.
+      ignorant_loss: from `label_entropy`, for the training labels.
+    """
+    lowest = math.inf
+    previous = None
+    for epoch, loss, rate in zip(curve["epoch"], curve["train_loss"], curve["learning_rate"]):
+        if previous and rate is not None and rate < _CUT * previous[1] and lowest > _FALLEN * ignorant_loss:
+            return (
+                f"the learning rate was cut after epoch {previous[0]:.3g}, before the training loss had fallen: its "
+                f"lowest was {lowest:.4f}, and a network that ignores the images has {ignorant_loss:.4f}; start again "
+                "with a new --workdir and --schedule=linear, or a higher --patience"
+            )
+        lowest = min(lowest, loss)
+        previous = None if rate is None else (epoch, rate)
+    return None
+
+
+def last_error_above_lowest(curve: Mapping[str, Sequence[float | None]], monitored: str) -> str | None:
+    """Warns if the last monitored error is more than two standard errors above the lowest one.
+
+    Args:
+      curve: from `metrics.curve`: "epoch", "watched_error" and "watched_examples", which are None where they are
+        unknown.
+      monitored: name of the monitored split.
+    """
+    points = [
+        point
+        for point in zip(curve["epoch"], curve["watched_error"], curve["watched_examples"])
+        if None not in point[1:]
+    ]
+    if not points:
+        return None
+    best_epoch, lowest, examples = min(points, key=lambda point: point[1])
+    _, last, _ = points[-1]
+    # A few images without a mistake do not show that the error is 0.
+    share = min(max(lowest, 1 / examples), 1.0)
+    margin = _STANDARD_ERRORS * math.sqrt(share * (1 - share) / examples)
+    if last - lowest <= margin:
+        return None
+    return (
+        f"the last checkpoint's {monitored} error of {_percent(last)} is more than two standard errors above the "
+        f"{_percent(lowest)} after epoch {best_epoch:.3g}; start again with a new --workdir and fewer --epochs, or a "
+        "lower --learning_rate"
+    )
+
+
+def texts(*found: str | None) -> list[str]:
+    """Returns the warnings among the results of rules."""
+    return [text for text in found if text]
+
+
+def new_texts(found: Sequence[str], records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns the warnings that are not among a run's records, from `metrics.read`."""
+    recorded = {record.get("text") for record in records if record["kind"] == "warning"}
+    return [text for text in found if text not in recorded]
+
+
+def _percent(share):
+    return f"{100 * share:.1f} %"

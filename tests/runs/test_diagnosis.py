@@ -1,0 +1,152 @@
+"""Warnings about runs that failed to learn: in the terminal, in metrics.jsonl and in the report."""
+
+import json
+
+import numpy as np
+import pytest
+import small_progress
+import small_runs
+
+from alexnet_tf.data import sources
+from alexnet_tf.evaluation import errors
+from alexnet_tf.runs import diagnosis
+from alexnet_tf.runs import evaluate
+from alexnet_tf.runs import report
+from alexnet_tf.runs import split_results
+from alexnet_tf.runs import train
+from alexnet_tf.training import loop
+
+NAMES = ("cat", "dog", "bird")
+LABELS = np.array([0] * 4 + [1] * 4 + [2] * 2)
+
+
+def source():
+    split = sources.Split(LABELS, read=None, name_of=str)
+    return sources.Source("folder:test", NAMES, {"train": split})
+
+
+def result(predicted, split="validation"):
+    probabilities = {"center crop": np.eye(3)[predicted], "ten views": np.eye(3)[LABELS]}
+    found = {name: errors.from_probabilities(each, LABELS) for name, each in probabilities.items()}
+    return split_results.SplitResult(split, LABELS, probabilities, found, "center crop")
+
+
+def curve_records(losses, rates, monitored=None):
+    records = []
+    for epoch, (loss, rate) in enumerate(zip(losses, rates), start=1):
+        at = {"step": 10 * epoch, "epoch": float(epoch)}
+        records.append({"kind": "train", "epoch_ended": True, "examples": 40, "train_error": 0.5} | at)
+        records[-1] |= {"train_loss": loss, "learning_rate": rate, "images_per_second": 5.0}
+        if monitored:
+            records.append({"kind": "validation", "top1_error": monitored[epoch - 1], "num_examples": 100} | at)
+    return records
+
+
+def test_each_sign_of_a_failed_run_is_a_warning():
+    records = curve_records([1.1, 1.1, 1.1], [0.01, 0.01, 0.001], [0.2, 0.5, 0.6])
+    run_config = small_runs.make_config("any", schedule="plateau")
+    found = diagnosis.of_run(run_config, records, [result([1] * 10), result(LABELS, "test")], source())
+    beginnings = [
+        "the validation error of 60.0 % is not below the 60.0 % ",
+        "all 10 validation images are classified as dog",
+        "the learning rate was cut after epoch 2, ",
+        "the last checkpoint's validation error of 60.0 % is more than two standard errors above the 20.0 % ",
+    ]
+    assert len(found) == len(beginnings)
+    for text, beginning in zip(found, beginnings):
+        assert text.startswith(beginning)
+
+
+def test_a_run_that_learned_has_no_warning():
+    records = curve_records([0.9, 0.5, 0.3], [0.01, 0.01, 0.001], [0.4, 0.2, 0.21])
+    for schedule in ("plateau", "epochs", "linear"):
+        run_config = small_runs.make_config("any", schedule=schedule)
+        assert diagnosis.of_run(run_config, records, [result(LABELS)], source()) == []
+
+
+def test_a_linear_schedule_has_no_cut():
+    records = curve_records([1.1, 1.1], [0.01, 0.001])
+    run_config = small_runs.make_config("any", schedule="linear")
+    assert diagnosis.of_run(run_config, records, [result(LABELS)], source()) == []
+
+
+def write_records(path, records):
+    path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+
+
+def test_an_early_cut_is_reported_once_while_training(tmp_path):
+    records = curve_records([1.1] * 5, [0.01, 0.01, 0.001, 0.0001, 0.0001])
+    run_config = small_runs.make_config("any", schedule="plateau")
+    warnings = []
+
+    def warn(progress, text):
+        warnings.append((progress.step, text))
+        with open(tmp_path / "metrics.jsonl", "a") as file:
+            record = {"kind": "warning", "step": progress.step, "epoch": progress.epoch, "text": text}
+            file.write(f"{json.dumps(record)}\n")
+
+    early_cut = diagnosis.EarlyCut(tmp_path, run_config, source(), warn)
+    for record in records:
+        with open(tmp_path / "metrics.jsonl", "a") as file:
+            file.write(f"{json.dumps(record)}\n")
+        early_cut(small_progress.progress_at(record["step"], epoch_ended=True, learning_rate=record["learning_rate"]))
+    assert [step for step, _ in warnings] == [30]
+    # Nor again after a restart, and damaged records are no reason to stop.
+    resumed = diagnosis.EarlyCut(tmp_path, run_config, source(), warn)
+    resumed(small_progress.progress_at(50, epoch_ended=True))
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    diagnosis.EarlyCut(tmp_path, run_config, source(), warn)(small_progress.progress_at(50, epoch_ended=True))
+    assert len(warnings) == 1
+
+
+def test_divergence_is_recorded(tmp_path):
+    write_records(tmp_path / "metrics.jsonl", curve_records([1.1], [0.01]))
+    with pytest.raises(loop.NonFiniteLossError), diagnosis.divergence_recorded(tmp_path, 10):
+        raise loop.NonFiniteLossError("Expected a finite loss", 15)
+    (record,) = small_runs.lines(tmp_path, "warning")
+    assert record == {"kind": "warning", "step": 15, "epoch": 1.5, "text": "Expected a finite loss"}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes with the same images, so that half of the answers are wrong."""
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 12), ("val", 3)):
+        for name in ("one", "other"):
+            (tmp_path / "pictures" / split / name).mkdir(parents=True)
+        for number in range(count):
+            path = tmp_path / "pictures" / split / "one" / f"{number}.png"
+            small_runs.write_picture(path, generator)
+            (tmp_path / "pictures" / split / "other" / path.name).write_bytes(path.read_bytes())
+    return tmp_path / "pictures"
+
+
+def test_a_run_that_learned_nothing_says_so_everywhere(folder, tmp_path, capsys):
+    changes = {"learning_rate": 1e-9, "schedule": "plateau", "patience": 1, "drop_epochs": (), "summary_epochs": 0.0}
+    run_config = small_runs.make_config(folder, validation_fraction=0.1, **changes)
+    workdir = tmp_path / "run"
+    train.train(run_config, str(workdir))
+    said = capsys.readouterr().out
+    texts = [record["text"] for record in small_runs.lines(workdir, "warning")]
+    error = [text for text in texts if text.startswith("the validation error of 50.0 % is not below the 50.0 % ")]
+    cut = [text for text in texts if text.startswith("the learning rate was cut after epoch 2, ")]
+    assert len(error) == len(cut) == 1
+    # The cut is reported when it happens, and again at the end.
+    assert said.count(f"warning: {error[0]}") == 1 and said.count(f"warning: {cut[0]}") == 2
+    page = (workdir / "report.md").read_text(encoding="utf-8")
+    section = page[page.index("## Warnings") :]
+    assert all(section.count(text) == 1 for text in texts)
+
+    # The same command only evaluates, and records nothing twice.
+    train.train(run_config, str(workdir))
+    assert [record["text"] for record in small_runs.lines(workdir, "warning")] == texts
+    capsys.readouterr()
+    evaluate.evaluate(str(workdir))
+    assert f"warning: {error[0]}" in capsys.readouterr().out
+
+    # A run of version 0.1 has no such records; its report has the warnings nevertheless.
+    kept = [line for line in (workdir / "metrics.jsonl").read_text().splitlines(keepends=True) if "warning" not in line]
+    (workdir / "metrics.jsonl").write_text("".join(kept))
+    report.make(str(workdir))
+    page = (workdir / "report.md").read_text(encoding="utf-8")
+    assert error[0] in page and cut[0] in page and "None." not in page
