@@ -197,7 +197,7 @@ def directory(tmp_path_factory):
 # The documented commands that run here, in this order, each with flags that make it small.
 RUNNABLE = {
     "python tools/train.py --flagfile=flags/quickstart.flags": SMALL,
-    "python tools/train.py --source=folder:photographs": SMALL,
+    "python tools/train.py --flagfile=flags/own_pictures.flags --source": SMALL,
     "python tools/evaluate.py --workdir=runs/mine": "",
     "python tools/figures.py --workdir=runs/mine": "",
     "python tools/neighbours.py --workdir=runs/mine": "--random=2 --k=2",
@@ -205,7 +205,9 @@ RUNNABLE = {
     "python tools/predict.py --saved_model=served/mine": "",
     "python tools/prepare.py --source=folder:photographs": "",
     "python tools/prepare.py --verify": "",
-    "python tools/train.py --data_dir=prepared --recipe": f"{SMALL} --source= --image_size=256 --workdir=runs/prepared",
+    "python tools/train.py --flagfile=flags/own_pictures.flags --data_dir": (
+        f"{SMALL} --source= --image_size=256 --workdir=runs/prepared"
+    ),
     "python tools/experiments.py --flagfiles=flags/cifar10_26.flags,flags/cifar10_18.flags": "--list --table=",
     "python tools/placement.py": "--crop_size=32 --image_size=36 --batch_size=2 --num_classes=2",
 }
