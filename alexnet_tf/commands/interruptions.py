@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import signal
+import stat
 import sys
 import threading
 from collections.abc import Callable
@@ -13,8 +14,6 @@ from typing import Any
 
 # Signals that request a stop: Ctrl-C, a closed terminal, and what `kill` and schedulers send.
 SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
-# Errors of a pipe without a reader and of a closed terminal.
-_UNREAD = (errno.EPIPE, errno.EIO)
 
 
 def handle(handler: Callable[[int, Any], None]) -> None:
@@ -37,7 +36,9 @@ def handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
     finally:
         if threading.current_thread() is threading.main_thread():
             for number, previous in before.items():
-                signal.signal(number, previous)
+                # None is a handler that was not installed by Python, and still is.
+                if previous is not None:
+                    signal.signal(number, previous)
 
 
 @contextlib.contextmanager
@@ -100,8 +101,15 @@ class _Output:
         try:
             yield
         except OSError as error:
-            if error.errno not in _UNREAD:
+            if not _is_unread(error, self._stream):
                 raise
             # What is still in the stream's buffer, and what C++ code writes, goes there as well.
             with open(os.devnull, "w", encoding="utf-8") as nowhere:
                 os.dup2(nowhere.fileno(), self._stream.fileno())
+
+
+def _is_unread(error, stream):
+    """Whether an error is that of a pipe without a reader or of a closed terminal, which is no longer a terminal."""
+    if error.errno == errno.EIO:
+        return stat.S_ISCHR(os.fstat(stream.fileno()).st_mode)
+    return error.errno == errno.EPIPE
