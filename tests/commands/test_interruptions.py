@@ -7,6 +7,7 @@ import pty
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -109,7 +110,7 @@ def test_a_reader_that_goes_away_does_not_end_a_program(tmp_path):
     reader, writer = os.pipe()
     process = begin(tmp_path / "out", writer)
     os.close(writer)
-    assert os.read(reader, 6) == b"first\n"
+    assert os.read(reader, 5) == b"first"
     os.close(reader)
     process.communicate(b"\n", timeout=100)
     assert process.returncode == 0
@@ -174,6 +175,8 @@ def test_sigterm_leaves_nothing_half_written(name, folder, workdir, tmp_path, mo
 
     def killed(*args, **kwargs):
         os.kill(os.getpid(), signal.SIGTERM)
+        # Any thread may receive the signal, and this one is told a little later.
+        time.sleep(10)
         return original(*args, **kwargs)
 
     monkeypatch.setattr(module, function, killed)

@@ -44,7 +44,7 @@ def curve_records(losses, rates, monitored=None):
 
 def test_each_sign_of_a_failed_run_is_a_warning():
     records = curve_records([1.1, 1.1, 1.1], [0.01, 0.01, 0.001], [0.2, 0.5, 0.6])
-    run_config = small_runs.make_config("any", schedule="plateau")
+    run_config = small_runs.make_config("any", validation_fraction=0.1, schedule="plateau")
     found = diagnosis.of_run(run_config, records, [result([1] * 10), result(LABELS, "test")], source())
     beginnings = [
         "the validation error of 60.0 % is not below the 60.0 % ",
@@ -60,13 +60,13 @@ def test_each_sign_of_a_failed_run_is_a_warning():
 def test_a_run_that_learned_has_no_warning():
     records = curve_records([0.9, 0.5, 0.3], [0.01, 0.01, 0.001], [0.4, 0.2, 0.21])
     for schedule in ("plateau", "epochs", "linear"):
-        run_config = small_runs.make_config("any", schedule=schedule)
+        run_config = small_runs.make_config("any", validation_fraction=0.1, schedule=schedule)
         assert diagnosis.of_run(run_config, records, [result(LABELS)], source()) == []
 
 
 def test_a_linear_schedule_has_no_cut():
     records = curve_records([1.1, 1.1], [0.01, 0.001])
-    run_config = small_runs.make_config("any", schedule="linear")
+    run_config = small_runs.make_config("any", validation_fraction=0.1, schedule="linear")
     assert diagnosis.of_run(run_config, records, [result(LABELS)], source()) == []
 
 
@@ -76,7 +76,7 @@ def write_records(path, records):
 
 def test_an_early_cut_is_reported_once_while_training(tmp_path):
     records = curve_records([1.1] * 5, [0.01, 0.01, 0.001, 0.0001, 0.0001])
-    run_config = small_runs.make_config("any", schedule="plateau")
+    run_config = small_runs.make_config("any", validation_fraction=0.1, schedule="plateau")
     warnings = []
 
     def warn(progress, text):
