@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import unicodedata
 from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
@@ -246,7 +247,7 @@ def check_checkpoint(path: str, variables: Mapping[str, tf.Variable], metadata: 
 
 
 def _check_metadata(path, expected, saved):
-    differing = sorted(name for name in {*expected, *saved} if expected.get(name) != saved.get(name))
+    differing = sorted(name for name in {*expected, *saved} if not _are_same(expected.get(name), saved.get(name)))
     if differing:
         raise ValueError(
             f"Expected {path} to have "
@@ -311,6 +312,15 @@ def load_weights(directory: str, variables: Mapping[str, tf.Variable]) -> str:
 def _key(name):
     """Returns the key of a variable in a checkpoint."""
     return f"variables/{name.replace('.', '..').replace('/', '.S')}/.ATTRIBUTES/VARIABLE_VALUE"
+
+
+def _are_same(value, other):
+    """Compares values of JSON; an accent is the same as part of a letter and after it, as other systems write it."""
+    return value == other or _composed(value) == _composed(other)
+
+
+def _composed(value):
+    return unicodedata.normalize("NFC", json.dumps(value, ensure_ascii=False, sort_keys=True))
 
 
 def _shorten(value):

@@ -359,3 +359,11 @@ def test_directory_that_cannot_be_made_is_reported(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"Could not save a checkpoint in .*file/x: .*; the newest .* is none"):
         Run(tmp_path / "file" / "x").checkpoints.save(1)
+
+
+def test_class_names_may_have_accents_composed_or_decomposed(tmp_path):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    saved = Run(tmp_path, metadata={"classes": [composed, "tea"]})
+    saved.checkpoints.save(1)
+    assert Run(tmp_path, metadata={"classes": [decomposed, "tea"]}).checkpoints.restore() == 1
+    assert "classes" in rejection(Run(tmp_path, metadata={"classes": ["cafe", "tea"]}))
