@@ -190,7 +190,7 @@ def steps_reported(workdir):
 
 def test_killed_run_resumes_with_identical_bits(photographs, tmp_path):
     arguments = small_net(photographs)
-    whole = forks.run("train", f"--workdir={tmp_path / 'whole'}", *arguments)
+    whole = forks.run("train", f"--workdir={tmp_path / 'whole'}", *arguments, report=False)
     assert whole.returncode == 0, whole.stderr
 
     workdir = tmp_path / "killed"
@@ -212,7 +212,7 @@ def test_killed_run_resumes_with_identical_bits(photographs, tmp_path):
 
     # The last lines of the output say where the results are.
     assert str(workdir / "report.html") in resumed.stdout
-    evaluated = run("evaluate", f"--workdir={workdir}")
+    evaluated = forks.run("evaluate", f"--workdir={workdir}")
     assert evaluated.returncode == 0, evaluated.stderr
     assert "validation: 4 images, each evaluated once" in evaluated.stdout
 
@@ -296,7 +296,8 @@ def experiment(tmp_path, pictures):
     path.write_text(
         "# Claim: a small net learns.\n# Command: python tools/train.py --flagfile=FILE --source=folder:DIR\n"
         "# Expected: none (synthetic)\n# Band: none\n# Data: pictures\n# Cost: two steps.\n"
-        "--flagfile=flags/cifar10_26.flags\n--batch_size=10\n--epochs=1\n--drop_epochs=\n--report_steps=1\n"
+        "--flagfile=flags/cifar10_26.flags\n--normalization=none\n"
+        "--batch_size=10\n--epochs=1\n--drop_epochs=\n--report_steps=1\n"
     )
     places = [f"--workdir={tmp_path / 'runs'}", f"--results={tmp_path / 'results'}", f"--source=folder:{pictures}"]
     return [f"--flagfiles={path}", *places]

@@ -110,7 +110,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bits(kills, server, f
         if newest_step(workdir) == STEPS:
             shutil.rmtree(workdir)
         child = server.start("train", tmp_path / "log", *arguments)
-        moment = moments.uniform(0.0, 6.0)
+        moment = moments.uniform(0.0, 4.0)
         if killed % 2 == 0:
             wait_for_step(workdir, newest_step(workdir) + 1, child)
             moment = moments.uniform(0.0, 0.5)
