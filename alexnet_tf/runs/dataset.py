@@ -32,11 +32,17 @@ class Data(NamedTuple):
     skipped: dict[str, list[loading.SkippedImage]]  # by split: unreadable images, which are not among the examples
 
 
-def open_data(run_config: config.Config) -> tuple[sources.Source, statistics.Statistics | None]:
+def open_data(
+    run_config: config.Config, log: Callable[[str], None] = lambda line: None
+) -> tuple[sources.Source, statistics.Statistics | None]:
     """Opens the data set of a configuration.
 
     If the data set has no validation split, ``validation_fraction`` of the training images become one. With a fraction
     of 0 none is made, and training monitors the test split (`monitored_split`).
+
+    Args:
+      run_config: the configuration.
+      log: called with a line about each kind of file or folder that is not read.
 
     Returns:
       The data set, and the statistics of its training images if they are stored with it, else None.
@@ -52,6 +58,8 @@ def open_data(run_config: config.Config) -> tuple[sources.Source, statistics.Sta
             )
         return prepared.open_data_dir(run_config.data_dir)
     source = sources.open_source(run_config.source)
+    for note in source.notes:
+        log(f"warning: {note}")
     if "validation" in source.splits or not run_config.validation_fraction:
         return source, None
     train, validation = sources.stratified_split(
@@ -104,7 +112,7 @@ def prepare_data_dir(
     data_dir = run_config.data_dir
     if not (run_config.source and data_dir):
         raise ValueError(f"Expected source and data_dir. Received: source={run_config.source!r}, data_dir={data_dir!r}")
-    source, _ = open_data(dataclasses.replace(run_config, data_dir=""))
+    source, _ = open_data(dataclasses.replace(run_config, data_dir=""), logger(console))
     settings = {"validation_fraction": run_config.validation_fraction, "split_seed": run_config.split_seed}
     total = sum(len(split.labels) for split in source.splits.values())
     with progress_bar(console) as bar:
@@ -136,6 +144,11 @@ def verify_data_dir(data_dir: str, console: rich.console.Console) -> None:
             f"Expected {data_dir} to be undamaged. Received: {len(defects)} defects, the first: {defects[0]}"
         )
     console.print(f"{data_dir}: all {total} images are undamaged", markup=False)
+
+
+def logger(console: rich.console.Console) -> Callable[[str], None]:
+    """Returns a function that prints a line."""
+    return lambda line: console.print(line, markup=False)
 
 
 def progress_bar(console: rich.console.Console | None) -> rich.progress.Progress:

@@ -52,7 +52,7 @@ def evaluate(
     workdirs = [workdirs] if isinstance(workdirs, (str, os.PathLike)) else list(workdirs)
     _check_directories(workdirs)
     configs = [restore.read_config(workdir, source, data_dir) for workdir in workdirs]
-    data_source, _ = dataset.open_data(configs[0])
+    data_source, _ = dataset.open_data(configs[0], dataset.logger(console))
     split = split or dataset.monitored_split(data_source)
     if split not in data_source.splits:
         raise ValueError(f"Expected split to be one of {', '.join(data_source.splits)}. Received: {split}")

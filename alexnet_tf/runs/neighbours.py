@@ -41,18 +41,25 @@ class RetrievalRun(NamedTuple):
     identity: dict[str, Any]  # what the features depend on, for JSON
 
 
-def open_run(workdir: str | os.PathLike, *, source: str = "", data_dir: str = "") -> RetrievalRun:
+def open_run(
+    workdir: str | os.PathLike,
+    *,
+    source: str = "",
+    data_dir: str = "",
+    log: Callable[[str], None] = lambda line: None,
+) -> RetrievalRun:
     """Opens a run at its newest checkpoint.
 
     Args:
       workdir: a directory in which `train.train` ran.
       source, data_dir: the new location of a data set that has moved; empty for the run's own.
+      log: as in `dataset.open_data`.
 
     Raises:
       ValueError, OSError: if a file is missing or does not belong to the run.
     """
     run_config = restore.read_config(workdir, source, data_dir)
-    data_source, _ = dataset.open_data(run_config)
+    data_source, _ = dataset.open_data(run_config, log)
     run = restore.open_run(workdir, run_config, data_source.class_names)
     network = signatures.with_features(run.model)
     view = functools.partial(
@@ -109,7 +116,8 @@ def index_run(
         or split.
     """
     console = rich.console.Console(soft_wrap=True, highlight=False)
-    return _index(open_run(workdir, source=source, data_dir=data_dir), split, index_dir, dtype, console)
+    run = open_run(workdir, source=source, data_dir=data_dir, log=dataset.logger(console))
+    return _index(run, split, index_dir, dtype, console)
 
 
 def _index(run, split, index_dir, dtype, console):
@@ -224,7 +232,7 @@ def query(
     console = rich.console.Console(soft_wrap=True, highlight=False)
     _check_outputs(json_path, figure_path)
     nearest.choose_method(method, 0)
-    run = open_run(workdir, source=source, data_dir=data_dir)
+    run = open_run(workdir, source=source, data_dir=data_dir, log=dataset.logger(console))
     # Raises for bad queries before an index is built, which may take hours.
     loaded = queries.load(run.source, request, run.config.image_size)
     if figure_path and len(loaded) > MAX_ROWS:

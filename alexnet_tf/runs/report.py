@@ -51,7 +51,7 @@ def make(workdir: str, *, source: str | None = None, data_dir: str | None = None
     """
     console = rich.console.Console(soft_wrap=True, highlight=False)
     run_config = restore.read_config(workdir, source, data_dir)
-    data_source, _ = dataset.open_data(run_config)
+    data_source, _ = dataset.open_data(run_config, dataset.logger(console))
     splits = [split for split in ("validation", "test") if split in data_source.splits]
     run = restore.open_run(workdir, run_config, data_source.class_names)
     data = dataset.load_data(run_config, data_source, splits, run.image_statistics, console)
@@ -106,7 +106,7 @@ def write(
             # A warning of a later step is one that training ended with.
             [record for record in all_records if record["kind"] == "warning"],
             diagnosis.of_run(run_config, records, results, data.source),
-            data.skipped,
+            data,
         ),
         *_configuration(run_config),
         *_license(data.source),
@@ -352,11 +352,12 @@ def _placement(run_config, num_classes):
     yield pages.Listing(placement.placement_account(run_config, num_classes))
 
 
-def _warnings(recorded, found, skipped):
+def _warnings(recorded, found, data):
     yield pages.Heading("Warnings")
-    lines = [
+    lines = list(data.source.notes)
+    lines += [
         f"{len(unreadable)} {split} files could not be read, the first {unreadable[0].name}: {unreadable[0].reason}"
-        for split, unreadable in skipped.items()
+        for split, unreadable in data.skipped.items()
         if unreadable
     ]
     lines += [f"step {record['step']}: {record['text']}" for record in recorded]

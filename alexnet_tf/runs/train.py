@@ -176,7 +176,7 @@ def _open(run_config, workdir, processes, locks):
 
 def _open_data(run_config, workdir, console):
     """Opens the data set and reads the images of the training and the monitored split; returns data and split."""
-    source, image_statistics = dataset.open_data(run_config)
+    source, image_statistics = dataset.open_data(run_config, dataset.logger(console))
     path = os.path.join(workdir, "statistics.npz")
     if os.path.exists(path):
         image_statistics = statistics.load(path)

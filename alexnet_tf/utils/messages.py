@@ -33,6 +33,11 @@ def first_line(error: BaseException) -> str:
     return _SUFFIX.sub("", _PYTHON_CLASS.sub("", _PREFIX.sub("", line))) or type(error).__name__
 
 
+def printable(text: str) -> str:
+    """Returns a text with escapes in place of line breaks, control characters and bytes that are not UTF-8."""
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
 def different_values(
     what: str, names: Iterable[str], previous: Mapping[str, Any], requested: Mapping[str, Any], flag: str
 ) -> str:

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from alexnet_tf.data import photograph
 from alexnet_tf.data import sources
+from alexnet_tf.data import tfds_sets
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
@@ -298,7 +299,7 @@ def test_tfds_prepares_a_format_that_is_read_by_index(data_dir):
 
 def test_tfrecord_data_sets_must_fit_in_memory(data_dir, monkeypatch):
     PlainPhotographs(data_dir=data_dir, file_format="tfrecord").download_and_prepare()
-    monkeypatch.setattr(sources, "MAX_BYTES_IN_MEMORY", 100)
+    monkeypatch.setattr(tfds_sets, "MAX_BYTES_IN_MEMORY", 100)
     with pytest.raises(
         ValueError, match="Expected plain_photographs in .* file_format='array_record'.*GiB of tfrecord"
     ):

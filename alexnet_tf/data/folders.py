@@ -1,0 +1,245 @@
+"""Photographs in class folders: which of them are read, and a line for each kind of file or folder that is not."""
+
+import collections
+import os
+import pathlib
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from alexnet_tf.utils import messages
+
+LAYOUT = (
+    "DIR/train/CLASS/IMAGE, and if there are any DIR/val/CLASS/IMAGE and DIR/test/CLASS/IMAGE, "
+    "with the same class folders in each; without a validation and test set also DIR/CLASS/IMAGE"
+)
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp")
+# The names of a split's folder, the first preferred; upper and lower case are the same.
+SPLIT_FOLDERS = {
+    "train": ("train", "training"),
+    "validation": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+# What version 0.1 read. Its split of a folder is drawn from these files.
+_SUFFIXES_0_1 = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
+_FOLDERS_0_1 = {"train": "train", "validation": "val", "test": "test"}
+
+# Files that operating systems leave in folders, which need no line.
+_SYSTEM_FILES = (".DS_Store", "Thumbs.db", "desktop.ini")
+
+_OTHER_FORMAT = ("file of another format", "files of other formats")
+_NESTED = ("file in a folder inside a class folder", "files in folders inside class folders")
+_OUTSIDE = ("file outside of the class folders", "files outside of the class folders")
+_NO_TARGET = ("link that leads nowhere", "links that lead nowhere")
+_HIDDEN = ("hidden file or folder", "hidden files or folders")
+_SPECIAL = ("special file", "special files")
+_REMEDIES = {
+    _OTHER_FORMAT: "; convert images to JPEG or PNG",
+    _NESTED: "; move images to the class folder",
+    _OUTSIDE: "; move images to a class folder",
+}
+# Names in a line.
+_MAX_LISTED = 5
+
+
+class Folder(NamedTuple):
+    """The photographs in a folder."""
+
+    class_names: tuple[str, ...]  # sorted
+    splits: dict[str, tuple[list[str], list[int]]]  # "train" and others: the path and label of each photograph
+    notes: tuple[str, ...]  # a line for each kind of file or folder that is not read
+
+
+class _Unread:
+    """Counts what is not read, by reason."""
+
+    def __init__(self):
+        self._counts = collections.Counter()
+        self._first = {}
+        self._suffixes = collections.Counter()
+
+    def add(self, reason, path):
+        self._counts[reason] += 1
+        self._first.setdefault(reason, path)
+        if reason == _OTHER_FORMAT:
+            self._suffixes[os.path.splitext(path)[1].lower() or "no suffix"] += 1
+
+    def lines(self, root):
+        for reason, count in self._counts.items():
+            what = f"{count} {reason[count > 1]}"
+            if reason == _OTHER_FORMAT:
+                what += f" ({_listed([f'{number} {suffix}' for suffix, number in self._suffixes.most_common()])})"
+            first = os.path.relpath(self._first[reason], root)
+            yield f"not read in {root}: {what}, the first {first}{_REMEDIES.get(reason, '')}"
+
+
+def _listed(names):
+    shown = ", ".join(names[:_MAX_LISTED])
+    return shown + ", ..." if len(names) > _MAX_LISTED else shown
+
+
+def open_folder(directory: str | os.PathLike, as_version_0_1: bool = False) -> Folder:
+    """Finds the photographs of a folder of class folders; see `LAYOUT`.
+
+    Args:
+      directory: the folder.
+      as_version_0_1: whether to read only what version 0.1 read: folders named train, val and test, and no WebP files.
+
+    Raises:
+      FileNotFoundError: if there is no folder, train folder or class folder.
+      ValueError: for a class folder without images, or one that the train folder does not have.
+    """
+    root = str(pathlib.Path(directory))
+    if not os.path.isdir(root):
+        raise FileNotFoundError(f"Expected class folders of images as {LAYOUT}. Received: {root}")
+    suffixes = _SUFFIXES_0_1 if as_version_0_1 else IMAGE_SUFFIXES
+    unread, notes = _Unread(), []
+    folders = _split_folders(_subfolders(root), as_version_0_1)
+    train = _join(root, folders["train"]) if "train" in folders else root
+    if train == root:
+        class_names = _classes_without_train_folder(root, folders.values(), suffixes)
+    else:
+        class_names = _subfolders(train)
+        _pass_over_loose(root, unread)
+        if others := [name for name in _subfolders(root) if name not in folders.values()]:
+            notes.append(_describe_unused(root, others))
+    if not class_names:
+        raise FileNotFoundError(f"Expected class folders in {train}: {LAYOUT}. Received: none")
+    splits = {"train": _read_split(train, class_names, suffixes, unread, every_class=True)}
+    for split in ("validation", "test"):
+        if split in folders:
+            path = _join(root, folders[split])
+            _check_classes(path, class_names, train)
+            if found := _read_held_out(path, class_names, suffixes, unread, notes):
+                splits[split] = found
+    return Folder(tuple(class_names), splits, tuple(map(messages.printable, (*unread.lines(root), *notes))))
+
+
+def _classes_without_train_folder(root, split_folders, suffixes):
+    names = [name for name in _subfolders(root) if name not in split_folders]
+    if not any(_why_unread(entry, suffixes) is None for name in names for entry in _entries(_join(root, name))):
+        raise FileNotFoundError(f"Expected class folders of images as {LAYOUT}. Received: {root}")
+    return names
+
+
+def _check_classes(directory, class_names, train):
+    if unknown := sorted(set(_subfolders(directory)) - set(class_names)):
+        raise ValueError(
+            f"Expected {directory} to have the class folders of {train} only. Received: {', '.join(unknown)}"
+        )
+
+
+def _join(directory, name):
+    # Without "./", as names of photographs are compared.
+    return str(pathlib.Path(directory, name))
+
+
+def _entries(directory):
+    """Returns the entries of a folder, sorted by name."""
+    return sorted(os.scandir(directory), key=lambda entry: entry.name)
+
+
+def _subfolders(directory):
+    return sorted(entry.name for entry in os.scandir(directory) if entry.name[0] != "." and _is(entry.is_dir))
+
+
+def _is(check: Callable[[], bool]) -> bool:
+    """Returns the result of a check of a directory entry; False for a link to itself."""
+    try:
+        return check()
+    except OSError:
+        return False
+
+
+def _split_folders(names: Sequence[str], as_version_0_1: bool) -> dict[str, str]:
+    """Returns the folder of each split, by split."""
+    if as_version_0_1:
+        return {split: name for split, name in _FOLDERS_0_1.items() if name in names}
+    found = {}
+    for split, known in SPLIT_FOLDERS.items():
+        # Exact names before others.
+        matches = [name for each in known for name in sorted(names, reverse=True) if name.lower() == each]
+        if matches:
+            found[split] = matches[0]
+    return found
+
+
+def _describe_unused(root, names):
+    known = "; ".join(", ".join(each) for each in SPLIT_FOLDERS.values())
+    return f"not read in {root}: the folders {_listed(names)}; one folder of each split is read, the first of {known}"
+
+
+def _read_held_out(directory, class_names, suffixes, unread, notes):
+    """Returns the paths and labels of a validation or test set; None, and a line in the notes, if it is not labeled."""
+    if not _subfolders(directory):
+        loose = sum(_why_unread(entry, suffixes) is None for entry in _entries(directory))
+        if loose:
+            notes.append(f"not read: {directory}, as its {loose} images are not in class folders")
+            return None
+    paths, labels = _read_split(directory, class_names, suffixes, unread, every_class=False)
+    if not paths:
+        raise ValueError(f"Expected images in {directory}. Received: none")
+    present = set(labels)
+    if lacking := [name for label, name in enumerate(class_names) if label not in present]:
+        notes.append(f"{directory} has no images of {len(lacking)} of {len(class_names)} classes: {_listed(lacking)}")
+    return paths, labels
+
+
+def _read_split(directory, class_names, suffixes, unread, *, every_class):
+    paths, labels = [], []
+    _pass_over_loose(directory, unread)
+    for label, class_name in enumerate(class_names):
+        path = _join(directory, class_name)
+        found = _read_class(path, suffixes, unread) if os.path.isdir(path) else []
+        if not found and every_class:
+            others = sum(entry.name[0] != "." for entry in os.scandir(path))
+            received = f"{others} files or folders of other kinds" if others else "none"
+            raise ValueError(f"Expected images ({', '.join(suffixes)}) in {path}. Received: {received}")
+        paths += found
+        labels += [label] * len(found)
+    return paths, labels
+
+
+def _read_class(directory, suffixes, unread):
+    """Returns the sorted paths of a class's images."""
+    paths = []
+    for entry in _entries(directory):
+        reason = _why_unread(entry, suffixes)
+        if reason is None:
+            # Plain strings, as there may be a million.
+            paths.append(entry.path)
+        elif reason == _NESTED:
+            for path in _files_below(entry.path):
+                unread.add(reason, path)
+        elif entry.name not in _SYSTEM_FILES:
+            unread.add(reason, entry.path)
+    return paths
+
+
+def _why_unread(entry: os.DirEntry, suffixes: tuple[str, ...]) -> str | None:
+    """Returns why an entry of a class folder is not read as an image; None if it is."""
+    if entry.name[0] == ".":
+        return _HIDDEN
+    if _is(entry.is_file):
+        return None if entry.name.lower().endswith(suffixes) else _OTHER_FORMAT
+    if _is(entry.is_dir):
+        return _NESTED
+    return _NO_TARGET if entry.is_symlink() else _SPECIAL
+
+
+def _files_below(directory) -> Iterator[str]:
+    for path, folders, names in os.walk(directory):
+        folders.sort()
+        for name in sorted(names):
+            if name not in _SYSTEM_FILES:
+                yield os.path.join(path, name)
+
+
+def _pass_over_loose(directory, unread):
+    """Counts the files next to the class folders or the folders of splits."""
+    for entry in _entries(directory):
+        if entry.name[0] == "." and entry.name not in _SYSTEM_FILES:
+            unread.add(_HIDDEN, entry.path)
+        elif entry.name not in _SYSTEM_FILES and not _is(entry.is_dir):
+            unread.add(_OUTSIDE, entry.path)
