@@ -214,6 +214,14 @@ class Config:
         high=0.9,
     )
     split_seed: int = _option("data", 0, "seed of the validation split", "ours", low=0)
+    split_rule: str = _option(
+        "data",
+        "auto",
+        "hold out images by a hash of their names, or draw from the list of all, as version 0.1; "
+        "auto: hash for a new run or data set, otherwise its own",
+        "ours",
+        choices=("auto", "hash", "shuffle"),
+    )
     image_size: int = _option(
         "data",
         256,
@@ -590,12 +598,17 @@ class Config:
         return dataclasses.replace(self, **changes)
 
     def differences(self, other: "Config") -> list[str]:
-        """Returns the names of the fields that differ and must not change within a run."""
-        return [
+        """Returns the names of the fields that differ and must not change within a run.
+
+        A split rule of "auto" does not differ from any other.
+        """
+        names = [
             field.name
             for field in dataclasses.fields(self)
             if not field.metadata["may_change"] and getattr(self, field.name) != getattr(other, field.name)
         ]
+        is_open = "auto" in (self.split_rule, other.split_rule)
+        return [name for name in names if not (is_open and name == "split_rule")]
 
     def fingerprint(self) -> int:
         """Returns a number below 2 ** 32 that is equal for configurations without `differences`."""

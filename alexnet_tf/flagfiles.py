@@ -86,8 +86,13 @@ def define_flags(flag_values: flags.FlagValues) -> None:
         define_field(field.name, default, text, flag_values=flag_values)
 
 
-def from_flags(flag_values: flags.FlagValues) -> config.Config:
+def from_flags(flag_values: flags.FlagValues, fields: Sequence[str] = ()) -> config.Config:
     """Returns the configuration that parsed flags describe.
+
+    Args:
+      flag_values: the parsed flags.
+      fields: the fields that the program uses; empty for all. Where the schedule is none of them, it does not
+        contradict the others.
 
     Raises:
       ValueError: for a value outside its range, or an item of a list of numbers that is not a number.
@@ -100,6 +105,8 @@ def from_flags(flag_values: flags.FlagValues) -> config.Config:
             if field.metadata["kind"] is list:
                 value = tuple(_number(field.name, item) for item in value)
         values[field.name] = value
+    if fields and "schedule" not in fields:
+        values["schedule"], values["drop_epochs"] = "epochs", ()
     return config.Config(**values)
 
 

@@ -301,6 +301,21 @@ def test_contradictory_values_are_rejected(values, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_program_without_a_schedule_accepts_every_validation_fraction():
+    flag_values = flags.FlagValues()
+    flagfiles.define_flags(flag_values)
+    flag_values(["prepare", "--validation_fraction=0"])
+    assert flagfiles.from_flags(flag_values, ["source", "validation_fraction"]).validation_fraction == 0
+    with pytest.raises(ValueError, match="Expected a schedule"):
+        flagfiles.from_flags(flag_values, ["schedule", "validation_fraction"])
+
+
+def test_an_open_split_rule_does_not_differ_from_others():
+    old, new, either = (config.Config(split_rule=rule) for rule in ("shuffle", "hash", "auto"))
+    assert old.differences(new) == ["split_rule"]
+    assert either.differences(old) == either.differences(new) == new.differences(either) == []
+
+
 @pytest.mark.parametrize(
     "values",
     [
@@ -413,12 +428,16 @@ def test_differences_are_fields_that_must_not_change_within_a_run(field):
         "distribute",
         "data_service",
     }
+    if field.name == "split_rule":
+        # Its default is open; see `test_an_open_split_rule_does_not_differ_from_others`.
+        default = dataclasses.replace(default, split_rule="shuffle")
     assert default.differences(changed) == ([] if field.name in may_change else [field.name])
 
 
 def test_all_differences_are_listed():
     # 15 may change; network and towers have their defaults.
-    assert len(config.Config().differences(EVERYTHING_ELSE)) == len(FIELDS) - 15 - 2
+    default = config.Config(split_rule="shuffle")
+    assert len(default.differences(EVERYTHING_ELSE)) == len(FIELDS) - 15 - 2
     assert set(EVERYTHING_ELSE.differences(ONE_TOWER)) == {"towers", "communication"}
 
 

@@ -73,7 +73,7 @@ def run(
     parsed = parse(argv, purpose, own_flags, fields=fields)
 
     def call_main():
-        run_config = flagfiles.from_flags(parsed.flag_values)
+        run_config = flagfiles.from_flags(parsed.flag_values, fields)
         for flag in required:
             require(flag)
         set_up_process(run_config)

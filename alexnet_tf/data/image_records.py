@@ -40,6 +40,11 @@ class ImageRecords:
         self.paths = [pathlib.Path(directory) / file for file in files]
         self._records = records.Records(self.paths, index.shards, index.places, index.lengths, self.name_of)
 
+    def subset(self, indices: np.ndarray) -> "ImageRecords":
+        """Returns the images at `indices`, an int array."""
+        index = Index(*(column[indices] for column in self.index))
+        return ImageRecords(self.paths[0].parent, [path.name for path in self.paths], index)
+
     def name_of(self, number: int) -> str:
         """Returns the name of the photograph in its source."""
         return self.index.names[number].decode()

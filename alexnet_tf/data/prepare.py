@@ -4,6 +4,7 @@ A shard gets its name when it is complete. Its metadata (labels, locations, sums
 in ``.progress``, so an interrupted preparation continues after its last complete shard.
 """
 
+import hashlib
 import json
 import os
 import pathlib
@@ -112,6 +113,7 @@ def prepare(
         "settings": settings or {},
         "photographs": {split: len(source.splits[split].labels) for split in source.splits},
         "classes": len(source.class_names),
+        "content": _content(source),
     }
     with files.exclusive_lock(directory / _LOCK, directory):
         if (directory / prepared.MANIFEST).exists():
@@ -131,6 +133,16 @@ def prepare(
         return _finish(source, jobs, request)
 
 
+def _content(source):
+    """Returns a checksum of the names and file sizes of all photographs."""
+    digest = hashlib.sha256()
+    for split, part in source.splits.items():
+        digest.update(b"\0".join([split.encode(), *part.names(source.root).tolist()]))
+        if part.sizes_of:
+            digest.update(part.sizes_of(np.arange(len(part.labels))).tobytes())
+    return digest.hexdigest()
+
+
 def _check_options(options):
     if options.storage not in STORAGES:
         raise ValueError(f"Expected storage to be one of {', '.join(STORAGES)}. Received: {options.storage!r}")
@@ -142,6 +154,13 @@ def _check_options(options):
 
 def _check_request(request, before, directory):
     differing = [name for name in request if request[name] != before.get(name)]
+    # Version 0.1 did not write it.
+    if differing == ["content"] and "content" in before:
+        raise ValueError(
+            f"Expected the photographs that the preparation in {directory} was started with. Received: other names or "
+            "file sizes; restore the photographs, or use a new --data_dir"
+        )
+    differing = [name for name in differing if name != "content"]
     if differing:
         what = f"The preparation in {directory} was started"
         raise ValueError(messages.different_values(what, differing, before, request, "data_dir"))

@@ -25,6 +25,7 @@ from alexnet_tf.data import image_records
 from alexnet_tf.data import records
 from alexnet_tf.data import sources
 from alexnet_tf.data import statistics
+from alexnet_tf.utils import files
 
 MANIFEST = "manifest.json"
 INDEX = "records.npz"
@@ -116,8 +117,28 @@ def open_data_dir(directory: str | os.PathLike) -> tuple[sources.Source, statist
         },
         license=manifest["license"],
         class_metadata=tuple(classes),
+        version=f"prepared {_content(manifest)}",
     )
     return source, statistics.load(directory / STATISTICS)
+
+
+def _content(manifest):
+    """Returns a checksum of the names, labels and images of a data set, from the checksums in its manifest."""
+    shards = [shard["sha256"] for metadata in manifest["splits"].values() for shard in metadata["shards"]]
+    return hashlib.sha256(json.dumps([manifest["files"].get(INDEX), *shards]).encode()).hexdigest()
+
+
+def read_request(directory: str | os.PathLike) -> dict[str, Any] | None:
+    """Returns the request of a prepared data set or of an unfinished preparation; None if there is neither.
+
+    Raises:
+      ValueError: if it is damaged.
+    """
+    directory = pathlib.Path(directory)
+    if (directory / MANIFEST).is_file():
+        return read_manifest(directory)["request"]
+    path = directory / PROGRESS / "request.json"
+    return files.read_json(path, ["source", "settings"]) if path.is_file() else None
 
 
 def _open_split(directory, split, metadata, num_classes, is_raw):

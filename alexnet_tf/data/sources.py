@@ -1,7 +1,9 @@
 """Sources of labeled photographs. Every source is read by index, so any order can resume at any position."""
 
+import hashlib
 import os
 import pathlib
+import unicodedata
 from collections.abc import Callable
 from typing import Any
 from typing import NamedTuple
@@ -28,6 +30,18 @@ class Split(NamedTuple):
     # For prepared data only: 256 x 256 images, encoded or, if `is_raw`, as pixels.
     records: image_records.ImageRecords | None = None
     is_raw: bool = False
+    # Maps int64 [indices] to the sizes of the photographs' files in bytes, -1 for a missing file; None if unknown.
+    sizes_of: Callable[[np.ndarray], np.ndarray] | None = None
+
+    def names(self, root: str = "") -> np.ndarray:
+        """Returns the names of all examples relative to `Source.root`, bytes ``[examples]``."""
+        if self.records is not None:
+            return self.records.index.names
+        prefix = f"{root}/"
+        relative = (self.name_of(index).removeprefix(prefix) for index in range(len(self.labels)))
+        # Other systems write accents as separate characters.
+        same_everywhere = (name if name.isascii() else unicodedata.normalize("NFC", name) for name in relative)
+        return np.array([os.fsencode(name) for name in same_everywhere], "S")
 
 
 class Source(NamedTuple):
@@ -41,6 +55,8 @@ class Source(NamedTuple):
     class_metadata: tuple[dict[str, Any], ...] = ()
     # The folder with which the names of all examples begin, if there is one.
     root: str = ""
+    # Identifies the content of a prepared or TFDS data set; empty for photographs.
+    version: str = ""
     notes: tuple[str, ...] = ()  # a line for each kind of file, folder, split or example that is not read
 
 
@@ -85,8 +101,51 @@ def open_source(specification: str, as_version_0_1: bool = False) -> Source:
     return source
 
 
+def hashed_split(split: Split, fraction: float, seed: int, root: str = "") -> tuple[Split, Split]:
+    """Divides a split in two, class by class, by a hash of each example's name and the seed.
+
+    So an example that is added or removed moves at most one other of its class from one part to the other.
+
+    Args:
+      split: a `Split`.
+      fraction: float in (0, 1), the fraction of each class in the second part. Its number of examples is rounded, but
+        at least one, and all of a class with a single example are in the first part.
+      seed: int.
+      root: `Source.root`, which is not part of the names.
+
+    Returns:
+      Two `Split`, each in the order of the original.
+
+    Raises:
+      ValueError: if one of them would be empty.
+    """
+    keys = [hashlib.blake2b(name, digest_size=8, key=b"%d" % seed).digest() for name in split.names(root).tolist()]
+    ranks = np.array([int.from_bytes(key, "big") for key in keys], np.uint64)
+    second = []
+    for label in np.unique(split.labels):
+        members = np.flatnonzero(split.labels == label)
+        count = min(len(members) - 1, max(1, round(len(members) * fraction)))
+        second.append(members[np.argsort(ranks[members], kind="stable")[:count]])
+    return _parts(split, np.concatenate(second), fraction)
+
+
+def _parts(split, second, fraction):
+    """Returns the examples not in `second` and those in it, as two splits in the order of the original."""
+    second = np.sort(second)
+    first = np.setdiff1d(np.arange(len(split.labels)), second)
+    if not len(first) or not len(second):
+        raise ValueError(
+            f"Expected enough images to hold out a fraction of {fraction} of each class. Received: {len(split.labels)} "
+            f"images of {len(np.unique(split.labels))} classes; add images, or a validation set, or monitor the test "
+            "set with --validation_fraction=0"
+        )
+    return subset(split, first), subset(split, second)
+
+
 def stratified_split(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """Divides a split in two at random, class by class.
+    """Divides a split in two at random, class by class, as version 0.1 did.
+
+    The choice depends on the list of all examples: when one is added, others move.
 
     Args:
       split: a `Split`.
@@ -104,14 +163,7 @@ def stratified_split(split: Split, fraction: float, seed: int) -> tuple[Split, S
     for label in np.unique(split.labels):
         members = generator.permutation(np.flatnonzero(split.labels == label))
         second.append(members[: round(len(members) * fraction)])
-    second = np.sort(np.concatenate(second))
-    first = np.setdiff1d(np.arange(len(split.labels)), second)
-    if not len(first) or not len(second):
-        raise ValueError(
-            f"Expected enough images to hold out a fraction of {fraction} of each class. "
-            f"Received: {len(split.labels)} images"
-        )
-    return subset(split, first), subset(split, second)
+    return _parts(split, np.concatenate(second), fraction)
 
 
 def subset(split: Split, indices: np.ndarray) -> Split:
@@ -121,6 +173,9 @@ def subset(split: Split, indices: np.ndarray) -> Split:
         labels=split.labels[indices],
         read=lambda index: split.read(tf.gather(table, index)),
         name_of=lambda index: split.name_of(int(indices[index])),
+        records=split.records and split.records.subset(indices),
+        is_raw=split.is_raw,
+        sizes_of=split.sizes_of and (lambda places: split.sizes_of(indices[places])),
     )
 
 
@@ -131,14 +186,22 @@ def _files(paths, labels):
         labels=np.array(labels, np.int64),
         read=lambda index: tf.io.read_file(tf.gather(table, index)),
         name_of=lambda index: pathnames.printable(paths[index]),
+        sizes_of=lambda places: np.array([_size(paths[place]) for place in places.tolist()], np.int64),
     )
+
+
+def _size(path):
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return -1
 
 
 def folder(directory: str | os.PathLike, as_version_0_1: bool = False) -> Source:
     """Opens a folder of class folders; see `folders.open_folder`. Classes are sorted by name."""
     found = folders.open_folder(directory, as_version_0_1)
     splits = {split: _files(*part) for split, part in found.splits.items()}
-    root = str(pathlib.Path(directory))
+    root = pathnames.printable(pathlib.Path(directory))
     return Source(f"folder:{directory}", found.class_names, splits, root=root, notes=found.notes)
 
 
@@ -208,4 +271,4 @@ def tfds_by_name(name: str, as_version_0_1: bool = False) -> Source:
 
 def _of_tfds(name, found):
     splits = {split: Split(*part) for split, part in found.splits.items()}
-    return Source(f"tfds:{name}", found.class_names, splits, notes=found.notes)
+    return Source(f"tfds:{name}", found.class_names, splits, version=f"tfds {found.version}", notes=found.notes)

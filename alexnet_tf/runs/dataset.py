@@ -1,11 +1,13 @@
 """Opens the data set of a configuration, reads its images for a run, and prepares it."""
 
 import dataclasses
+import os
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 
+import numpy as np
 import rich.console
 import rich.progress
 
@@ -16,6 +18,7 @@ from alexnet_tf.data import prepare
 from alexnet_tf.data import prepared
 from alexnet_tf.data import sources
 from alexnet_tf.data import statistics
+from alexnet_tf.runs import data_record
 
 # Unreadable files that are listed by name.
 _MAX_LISTED = 10
@@ -33,16 +36,23 @@ class Data(NamedTuple):
 
 
 def open_data(
-    run_config: config.Config, log: Callable[[str], None] = lambda line: None
+    run_config: config.Config,
+    log: Callable[[str], None] = lambda line: None,
+    *,
+    workdir: str | os.PathLike = "",
+    resuming: bool = False,
 ) -> tuple[sources.Source, statistics.Statistics | None]:
     """Opens the data set of a configuration.
 
     If the data set has no validation split, ``validation_fraction`` of the training images become one. With a fraction
-    of 0 none is made, and training monitors the test split (`monitored_split`).
+    of 0 none is made, and training monitors the test split (`monitored_split`). A run that has a record of its images
+    (`data_record`) keeps to that.
 
     Args:
       run_config: the configuration.
       log: called with a line about each kind of file or folder that is not read.
+      workdir: the directory of a run, if the data set is a run's; it need not exist.
+      resuming: as in `data_record.keep_to`.
 
     Returns:
       The data set, and the statistics of its training images if they are stored with it, else None.
@@ -56,16 +66,34 @@ def open_data(
                 f"Expected either source or data_dir. Received: source={run_config.source}, "
                 f"data_dir={run_config.data_dir}"
             )
-        return prepared.open_data_dir(run_config.data_dir)
-    source = sources.open_source(run_config.source)
+        source, image_statistics = prepared.open_data_dir(run_config.data_dir)
+    else:
+        source, image_statistics = sources.open_source(run_config.source, run_config.split_rule == "shuffle"), None
     for note in source.notes:
         log(f"warning: {note}")
-    if "validation" in source.splits or not run_config.validation_fraction:
-        return source, None
-    train, validation = sources.stratified_split(
-        source.splits["train"], run_config.validation_fraction, run_config.split_seed
-    )
-    return source._replace(splits={**source.splits, "train": train, "validation": validation}), None
+    record = data_record.read(workdir) if workdir else None
+    if record:
+        return data_record.keep_to(record, source, workdir, resuming=resuming, log=log), image_statistics
+    if run_config.data_dir or "validation" in source.splits or not run_config.validation_fraction:
+        return source, image_statistics
+    return _hold_out(source, run_config, log), None
+
+
+def _hold_out(source, run_config, log):
+    """Returns the data set with a share of its training images as validation split."""
+    options = source.splits["train"], run_config.validation_fraction, run_config.split_seed
+    if run_config.split_rule == "shuffle":
+        train, validation = sources.stratified_split(*options)
+    else:
+        train, validation = sources.hashed_split(*options, source.root)
+    lacking = np.setdiff1d(train.labels, validation.labels)
+    if len(lacking):
+        names = ", ".join(source.class_names[label] for label in lacking[:_MAX_LISTED])
+        log(
+            f"warning: no image is held out of {len(lacking)} of {len(source.class_names)} classes, which have too "
+            f"few: {names}{', ...' * (len(lacking) > _MAX_LISTED)}"
+        )
+    return source._replace(splits={**source.splits, "train": train, "validation": validation})
 
 
 def monitored_split(source: sources.Source) -> str:
@@ -112,8 +140,12 @@ def prepare_data_dir(
     data_dir = run_config.data_dir
     if not (run_config.source and data_dir):
         raise ValueError(f"Expected source and data_dir. Received: source={run_config.source!r}, data_dir={data_dir!r}")
-    source, _ = open_data(dataclasses.replace(run_config, data_dir=""), logger(console))
+    rule = _split_rule(run_config)
+    source, _ = open_data(dataclasses.replace(run_config, data_dir="", split_rule=rule), logger(console))
     settings = {"validation_fraction": run_config.validation_fraction, "split_seed": run_config.split_seed}
+    if rule != "shuffle":
+        # Version 0.1 had no other rule, and did not write it.
+        settings["split_rule"] = rule
     total = sum(len(split.labels) for split in source.splits.values())
     with progress_bar(console) as bar:
         task = bar.add_task(f"preparing {total} images", total=total)
@@ -124,6 +156,14 @@ def prepare_data_dir(
         _print_skipped([(each["name"], each["reason"]) for each in metadata["skipped"]], split, console)
     console.print(f"data set in {data_dir}; train with --data_dir={data_dir}", markup=False)
     return manifest
+
+
+def _split_rule(run_config):
+    """Returns the split rule of a preparation: that of the existing one in place of "auto", and of a new one "hash"."""
+    if run_config.split_rule != "auto":
+        return run_config.split_rule
+    request = prepared.read_request(run_config.data_dir)
+    return "hash" if request is None else request.get("settings", {}).get("split_rule", "shuffle")
 
 
 def verify_data_dir(data_dir: str, console: rich.console.Console) -> None:

@@ -13,6 +13,7 @@ import rich.console
 
 from alexnet_tf.evaluation import ensembles
 from alexnet_tf.evaluation import errors
+from alexnet_tf.runs import data_record
 from alexnet_tf.runs import dataset
 from alexnet_tf.runs import restore
 from alexnet_tf.runs import split_results
@@ -52,7 +53,7 @@ def evaluate(
     workdirs = [workdirs] if isinstance(workdirs, (str, os.PathLike)) else list(workdirs)
     _check_directories(workdirs)
     configs = [restore.read_config(workdir, source, data_dir) for workdir in workdirs]
-    data_source, _ = dataset.open_data(configs[0], dataset.logger(console))
+    data_source, _ = dataset.open_data(configs[0], dataset.logger(console), workdir=workdirs[0])
     split = split or dataset.monitored_split(data_source)
     if split not in data_source.splits:
         raise ValueError(f"Expected split to be one of {', '.join(data_source.splits)}. Received: {split}")
@@ -198,18 +199,19 @@ def _check_classes(workdirs, class_names):
 
 def _check_same_examples(workdirs, configs, data_source, split):
     """Raises ValueError if a run's own split has other images: it may have been trained on those to evaluate."""
-    fields = ("source", "data_dir", "validation_fraction", "split_seed")
+    fields = ("source", "data_dir", "validation_fraction", "split_seed", "split_rule")
     expected = None
     for workdir, run_config in zip(workdirs[1:], configs[1:]):
         differing = [name for name in fields if getattr(run_config, name) != getattr(configs[0], name)]
-        if not differing:
+        if not differing and not any(map(data_record.read, (workdirs[0], workdir))):
             continue
         expected = _labels_by_name(data_source, split) if expected is None else expected
-        own_source, _ = dataset.open_data(run_config)
+        own_source, _ = dataset.open_data(run_config, workdir=workdir)
         own = _labels_by_name(own_source, split)
         if own != expected:
             first, second = (
-                ", ".join(f"{name}={getattr(each, name)}" for name in differing) for each in (configs[0], run_config)
+                ", ".join(f"{name}={getattr(each, name)}" for name in differing) or "its own record"
+                for each in (configs[0], run_config)
             )
             raise ValueError(
                 f"Expected {workdir} to have the {split} images of {workdirs[0]}, {len(expected)} with {first}. "

@@ -59,7 +59,7 @@ def open_run(
       ValueError, OSError: if a file is missing or does not belong to the run.
     """
     run_config = restore.read_config(workdir, source, data_dir)
-    data_source, _ = dataset.open_data(run_config, log)
+    data_source, _ = dataset.open_data(run_config, log, workdir=workdir)
     run = restore.open_run(workdir, run_config, data_source.class_names)
     network = signatures.with_features(run.model)
     view = functools.partial(

@@ -51,7 +51,7 @@ def make(workdir: str, *, source: str | None = None, data_dir: str | None = None
     """
     console = rich.console.Console(soft_wrap=True, highlight=False)
     run_config = restore.read_config(workdir, source, data_dir)
-    data_source, _ = dataset.open_data(run_config, dataset.logger(console))
+    data_source, _ = dataset.open_data(run_config, dataset.logger(console), workdir=workdir)
     splits = [split for split in ("validation", "test") if split in data_source.splits]
     run = restore.open_run(workdir, run_config, data_source.class_names)
     data = dataset.load_data(run_config, data_source, splits, run.image_statistics, console)

@@ -43,6 +43,9 @@ def read_config(workdir: str | os.PathLike, source: str | None = None, data_dir:
     if not os.path.isfile(path):
         raise FileNotFoundError(f"Expected a run with its config.flags in {workdir}. Received: none")
     run_config = flagfiles.read_flagfile(path).resolved()
+    if run_config.split_rule == "auto":
+        # Version 0.1 had no other rule, and did not write it.
+        run_config = dataclasses.replace(run_config, split_rule="shuffle")
     if source or data_dir:
         run_config = dataclasses.replace(run_config, source=source or "", data_dir=data_dir or "")
     return run_config

@@ -6,7 +6,8 @@ The order of a run, in which nothing but the lock is written until everything ha
 2. The chief locks the work directory.
 3. The data set is opened, and the images of the training and the monitored split are read.
 4. The network and its training step are built, and the newest checkpoint is restored.
-5. The chief claims the work directory: it writes the configuration and the image statistics there.
+5. The chief claims the work directory: it writes the configuration, the image statistics and
+   the names of the images there.
 6. Training runs step by step. After each epoch the monitored split is evaluated, which may lower the learning rate.
 7. The chief saves the last checkpoint, evaluates all held-out splits and writes ``train.json`` and the report.
 
@@ -35,9 +36,11 @@ from alexnet_tf.models import placement
 from alexnet_tf.profiling import profiler
 from alexnet_tf.profiling import trace
 from alexnet_tf.runs import builders
+from alexnet_tf.runs import data_record
 from alexnet_tf.runs import dataset
 from alexnet_tf.runs import diagnosis
 from alexnet_tf.runs import report
+from alexnet_tf.runs import restore
 from alexnet_tf.runs import split_results
 from alexnet_tf.runs import tensorboard
 from alexnet_tf.runs import validation
@@ -100,7 +103,7 @@ def train(
       distribution.WorkerLostError: if another process of this run was lost.
       stopping.Stopped: if a stop was requested. If training had begun, a checkpoint was saved.
     """
-    run_config = run_config.resolved()
+    run_config = _with_split_rule(run_config.resolved(), workdir)
     _check_configuration(run_config, workdir)
     profiler.check_profile_steps(profile_steps)
     # Must come before any other use of TensorFlow.
@@ -176,7 +179,7 @@ def _open(run_config, workdir, processes, locks):
 
 def _open_data(run_config, workdir, console):
     """Opens the data set and reads the images of the training and the monitored split; returns data and split."""
-    source, image_statistics = dataset.open_data(run_config, dataset.logger(console))
+    source, image_statistics = dataset.open_data(run_config, dataset.logger(console), workdir=workdir, resuming=True)
     path = os.path.join(workdir, "statistics.npz")
     if os.path.exists(path):
         image_statistics = statistics.load(path)
@@ -223,6 +226,7 @@ def _claim(run, locks, exists):
         _lock(run.workdir, locks)
     run.checkpoints.remove_incomplete()
     statistics.save(run.data.statistics, os.path.join(run.workdir, "statistics.npz"))
+    data_record.write(run.workdir, run.data.source)
     with files.atomic_write(os.path.join(run.workdir, "config.flags")) as file:
         file.write(flagfiles.to_text(run.config))
 
@@ -231,12 +235,19 @@ def _lock(workdir, locks):
     locks.enter_context(files.exclusive_lock(os.path.join(workdir, "lock"), f"the work directory {workdir}"))
 
 
+def _with_split_rule(run_config, workdir):
+    """Returns the configuration with the split rule of the existing run, or of new ones, in place of "auto"."""
+    if run_config.split_rule != "auto":
+        return run_config
+    exists = os.path.exists(os.path.join(workdir, "config.flags"))
+    return dataclasses.replace(run_config, split_rule=restore.read_config(workdir).split_rule if exists else "hash")
+
+
 def _check_configuration(run_config, workdir):
     """Raises ValueError if the work directory has a different configuration, naming the fields that differ."""
-    path = os.path.join(workdir, "config.flags")
-    if not os.path.exists(path):
+    if not os.path.exists(os.path.join(workdir, "config.flags")):
         return
-    before = flagfiles.read_flagfile(path).resolved()
+    before = restore.read_config(workdir)
     fields = run_config.differences(before)
     if fields:
         values = dataclasses.asdict(before), dataclasses.asdict(run_config)

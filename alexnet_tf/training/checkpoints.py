@@ -254,6 +254,7 @@ def _check_metadata(path, expected, saved):
             + "; ".join(f"{name}={_shorten(expected.get(name))}" for name in differing)
             + ". Received: "
             + "; ".join(f"{name}={_shorten(saved.get(name))}" for name in differing)
+            + ("; a new --workdir with --initialize_from can start from its weights" if "classes" in differing else "")
         )
 
 

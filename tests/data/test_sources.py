@@ -230,6 +230,50 @@ def test_too_few_images_to_split_raise(fraction):
         sources.stratified_split(numbered([0, 1]), fraction, seed=0)
 
 
+def held_out(count, fraction=0.2, seed=0, extra=()):
+    """Returns the names that are held out of one class with `count` names and `extra` ones."""
+    all_names = sorted([f"{number:04}.jpg" for number in range(count)] + list(extra))
+    split = sources.Split(np.zeros(len(all_names), np.int64), tf.identity, all_names.__getitem__)
+    return set(names(sources.hashed_split(split, fraction, seed)[1]))
+
+
+def test_an_added_image_moves_at_most_one_other():
+    moved = []
+    for number in range(60):
+        extra = f"{number}x.jpg"
+        for count in (7, 12, 101):
+            before, after = held_out(count), held_out(count, extra=[extra])
+            moved.append(len((before ^ after) - {extra}))
+            assert len(after) == round(0.2 * (count + 1))
+    assert max(moved) == 1 and min(moved) == 0
+
+
+def test_the_hashed_split_is_stable_and_depends_on_the_seed():
+    # A change of these names would move images between the splits of existing folders.
+    assert held_out(20) == {"0001.jpg", "0003.jpg", "0005.jpg", "0010.jpg"}
+    assert held_out(20, seed=1) != held_out(20)
+    assert held_out(20, 0.1) < held_out(20) < held_out(20, 0.5)
+
+
+def test_the_hashed_split_holds_out_at_least_one_image_of_each_class():
+    labels = [0] * 100 + [1] * 2 + [2] + [3] * 4
+    train, validation = sources.hashed_split(numbered(labels), 0.1, 0)
+    np.testing.assert_array_equal(np.bincount(validation.labels, minlength=4), [10, 1, 0, 1])
+    assert sorted(contents(train) + contents(validation)) == list(range(107))
+    np.testing.assert_array_equal(np.bincount(sources.hashed_split(numbered(labels), 0.9, 0)[0].labels), [10, 1, 1, 1])
+    with pytest.raises(
+        ValueError, match="Received: 2 images of 2 classes; add images, or a validation set, or monitor"
+    ):
+        sources.hashed_split(numbered([0, 1]), 0.5, 0)
+
+
+def test_names_are_relative_to_the_root_and_equal_on_all_systems(tmp_path):
+    for class_name in ("a", "e\u0301"):
+        write(tmp_path / "train" / class_name / "1.png")
+    source = sources.folder(tmp_path)
+    assert source.splits["train"].names(source.root).tolist() == [b"train/a/1.png", "train/\xe9/1.png".encode()]
+
+
 class PlainPhotographs(tfds.core.GeneratorBasedBuilder):
     """Seven photographs for training and three for testing; their red channel is their number."""
 
