@@ -59,6 +59,22 @@ def without_measuring_the_machine():
         yield
 
 
+@pytest.fixture
+def keras_setting():
+    """A function of a name and a value that changes a setting of Keras until the end of the test."""
+    from keras import config
+
+    before = {}
+
+    def change(name, value):
+        before.setdefault(name, getattr(config, name)())
+        getattr(config, f"set_{name}")(value)
+
+    yield change
+    for name, value in before.items():
+        getattr(config, f"set_{name}")(value)
+
+
 @pytest.fixture(autouse=True)
 def without_the_networks_of_other_tests():
     """Frees the networks that a test has built.

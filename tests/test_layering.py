@@ -13,14 +13,20 @@ ROOT = source_code.ROOT
 # What a module, or a package without a more specific row, may import from this package. Data flow from the data to the
 # network, training, evaluation and serving, never backwards. Evaluation and export receive a network, not build it.
 MAY_IMPORT = {
-    "alexnet_tf": [],
+    "alexnet_tf": ["alexnet_tf.models.keras_import"],
     "alexnet_tf.flagfiles": ["alexnet_tf.config", "alexnet_tf.utils.pathnames"],
     "alexnet_tf.config": ["alexnet_tf.models.registry"],
     "alexnet_tf.models": [],
     "alexnet_tf.models.registry": [],
+    "alexnet_tf.models.keras_import": ["alexnet_tf.models.registry"],
+    "alexnet_tf.models.network": [],
     "alexnet_tf.models.placement": [],
-    "alexnet_tf.models.alexnet": ["alexnet_tf.models.layers", "alexnet_tf.models.placement"],
-    "alexnet_tf.models.cifar10": ["alexnet_tf.models.layers"],
+    "alexnet_tf.models.alexnet": [
+        "alexnet_tf.models.layers",
+        "alexnet_tf.models.network",
+        "alexnet_tf.models.placement",
+    ],
+    "alexnet_tf.models.cifar10": ["alexnet_tf.models.layers", "alexnet_tf.models.network"],
     "alexnet_tf.data": ["alexnet_tf.config", "alexnet_tf.utils", "alexnet_tf.data"],
     "alexnet_tf.data.augmentation": [],
     "alexnet_tf.training": ["alexnet_tf.utils", "alexnet_tf.training"],

@@ -4,13 +4,13 @@ Sizes and parameter counts follow Figure 2 of the paper. `RECIPES` holds the dif
 authors' released code.
 """
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import keras
 
 from alexnet_tf.models import layers
+from alexnet_tf.models import network
 from alexnet_tf.models import placement
 
 IMAGE_SIZE = 224
@@ -150,7 +150,11 @@ class _Tower(NamedTuple):
             own = layers.kernel_initializer("recipe", self.variant.conv1_stddev, self.layer_seed(number))
             initializers["kernel_initializer"] = own
         kernels = getattr(self.widths, name)
-        return self.layer(Conv2D, kernels, size, strides=strides, padding=padding, name=name, **initializers)
+        options = {"strides": strides, "padding": padding, "data_format": "channels_last"}
+        return self.layer(Conv2D, kernels, size, name=name, **options, **initializers)
+
+    def zero_padding(self, sides, name):
+        return self.layer(ZeroPadding2D, sides, data_format="channels_last", name=name)
 
     def activation(self, number):
         kind = self.variant.activation
@@ -176,7 +180,8 @@ class _Tower(NamedTuple):
         size = layers.POOLINGS[self.variant.pooling]
         # Windows of 2 x 2 extend past the edge where the side is odd; windows of 3 x 3 always fit here.
         padding = "same" if size == 2 else "valid"
-        return self.layer(MaxPooling2D, pool_size=size, strides=2, padding=padding, name=f"pool{number}")
+        options = {"padding": padding, "data_format": "channels_last"}
+        return self.layer(MaxPooling2D, size, 2, name=f"pool{number}", **options)
 
 
 def _layer1(tower, images):
@@ -186,7 +191,7 @@ def _layer1(tower, images):
     else:
         # The paper gives the sizes only. As in original #145, the last of 55 positions extends 3 pixels past the right
         # and bottom edges and reads zeros there, the mean of the images.
-        x = tower.layer(ZeroPadding2D, ((0, 3), (0, 3)), name="edge1")(images)  # 227
+        x = tower.zero_padding(((0, 3), (0, 3)), "edge1")(images)  # 227
         x = tower.convolution(1, 11, strides=4, padding="valid", bias=0)(x)  # 55
     if tower.recipe.activation == "before":
         x = tower.activation(1)(x)
@@ -201,7 +206,7 @@ def _layer2(tower, x):
     """Applies 128 kernels of 5 x 5 x 48 to the tower's own maps."""
     if tower.variant.pooling == "nonoverlapping":
         # 28 positions become 26, which pooling reduces to 13 (original #147).
-        x = tower.layer(ZeroPadding2D, 1, name="edge2")(x)
+        x = tower.zero_padding(1, "edge2")(x)
         x = tower.convolution(2, 5, padding="valid", bias=1)(x)
     else:
         x = tower.convolution(2, 5, bias=1)(x)  # 27
@@ -291,7 +296,8 @@ def _layers_1_to_7(towers, images):
     if towers[0].variant.sixth_convolution:
         x = _exchange(towers, x, "_conv6")  # 6 x 6 x 256
         x = [_sixth_convolution(tower, both) for tower, both in zip(towers, x)]  # 6 x 6 x 128
-    x = [tower.layer(Flatten, name="flatten5")(own) for tower, own in zip(towers, x)]  # 4608
+    # Stated, as everywhere: the default of Keras is a setting of the machine.
+    x = [tower.layer(Flatten, "channels_last", name="flatten5")(own) for tower, own in zip(towers, x)]  # 4608
     x = _exchange(towers, x, 5)  # 9216
     x = [_fully_connected(tower, 6, both) for tower, both in zip(towers, x)]  # 2048
     x = _exchange(towers, x, 6)  # 4096
@@ -311,7 +317,7 @@ def _head(tower, num_classes, x):
 
 
 def _check_arguments(num_classes, recipe, initialization):
-    if not (isinstance(num_classes, int) and num_classes >= 2):
+    if not layers.is_integer(num_classes, 2):
         raise ValueError(f"Expected num_classes to be an int of at least 2. Received: {num_classes=}")
     if recipe not in RECIPES:
         raise ValueError(f"Expected recipe to be one of {sorted(RECIPES)}. Received: {recipe=}")
@@ -326,10 +332,10 @@ def _check_variant(variant, devices):
             raise ValueError(f"Expected {name} to be one of {', '.join(map(str, allowed))}. Received: {name}={value!r}")
     if not isinstance(variant.sixth_convolution, bool):
         raise ValueError(f"Expected sixth_convolution to be a bool. Received: {variant.sixth_convolution!r}")
-    if not (isinstance(variant.bottleneck, int) and variant.bottleneck >= 0 and variant.bottleneck % 2 == 0):
+    if not (layers.is_integer(variant.bottleneck, 0) and variant.bottleneck % 2 == 0):
         raise ValueError(f"Expected bottleneck to be an even int of at least 0. Received: {variant.bottleneck!r}")
     stddev = variant.conv1_stddev
-    if stddev is not None and not (isinstance(stddev, (int, float)) and 0 < stddev < math.inf):
+    if stddev is not None and not (layers.is_finite(stddev) and stddev > 0):
         raise ValueError(f"Expected conv1_stddev to be a finite number above 0, or None. Received: {stddev!r}")
     if variant.towers != "two" and devices:
         raise ValueError(f"Expected devices=None for towers={variant.towers!r}. Received: {devices=}")
@@ -345,7 +351,7 @@ def _towers(variant, devices, **shared):
 
 
 @keras.saving.register_keras_serializable(package="alexnet_tf")
-class AlexNet(keras.Model):
+class AlexNet(network.Network):
     """The network of Krizhevsky, Sutskever and Hinton (2012), as a Keras functional model.
 
     It has 60,965,224 parameters for 1,000 classes. Every layer of the two towers is a pair of Keras layers, from
@@ -391,11 +397,13 @@ class AlexNet(keras.Model):
         classes and few images.
       seed: int, the seed of the initial weights and of dropout; None for a random one.
       jit_compile: bool, whether to compile the normalizations with XLA. Set it to False for a model to be exported.
-      dtype: a Keras dtype or dtype policy for the layers, such as "mixed_bfloat16".
+      dtype: a Keras dtype or dtype policy for the layers, such as "mixed_bfloat16"; None for the global policy, which a
+        saved model keeps.
       name: str, the name of the model.
       conv1_stddev: float above 0, the standard deviation of conv1's initial kernels; None to follow `recipe` and
         `initialization`.
       left_out: the former name of `removed_layer`, accepted for saved models.
+      **kwargs: arguments of ``keras.Model``.
 
     Input: float32 ``[batch, image_size, image_size, 3]``, RGB in [0, 255] minus the mean of the training set, thus
     within [-255, 255].
@@ -452,6 +460,7 @@ class AlexNet(keras.Model):
             image_size=image_size,
             conv1_stddev=conv1_stddev,
         )
+        dtype = network.resolve_dtype(dtype)
         shared = {"initialization": initialization, "seed": seed, "jit_compile": jit_compile, "dtype": dtype}
         _check_arguments(num_classes, recipe, initialization)
         _check_variant(variant, devices)
@@ -463,9 +472,9 @@ class AlexNet(keras.Model):
         own = {"num_classes": num_classes, "recipe": recipe, "devices": devices and list(devices), "name": name}
         self._arguments = {**own, **variant._asdict(), **shared}
 
-    def get_config(self):
-        return dict(self._arguments)
-
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        return cls(**config)
+        devices = config.get("devices")
+        if devices and None in [placement.present_device(device) for device in devices]:
+            devices = None
+        return super().from_config({**config, "devices": devices}, custom_objects)

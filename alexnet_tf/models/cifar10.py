@@ -8,6 +8,7 @@ from typing import NamedTuple
 import keras
 
 from alexnet_tf.models import layers
+from alexnet_tf.models import network
 
 
 class Layout(NamedTuple):
@@ -53,13 +54,15 @@ class _Builder(NamedTuple):
             KERNELS[number - 1],
             5,
             padding="same",
+            data_format="channels_last",
             kernel_initializer=self.kernel_initializer(number, STDDEVS[number - 1]),
             dtype=self.dtype,
             name=f"conv{number}",
         )(x)
         x = keras.layers.Activation(self.activation, dtype=self.dtype, name=f"{self.activation}{number}")(x)
         window = layers.POOLINGS[self.pooling]
-        x = POOLINGS[number - 1](window, 2, padding="same", dtype=self.dtype, name=f"pool{number}")(x)
+        options = {"padding": "same", "data_format": "channels_last", "dtype": self.dtype}
+        x = POOLINGS[number - 1](window, 2, name=f"pool{number}", **options)(x)
         return self.normalize(number, x)
 
     def normalize(self, number, x):
@@ -79,7 +82,7 @@ class _Builder(NamedTuple):
 
     def head(self, num_classes, x):
         """Applies the fully connected layers, and returns float32 logits."""
-        x = keras.layers.Flatten(dtype=self.dtype, name="flatten3")(x)
+        x = keras.layers.Flatten("channels_last", dtype=self.dtype, name="flatten3")(x)
         if self.layout.hidden:
             x = self.dense(4, HIDDEN_UNITS, x, activation=self.activation, name="fc64")
         x = self.dense(5, num_classes, x, name="fc10")
@@ -96,15 +99,15 @@ def _check(layout, num_classes, image_size, activation, normalization, pooling, 
     ):
         if value not in allowed:
             raise ValueError(f"Expected {name} to be one of {', '.join(allowed)}. Received: {value!r}")
-    if not (isinstance(num_classes, int) and num_classes >= 2):
+    if not layers.is_integer(num_classes, 2):
         raise ValueError(f"Expected num_classes to be an int of at least 2. Received: {num_classes=}")
     # For other sizes Keras pads the left and top edges too.
-    if not (isinstance(image_size, int) and image_size > 0 and image_size % 8 == 0):
+    if not (layers.is_integer(image_size, 1) and image_size % 8 == 0):
         raise ValueError(f"Expected image_size to be a multiple of 8. Received: {image_size=}")
 
 
 @keras.saving.register_keras_serializable(package="alexnet_tf")
-class Cifar10Net(keras.Model):
+class Cifar10Net(network.Network):
     """One of the nets that AlexNet's authors trained on CIFAR-10, as a Keras functional model.
 
     Weights are initialized from a normal distribution of mean 0, biases to 0. Pooling windows extend past the right and
@@ -126,8 +129,9 @@ class Cifar10Net(keras.Model):
       initialization: "recipe", or "he" for weights N(0, 2 / inputs).
       seed: int, the seed of the initial weights; None for a random one.
       jit_compile: bool, whether to compile the normalizations with XLA. Set it to False for a model to be exported.
-      dtype: a Keras dtype or dtype policy for the layers.
+      dtype: a Keras dtype or dtype policy for the layers; None for the global policy, which a saved model keeps.
       name: str, the name of the model.
+      **kwargs: arguments of ``keras.Model``.
 
     Input: float32 ``[batch, image_size, image_size, 3]``, RGB in [0, 255] minus the mean image of the training set.
 
@@ -165,7 +169,7 @@ class Cifar10Net(keras.Model):
             "initialization": initialization,
             "seed": seed,
             "jit_compile": jit_compile,
-            "dtype": dtype,
+            "dtype": network.resolve_dtype(dtype),
         }
         builder = _Builder(LAYOUTS[layout], **shared)
         images = x = keras.Input([image_size, image_size, 3], dtype="float32", name="images")
@@ -174,10 +178,3 @@ class Cifar10Net(keras.Model):
         super().__init__(inputs=images, outputs=builder.head(num_classes, x), name=name, **kwargs)
         own = {"layout": layout, "num_classes": num_classes, "image_size": image_size, "name": name}
         self._arguments = own | shared
-
-    def get_config(self):
-        return dict(self._arguments)
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        return cls(**config)

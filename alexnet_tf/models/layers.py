@@ -1,6 +1,8 @@
 """The layers of AlexNet that Keras lacks: two response normalizations, the paper's dropout, group normalization."""
 
 import functools
+import math
+import numbers
 from collections.abc import Callable
 
 import keras
@@ -13,6 +15,16 @@ NORMALIZATIONS = ("response", "first", "none", "batch", "group", "layer")
 POOLINGS = {"overlapping": 3, "nonoverlapping": 2}
 # Channels per group of group normalization (Wu and He, 2018). It divides 48, 96 and 256.
 GROUP_CHANNELS = 16
+
+
+def is_integer(value: object, minimum: int) -> bool:
+    """Returns whether a value is an int, and not a bool, of at least `minimum`."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+
+
+def is_finite(value: object) -> bool:
+    """Returns whether a value is a finite real number, and not a bool."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def kernel_initializer(initialization: str, stddev: float, seed: int | None) -> keras.initializers.Initializer:
@@ -59,7 +71,8 @@ class GroupNormalization(keras.layers.GroupNormalization):
     Output: a tensor of the same shape.
 
     Raises:
-      ValueError: When built, if `group_channels` does not divide the number of channels.
+      ValueError: If `group_channels` is not an int of at least 1; when built, if it does not divide the number of
+        channels.
 
     Reference:
 
@@ -67,6 +80,11 @@ class GroupNormalization(keras.layers.GroupNormalization):
     """
 
     def __init__(self, group_channels: int | None = None, **kwargs):
+        if group_channels is not None and not is_integer(group_channels, 1):
+            raise ValueError(
+                f"Expected group_channels to be an int of at least 1, or None. Received: {group_channels=}"
+            )
+        # In files of version 0.1.
         kwargs.pop("groups", None)
         super().__init__(groups=1, **kwargs)
         self.group_channels = group_channels
@@ -82,7 +100,10 @@ class GroupNormalization(keras.layers.GroupNormalization):
         super().build(input_shape)
 
     def get_config(self):
-        return {**super().get_config(), "group_channels": self.group_channels}
+        config = {**super().get_config(), "group_channels": self.group_channels}
+        # It follows from the number of channels.
+        del config["groups"]
+        return config
 
 
 def _powers(base, exponent):
@@ -176,8 +197,10 @@ class _ResponseNormalization(keras.layers.Layer):
     """Base class of both response normalizations: constants, dtype and compilation."""
 
     def __init__(self, bias, alpha, beta, jit_compile, **kwargs):
-        if not bias > 0 or not alpha >= 0 or not beta > 0:
-            raise ValueError(f"Expected bias > 0, alpha >= 0 and beta > 0. Received: {bias=}, {alpha=}, {beta=}")
+        if not all(map(is_finite, (bias, alpha, beta))) or bias <= 0 or alpha < 0 or beta <= 0:
+            raise ValueError(
+                f"Expected finite numbers bias > 0, alpha >= 0 and beta > 0. Received: {bias=}, {alpha=}, {beta=}"
+            )
         # Without autocasting, inputs reach `call` in their own dtype, which is also the dtype of the outputs.
         super().__init__(autocast=False, **kwargs)
         self.bias = float(bias)
@@ -201,6 +224,8 @@ class _ResponseNormalization(keras.layers.Layer):
         super().build(input_shape)
 
     def call(self, inputs):
+        self._check_dtype(inputs)
+
         @tf.custom_gradient
         def normalize(x):
             return self._forward(x), lambda upstream: self._backward(x, upstream)
@@ -211,7 +236,13 @@ class _ResponseNormalization(keras.layers.Layer):
         return input_shape
 
     def compute_output_spec(self, inputs):
+        self._check_dtype(inputs)
         return keras.KerasTensor(inputs.shape, inputs.dtype)
+
+    def _check_dtype(self, inputs):
+        if not tf.as_dtype(inputs.dtype).is_floating:
+            dtype = tf.as_dtype(inputs.dtype).name
+            raise ValueError(f"Expected floating point inputs for {self.name}; cast them. Received: {dtype}")
 
     def get_config(self):
         return {
@@ -253,7 +284,7 @@ class LocalResponseNormalization(_ResponseNormalization):
     Output: a tensor of the same shape and dtype. Under mixed precision, sums and powers are computed in float32.
 
     Raises:
-      ValueError: If an argument is outside its range.
+      ValueError: If an argument is outside its range, or inputs are not floating point.
 
     Reference:
 
@@ -270,7 +301,7 @@ class LocalResponseNormalization(_ResponseNormalization):
         jit_compile: bool = True,
         **kwargs,
     ):
-        if not (isinstance(depth_radius, int) and depth_radius >= 0):
+        if not is_integer(depth_radius, 0):
             raise ValueError(f"Expected depth_radius to be an int of at least 0. Received: {depth_radius=}")
         super().__init__(bias, alpha, beta, jit_compile, **kwargs)
         self.depth_radius = depth_radius
@@ -299,7 +330,7 @@ class SameMapNormalization(_ResponseNormalization):
     Output: a tensor of the same shape and dtype.
 
     Raises:
-      ValueError: If an argument is outside its range.
+      ValueError: If an argument is outside its range, or inputs are not floating point.
 
     Reference:
 
@@ -315,7 +346,7 @@ class SameMapNormalization(_ResponseNormalization):
         jit_compile: bool = True,
         **kwargs,
     ):
-        if not (isinstance(size, int) and size % 2 == 1 and size > 0):
+        if not (is_integer(size, 1) and size % 2 == 1):
             raise ValueError(f"Expected size to be an odd int of at least 1. Received: {size=}")
         super().__init__(bias, alpha, beta, jit_compile, **kwargs)
         self.size = size
@@ -355,7 +386,7 @@ class Dropout(keras.layers.Layer):
     """
 
     def __init__(self, rate: float = 0.5, seed: int | None = None, **kwargs):
-        if not 0 <= rate < 1:
+        if not (is_finite(rate) and 0 <= rate < 1):
             raise ValueError(f"Expected rate to be in [0, 1). Received: {rate=}")
         super().__init__(**kwargs)
         self.rate = rate

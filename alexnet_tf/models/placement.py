@@ -14,6 +14,7 @@ Keras layers that run this way and have their variables on the device too.
 
 import contextlib
 import functools
+import warnings
 from collections.abc import Callable
 from collections.abc import Sequence
 
@@ -80,6 +81,22 @@ def check_devices(devices: Sequence[str]) -> tuple[str, str]:
     return tuple(devices)
 
 
+def present_device(device: str | None) -> str | None:
+    """Returns the device of a saved layer if this process has it; otherwise warns and returns None.
+
+    A model that was saved where there are two GPUs can thus be loaded anywhere.
+    """
+    if device is None:
+        return None
+    wanted = tf.DeviceSpec.from_string(device)
+    for present, index in _logical_devices():
+        if wanted.device_type in (None, present.device_type) and wanted.device_index in (None, index):
+            return device
+    message = f"The model was saved with layers on {device}, which is not present; TensorFlow places them."
+    warnings.warn(message, stacklevel=2)
+    return None
+
+
 def _logical_devices():
     """Yields each logical CPU and GPU of this process with its number."""
     for kind in ("CPU", "GPU"):
@@ -131,8 +148,12 @@ def run_on_device(
         return placed(*tf.nest.flatten(inputs))
 
 
+@functools.cache
 def on_device(layer_class: type[keras.layers.Layer]) -> type[keras.layers.Layer]:
     """Derives a layer class with an argument for the device of its layers.
+
+    The class is registered with Keras under a name of its own, so that a model of any such layers can be saved and
+    loaded. Its ``__name__`` is that of `layer_class`, because Keras names layers and saved weights by it.
 
     Args:
       layer_class: a subclass of ``keras.layers.Layer`` whose ``call`` takes a tensor or a list of tensors first.
@@ -140,13 +161,16 @@ def on_device(layer_class: type[keras.layers.Layer]) -> type[keras.layers.Layer]
     Returns:
       A subclass with an additional keyword argument, ``device``: the name of the TensorFlow device for the layer's
       variables, forward operations and backward operations; or None to leave placement to TensorFlow. Names and results
-      do not depend on it.
+      do not depend on it. A layer on a device does not support XLA, which would compile the layers of all devices into
+      one function of a single device.
     """
 
     class Placed(layer_class):
         def __init__(self, *args, device=None, **kwargs):
             super().__init__(*args, **kwargs)
             self.device = device
+            if device is not None:
+                self.supports_jit = False
 
         @functools.wraps(layer_class.build)
         def build(self, *args, **kwargs):
@@ -160,11 +184,34 @@ def on_device(layer_class: type[keras.layers.Layer]) -> type[keras.layers.Layer]
         def get_config(self):
             return {**super().get_config(), "device": self.device}
 
-    for attribute in ("__name__", "__qualname__", "__doc__", "__module__"):
+        @classmethod
+        def from_config(cls, config, *args, **kwargs):
+            config = {**config, "device": present_device(config.get("device"))}
+            return super().from_config(config, *args, **kwargs)
+
+    if layer_class.quantize is not keras.layers.Layer.quantize:
+        _place_quantization(Placed, layer_class)
+    for attribute in ("__name__", "__qualname__", "__doc__"):
         setattr(Placed, attribute, getattr(layer_class, attribute))
-    return Placed
+    name = f"Placed({keras.saving.get_registered_name(layer_class)})"
+    return keras.saving.register_keras_serializable(package="alexnet_tf", name=name)(Placed)
 
 
+def _place_quantization(placed_class, layer_class):
+    """Gives a placed class the methods that quantize it on its device. Keras's own refuse subclasses."""
+
+    def quantize(self, mode=None, type_check=True, config=None):
+        with device_scope(self.device):
+            layer_class.quantize(self, mode=mode, type_check=False, config=config)
+
+    def quantized_call(self, inputs, *args, **kwargs):
+        return run_on_device(self.device, lambda x: layer_class.quantized_call(self, x, *args, **kwargs), inputs)
+
+    placed_class.quantize = quantize
+    placed_class.quantized_call = quantized_call
+
+
+@keras.saving.register_keras_serializable(package="alexnet_tf")
 class FanOut(keras.layers.Layer):
     """Copies a tensor for several readers.
 
@@ -178,9 +225,14 @@ class FanOut(keras.layers.Layer):
     Input: any tensor.
 
     Output: a list of `readers` tensors equal to the input.
+
+    Raises:
+      ValueError: If `readers` is not an int of at least 1.
     """
 
     def __init__(self, readers: int, **kwargs):
+        if isinstance(readers, bool) or not (isinstance(readers, int) and readers >= 1):
+            raise ValueError(f"Expected readers to be an int of at least 1. Received: {readers=}")
         super().__init__(**kwargs)
         self.readers = readers
 

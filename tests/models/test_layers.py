@@ -353,6 +353,21 @@ def test_saved_model_loads_with_the_same_outputs(tmp_path):
         (lambda: layers.LocalResponseNormalization(bias=0), "bias > 0.*Received: bias=0,"),
         (lambda: layers.LocalResponseNormalization(alpha=-1e-4), "alpha >= 0.*alpha=-0.0001"),
         (lambda: layers.LocalResponseNormalization(beta=float("nan")), "beta > 0.*beta=nan"),
+        (lambda: layers.LocalResponseNormalization(True), "int of at least 0. Received: depth_radius=True"),
+        (lambda: layers.LocalResponseNormalization("2"), "int of at least 0. Received: depth_radius='2'"),
+        (lambda: layers.LocalResponseNormalization(bias=float("inf")), "finite numbers bias > 0.*bias=inf"),
+        (lambda: layers.LocalResponseNormalization(bias=True), "finite numbers bias > 0.*bias=True"),
+        (lambda: layers.LocalResponseNormalization(bias="2"), "finite numbers bias > 0.*bias='2'"),
+        (lambda: layers.LocalResponseNormalization(alpha=np.inf), "finite numbers.*alpha=inf"),
+        (lambda: layers.LocalResponseNormalization(alpha=np.True_), "finite numbers.*alpha=.*True"),
+        (lambda: layers.LocalResponseNormalization(beta=None), "finite numbers.*beta=None"),
+        (lambda: layers.SameMapNormalization(True), "odd int of at least 1. Received: size=True"),
+        (lambda: layers.SameMapNormalization(alpha=np.nan), "finite numbers.*alpha=nan"),
+        (lambda: layers.GroupNormalization(True), "int of at least 1, or None. Received: group_channels=True"),
+        (lambda: layers.GroupNormalization(2.0), "int of at least 1, or None. Received: group_channels=2.0"),
+        (lambda: layers.Dropout(False), r"\[0, 1\). Received: rate=False"),
+        (lambda: layers.Dropout("0.5"), r"\[0, 1\). Received: rate='0.5'"),
+        (lambda: layers.Dropout(float("nan")), r"\[0, 1\). Received: rate=nan"),
         (lambda: layers.SameMapNormalization(4), "odd int of at least 1. Received: size=4"),
         (lambda: layers.SameMapNormalization(0), "odd int of at least 1. Received: size=0"),
         (lambda: layers.SameMapNormalization(5.0), "odd int of at least 1. Received: size=5.0"),
@@ -364,6 +379,20 @@ def test_saved_model_loads_with_the_same_outputs(tmp_path):
 def test_invalid_arguments(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@each_normalization
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int32", "int64", "bool"])
+def test_inputs_must_be_floating_point(layer_class, arguments, loop, literal, dtype):
+    message = f"Expected floating point inputs for norm; cast them. Received: {dtype}"
+    for inputs in (tf.ones([1, 5, 5, 3], dtype), np.ones([1, 5, 5, 3], dtype), keras.Input([5, 5, 3], dtype=dtype)):
+        with pytest.raises(ValueError, match=message):
+            layer_class(name="norm")(inputs)
+
+
+def test_numbers_of_numpy_are_accepted():
+    layer = layers.LocalResponseNormalization(2, bias=np.float32(2), alpha=np.float64(0), beta=np.int64(1))
+    assert json.loads(json.dumps(layer.get_config()))["bias"] == 2.0
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.2, 0.5, 0.9])

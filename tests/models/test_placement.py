@@ -390,6 +390,12 @@ def test_gradients_of_a_fan_out_are_summed_on_its_device(tmp_path):
     assert {node.device for node in nodes if node.op == "AddN"} == {"CPU:1"}
 
 
+@pytest.mark.parametrize("readers", [0, -1, 2.0, True, "2"])
+def test_invalid_readers(readers):
+    with pytest.raises(ValueError, match=f"readers to be an int of at least 1. Received: readers={readers!r}"):
+        placement.FanOut(readers)
+
+
 @pytest.mark.parametrize("devices", [("/CPU:0", "/CPU:1"), ["/CPU:1", "/CPU:0"], ("/CPU:1", "/CPU:1")])
 def test_present_devices(devices):
     assert placement.check_devices(devices) == tuple(devices)
