@@ -16,6 +16,7 @@ from absl import flags
 from alexnet_tf import config
 from alexnet_tf import flagfiles
 from alexnet_tf.commands import interruptions
+from alexnet_tf.models import keras_import
 from alexnet_tf.models import registry
 from alexnet_tf.training import stopping
 from alexnet_tf.utils import machine
@@ -234,7 +235,13 @@ def load_tensorflow() -> None:
 
 
 def set_up_process(run_config: config.Config) -> None:
-    """Imports TensorFlow and makes the settings that hold for the whole process."""
+    """Imports TensorFlow and makes the settings that hold for the whole process.
+
+    Raises:
+      ValueError: if the environment or the user's settings of Keras choose another Keras than this package needs.
+    """
+    if message := keras_import.problem():
+        raise ValueError(message)
     load_tensorflow()
     import absl.logging
     import tensorflow as tf
