@@ -27,16 +27,25 @@ for gpu in tf.config.list_physical_devices("GPU")[:1]:
     tf.config.experimental.enable_tensor_float_32_execution(False)
 
 TESTS = pathlib.Path(__file__).parent
-# Modules that take longest, which begin first: a process that has one left at the end works alone.
+# Modules that take longest, in this order, which begin first: a process that has one left at the end works alone.
 LONGEST = (
-    "runs/test_faults.py",
-    "runs/test_train.py",
-    "runs/test_workers.py",
     "commands/test_tools.py",
-    "benchmarks/test_rows.py",
-    "export/test_saved_model.py",
-    "data/test_service.py",
+    "runs/test_train.py",
+    "runs/test_faults.py",
+    "runs/test_workers.py",
     "test_documents.py",
+    "runs/test_export.py",
+    "runs/test_evaluate.py",
+    "training/test_distribution.py",
+    "runs/test_builders.py",
+    "profiling/test_trace.py",
+    "runs/test_tensorboard.py",
+    "data/test_service.py",
+    "data/test_prepare.py",
+    "profiling/test_placement_report.py",
+    "benchmarks/test_rows.py",
+    "commands/test_installed.py",
+    "export/test_saved_model.py",
 )
 
 
