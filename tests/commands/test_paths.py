@@ -115,3 +115,27 @@ def test_run_in_a_directory_with_brackets_trains_resumes_and_is_exported(tmp_pat
     picture = next((folder / "test" / "dark").iterdir())
     done = forks.run("predict", f"--saved_model={served}", str(picture))
     assert done.returncode == 0 and " %" in done.stdout, done.stderr
+
+
+def rename(folder, name, odd):
+    os.rename(os.path.join(os.fsencode(folder), name), os.path.join(os.fsencode(folder), odd))
+
+
+def test_photographs_whose_names_are_not_utf_8_are_used_and_named(tmp_path):
+    folder = small_runs.make_pictures(tmp_path / "d")
+    rename(folder / "test" / "dark", b"0.png", b"caf\xe9.png")
+    rename(folder / "train" / "bright", b"0.png", b"b\xe9.png")
+    (folder / "train" / "bright" / "1.png").write_bytes(b"not an image")
+    rename(folder / "train" / "bright", b"1.png", b"bad\xe9.png")
+    workdir, prepared = tmp_path / "run", tmp_path / "prepared[0]*"
+    done = forks.run(
+        "train", *small_runs.flags(small_runs.make_config(folder, epochs=1, drop_epochs=())), f"--workdir={workdir}"
+    )
+    assert done.returncode == 0 and "bright/bad\\xe9.png" in done.stdout, done.stdout + done.stderr
+    assert "train: 23 images" in done.stdout and "test: 10 images" in done.stdout
+    done = forks.run("neighbours", f"--workdir={workdir}", "--query=9", "--k=2")
+    assert done.returncode == 0 and "dark/caf\\xe9.png: dark" in done.stdout, done.stdout + done.stderr
+    done = forks.run("prepare", f"--source=folder:{folder}", f"--data_dir={prepared}", "--validation_fraction=0.2")
+    assert done.returncode == 0 and "bad\\xe9.png" in done.stdout + done.stderr, done.stdout + done.stderr
+    done = forks.run("prepare", "--verify", f"--data_dir={prepared}")
+    assert done.returncode == 0 and "32 images are undamaged" in done.stdout, done.stdout + done.stderr
