@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from alexnet_tf.utils import messages
+from alexnet_tf.utils import pathnames
 
 LAYOUT = (
     "DIR/train/CLASS/IMAGE, and if there are any DIR/val/CLASS/IMAGE and DIR/test/CLASS/IMAGE, "
@@ -124,10 +125,29 @@ def _classes_without_train_folder(root, split_folders, suffixes):
 
 
 def _check_classes(directory, class_names, train):
-    if unknown := sorted(set(_subfolders(directory)) - set(class_names)):
+    known = _by_composed_name(train, class_names)
+    if unknown := [name for name in _subfolders(directory) if pathnames.composed(name) not in known]:
         raise ValueError(
             f"Expected {directory} to have the class folders of {train} only. Received: {', '.join(unknown)}"
         )
+
+
+def _by_composed_name(directory, names):
+    """Returns a dict from the composed form of each name of a subfolder to the name as it is written."""
+    found = {}
+    for name in names:
+        if not pathnames.is_text(name):
+            raise ValueError(
+                f"Expected class folders with names in UTF-8 in {directory}. Received: {pathnames.printable(name)}; "
+                "rename it"
+            )
+        if (other := found.setdefault(pathnames.composed(name), name)) != name:
+            written = " and ".join(each.encode("ascii", "backslashreplace").decode() for each in (other, name))
+            raise ValueError(
+                f"Expected class folders with different names in {directory}. Received: {name} twice, with its accents "
+                f"written in two ways, {written}; move the images of one to the other"
+            )
+    return found
 
 
 def _join(directory, name):
@@ -189,8 +209,9 @@ def _read_held_out(directory, class_names, suffixes, unread, notes):
 def _read_split(directory, class_names, suffixes, unread, *, every_class):
     paths, labels = [], []
     _pass_over_loose(directory, unread)
+    folders = _by_composed_name(directory, _subfolders(directory))
     for label, class_name in enumerate(class_names):
-        path = _join(directory, class_name)
+        path = _join(directory, folders.get(pathnames.composed(class_name), class_name))
         found = _read_class(path, suffixes, unread) if os.path.isdir(path) else []
         if not found and every_class:
             others = sum(entry.name[0] != "." for entry in os.scandir(path))

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import pathlib
-import unicodedata
 from collections.abc import Callable
 from typing import Any
 from typing import NamedTuple
@@ -40,7 +39,7 @@ class Split(NamedTuple):
         prefix = f"{root}/"
         relative = (self.name_of(index).removeprefix(prefix) for index in range(len(self.labels)))
         # Other systems write accents as separate characters.
-        same_everywhere = (name if name.isascii() else unicodedata.normalize("NFC", name) for name in relative)
+        same_everywhere = (name if name.isascii() else pathnames.composed(name) for name in relative)
         return np.array([os.fsencode(name) for name in same_everywhere], "S")
 
 

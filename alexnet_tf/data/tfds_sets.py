@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from alexnet_tf.utils import messages
+from alexnet_tf.utils import pathnames
 
 # A data set in files that cannot be read by index, such as TFRecord, is held in memory, encoded, up to this size.
 MAX_BYTES_IN_MEMORY = 2 * 2**30
@@ -115,6 +116,7 @@ def _builder(name, data_dir):
     try:
         if not _NAME.fullmatch(name):
             raise ValueError("not NAME, NAME/CONFIG or NAME:VERSION")
+        data_dir = _without_patterns(data_dir, tfds.core.constants.DATA_DIR)
         builder = tfds.builder(name, data_dir=data_dir)
         if not builder.is_prepared():
             # Files of this format can be read by index. A data set that is already prepared keeps its format.
@@ -125,6 +127,15 @@ def _builder(name, data_dir):
         raise ValueError(
             f"Expected the name of a TFDS data set. Received: {name!r} ({messages.first_line(error)})"
         ) from None
+
+
+def _without_patterns(data_dir, default):
+    """Returns TFDS's data directory as TFDS finds its files there: in ``d[0]`` it would prepare them each time."""
+    directory = str(data_dir or default)
+    if not pathnames.has_patterns(directory):
+        return data_dir
+    os.makedirs(directory, exist_ok=True)
+    return pathnames.without_patterns(directory)
 
 
 def _check_features(name, features):

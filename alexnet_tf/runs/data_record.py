@@ -17,6 +17,7 @@ from alexnet_tf.data import sources
 from alexnet_tf.data import statistics
 from alexnet_tf.utils import files
 from alexnet_tf.utils import messages
+from alexnet_tf.utils import pathnames
 
 FILE = "data.json"
 ARRAYS = "data.npz"
@@ -136,7 +137,7 @@ def keep_to(
     if record.version and source.version and record.version != source.version:
         _check_version(record, source, workdir, resuming, log)
     names = {split: part.names(source.root) for split, part in source.splits.items()}
-    same_classes = tuple(source.class_names) == record.class_names
+    same_classes = _composed(source.class_names) == _composed(record.class_names)
     matches = {}
     for split, own in record.splits.items():
         # Where only held-out images are evaluated, a million training images need not be looked up on disk.
@@ -186,9 +187,15 @@ def _subset(part, places):
     return part if np.array_equal(places, np.arange(len(part.labels))) else sources.subset(part, places)
 
 
+def _composed(names):
+    return [pathnames.composed(name) for name in names]
+
+
 def _check_classes(record, source, workdir):
-    added = [name for name in source.class_names if name not in record.class_names]
-    missing = [name for name in record.class_names if name not in source.class_names]
+    # Accents may be written in another way, as after a copy from another system.
+    now, before = _composed(source.class_names), _composed(record.class_names)
+    added = [name for name in now if name not in before]
+    missing = [name for name in before if name not in now]
     differences = [f"{name} in addition" for name in added[:1]] + [f"no {name}" for name in missing[:1]]
     if differences:
         raise ValueError(

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import unicodedata
 from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
@@ -321,7 +320,7 @@ def _are_same(value, other):
 
 
 def _composed(value):
-    return unicodedata.normalize("NFC", json.dumps(value, ensure_ascii=False, sort_keys=True))
+    return pathnames.composed(json.dumps(value, ensure_ascii=False, sort_keys=True))
 
 
 def _shorten(value):

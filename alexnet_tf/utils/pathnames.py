@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import tempfile
+import unicodedata
 
 # What TensorFlow and TFDS take for a pattern where they look for files.
 _PATTERN = re.compile(r"[*?\[\]\\]")
@@ -28,6 +29,11 @@ def expand(path: str) -> str:
     return f"{match[1] or ''}{os.path.expanduser(match[2])}" if match else path
 
 
+def has_patterns(path: str) -> bool:
+    """Returns whether TensorFlow takes a path for a pattern."""
+    return bool(_PATTERN.search(path))
+
+
 def without_patterns(directory: str | os.PathLike) -> str:
     """Returns a path of a directory that TensorFlow does not take for a pattern.
 
@@ -42,7 +48,7 @@ def without_patterns(directory: str | os.PathLike) -> str:
       anew if it has disappeared, so call this before each use.
     """
     path = os.fspath(directory)
-    if not _PATTERN.search(path):
+    if not has_patterns(path):
         return path
     target = os.path.abspath(path)
     link = os.path.join(_links(), hashlib.sha256(os.fsencode(target)).hexdigest()[:16])
@@ -66,6 +72,11 @@ def _create_links(process):
     # A forked child exits, too.
     atexit.register(lambda: os.getpid() == process and shutil.rmtree(directory, ignore_errors=True))
     return directory
+
+
+def composed(name: str) -> str:
+    """Returns a name with accents as part of their letters; some systems write them as characters after these."""
+    return unicodedata.normalize("NFC", name)
 
 
 def is_text(path: str) -> bool:

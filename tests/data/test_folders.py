@@ -144,3 +144,41 @@ def test_version_0_1_read_fewer_files_and_folders(tmp_path):
     assert read(found, tmp_path, "test") == [("test/a/1.jpg", 0)]
     assert "validation" not in found.splits
     assert len(found.notes) == 3
+
+
+# One letter, and a letter with an accent after it.
+COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
+
+
+@pytest.mark.parametrize("train, held_out", [(COMPOSED, DECOMPOSED), (DECOMPOSED, COMPOSED)])
+def test_class_folders_match_whether_accents_are_composed_or_not(train, held_out, tmp_path):
+    fill(tmp_path, f"train/{train}/1.jpg", "train/tea/1.jpg", f"val/{held_out}/2.jpg", f"test/{held_out}/3.jpg")
+    found = folders.open_folder(tmp_path)
+    assert found.class_names == (train, "tea")
+    assert read(found, tmp_path) == [(f"train/{train}/1.jpg", 0), ("train/tea/1.jpg", 1)]
+    assert read(found, tmp_path, "validation") == [(f"val/{held_out}/2.jpg", 0)]
+    assert read(found, tmp_path, "test") == [(f"test/{held_out}/3.jpg", 0)]
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_two_class_folders_that_differ_in_how_accents_are_written_raise(split, tmp_path):
+    two_classes(tmp_path, "val/a/1.jpg", f"train/{COMPOSED}/1.jpg", f"{split}/{COMPOSED}/2.jpg")
+    fill(tmp_path, f"{split}/{DECOMPOSED}/1.jpg")
+    with pytest.raises(ValueError) as caught:
+        folders.open_folder(tmp_path)
+    assert f"in {tmp_path}/{split}. Received: " in str(caught.value)
+    assert r"written in two ways, cafe\u0301 and caf\xe9; move the images" in str(caught.value)
+
+
+def test_class_folder_whose_name_is_not_utf_8_raises(tmp_path):
+    two_classes(tmp_path)
+    fill(tmp_path, os.fsdecode(b"train/caf\xe9/1.jpg"))
+    with pytest.raises(ValueError, match=r"names in UTF-8 in .*/train. Received: caf\\xe9; rename it"):
+        folders.open_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["d[0]", "a*", "back\\slash"])
+def test_folders_are_read_whatever_their_names(name, tmp_path):
+    two_classes(tmp_path / name, "val/a[1]/x", "train/a[1]/[2].jpg")
+    (tmp_path / name / "val" / "a[1]" / "3.png").write_bytes(b"")
+    assert read(folders.open_folder(tmp_path / name), tmp_path / name, "validation") == [("val/a[1]/3.png", 1)]

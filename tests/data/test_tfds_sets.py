@@ -107,3 +107,12 @@ def test_gray_images_are_read(data_dir):
     image = tfds.features.Image(shape=(None, None, 1), encoding_format="png")
     write(data_dir, {"train": rows([0, 1, 2], (6, 6, 1))}, image)
     assert len(sources.open_source("tfds:odd_set").splits["train"].labels) == 3
+
+
+@pytest.mark.parametrize("name", ["d[0]", "d*"])
+def test_directory_with_characters_of_patterns_is_prepared_once(name, data_dir, monkeypatch):
+    write(data_dir / "plain", {"train": rows([0, 1, 2])})
+    (data_dir / "plain").rename(data_dir / name)
+    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(data_dir / name))
+    assert sources.open_source("tfds:odd_set").splits["train"].labels.tolist() == [0, 1, 2]
+    assert tfds_sets.open_set("odd_set", data_dir=str(data_dir / name)).splits["train"].labels.tolist() == [0, 1, 2]

@@ -125,6 +125,19 @@ def test_a_data_set_that_moved_is_the_same(folder, workdir, tmp_path):
     assert lines == []
 
 
+@pytest.mark.parametrize("resuming", [True, False])
+def test_accents_that_another_system_writes_in_another_way_need_no_line(folder, tmp_path, resuming):
+    """A copy on another system has the same letters, as one character or as two."""
+    composed = (folder / "train" / "a").rename(folder / "train" / "caf\u00e9")
+    (tmp_path / "run").mkdir()
+    data_record.write(tmp_path / "run", open_data(folder))
+    before = names(open_data(folder), "validation")
+    composed.rename(folder / "train" / "cafe\u0301")
+    lines = []
+    assert names(open_data(folder, lines, tmp_path / "run", resuming), "validation") == before
+    assert lines == []
+
+
 def test_another_data_set_may_be_evaluated_but_not_trained_on(folder, workdir, tmp_path):
     for name in ("train/a/x.jpg", "train/b/y.jpg", "test/a/z.jpg"):
         (tmp_path / "other" / name).parent.mkdir(parents=True)
