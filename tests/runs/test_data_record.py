@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+import rich.console
 import small_runs
 
 from alexnet_tf.data import prepare
@@ -293,3 +294,35 @@ def test_a_run_of_version_0_1_keeps_its_draw_and_gets_a_record(trained, tmp_path
     ]
     assert "--split_rule=shuffle" in (workdir / "config.flags").read_text()
     assert json.loads((workdir / data_record.FILE).read_text())["splits"]["validation"]["examples"] == 6
+
+
+def prepare_data_dir(folder, data_dir, **changes):
+    run_config = small_runs.make_config(folder, validation_fraction=0.25, data_dir=str(data_dir), **changes)
+    console = rich.console.Console(quiet=True)
+    return dataset.prepare_data_dir(run_config, prepare.Options(), console)
+
+
+def test_a_prepared_data_set_keeps_its_split_rule(tmp_path):
+    folder = small_runs.make_pictures(str(tmp_path / "photographs"))
+    old = prepare_data_dir(folder, tmp_path / "old", split_rule="shuffle")
+    assert "split_rule" not in old["request"]["settings"]
+    assert prepare_data_dir(folder, tmp_path / "old") == old
+    new = prepare_data_dir(folder, tmp_path / "new")
+    assert new["request"]["settings"]["split_rule"] == "hash"
+    with pytest.raises(ValueError, match="was started with different values: settings="):
+        prepare_data_dir(folder, tmp_path / "new", split_rule="shuffle")
+
+
+def test_photographs_that_changed_since_they_were_prepared_are_refused(tmp_path):
+    folder = small_runs.make_pictures(str(tmp_path / "photographs"))
+    prepare_data_dir(folder, tmp_path / "prepared")
+    path = tmp_path / "photographs" / "train" / "dark" / "3.png"
+    path.rename(path.with_name("renamed.png"))
+    with pytest.raises(ValueError, match="Received: other names or file sizes; restore the photographs, or use a new"):
+        prepare_data_dir(folder, tmp_path / "prepared")
+    path.with_name("renamed.png").rename(path)
+    manifest = json.loads((tmp_path / "prepared" / "manifest.json").read_text())
+    # Version 0.1 did not record them.
+    del manifest["request"]["content"]
+    (tmp_path / "prepared" / "manifest.json").write_text(json.dumps(manifest))
+    assert prepare_data_dir(folder, tmp_path / "prepared") == manifest
