@@ -4,9 +4,12 @@ A run saves its configuration as a flagfile (`to_text`), so the same command lin
 """
 
 import codecs
+import contextlib
 import dataclasses
 import itertools
+import json
 import os
+import re
 import textwrap
 from collections.abc import Iterable
 from collections.abc import Sequence
@@ -67,6 +70,7 @@ def define_paths(
 ) -> flags.FlagHolder[list[str]]:
     """Defines a flag of paths separated by commas; see `define_path`."""
     return flags.DEFINE(_PathsParser(), name, default, help, flag_values, flags.CsvListSerializer(","))
+_QUOTED = re.compile(r'".*"', re.DOTALL)
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:
@@ -186,7 +190,8 @@ def _read_lines(path, including):
             included = find_flagfile(line.partition("=")[2].strip(), included_from=path)
             lines += _read_lines(included, (*including, real_path))
         elif line and not line.startswith(("#", "//")):
-            lines.append(line)
+            name, equals, value = line.partition("=")
+            lines.append(f"{name}{equals}{_unquote(value)}")
     return lines
 
 
@@ -212,6 +217,23 @@ def read_text(path: str | os.PathLike) -> str:
         raise ValueError(f"Expected a flagfile. Received: {path} with zero bytes; save it as UTF-8")
     # Files that were joined have byte order marks between them.
     return text.replace("\ufeff", "").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _quote(value):
+    """Returns a value as it is written in a flagfile: as a JSON string if the line could not be read back otherwise.
+
+    Such are values that begin or end with a space or have quotes around them, and those with a newline.
+    """
+    is_plain = value == value.strip() and value.isprintable() and not _QUOTED.fullmatch(value)
+    return value if is_plain else json.dumps(value)
+
+
+def _unquote(value):
+    """Returns the value that a text in a flagfile stands for; without quotes around it, the text itself."""
+    if _QUOTED.fullmatch(value):
+        with contextlib.suppress(ValueError):
+            return json.loads(value)
+    return value
 
 
 def find_flagfile(name: str, included_from: str = "") -> str:
@@ -264,7 +286,7 @@ def to_text(run_config: config.Config) -> str:
     for field in dataclasses.fields(run_config):
         value = getattr(run_config, field.name)
         if value is not None:
-            lines.append(f"--{field.name}={format_value(value)}")
+            lines.append(f"--{field.name}={_quote(format_value(value))}")
     return "\n".join(lines) + "\n"
 
 

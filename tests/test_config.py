@@ -193,6 +193,33 @@ def test_flagfile_round_trips(value, tmp_path):
     assert read(tmp_path, flagfiles.to_text(value)) == value
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "folder:/pictures/mine ",
+        "folder: mine",
+        "folder:/a\nb",
+        "folder:/a\x1b[31m",
+        'folder:"mine"',
+        '"folder:/mine"',
+        '"',
+        "folder:/a=b",
+        "folder:/a # b",
+        "folder:/caf\u00e9\u2028",
+    ],
+)
+def test_flagfile_keeps_every_character_of_a_path(source, tmp_path):
+    value = config.Config(source=source)
+    assert read(tmp_path, flagfiles.to_text(value)) == value
+    assert len(flagfiles.to_text(value).split("\n")) == len(flagfiles.to_text(config.Config()).split("\n"))
+
+
+def test_values_in_a_flagfile_may_have_quotes(tmp_path):
+    assert read(tmp_path, '--source="folder:/mine "\n--batch_size="8"\n').source == "folder:/mine "
+    # Not a complete JSON string: taken as it is.
+    assert read(tmp_path, '--source="a\\x"\n').source == '"a\\x"'
+
+
 def test_round_trips_cover_every_field():
     def differing(other):
         return {name for name in NAMES if getattr(other, name) != getattr(config.Config(), name)}

@@ -173,7 +173,8 @@ def test_hostile_npz_files_are_one_line_errors(content, tmp_path, data_dir):
 )
 def test_statistics_of_other_shapes_are_rejected(changes, data_dir):
     change_arrays(data_dir / prepared.STATISTICS, **changes)
-    assert "Received: arrays of " in refusal(statistics.load, data_dir / prepared.STATISTICS)
+    (name,) = changes
+    assert f"Received: {name} of " in refusal(statistics.load, data_dir / prepared.STATISTICS)
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "..", "", ".", "a/../../outside", "a\0b", 3, None])
@@ -246,7 +247,7 @@ def test_deeply_nested_json_is_a_one_line_error(text, data_dir, index_dir):
         assert refusal(prepared.open_data_dir, data_dir).startswith("Expected ")
         (data_dir / name).write_bytes(whole)
     (index_dir / "manifest.json").write_text(text)
-    assert refusal(feature_index.open_index, index_dir).startswith("Expected JSON in ")
+    assert refusal(feature_index.open_index, index_dir).startswith("Expected the manifest of an index in ")
     rest = client.Rest("localhost:1")
     assert "not a JSON object" in refusal(rest._parse, text.encode()) or text == DEEP["closed"]
     assert "HTTP status 500" in str(rest._error(500, text.encode()))
@@ -271,7 +272,8 @@ def test_feature_index_with_invalid_labels_is_rejected(value, index_dir):
 )
 def test_malformed_metrics_are_one_line_errors(line, tmp_path):
     (tmp_path / "metrics.jsonl").write_text(f"{line}\n")
-    assert refusal(metrics.read, tmp_path / "metrics.jsonl").startswith("Expected a record of a run. Received: ")
+    path = tmp_path / "metrics.jsonl"
+    assert refusal(metrics.read, path).startswith(f"Expected a record of a run in {path}, line 1. Received: ")
 
 
 def test_flagfiles_are_plain_text(tmp_path):

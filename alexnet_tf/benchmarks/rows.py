@@ -15,8 +15,8 @@ from typing import Any
 from typing import NamedTuple
 
 from alexnet_tf.benchmarks import measuring
-from alexnet_tf.utils import files
 from alexnet_tf.utils import machine
+from alexnet_tf.utils import schema
 
 # Batch sizes of the row growth.
 GROWTH = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -148,7 +148,7 @@ def _run(names, command, flags, cores, scratch):
             os.sched_setaffinity(0, allowed)
     if done.returncode:
         sys.exit(done.returncode)
-    return files.read_json(path)["rows"]
+    return schema.read_json(path, schema.Object({"rows": schema.Map(schema.Map())}), "measured rows")["rows"]
 
 
 def merge(found: Sequence[dict[str, Any]]) -> dict[str, Any]:

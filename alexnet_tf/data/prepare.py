@@ -26,11 +26,26 @@ from alexnet_tf.data import sources
 from alexnet_tf.data import statistics
 from alexnet_tf.utils import files
 from alexnet_tf.utils import messages
+from alexnet_tf.utils import schema
 
 STORAGES = ("jpeg", "raw")
 # Images that pass from the decoding threads to the writer at once.
 _BATCH_SIZE = 32
 _LOCK = ".lock"
+_RESTART = "delete it, and run the same command again"
+_COUNTS = schema.Array("i", (None,), low=0)
+# The metadata of a complete shard: columns with an entry per image, and values of the shard.
+_COLUMNS = {
+    **dict.fromkeys(("positions", "lengths", "places", "image_places", "image_lengths"), _COUNTS),
+    "names": schema.Array("S", (None,)),
+}
+_SHARD = {"sha256": schema.Array("U", ()), "skipped": schema.Array("U", ())}
+_SUMS = {
+    "sums.image": schema.Array("f", (photograph.IMAGE_SIZE, photograph.IMAGE_SIZE, 3), low=0),
+    "sums.products": schema.Array("f", (3, 3), low=0),
+    "sums.num_examples": schema.Array("i", (), low=1),
+}
+_SKIPPED = schema.List(schema.List(schema.Text(), length=2))
 
 
 class Options(NamedTuple):
@@ -170,7 +185,8 @@ def _begin(directory, request):
     """Claims the directory for a request, or checks that it belongs to this request."""
     path = directory / prepared.PROGRESS / "request.json"
     if path.exists():
-        _check_request(request, files.read_json(path), directory)
+        before = schema.read_json(path, schema.Map(), "the options of a preparation", _RESTART)
+        _check_request(request, before, directory)
         return
     others = [entry.name for entry in directory.iterdir() if entry.name not in (_LOCK, prepared.PROGRESS)]
     if others:
@@ -283,6 +299,7 @@ def _finish(source, jobs, request):
     classes = [{**metadata, "name": name} for name, metadata in zip(source.class_names, class_metadata)]
     files.write_json(directory / prepared.CLASSES, classes)
     _write_tfds_metadata(source, directory, splits, request)
+    files.sync(directory / name for name in prepared.TFDS_FILES)
     manifest = {
         "version": 1,
         "source": source.name,
@@ -291,7 +308,7 @@ def _finish(source, jobs, request):
         "request": request,
         "files": {
             name: prepared.checksum(directory / name)
-            for name in (prepared.INDEX, prepared.STATISTICS, prepared.CLASSES)
+            for name in (prepared.INDEX, prepared.STATISTICS, prepared.CLASSES, *prepared.TFDS_FILES)
         },
         "splits": splits,
     }
@@ -305,28 +322,41 @@ def _gather(job, accumulator):
     columns = {field: [] for field in image_records.Index._fields}
     skipped, shards = [], []
     for number in range(job.shards):
-        with open(job.metadata_path(number), "rb") as file, np.load(file, allow_pickle=False) as metadata:
-            positions = metadata["positions"]
-            columns["labels"].append(job.source.labels[job.order[positions]].astype(np.int64))
-            columns["shards"].append(np.full(len(positions), number, np.int32))
-            for field in ("places", "lengths", "names"):
-                columns[field].append(metadata[field])
-            for field in ("image_places", "image_lengths"):
-                columns[field].append(metadata[field].astype(np.int32))
-            skipped += [{"name": name, "reason": reason} for name, reason in json.loads(str(metadata["skipped"]))]
-            shards.append(
-                {
-                    "file": job.path(number).name,
-                    "examples": len(positions),
-                    "bytes": job.path(number).stat().st_size,
-                    "sha256": str(metadata["sha256"]),
-                }
-            )
-            if "sums.image" in metadata:
-                sums = [metadata[f"sums.{field}"] for field in statistics.Sums._fields]
-                accumulator.add_sums(statistics.Sums(*sums))
+        metadata, reasons = _read_shard_metadata(job, number)
+        positions = metadata["positions"]
+        columns["labels"].append(job.source.labels[job.order[positions]].astype(np.int64))
+        columns["shards"].append(np.full(len(positions), number, np.int32))
+        for field in ("places", "lengths", "names"):
+            columns[field].append(metadata[field])
+        for field in ("image_places", "image_lengths"):
+            columns[field].append(metadata[field].astype(np.int32))
+        skipped += [{"name": name, "reason": reason} for name, reason in reasons]
+        shards.append(
+            {
+                "file": job.path(number).name,
+                "examples": len(positions),
+                "bytes": job.path(number).stat().st_size,
+                "sha256": str(metadata["sha256"]),
+            }
+        )
+        if "sums.image" in metadata:
+            accumulator.add_sums(statistics.Sums(*(metadata[f"sums.{field}"] for field in statistics.Sums._fields)))
     index = image_records.Index(**{field: np.concatenate(parts) for field, parts in columns.items()})
     return index, {"examples": len(index.labels), "skipped": skipped, "shards": shards}
+
+
+def _read_shard_metadata(job, number):
+    """Returns the arrays that describe a shard, by name, and its skipped photographs, pairs of name and reason."""
+    path, what = job.metadata_path(number), "the metadata of a shard"
+    metadata = schema.read_npz(path, _COLUMNS | _SHARD, what, _RESTART, optional=_SUMS)
+    positions = metadata["positions"]
+    is_complete = len({len(metadata[name]) for name in _COLUMNS}) == 1 and len({*_SUMS} & {*metadata}) in (
+        0,
+        len(_SUMS),
+    )
+    if not is_complete or not set(positions.tolist()) <= set(job.positions(number)):
+        raise schema.error(what, path, "other positions", _RESTART)
+    return metadata, schema.parse(str(metadata["skipped"]), _SKIPPED, what, path, _RESTART)
 
 
 def _write_tfds_metadata(source, directory, splits, request):

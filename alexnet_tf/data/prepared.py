@@ -25,7 +25,7 @@ from alexnet_tf.data import image_records
 from alexnet_tf.data import records
 from alexnet_tf.data import sources
 from alexnet_tf.data import statistics
-from alexnet_tf.utils import files
+from alexnet_tf.utils import schema
 
 MANIFEST = "manifest.json"
 INDEX = "records.npz"
@@ -34,9 +34,38 @@ CLASSES = "classes.json"
 # Folder with the state of an unfinished preparation.
 PROGRESS = ".progress"
 
-_MANIFEST_FIELDS = {"source": str, "license": str, "storage": str, "request": dict, "files": dict, "splits": dict}
-_SPLIT_FIELDS = {"examples": int, "per_class": list, "skipped": list, "shards": list}
-_SHARD_FIELDS = {"file": str, "examples": int, "bytes": int, "sha256": str}
+# What TFDS reads; the files of the package are listed above.
+TFDS_FILES = ("dataset_info.json", "features.json", "label.labels.txt")
+
+_COUNT = schema.Number(low=0, integer=True)
+_SHARD = schema.Object({"file": schema.Text(), "examples": _COUNT, "bytes": _COUNT, "sha256": schema.Text()})
+_SPLIT = schema.Object(
+    {
+        "examples": _COUNT,
+        "per_class": schema.List(_COUNT),
+        "skipped": schema.List(schema.Object({"name": schema.Text(), "reason": schema.Text()})),
+        "shards": schema.List(_SHARD),
+    }
+)
+_MANIFEST = schema.Object(
+    {
+        "version": schema.Number(),
+        "source": schema.Text(),
+        "license": schema.Text(),
+        "storage": schema.Text(("jpeg", "raw")),
+        "request": schema.Map(),
+        "files": schema.Map(schema.Text()),
+        "splits": schema.Map(_SPLIT, required=("train",)),
+    }
+)
+_REQUEST = schema.Object({"source": schema.Text(), "settings": schema.Map()})
+_CLASSES = schema.List(schema.Object({"name": schema.Text()}))
+_LOCATION = schema.Array("i", (None,), low=0)
+_COLUMNS = dict.fromkeys(image_records.Index._fields, _LOCATION) | {"names": schema.Array("S", (None,))}
+_DATASET_INFO = schema.Object(
+    {"splits": schema.List(schema.Object({"name": schema.Text(), "shardLengths": schema.List(schema.Text())}))}
+)
+_REMEDY = "copy the file from a backup, or prepare the data again in a new --data_dir"
 
 
 def shard_name(split: str, number: int, count: int) -> str:
@@ -58,37 +87,16 @@ def read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
         raise FileNotFoundError(
             f"Expected a data set made by tools/prepare.py, with its {MANIFEST}, in {directory}. Received: {found}"
         )
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        _check_manifest(manifest, directory)
-        return manifest
-    except KeyError as error:
-        raise ValueError(f"Expected a manifest of version 1 in {path}. Received: no {error}") from None
-    # Deeply nested lists cause a RecursionError.
-    except (ValueError, AttributeError, TypeError, RecursionError) as error:
-        raise ValueError(f"Expected a manifest of version 1 in {path}. Received: {error}") from None
-
-
-def _check_manifest(manifest, directory):
-    """Raises an error unless a manifest has all its fields and names only files in the directory."""
+    what = "a manifest of version 1"
+    manifest = schema.read_json(path, schema.Object({"version": schema.Number()}), what)
     if manifest["version"] != 1:
-        raise ValueError(f"version {manifest['version']}")
-    _check_fields(manifest, _MANIFEST_FIELDS)
-    for metadata in manifest["splits"].values():
-        _check_fields(metadata, _SPLIT_FIELDS)
-        for shard in metadata["shards"]:
-            _check_fields(shard, _SHARD_FIELDS)
-    manifest["splits"]["train"]
+        raise schema.error(what, path, f"version {manifest['version']}")
+    schema.check(manifest, _MANIFEST, what, path)
     shards = [shard["file"] for metadata in manifest["splits"].values() for shard in metadata["shards"]]
     for name in [*manifest["files"], *shards]:
         if "/" in name or "\0" in name or name in ("", ".", ".."):
-            raise ValueError(f"{name!r}, which is not the name of a file in {directory}")
-
-
-def _check_fields(values, kinds):
-    for name, kind in kinds.items():
-        if not isinstance(values[name], kind):
-            raise ValueError(f"{name} that is not of type {kind.__name__}")
+            raise schema.error(what, path, f"{name!r}, which is not the name of a file in {directory}")
+    return manifest
 
 
 def open_data_dir(directory: str | os.PathLike) -> tuple[sources.Source, statistics.Statistics]:
@@ -106,7 +114,7 @@ def open_data_dir(directory: str | os.PathLike) -> tuple[sources.Source, statist
     """
     directory = pathlib.Path(directory)
     manifest = read_manifest(directory)
-    classes = _read_classes(directory)
+    classes = schema.read_json(_existing(directory / CLASSES, "the classes"), _CLASSES, "the classes", _REMEDY)
     is_raw = manifest["storage"] == "raw"
     source = sources.Source(
         name=f"{directory} ({manifest['source']})",
@@ -119,7 +127,12 @@ def open_data_dir(directory: str | os.PathLike) -> tuple[sources.Source, statist
         class_metadata=tuple(classes),
         version=f"prepared {_content(manifest)}",
     )
-    return source, statistics.load(directory / STATISTICS)
+    image_statistics = statistics.load(directory / STATISTICS)
+    # Last, as the errors above say more about what is wrong.
+    for file in (INDEX, STATISTICS, CLASSES):
+        if checksum(directory / file) != manifest["files"].get(file):
+            raise schema.error("the bytes that were written", directory / file, "others", _REMEDY)
+    return source, image_statistics
 
 
 def _content(manifest):
@@ -135,10 +148,13 @@ def read_request(directory: str | os.PathLike) -> dict[str, Any] | None:
       ValueError: if it is damaged.
     """
     directory = pathlib.Path(directory)
+    what = "the options of a preparation"
     if (directory / MANIFEST).is_file():
-        return read_manifest(directory)["request"]
+        request = read_manifest(directory)["request"]
+        schema.check(request, _REQUEST, what, directory / MANIFEST, _REMEDY)
+        return request
     path = directory / PROGRESS / "request.json"
-    return files.read_json(path, ["source", "settings"]) if path.is_file() else None
+    return schema.read_json(path, _REQUEST, what, "delete the directory, and prepare again") if path.is_file() else None
 
 
 def _open_split(directory, split, metadata, num_classes, is_raw):
@@ -187,30 +203,24 @@ def _read(images, is_raw, number):
     return tf.ensure_shape(encoded, [])
 
 
-def _read_classes(directory):
-    path = directory / CLASSES
-    try:
-        classes = json.loads(path.read_text(encoding="utf-8"))
-        if not all(isinstance(each["name"], str) for each in classes):
-            raise ValueError("a class without a name")
-        return classes
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"Expected the classes in {path}. Received: {error}") from None
-
-
 def read_index(directory: str | os.PathLike, split: str) -> image_records.Index:
     """Reads the `image_records.Index` of a split.
 
     Raises:
       ValueError: if the file is missing or damaged.
     """
-    path = pathlib.Path(directory) / INDEX
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            fields = image_records.Index._fields
-            return image_records.Index(**{field: arrays[f"{split}.{field}"] for field in fields})
-    except statistics.LOADING_ERRORS as error:
-        raise ValueError(f"Expected the record locations of {split} in {path}. Received: {error}") from None
+    what = f"the record locations of {split}"
+    path = _existing(pathlib.Path(directory) / INDEX, what)
+    columns = {f"{split}.{field}": column for field, column in _COLUMNS.items()}
+    arrays = schema.read_npz(path, columns, what, _REMEDY)
+    return image_records.Index(*(arrays[name] for name in columns))
+
+
+def _existing(path, what):
+    """Returns a path; raises ValueError if there is no file."""
+    if not path.is_file():
+        raise schema.error(what, path, "none", _REMEDY)
+    return path
 
 
 def checksum(path: str | os.PathLike) -> str:
@@ -240,6 +250,7 @@ def verify(directory: str | os.PathLike, progress: Callable[[int], None] | None 
         for file, expected in manifest["files"].items()
         if not (directory / file).is_file() or checksum(directory / file) != expected
     ]
+    problems += _verify_tfds_metadata(directory, manifest)
     if problems:
         # The shards cannot be verified without these files.
         return problems
@@ -256,6 +267,25 @@ def verify(directory: str | os.PathLike, progress: Callable[[int], None] | None 
         counts = np.bincount(index.labels, minlength=len(metadata["per_class"])).tolist()
         if counts != metadata["per_class"] or len(index.labels) != metadata["examples"]:
             problems.append(f"{directory / INDEX}: the counts of {split} differ from {MANIFEST}")
+    return problems
+
+
+def _verify_tfds_metadata(directory, manifest):
+    """Returns the problems with TFDS's files in a data set of version 0.1, whose manifest has no checksums of them."""
+    structures = {"dataset_info.json": _DATASET_INFO, "features.json": schema.Map()}
+    problems = []
+    for name, structure in structures.items():
+        if name in manifest["files"]:
+            continue
+        try:
+            found = schema.read_json(directory / name, structure, "the metadata of TFDS")
+        except (OSError, ValueError) as error:
+            problems.append(f"{directory / name}: damaged ({error})")
+            continue
+        for split in found.get("splits", ()):
+            shards = manifest["splits"].get(split["name"], {}).get("shards", [])
+            if split["shardLengths"] != [str(shard["examples"]) for shard in shards]:
+                problems.append(f"{directory / name}: the counts of {split['name']} differ from {MANIFEST}")
     return problems
 
 

@@ -1,22 +1,23 @@
 """The mean image of a training set and the principal components of its colors."""
 
 import os
-import tokenize
-import zipfile
-import zlib
 from typing import NamedTuple
 
 import numpy as np
 
 from alexnet_tf.utils import files
+from alexnet_tf.utils import schema
 
-# Errors that NumPy raises for a file that is not a complete archive of arrays: a TypeError for a single array, a
-# RuntimeError for apparent encryption or an unknown compression, a MemoryError or an OverflowError for an array that
-# claims to be larger than memory, a TokenError for an array description without an end.
-LOADING_ERRORS = (
-    *(OSError, ValueError, KeyError, EOFError, TypeError, RuntimeError, MemoryError, OverflowError),
-    *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
-)
+_WHAT = "statistics of a training set"
+_REMEDY = "copy the file from a backup, or train again in a new --workdir"
+_ARRAYS = {
+    "mean_image": schema.Array("f", (None, None, 3), low=0, high=255),
+    "directions": schema.Array("f", (3, 3), low=-1.001, high=1.001),
+    "standard_deviations": schema.Array("f", (3,), low=0, high=255 * 3**0.5),
+    "num_examples": schema.Array("iu", (), low=0),
+}
+# Ours, which an older file may lack; it shows whether the mean image is the one that was written.
+_MEAN_COLOR = {"mean_color": schema.Array("f", (3,))}
 
 
 class Statistics(NamedTuple):
@@ -123,18 +124,28 @@ def load(path: str | os.PathLike) -> Statistics:
 
     Raises:
       FileNotFoundError: if there is no such file.
-      ValueError: if it is damaged or has other contents.
+      ValueError: if it is damaged, has other contents, or numbers that no images have.
     """
-    try:
-        # Opened here, because NumPy does not close a file that it cannot read.
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            fields = {name: arrays[name] for name in Statistics._fields}
-        image, *others = (fields[name].shape for name in Statistics._fields)
-        if len(image) != 3 or image[2] != 3 or others != [(3, 3), (3,), ()]:
-            raise ValueError(f"arrays of {image}, {', '.join(map(str, others))}")
-        fields["num_examples"] = int(fields["num_examples"])
-    except FileNotFoundError:
-        raise
-    except LOADING_ERRORS as error:
-        raise ValueError(f"Expected statistics of a training set in {path}. Received: {error}") from None
-    return Statistics(**fields)
+    arrays = schema.read_npz(path, _ARRAYS, _WHAT, _REMEDY, optional=_MEAN_COLOR)
+    mean_color = arrays.pop("mean_color", None)
+    statistics = Statistics(**{**arrays, "num_examples": int(arrays["num_examples"])})
+    if mean_color is not None and not np.allclose(mean_color, statistics.mean_color, atol=0.01):
+        received = f"a mean image of mean {statistics.mean_color.tolist()}, not {mean_color.tolist()}"
+        raise schema.error(_WHAT, path, received, _REMEDY)
+    if not np.allclose(statistics.directions @ statistics.directions.T, np.eye(3), atol=1e-3):
+        raise schema.error(_WHAT, path, "directions that are not orthogonal unit vectors", _REMEDY)
+    if not is_possible(statistics):
+        received = f"a mean color of {statistics.mean_color.tolist()} with deviations that no images have"
+        raise schema.error(_WHAT, path, received, _REMEDY)
+    return statistics
+
+
+def is_possible(statistics: Statistics) -> bool:
+    """Returns whether pixels in [0, 255] can have this mean color and these deviations.
+
+    The variance of numbers in [0, 255] is at most that of only 0 and 255 with the same mean m: m (255 - m). A mean
+    image of zeros, for example, is that of black images alone.
+    """
+    mean = statistics.mean_color.astype(np.float64)
+    largest = np.sum(mean * (255 - mean))
+    return bool(np.sum(statistics.standard_deviations.astype(np.float64) ** 2) <= 1.001 * largest + 1)

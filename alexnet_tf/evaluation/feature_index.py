@@ -4,25 +4,29 @@ An index is a directory:
 
 * ``features.npy``: float16 or float32 ``[images, units]``, read through a memory map, so it may be larger than memory;
 * ``images.json``: label, name and position in the data set of each image;
-* ``manifest.json``: sizes, class names, and metadata about the features. It is written last: a directory without it
-  is not an index;
+* ``manifest.json``: sizes, class names, metadata about the features, and a checksum of each file. It is written last: a
+  directory without it is not an index;
 * ``approximate.faiss``: written by `build_approximate`, for a fast search of a million images.
 
 `alexnet_tf.evaluation.nearest` has the searches.
 """
 
+import io
 import json
 import pathlib
+import tokenize
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 
+import google_crc32c
 import numpy as np
 
 from alexnet_tf.evaluation import nearest
 from alexnet_tf.utils import files
+from alexnet_tf.utils import schema
 
 DTYPES = ("float16", "float32")
 
@@ -31,6 +35,28 @@ FEATURES = "features.npy"
 IMAGES = "images.json"
 APPROXIMATE = "approximate.faiss"
 _VERSION = 1
+_BLOCK_BYTES = 2**24
+
+_WHAT = "the manifest of an index"
+_REMEDY = "delete the directory, so that the index is built again"
+_COUNT = schema.Number(low=0, integer=True)
+_MANIFEST = schema.Object(
+    {
+        "version": schema.Number(),
+        "count": schema.Number(low=1, integer=True),
+        "units": schema.Number(low=1, integer=True),
+        "dtype": schema.Text(DTYPES),
+        "class_names": schema.List(schema.Text()),
+        "facts": schema.Map(),
+    },
+    {
+        "approximate": schema.Object({"bytes": _COUNT, "directions": _COUNT}),
+        "checksums": schema.Map(schema.Text()),
+    },
+)
+_IMAGES = schema.Object(
+    {"labels": schema.List(_COUNT), "names": schema.List(schema.Text()), "places": schema.List(_COUNT)}
+)
 
 # Largest relative error of an image's features in float16, which keeps 11 bits: a little more than rounding.
 _MAX_RELATIVE_ERROR = 2.0**-10
@@ -81,36 +107,54 @@ def write(
     directory.mkdir(parents=True, exist_ok=True)
     manifest = {"version": _VERSION, "count": count, "units": units, "dtype": dtype}
     manifest |= {"class_names": list(class_names), "facts": metadata}
-    with (
-        files.exclusive_lock(directory / ".lock", str(directory)),
-        files.atomic_write(directory / FEATURES, "wb") as file,
-    ):
-        header = {"descr": np.dtype(dtype).newbyteorder("<").str, "fortran_order": False, "shape": (count, units)}
-        np.lib.format.write_array_header_1_0(file, header)
-        _write_features(file, batches, count, units, dtype, progress)
-        _replace_images(directory, images)
-    files.write_json(directory / MANIFEST, manifest)
+    with files.exclusive_lock(directory / ".lock", str(directory)):
+        with files.atomic_write(directory / FEATURES, "wb") as file:
+            checksum = google_crc32c.Checksum()
+
+            def write_bytes(content):
+                file.write(content)
+                checksum.update(content)
+
+            write_bytes(_header(count, units, dtype))
+            _write_features(write_bytes, batches, count, units, dtype, progress)
+            of_images = _replace_images(directory, images)
+        manifest["checksums"] = {FEATURES: checksum.digest().hex(), IMAGES: of_images}
+        files.write_json(directory / MANIFEST, schema.sealed(manifest))
+
+
+def _header(count, units, dtype):
+    """Returns the first bytes of ``features.npy``."""
+    header = io.BytesIO()
+    fields = {"descr": np.dtype(dtype).newbyteorder("<").str, "fortran_order": False, "shape": (count, units)}
+    np.lib.format.write_array_header_1_0(header, fields)
+    return header.getvalue()
 
 
 def _replace_images(directory, images):
-    """Writes the list of images, and invalidates the old index, whose features no longer match it."""
+    """Writes the list of images, and invalidates the old index, whose features no longer match it.
+
+    Returns:
+      The checksum of the list.
+    """
     listed = {"labels": images.labels.tolist(), "names": list(images.names), "places": images.places.tolist()}
-    with files.atomic_write(directory / IMAGES) as file:
-        # `json.dump` writes piece by piece and takes several times as long for a million names.
-        file.write(json.dumps(listed))
+    # `json.dump` writes piece by piece and takes several times as long for a million names.
+    content = json.dumps(listed).encode()
+    with files.atomic_write(directory / IMAGES, "wb") as file:
+        file.write(content)
         file.flush()
         for name in (MANIFEST, APPROXIMATE):
             (directory / name).unlink(missing_ok=True)
+    return google_crc32c.Checksum(content).digest().hex()
 
 
-def _write_features(file, batches, count, units, dtype, progress):
+def _write_features(write_bytes, batches, count, units, dtype, progress):
     written = 0
     for batch in batches:
         batch = np.asarray(batch, np.float32)
         written += len(batch)
         if batch.ndim != 2 or batch.shape[1] != units or written > count:
             raise ValueError(f"Expected features [{count}, {units}]. Received: {list(batch.shape)}, image {written}")
-        file.write(_stored(batch, dtype).tobytes())
+        write_bytes(_stored(batch, dtype).tobytes())
         if progress:
             progress(written)
     if written != count:
@@ -214,6 +258,8 @@ class Index:
             faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
         directions = min(nearest.DIRECTIONS, self.features.shape[1])
         self._manifest["approximate"] = {"bytes": path.stat().st_size, "directions": directions}
+        self._manifest.setdefault("checksums", {})[APPROXIMATE] = _checksum(path)
+        self._manifest = schema.sealed(self._manifest)
         files.write_json(self.directory / MANIFEST, self._manifest)
 
     def _read_approximate(self):
@@ -225,6 +271,7 @@ class Index:
             # Checked first: a memory map of a truncated file would end the process.
             wanted = "an approximate index, from build_approximate," if expected is None else f"{expected} bytes"
             raise ValueError(f"Expected {wanted} in {path}. Received: {'none' if size is None else f'{size} bytes'}")
+        _check_checksum(path, self._manifest)
         try:
             index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
         except RuntimeError as error:
@@ -252,33 +299,57 @@ def open_index(directory: str | pathlib.Path) -> Index:
     directory = pathlib.Path(directory)
     if not (directory / MANIFEST).is_file():
         raise FileNotFoundError(f"Expected an index of features, with its {MANIFEST}, in {directory}. Received: none")
-    manifest = files.read_json(directory / MANIFEST, ("version", "count", "units", "dtype", "class_names", "facts"))
+    path = directory / MANIFEST
+    manifest = schema.read_json(path, _MANIFEST, _WHAT, _REMEDY)
     if manifest["version"] != _VERSION:
-        raise ValueError(f"Expected {directory / MANIFEST} of version {_VERSION}. Received: {manifest['version']}")
+        raise ValueError(f"Expected {path} of version {_VERSION}. Received: {manifest['version']}; {_REMEDY}")
     features = _open_features(directory / FEATURES, manifest)
-    return Index(directory, manifest, features, _read_images(directory / IMAGES, manifest["count"]))
+    images = _read_images(directory / IMAGES, manifest)
+    # Last, as the errors above say more about what is wrong.
+    schema.check_seal(manifest, _WHAT, path, _REMEDY)
+    for name in (FEATURES, IMAGES):
+        _check_checksum(directory / name, manifest)
+    return Index(directory, manifest, features, images)
 
 
 def _open_features(path, manifest):
     dtype, shape = manifest["dtype"], (manifest["count"], manifest["units"])
     try:
         features = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        received = str(error).splitlines()[0]
-        raise ValueError(f"Expected features {shape} in {path}. Received: {received}") from None
+    # The last three for a header that is not the description of an array.
+    except (OSError, ValueError, EOFError, TypeError, SyntaxError, tokenize.TokenError) as error:
+        raise schema.error(f"features {shape}", path, error, _REMEDY) from None
+    if not isinstance(features, np.ndarray):
+        raise schema.error(f"features {shape}", path, "an archive", _REMEDY)
     if (features.dtype, features.shape) != (dtype, shape):
-        raise ValueError(f"Expected {dtype} {shape} in {path}. Received: {features.dtype} {features.shape}")
+        raise schema.error(f"{dtype} {shape}", path, f"{features.dtype} {features.shape}", _REMEDY)
     return features
 
 
-def _read_images(path, count):
-    listed = files.read_json(path, Images._fields)
-    try:
-        images = Images(np.array(listed["labels"], np.int64), listed["names"], np.array(listed["places"], np.int64))
-        lengths = {len(column) for column in images}
-    except (ValueError, TypeError, OverflowError) as error:
-        raise ValueError(f"Expected lists of images in {path}. Received: {error}") from None
-    if lengths != {count}:
+def _read_images(path, manifest):
+    listed = schema.read_json(path, _IMAGES, "the images of an index", _REMEDY)
+    lengths = {len(listed[name]) for name in Images._fields}
+    if lengths != {manifest["count"]}:
         received = ", ".join(map(str, sorted(lengths)))
-        raise ValueError(f"Expected {count} images in {path}. Received: {received}")
+        raise schema.error(f"{manifest['count']} images", path, received, _REMEDY)
+    images = Images(np.array(listed["labels"], np.int64), listed["names"], np.array(listed["places"], np.int64))
+    if images.labels.max() >= len(manifest["class_names"]):
+        received = f"the label {images.labels.max()}"
+        raise schema.error(f"labels below {len(manifest['class_names'])}", path, received, _REMEDY)
     return images
+
+
+def _checksum(path):
+    """Returns the CRC-32C of a file as hexadecimal digits; it takes as long as reading the file."""
+    checksum = google_crc32c.Checksum()
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            checksum.update(block)
+    return checksum.digest().hex()
+
+
+def _check_checksum(path, manifest):
+    """Raises ValueError unless a file is as it was written; an index of version 0.1 has no checksums."""
+    expected = manifest.get("checksums", {}).get(path.name)
+    if expected is not None and _checksum(path) != expected:
+        raise schema.error("the bytes that were written", path, "others", _REMEDY)

@@ -13,12 +13,49 @@ from alexnet_tf.experiments import headers
 from alexnet_tf.experiments import plan
 from alexnet_tf.training import metrics
 from alexnet_tf.utils import files
+from alexnet_tf.utils import schema
 
 # The largest number of points of a curve, which keeps a result below 20 kB.
 MAX_POINTS = 200
 CURVE = ("epoch", "train_error", "train_loss", "watched_error")
 # The keys of an evaluation's views in files of version 0.1.
 _OLD_VIEWS = {"center_crop": "centre_crop"}
+
+_WHAT = "a result of tools/experiments.py"
+_REMEDY = "delete it, and collect the results again"
+_COUNT = schema.Number(low=0, integer=True)
+_TEXT_OR_NULL = schema.Nullable(schema.Text())
+_MACHINE = schema.Object(
+    {},
+    {
+        "processor": _TEXT_OR_NULL,
+        "cores": schema.Nullable(_COUNT),
+        "accelerators": schema.Nullable(schema.List(schema.Text())),
+    },
+)
+_STATE = schema.Object({}, {"machines": schema.List(_MACHINE), "failed": schema.Text()})
+_COLUMN = schema.List(schema.Nullable(schema.Number()))
+_RESULT = schema.Object(
+    {
+        "experiment": schema.Text(),
+        "seed": _COUNT,
+        "overrides": schema.Map(),
+        "configuration": schema.Map(),
+        "data": schema.Object({"name": schema.Text(), "images": schema.Map(_COUNT)}, {"source": schema.Text()}),
+        "step": _COUNT,
+        "errors": schema.Map(metrics.SECTION),
+        "curve": schema.Object(
+            {
+                **dict.fromkeys(CURVE, _COLUMN),
+                **dict.fromkeys(("epoch", "train_error", "train_loss"), schema.List(schema.Number())),
+            }
+        ),
+        "images_seen": _COUNT,
+        "wall_seconds": schema.Number(low=0),
+        "images_per_second": schema.Number(low=0),
+        "machines": schema.List(_MACHINE),
+    }
+)
 
 
 class RunFiles(NamedTuple):
@@ -48,18 +85,6 @@ class RunFiles(NamedTuple):
         return self.final_metrics["step"] == self.steps == self.total_steps(run_config)
 
 
-def _read_object(path):
-    """Returns the dict in a JSON file.
-
-    Raises:
-      ValueError: if there is none. The message names the file.
-    """
-    value = files.read_json(path)
-    if not isinstance(value, dict):
-        raise ValueError(f"Expected a JSON object. Received: {path} ({type(value).__name__})")
-    return value
-
-
 def read_run(workdir: str) -> RunFiles:
     """Reads a work directory.
 
@@ -69,8 +94,8 @@ def read_run(workdir: str) -> RunFiles:
     run_config = flagfiles.read_flagfile(os.path.join(workdir, "config.flags")).resolved()
     path = os.path.join(workdir, "train.json")
     records = metrics.read(os.path.join(workdir, "metrics.jsonl"))
-    final_metrics = _read_object(path) if os.path.exists(path) else None
-    if final_metrics and not (isinstance(final_metrics.get("step"), int) and final_metrics.get("evaluation")):
+    final_metrics = metrics.read_evaluation(path) if os.path.exists(path) else None
+    if final_metrics and not final_metrics["evaluation"]:
         raise ValueError(f"Expected metrics written by tools/train.py. Received: {path}")
     return RunFiles(run_config, final_metrics, records)
 
@@ -82,7 +107,7 @@ def read_state(run: plan.Run, directories: plan.Directories) -> dict[str, Any]:
       A dict: ``machines`` that trained the run, and why it ``failed``. Empty without the file.
     """
     path = directories.run(run, ".state.json")
-    return _read_object(path) if os.path.exists(path) else {}
+    return schema.read_json(path, _STATE, "the state of a run", "delete it") if os.path.exists(path) else {}
 
 
 def collect(run: plan.Run, directories: plan.Directories) -> dict[str, Any]:
@@ -177,25 +202,21 @@ def read_result(path: str) -> dict[str, Any]:
     Raises:
       ValueError: if the file is not a result. The message names it.
     """
-    result = _read_object(path)
+    result = schema.read_json(path, schema.Map(), _WHAT, _REMEDY)
     _check_result(result, path)
     return result
 
 
 def _check_result(result, path):
+    schema.check(result, _RESULT, _WHAT, path, _REMEDY)
     try:
         config_of(result)
         if not errors_in_percent(result, "center_crop") + errors_in_percent(result, "ten_views"):
             raise ValueError("no errors")
-        counts = [result[name] for name in ("step", "images_seen", "wall_seconds", "images_per_second")]
-        counts += result["data"]["images"].values()
-        curve = [result["curve"][name] for name in CURVE]
-        is_complete = isinstance(result["experiment"], str) and len({len(column) for column in curve}) == 1
-        if not is_complete or not all(count >= 0 for count in counts):
-            raise ValueError("not a run")
-        result["data"]["name"], result["overrides"].items(), [machine.items() for machine in result["machines"]]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"Expected a result of tools/experiments.py. Received: {path} ({error!r})") from None
+        if len({len(result["curve"][name]) for name in CURVE}) != 1:
+            raise ValueError("a curve with columns of different lengths")
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise schema.error(_WHAT, path, repr(error) if isinstance(error, KeyError) else error, _REMEDY) from None
 
 
 def config_of(result: dict[str, Any]) -> config.Config:

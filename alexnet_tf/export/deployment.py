@@ -94,14 +94,15 @@ Each numbered directory is a version of the model, described by its `model_card.
 |---|---|---|
 | `serving_default` | `image_bytes`: JPEG or PNG files of any size | `probabilities`, `classes`, `scores`, `errors` |
 | `images` | `images`: uint8 RGB pixels, cropped to a square and resized | `probabilities`, `classes`, `scores` |
-| `images_float` | `images`: the same as float32 | `probabilities`, `classes`, `scores` |
+| `images_float` | `images`: the same as float32 | `probabilities`, `classes`, `scores`, `errors` |
 | `frames` | `frames`: decoded uint8 RGB images of any size | `probabilities`, `classes`, `scores` |
 | `features` | `image_bytes` | `features` (the last layer's input), `errors` |
 
 `classes` and `scores` are the names and probabilities of the most probable classes, in descending order.
 
-`errors` contains an empty string for each image that was read, and otherwise the reason. An unreadable image does not
-fail the request, because the server merges requests of several clients into one batch: check `errors`.
+`errors` contains an empty string for each image that was read, and otherwise the reason, such as a damaged file or NaN
+among the pixels. Such an image does not fail the request, because the server merges requests of several clients into
+one batch: check `errors`.
 """
 
 _FILES = {

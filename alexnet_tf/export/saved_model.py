@@ -61,7 +61,8 @@ def export(
       The path of the version, such as ``export_dir/1``.
 
     Raises:
-      ValueError: if an option is out of range, or the number of classes is not the network's.
+      ValueError: if an option is out of range, the number of classes is not the network's, or the mean image or a
+        weight has values that training cannot give, such as NaN.
       OSError: if the directory cannot be written, the disk is full, or another process is exporting to `export_dir`.
     """
     options = options or Options()
@@ -72,8 +73,25 @@ def export(
         )
     if len(class_names) != network.output_shape[-1]:
         raise ValueError(f"Expected {network.output_shape[-1]} class_names. Received: {len(class_names)}")
+    _check_numbers(network, preprocessing.mean_image)
     with _served(network, preprocessing, class_names, options) as served:
         return _write(served, _metadata(served, preprocessing, class_names, options) | card, export_dir, options)
+
+
+def _check_numbers(network, mean_image):
+    """Raises ValueError for numbers with which every answer of the export would be wrong, though finite."""
+    # Comparisons with NaN are false.
+    if not (0 <= mean_image.min() and 0 < mean_image.max() <= 255):
+        raise ValueError(
+            f"Expected a mean image in [0, 255], with other values than 0. Received: values from {mean_image.min()} to "
+            f"{mean_image.max()}; copy statistics.npz from a backup, or train again"
+        )
+    for variable in network.variables:
+        if variable.dtype != "bool" and not np.isfinite(np.asarray(variable, np.float32)).all():
+            raise ValueError(
+                f"Expected finite weights. Received: NaN or infinity in {variable.path}; its training diverged: train "
+                "again with a lower --learning_rate"
+            )
 
 
 @contextlib.contextmanager
@@ -106,7 +124,10 @@ def _write(served, card, export_dir, options):
         version = os.path.join(export_dir, str(1 + max(protocol.versions(export_dir), default=0)))
         # The server may run as another user.
         os.chmod(directory, 0o755)
+        # A power cut must not leave empty files under the final name.
+        files.sync([directory])
         os.rename(directory, version)
+        files.sync_directory(export_dir)
         deployment.write(export_dir, options.name)
     return version
 
@@ -115,7 +136,7 @@ def _write(served, card, export_dir, options):
 def _temporary_directory(export_dir):
     """Creates a directory, removed at the end unless it was renamed. Removes those of killed exports, too."""
     for entry in os.scandir(export_dir):
-        if entry.name.startswith(_TEMPORARY):
+        if entry.name.startswith(_TEMPORARY) and entry.is_dir(follow_symlinks=False):
             shutil.rmtree(entry.path)
     path = tempfile.mkdtemp(prefix=_TEMPORARY, dir=export_dir)
     try:

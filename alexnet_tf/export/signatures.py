@@ -23,6 +23,9 @@ _OLD_VIEWS = {"centre": "center"}
 # The first bytes of a file.
 _JPEG = b"\xff\xd8\xff"
 _PNG = b"\x89PNG\r\n\x1a\n"
+# Far above that of any pixel, and far below those whose products and sums overflow.
+_MAX_PIXEL_VALUE = 2.0**16
+_NOT_PIXELS = "Expected RGB values in [0, 255]. Received: NaN, infinity or numbers above 65536"
 
 
 class Preprocessing(NamedTuple):
@@ -169,7 +172,7 @@ class Signatures:
         return {
             "serving_default": (self.classify_bytes, image_bytes),
             "images": (self.classify_images, tf.TensorSpec([None, size, size, 3], tf.uint8, name="images")),
-            "images_float": (self.classify_images, tf.TensorSpec([None, size, size, 3], tf.float32, name="images")),
+            "images_float": (self.classify_floats, tf.TensorSpec([None, size, size, 3], tf.float32, name="images")),
             "frames": (self.classify_frames, tf.TensorSpec([None, None, None, 3], tf.uint8, name="frames")),
             "features": (self.features, image_bytes),
         }
@@ -185,14 +188,24 @@ class Signatures:
           be read. Such an image has probabilities and scores of 0 and empty class names.
         """
         images, messages = self._decode(image_bytes)
-        outputs = self.classify_images(images)
-        is_read = tf.equal(messages, "")[:, None]
-        return {
-            "probabilities": tf.where(is_read, outputs["probabilities"], 0.0),
-            "classes": tf.where(is_read, outputs["classes"], ""),
-            "scores": tf.where(is_read, outputs["scores"], 0.0),
-            "errors": messages,
-        }
+        return _with_errors(self.classify_images(images), messages)
+
+    def classify_floats(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Classifies images as `classify_images` does, but for those with numbers that cannot be pixels.
+
+        The network would answer NaN and infinity with finite probabilities, as a ReLU turns NaN into 0.
+
+        Args:
+          images: float32 ``[batch, image_size, image_size, 3]``, RGB in [0, 255].
+
+        Returns:
+          The outputs of `classify_bytes`. The error of an image with NaN, infinity or a number of more than 2^16 is not
+          empty; such an image does not affect the others.
+        """
+        # Comparisons with NaN are false.
+        is_valid = tf.reduce_all(tf.abs(images) <= _MAX_PIXEL_VALUE, axis=[1, 2, 3])
+        outputs = self.classify_images(tf.where(is_valid[:, None, None, None], images, 0.0))
+        return _with_errors(outputs, tf.where(is_valid, "", _NOT_PIXELS))
 
     def classify_images(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """Classifies images that were cropped to their central square and resized, as by `photograph.to_square`.
@@ -262,6 +275,17 @@ class Signatures:
             size=preprocessing.crop_size,
             scale=preprocessing.scale,
         )
+
+
+def _with_errors(outputs, messages):
+    """Returns the outputs of `Signatures.classify_images` with an error for each image, and none of its classes."""
+    is_valid = tf.equal(messages, "")[:, None]
+    return {
+        "probabilities": tf.where(is_valid, outputs["probabilities"], 0.0),
+        "classes": tf.where(is_valid, outputs["classes"], ""),
+        "scores": tf.where(is_valid, outputs["scores"], 0.0),
+        "errors": messages,
+    }
 
 
 def with_features(model: keras.Model) -> keras.Model:

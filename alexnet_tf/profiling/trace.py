@@ -20,10 +20,19 @@ import tensorflow as tf
 
 from alexnet_tf.profiling import intervals
 from alexnet_tf.profiling import operation_names
-from alexnet_tf.utils import files
+from alexnet_tf.utils import schema
 
 # The file next to a trace with the result of `describe`.
 DESCRIPTION = "step.json"
+_DESCRIPTION = schema.Map(
+    schema.Object(
+        {"layer": schema.Text()},
+        {
+            **dict.fromkeys(("phase", "device", "fused"), schema.Text()),
+            "bytes": schema.Number(low=0, integer=True),
+        },
+    )
+)
 # Names of the training loop's annotations.
 STEP, INPUT = "train", "input"
 TRACES = "plugins/profile/*/*.xplane.pb"
@@ -166,7 +175,9 @@ def read(path: str) -> Timeline:
 
 def _read_description(directory):
     path = directory / DESCRIPTION
-    return files.read_json(path) if path.exists() else {}
+    if not path.exists():
+        return {}
+    return schema.read_json(path, _DESCRIPTION, "a description of the training step", "delete it, or profile again")
 
 
 def timeline_of(events: list[dict[str, Any]], description: dict[str, dict[str, Any]], path: str = "") -> Timeline:

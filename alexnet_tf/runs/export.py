@@ -12,7 +12,7 @@ from alexnet_tf.export import saved_model
 from alexnet_tf.export import signatures
 from alexnet_tf.runs import builders
 from alexnet_tf.runs import restore
-from alexnet_tf.utils import files
+from alexnet_tf.training import metrics
 
 # Files with the errors of a run, in the order of preference.
 _EVALUATIONS = ("evaluation.json", "train.json")
@@ -96,8 +96,8 @@ def _read_errors(workdir, step):
         path = os.path.join(workdir, name)
         if not os.path.exists(path):
             continue
-        written = files.read_json(path)
-        if written.get("step") == step:
+        written = metrics.read_evaluation(path)
+        if written["step"] == step:
             return {
                 split: {name: value for name, value in errors.items() if name != "confusions"}
                 for split, errors in written["evaluation"].items()

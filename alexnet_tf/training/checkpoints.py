@@ -9,6 +9,7 @@ from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from alexnet_tf.training import loop
@@ -16,11 +17,19 @@ from alexnet_tf.training import schedules
 from alexnet_tf.utils import files
 from alexnet_tf.utils import messages
 from alexnet_tf.utils import pathnames
+from alexnet_tf.utils import schema
 
 # Raised when reading a damaged file: TensorFlow's readers translate some of its errors into Python's.
 _READING_ERRORS = (tf.errors.OpError, ValueError, RuntimeError, KeyError, IndexError)
 # TensorFlow's own list of the checkpoints in a directory.
 _LIST = "checkpoint"
+# Names that TensorFlow and `files.atomic_write` give to the files of a checkpoint and of the list, complete or not.
+_OWN = re.compile(
+    r"(?P<checkpoint>ckpt-\d+)(_temp(_[0-9a-f]+)?|\.(index|data-\d{5}-of-\d{5})(\.tempstate\d+)?)"
+    r"|checkpoint\.(part|tmp[0-9a-f]+)"
+)
+_METADATA = schema.Object({}, {"classes": schema.List(schema.Text())})
+_SCHEDULE = schema.List(schema.Nullable(schema.Number()))
 
 
 class DamagedError(ValueError):
@@ -99,7 +108,6 @@ class Checkpoints:
                 damaged = damaged or error
                 log(f"warning: {error}")
                 continue
-            self._schedule.restore(self._schedule_state.numpy().decode())
             self._saved_at = int(self._step)
             self.current = path
             return self._saved_at
@@ -112,7 +120,10 @@ class Checkpoints:
         try:
             # An evaluation restores only the weights.
             self._checkpoint.restore(_literal(path)).assert_existing_objects_matched().expect_partial()
-        except (*_READING_ERRORS, AssertionError) as error:
+            state = self._schedule_state.numpy()
+            schema.parse(state, _SCHEDULE, "the state of a schedule", path)
+            self._schedule.restore(state.decode())
+        except (*_READING_ERRORS, AssertionError, TypeError) as error:
             raise _damaged(path, error) from None
 
     def save(self, step: int) -> None:
@@ -126,7 +137,9 @@ class Checkpoints:
         self._step.assign(step)
         self._schedule_state.assign(self._schedule.state())
         try:
-            saved = self._open().save(checkpoint_number=step)
+            # The callback is called when the files are written, before old checkpoints are removed.
+            options = tf.train.CheckpointOptions(experimental_write_callbacks=[_sync])
+            saved = self._open().save(checkpoint_number=step, options=options)
         except (tf.errors.OpError, OSError) as error:
             self._remove_failed(step)
             raise OSError(
@@ -146,22 +159,29 @@ class Checkpoints:
         return self._manager
 
     def _remove_failed(self, step):
-        prefixes = ["checkpoint.tmp"]
         # If the manager lists it, the checkpoint is complete, older ones may be gone, and only the list failed.
-        if os.path.basename((self._manager and self._manager.latest_checkpoint) or "") != f"ckpt-{step}":
-            prefixes += [f"ckpt-{step}.", f"ckpt-{step}_temp"]
-        self._remove(lambda name: name.startswith(tuple(prefixes)))
+        is_listed = os.path.basename((self._manager and self._manager.latest_checkpoint) or "") == f"ckpt-{step}"
+        self._remove(lambda checkpoint: checkpoint == (None if is_listed else f"ckpt-{step}"))
 
     def remove_incomplete(self) -> None:
-        """Removes what a process left that was killed while saving. Must not be called while another process saves."""
+        """Removes what a process left that was killed while saving. Must not be called while another process saves.
+
+        Only files that the naming rule of checkpoints made are removed; files of others, such as ``ckpt-best.index``,
+        stay.
+        """
         complete = {os.path.basename(path) for path in paths(self._directory)}
-        self._remove(lambda name: name != _LIST and name.split(".")[0] not in complete)
+        self._remove(lambda checkpoint: checkpoint not in complete)
 
     def _remove(self, is_unwanted):
+        """Removes incomplete files of the list, and those of the checkpoints with unwanted names."""
         for name in os.listdir(self._directory) if os.path.isdir(self._directory) else ():
-            if name.startswith(("checkpoint", "ckpt-")) and is_unwanted(name):
+            own = _OWN.fullmatch(name)
+            if own and ("temp" in name or own["checkpoint"] is None or is_unwanted(own["checkpoint"])):
                 path = os.path.join(self._directory, name)
-                shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+                if "_temp" in name and os.path.isdir(path) and not os.path.islink(path):
+                    shutil.rmtree(path)
+                else:
+                    os.remove(path)
 
     def __call__(self, progress: loop.Progress) -> None:
         if progress.epoch_ended or progress.step - self._saved_at >= self._every:
@@ -172,6 +192,11 @@ def _literal(path):
     """Returns the path of a checkpoint for TensorFlow, which would take ``[`` in it for a pattern."""
     directory, name = os.path.split(path)
     return os.path.join(pathnames.without_patterns(directory), name)
+
+
+def _sync(path):
+    """Waits until the files of a checkpoint are on disk, so that a power cut leaves it or the one before."""
+    files.sync(glob.glob(f"{glob.escape(path)}.*"))
 
 
 def _damaged(path, error):
@@ -240,9 +265,14 @@ def check_checkpoint(path: str, variables: Mapping[str, tf.Variable], metadata: 
                 + ("none" if saved is None else f"shape {list(saved)}")
             )
         try:
-            reader.get_tensor(key)
+            value = reader.get_tensor(key)
         except _READING_ERRORS as error:
             raise _damaged(path, error) from None
+        if not np.isfinite(value).all():
+            raise ValueError(
+                f"Expected finite numbers in {path}. Received: NaN or infinity in {name}, as of a training that "
+                "diverged; delete this checkpoint to use the one before, or train again with a lower --learning_rate"
+            )
 
 
 def _check_metadata(path, expected, saved):
@@ -265,7 +295,8 @@ def read_metadata(path: str) -> dict[str, Any]:
     """
     try:
         reader = tf.train.load_checkpoint(_literal(path))
-        return json.loads(reader.get_tensor("facts/.ATTRIBUTES/VARIABLE_VALUE").decode())
+        text = reader.get_tensor("facts/.ATTRIBUTES/VARIABLE_VALUE")
+        return schema.parse(text, _METADATA, "the metadata of a run", path)
     except _READING_ERRORS as error:
         raise DamagedError(f"Expected a checkpoint of a run. Received: {path} ({messages.first_line(error)})") from None
 

@@ -1,12 +1,50 @@
-"""A run's ``metrics.jsonl``: written during training, and read for reports and experiments."""
+"""The figures of a run: ``metrics.jsonl``, written during training, ``train.json`` and ``evaluation.json``."""
 
 import json
 import math
 import os
-import pathlib
 from typing import Any
 
 from alexnet_tf.utils import files
+from alexnet_tf.utils import schema
+
+_FRACTION = schema.Number(low=0, high=1)
+_POSITIVE = schema.Number(positive=True)
+_STEP = schema.Number(low=1, integer=True)
+_RECORD = {"kind": schema.Text(), "step": _STEP, "epoch": _POSITIVE}
+# What the readers of records need of each kind; other kinds are ignored.
+_KINDS = {
+    "train": schema.Object(
+        {
+            **_RECORD,
+            "examples": schema.Number(low=1, integer=True),
+            "images_per_second": _POSITIVE,
+            "train_error": _FRACTION,
+            "train_loss": schema.Number(),
+            "epoch_ended": schema.Truth(),
+        }
+    ),
+    "validation": schema.Object(_RECORD, {"top1_error": _FRACTION, "loss": schema.Number()}),
+    "warning": schema.Object({**_RECORD, "text": schema.Text()}),
+}
+
+_ERRORS = schema.Object(
+    {"num_examples": schema.Number(low=1, integer=True), "top1_error": _FRACTION},
+    {"loss": schema.Number(), "top5_error": schema.Nullable(_FRACTION)},
+)
+# The errors on a split with each set of views, in the spelling of version 0.1 too.
+SECTION = schema.Object(
+    {},
+    {
+        **dict.fromkeys(("center_crop", "centre_crop", "ten_views"), _ERRORS),
+        "majority_error": _FRACTION,
+        "confusions": schema.List(schema.List()),
+    },
+)
+_EVALUATION = schema.Object(
+    {"step": schema.Number(low=0, integer=True), "evaluation": schema.Map(SECTION)},
+    {"checkpoint": schema.Nullable(schema.Text())},
+)
 
 
 class Writer:
@@ -20,7 +58,7 @@ class Writer:
     def __init__(self, path: str, first_step: int):
         self._path = path
         if os.path.exists(path):
-            with open(path, encoding="utf-8") as file:
+            with open(path, encoding="utf-8", errors="replace") as file:
                 kept = [line for line in file if _step_of(line) <= first_step]
             with files.atomic_write(path) as file:
                 file.writelines(kept)
@@ -39,7 +77,7 @@ def _step_of(line):
         return math.inf  # Truncated by a kill; the next record would continue on the same line.
     try:
         return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return math.inf
 
 
@@ -57,19 +95,30 @@ def read(path: str) -> list[dict[str, Any]]:
     """
     if not os.path.exists(path):
         return []
-    records = []
-    lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines(keepends=True)
-    for number, line in enumerate(lines):
-        if not line.endswith("\n"):
-            continue
-        try:
-            record = json.loads(line)
-            if not (record["step"] > 0 and record["epoch"] > 0 and record["kind"]):
-                raise ValueError
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise ValueError(f"Expected a record of a run. Received: {path}, line {number + 1}") from None
-        records.append(record)
-    return records
+    with open(path, "rb") as file:
+        lines = file.read().split(b"\n")[:-1]
+    return [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
+
+
+def _parse(line, where):
+    """Returns the record on a line."""
+    what, remedy = "a record of a run", "delete this line, or copy the file from a backup"
+    record = schema.parse(line, schema.Object(_RECORD), what, where, remedy)
+    schema.check(record, _KINDS.get(record["kind"], schema.Anything()), what, where, remedy)
+    return record
+
+
+def read_evaluation(path: str | os.PathLike) -> dict[str, Any]:
+    """Reads the errors of a run: ``train.json``, which training writes at its end, or ``evaluation.json``.
+
+    Returns:
+      A dict with "step" and "evaluation", which maps each split to its errors by views.
+
+    Raises:
+      OSError: if the file cannot be read.
+      ValueError: if it is damaged.
+    """
+    return schema.read_json(path, _EVALUATION, "the errors of a run", "delete it, and evaluate the run again")
 
 
 def curve(records: list[dict[str, Any]]) -> dict[str, list[float | None]]:

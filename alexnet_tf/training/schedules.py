@@ -68,8 +68,15 @@ class Plateau:
         return json.dumps([self.drops, self.best_error, self.epochs_without_improvement])
 
     def restore(self, state: str) -> None:
-        """Restores a state returned by `state`."""
-        self.drops, self.best_error, self.epochs_without_improvement = json.loads(state)
+        """Restores a state returned by `state`.
+
+        Raises:
+          ValueError: if it is not one.
+        """
+        drops, best_error, epochs_without_improvement = json.loads(state)
+        if not (isinstance(drops, int) and isinstance(epochs_without_improvement, int)):
+            raise ValueError(f"Expected the state of a plateau schedule. Received: {state}")
+        self.drops, self.best_error, self.epochs_without_improvement = drops, best_error, epochs_without_improvement
 
 
 class _Stateless:

@@ -121,6 +121,50 @@ def test_a_failed_export_leaves_nothing(tmp_path, without_tracing, monkeypatch):
     assert sorted(os.listdir(tmp_path)) == before
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1, 0, 300])
+def test_mean_image_that_no_images_have_is_not_exported(tmp_path, value):
+    preprocessing = small.preprocessing()
+    mean_image = np.full_like(preprocessing.mean_image, value)
+    with pytest.raises(ValueError, match=r"^Expected a mean image in \[0, 255\], .* Received: values from "):
+        saved_model.export(
+            small.network(), preprocessing._replace(mean_image=mean_image), small.CLASS_NAMES, CARD, tmp_path / "served"
+        )
+    assert not (tmp_path / "served").exists()
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_weights_that_are_not_finite_are_not_exported(tmp_path, value):
+    network = small.network()
+    kernel = network.layers[1].kernel
+    kernel.assign(tf.tensor_scatter_nd_update(kernel.value, [[0, 0, 0, 0]], [value]))
+    with pytest.raises(ValueError, match="^Expected finite weights. Received: NaN or infinity in conv/kernel; "):
+        saved_model.export(network, small.preprocessing(), small.CLASS_NAMES, CARD, tmp_path / "served")
+    assert not (tmp_path / "served").exists()
+
+
+def test_files_of_a_version_are_on_disk_before_it_gets_its_name(tmp_path, without_tracing, monkeypatch):
+    synced = []
+
+    def sync(paths):
+        (directory,) = paths
+        assert (pathlib.Path(directory) / "model_card.json").exists()
+        assert [name for name in os.listdir(tmp_path) if name.isdigit()] == []
+        synced.append(directory)
+
+    monkeypatch.setattr(files, "sync", sync)
+    write(tmp_path)
+    assert len(synced) == 1 and (tmp_path / "1").is_dir()
+
+
+def test_link_with_a_temporary_name_is_not_followed(tmp_path, without_tracing):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served" / ".writing-link").symlink_to(outside)
+    write(tmp_path / "served")
+    assert outside.is_dir()
+
+
 @pytest.mark.parametrize("max_bytes", [1_000, 20_000])
 def test_full_disk_leaves_no_version(tmp_path, max_bytes):
     with full_disk.full_disk(max_bytes), pytest.raises(OSError) as caught:
@@ -183,7 +227,7 @@ def test_signatures_have_the_documented_inputs_and_outputs(meta_graph):
     assert described == {
         "serving_default": [{"image_bytes": ("string", [-1])}, outputs | errors],
         "images": [{"images": ("uint8", [-1, size, size, 3])}, outputs],
-        "images_float": [{"images": ("float32", [-1, size, size, 3])}, outputs],
+        "images_float": [{"images": ("float32", [-1, size, size, 3])}, outputs | errors],
         "frames": [{"frames": ("uint8", [-1, -1, -1, 3])}, outputs],
         "features": [{"image_bytes": ("string", [-1])}, {"features": ("float32", [-1, 6])} | errors],
     }

@@ -181,6 +181,22 @@ def test_files_frames_and_pixels_give_the_same_outputs(served, classify_bytes):
         assert small.strings(other["classes"]) == small.strings(by_bytes["classes"])
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
+def test_numbers_that_are_not_pixels_get_an_error_and_do_not_affect_others(served, value):
+    good = np.random.default_rng(0).uniform(-3, 258, [3, small.IMAGE_SIZE, small.IMAGE_SIZE, 3]).astype(np.float32)
+    bad = good.copy()
+    bad[1, 3, 4, 0] = value
+    expected = served.classify_floats(tf.constant(good))
+    outputs = served.classify_floats(tf.constant(bad))
+    assert expected["errors"].numpy().tolist() == [b""] * 3
+    for name in ("probabilities", "classes", "scores", "errors"):
+        for place in (0, 2):
+            np.testing.assert_array_equal(outputs[name][place], expected[name][place])
+    assert outputs["errors"][1].numpy().startswith(b"Expected RGB values in [0, 255]. Received: NaN, infinity or")
+    assert not outputs["probabilities"].numpy()[1].any() and not outputs["scores"].numpy()[1].any()
+    assert set(outputs["classes"][1].numpy().tolist()) == {b""}
+
+
 def test_features_are_the_input_of_the_last_layer(served, classify_bytes):
     model = small.network()
     outputs = served.features(tf.constant([GOOD[0], b"bad", GOOD[1]]))

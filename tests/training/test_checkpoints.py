@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from alexnet_tf.training import checkpoints
 from alexnet_tf.training import schedules
+from alexnet_tf.utils import files
 
 METADATA = {"network": "toy", "classes": ["broken", "whole"]}
 # Names as of Keras's variables and of velocities; TensorFlow escapes slashes and dots in its keys.
@@ -367,3 +368,87 @@ def test_class_names_may_have_accents_composed_or_decomposed(tmp_path):
     saved.checkpoints.save(1)
     assert Run(tmp_path, metadata={"classes": [decomposed, "tea"]}).checkpoints.restore() == 1
     assert "classes" in rejection(Run(tmp_path, metadata={"classes": ["cafe", "tea"]}))
+
+
+USER_FILES = (
+    "ckpt-best.index",
+    "ckpt-best.data-00000-of-00001",
+    "ckpt-6.notes",
+    "ckpt-final_temp",
+    "checkpoint.bak",
+    "checkpoint.tmp of mine",
+    "checkpoints.md",
+    "notes.txt",
+)
+
+
+def test_files_of_the_user_stay(tmp_path):
+    run = Run(tmp_path, keep=1)
+    run.checkpoints.save(5)
+    (tmp_path / "ckpt-6.index.d").mkdir()
+    for name in USER_FILES:
+        (tmp_path / name).write_text("of the user")
+    run = Run(tmp_path, keep=1)
+    run.checkpoints.remove_incomplete()
+    assert run.checkpoints.restore() == 5
+    run.checkpoints.save(6)
+    with full_disk.full_disk(100), pytest.raises(OSError):
+        run.checkpoints.save(7)
+    (tmp_path / "ckpt-6.index.d").rmdir()
+    for name in USER_FILES:
+        assert (tmp_path / name).read_text() == "of the user"
+        (tmp_path / name).unlink()
+    assert complete_checkpoints(tmp_path) == [6]
+
+
+def test_link_with_the_name_of_an_incomplete_checkpoint_is_removed_but_not_followed(tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").touch()
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "ckpt-6_temp").symlink_to(outside)
+    Run(tmp_path / "checkpoints").checkpoints.remove_incomplete()
+    assert list((tmp_path / "checkpoints").iterdir()) == [] and (outside / "file").exists()
+
+
+def test_checkpoint_is_on_disk_before_the_older_one_is_removed(tmp_path, monkeypatch):
+    run = Run(tmp_path, keep=1)
+    run.checkpoints.save(5)
+    seen = []
+
+    def sync(paths):
+        seen.append(sorted(pathlib.Path(path).name for path in paths))
+        assert (tmp_path / "ckpt-5.index").exists()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "sync", sync)
+        run.checkpoints.save(6)
+    assert seen == [["ckpt-6.data-00000-of-00001", "ckpt-6.index"]]
+    assert complete_checkpoints(tmp_path) == [6]
+
+    def fail(paths):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "sync", fail)
+        with pytest.raises(OSError, match="Could not save a checkpoint in .*Input/output error"):
+            run.checkpoints.save(7)
+    assert complete_checkpoints(tmp_path) == [6]
+
+
+@pytest.mark.parametrize("state", ["", "{", "[]", "{}", '["a", null, 0]', "[null, null, null]", "[1]", "[" * 100_000])
+def test_damaged_state_of_the_schedule_is_one_line(tmp_path, monkeypatch, state):
+    run = Run(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(run.schedule, "state", lambda: state)
+        run.checkpoints.save(5)
+    assert rejection(Run(tmp_path)).startswith("Expected a complete checkpoint. Received: ")
+
+
+@pytest.mark.parametrize("metadata", ["[]", "{", '{"classes": "ab"}', '{"classes": [1]}', "[" * 100_000])
+def test_damaged_metadata_is_one_line(tmp_path, monkeypatch, metadata):
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.json, "dumps", lambda *args, **kwargs: metadata)
+        run = Run(tmp_path)
+    run.checkpoints.save(5)
+    assert rejection(Run(tmp_path)).startswith("Expected a checkpoint of a run. Received: ")

@@ -42,7 +42,8 @@ def test_line_that_is_not_a_record_is_reported(tmp_path, line):
     path = write(tmp_path / "metrics.jsonl", RECORDS[:1], f"{line}\n")
     with pytest.raises(ValueError) as caught:
         metrics.read(path)
-    assert str(caught.value) == f"Expected a record of a run. Received: {path}, line 2"
+    assert str(caught.value).startswith(f"Expected a record of a run in {path}, line 2. Received: ")
+    assert str(caught.value).endswith("; delete this line, or copy the file from a backup")
 
 
 def test_curve_has_means_over_the_images_of_each_epoch():

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import full_disk
 import pytest
 
 from alexnet_tf.utils import files
@@ -76,3 +77,97 @@ def test_missing_fields_are_named(tmp_path, text, missing):
     with pytest.raises(ValueError) as caught:
         files.read_json(path, ["a", "b"])
     assert str(caught.value) == f"Expected a, b in {path}, but {missing} is missing"
+
+
+def test_content_and_name_are_on_disk_before_the_block_is_left(tmp_path, monkeypatch):
+    synced = []
+    fsync = os.fsync
+
+    def record(descriptor):
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    with files.atomic_write(tmp_path / "file") as file:
+        file.write("content")
+        assert synced == []
+    assert synced == [f"{tmp_path / 'file'}.part", str(tmp_path)]
+
+
+def test_files_and_everything_below_a_directory_are_synced(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    (tmp_path / "export" / "variables").mkdir(parents=True)
+    inside, outside = tmp_path / "export" / "variables" / "data", tmp_path / "outside"
+    inside.touch(), outside.touch()
+    (tmp_path / "export" / "link").symlink_to(outside)
+    files.sync([tmp_path / "export"])
+    assert sorted(synced) == sorted(map(str, (inside, inside.parent, inside.parent.parent, tmp_path)))
+
+
+def test_links_of_the_temporary_name_are_not_followed(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("of the user")
+    (tmp_path / "file.part").symlink_to(victim)
+    with files.atomic_write(tmp_path / "file") as file:
+        file.write("new")
+    assert victim.read_text() == "of the user"
+    assert (tmp_path / "file").read_text() == "new" and not (tmp_path / "file").is_symlink()
+    assert not (tmp_path / "file.part").is_symlink()
+
+
+def test_file_that_a_killed_process_left_is_replaced(tmp_path):
+    (tmp_path / "file.part").write_text("a longer text that is half a file")
+    with files.atomic_write(tmp_path / "file") as file:
+        file.write("new")
+    assert (tmp_path / "file").read_text() == "new"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_directory_of_the_temporary_name_is_an_error_and_stays(tmp_path):
+    (tmp_path / "file.part").mkdir()
+    with pytest.raises(OSError, match="file.part"), files.atomic_write(tmp_path / "file"):
+        pass
+    assert os.listdir(tmp_path) == ["file.part"]
+
+
+def test_two_writers_of_a_file_never_leave_half_of_it(tmp_path):
+    with pytest.raises(OSError, match="to be written by one process. Received: two"):
+        with files.atomic_write(tmp_path / "file") as first:
+            first.write("first")
+            with files.atomic_write(tmp_path / "file") as second:
+                second.write("second")
+    assert (tmp_path / "file").read_text() == "second"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_full_disk_names_the_file(tmp_path):
+    with full_disk.full_disk(100), pytest.raises(OSError) as caught:
+        with files.atomic_write(tmp_path / "file") as file:
+            file.write("x" * 100_000)
+    assert str(tmp_path / "file") in str(caught.value)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("kind", ["link", "link to nothing", "pipe", "directory"])
+def test_lock_follows_no_link_and_waits_for_no_pipe(tmp_path, kind):
+    victim, path = tmp_path / "victim", tmp_path / "lock"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        path.symlink_to(victim)
+    if kind == "link":
+        victim.write_text("of the user")
+    with pytest.raises(OSError, match="lock"), files.exclusive_lock(path, "here"):
+        pass
+    assert victim.exists() == (kind == "link")
+    assert kind != "link" or victim.read_text() == "of the user"
+
+
+def test_lock_changes_nothing_in_its_file(tmp_path):
+    (tmp_path / "lock").write_text("of the user")
+    with files.exclusive_lock(tmp_path / "lock", "here"):
+        pass
+    assert (tmp_path / "lock").read_text() == "of the user"
