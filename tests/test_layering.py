@@ -47,7 +47,7 @@ MAY_IMPORT = {
         "alexnet_tf.utils",
     ],
     "alexnet_tf.serving": ["alexnet_tf.serving", "alexnet_tf.utils"],
-    "alexnet_tf.utils": [],
+    "alexnet_tf.utils": ["alexnet_tf.utils"],
     # A configuration becomes a run.
     "alexnet_tf.runs": ["alexnet_tf"],
     # Many runs, each in a separate process.

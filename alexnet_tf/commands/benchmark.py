@@ -83,15 +83,14 @@ def _measure_rows(names, run_config, arguments, scratch):
 
 def _prepare(run_config, photographs, scratch):
     """Writes images as JPEG and as raw records; returns the directories."""
-    import rich.console
-
     from alexnet_tf.data import prepare
     from alexnet_tf.runs import dataset
+    from alexnet_tf.utils import output
 
     directories = []
     for storage in prepare.STORAGES:
         directory = os.path.join(scratch, storage)
         request = dataclasses.replace(run_config, source=f"folder:{photographs}", data_dir=directory)
-        dataset.prepare_data_dir(request, prepare.Options(storage), rich.console.Console(quiet=True))
+        dataset.prepare_data_dir(request, prepare.Options(storage), output.Console(quiet=True))
         directories.append(directory)
     return tuple(directories)

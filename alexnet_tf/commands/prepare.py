@@ -31,12 +31,11 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _prepare(run_config):
-    import rich.console
-
     from alexnet_tf.data import prepare
     from alexnet_tf.runs import dataset
+    from alexnet_tf.utils import output
 
-    console = rich.console.Console(soft_wrap=True, highlight=False)
+    console = output.Console()
     if _VERIFY.value:
         if not run_config.data_dir:
             raise program.UsageError("Expected --data_dir. Received: none")

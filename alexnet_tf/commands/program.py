@@ -19,6 +19,7 @@ from alexnet_tf.commands import interruptions
 from alexnet_tf.models import keras_import
 from alexnet_tf.models import registry
 from alexnet_tf.training import stopping
+from alexnet_tf.utils import escaping
 from alexnet_tf.utils import machine
 from alexnet_tf.utils import messages
 from alexnet_tf.utils import pathnames
@@ -298,8 +299,8 @@ def _is_expected(error):
 def _fail(program, error, status) -> NoReturn:
     """Exits with a status and the error in one line."""
     # An error inside a graph ends with a traceback; its first line is the message.
-    text = messages.first_line(error) if type(error).__module__.startswith("tensorflow") else str(error)
-    print(f"{program}: {' '.join(text.split())}", file=sys.stderr)
+    message = messages.first_line(error) if type(error).__module__.startswith("tensorflow") else str(error)
+    print(escaping.one_line(f"{program}: {' '.join(message.split())}"), file=sys.stderr)
     sys.exit(status)
 
 

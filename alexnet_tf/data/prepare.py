@@ -24,6 +24,7 @@ from alexnet_tf.data import prepared
 from alexnet_tf.data import records
 from alexnet_tf.data import sources
 from alexnet_tf.data import statistics
+from alexnet_tf.utils import escaping
 from alexnet_tf.utils import files
 from alexnet_tf.utils import messages
 from alexnet_tf.utils import schema
@@ -41,8 +42,8 @@ _COLUMNS = {
 }
 _SHARD = {"sha256": schema.Array("U", ()), "skipped": schema.Array("U", ())}
 _SUMS = {
-    "sums.image": schema.Array("f", (photograph.IMAGE_SIZE, photograph.IMAGE_SIZE, 3), low=0),
-    "sums.products": schema.Array("f", (3, 3), low=0),
+    "sums.image": schema.Array("f", (photograph.IMAGE_SIZE, photograph.IMAGE_SIZE, 3), low=0, high=1e12),
+    "sums.products": schema.Array("f", (3, 3), low=0, high=1e24),
     "sums.num_examples": schema.Array("i", (), low=1),
 }
 _SKIPPED = schema.List(schema.List(schema.Text(), length=2))
@@ -120,6 +121,8 @@ def prepare(
       OSError: if the disk is full; complete shards are kept.
     """
     _check_options(options)
+    # TFDS has a file of one name a line.
+    escaping.check_names(source.class_names, "class")
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     request = {

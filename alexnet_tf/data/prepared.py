@@ -114,7 +114,8 @@ def open_data_dir(directory: str | os.PathLike) -> tuple[sources.Source, statist
     """
     directory = pathlib.Path(directory)
     manifest = read_manifest(directory)
-    classes = schema.read_json(_existing(directory / CLASSES, "the classes"), _CLASSES, "the classes", _REMEDY)
+    structure = _CLASSES._replace(length=len(manifest["splits"]["train"]["per_class"]))
+    classes = schema.read_json(_existing(directory / CLASSES, "the classes"), structure, "the classes", _REMEDY)
     is_raw = manifest["storage"] == "raw"
     source = sources.Source(
         name=f"{directory} ({manifest['source']})",

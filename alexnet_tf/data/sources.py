@@ -14,6 +14,7 @@ from alexnet_tf.data import folders
 from alexnet_tf.data import ilsvrc2010
 from alexnet_tf.data import image_records
 from alexnet_tf.data import tfds_sets
+from alexnet_tf.utils import escaping
 from alexnet_tf.utils import pathnames
 
 
@@ -72,7 +73,8 @@ def open_source(specification: str, as_version_0_1: bool = False) -> Source:
       A `Source`.
 
     Raises:
-      ValueError: for any other specification, or a data set with fewer than two classes.
+      ValueError: for any other specification, or a data set with fewer than two classes or control characters in the
+        name of a class.
       FileNotFoundError: if files are missing; the message lists them.
       ModuleNotFoundError: if a package is missing; the message says how to install it.
     """
@@ -97,6 +99,7 @@ def open_source(specification: str, as_version_0_1: bool = False) -> Source:
         )
     if len(source.class_names) < 2:
         raise ValueError(f"Expected {specification} to have at least two classes. Received: {source.class_names}")
+    escaping.check_names(source.class_names, "class")
     return source
 
 

@@ -132,7 +132,7 @@ def collect(run: plan.Run, directories: plan.Directories) -> dict[str, Any]:
             f"different configuration"
         )
     result = _result(run, run_files, workdir) | {"machines": read_state(run, directories).get("machines", [])}
-    _check_result(result, workdir)
+    _check_result(result, workdir, "train the run again in a new --workdir")
     files.write_json(directories.result(run), result)
     # Returns what `read_result` would return.
     return json.loads(json.dumps(result))
@@ -207,8 +207,8 @@ def read_result(path: str) -> dict[str, Any]:
     return result
 
 
-def _check_result(result, path):
-    schema.check(result, _RESULT, _WHAT, path, _REMEDY)
+def _check_result(result, path, remedy=_REMEDY):
+    schema.check(result, _RESULT, _WHAT, path, remedy)
     try:
         config_of(result)
         if not errors_in_percent(result, "center_crop") + errors_in_percent(result, "ten_views"):
@@ -216,7 +216,7 @@ def _check_result(result, path):
         if len({len(result["curve"][name]) for name in CURVE}) != 1:
             raise ValueError("a curve with columns of different lengths")
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise schema.error(_WHAT, path, repr(error) if isinstance(error, KeyError) else error, _REMEDY) from None
+        raise schema.error(_WHAT, path, repr(error) if isinstance(error, KeyError) else error, remedy) from None
 
 
 def config_of(result: dict[str, Any]) -> config.Config:

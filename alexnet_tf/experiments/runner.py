@@ -11,6 +11,7 @@ from typing import NamedTuple
 from alexnet_tf.experiments import headers
 from alexnet_tf.experiments import plan
 from alexnet_tf.experiments import results
+from alexnet_tf.utils import escaping
 from alexnet_tf.utils import files
 from alexnet_tf.utils import machine
 from alexnet_tf.utils import messages
@@ -31,7 +32,7 @@ class RunStatus(NamedTuple):
     can_train: bool = False  # whether training can start or resume
 
     def __str__(self):
-        return f"{self.status}: {self.detail}" if self.detail else self.status
+        return escaping.one_line(f"{self.status}: {self.detail}" if self.detail else self.status)
 
 
 def run_all(
@@ -135,7 +136,7 @@ def _forward(lines):
     """Copies a process's standard error to this process's; returns the last line that is not blank."""
     last = ""
     for line in lines:
-        sys.stderr.write(line)
+        sys.stderr.write(escaping.for_terminal(line))
         last = line.strip() or last
     return last
 

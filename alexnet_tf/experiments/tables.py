@@ -11,6 +11,7 @@ from alexnet_tf.experiments import plan
 from alexnet_tf.experiments import results
 from alexnet_tf.experiments import runner
 from alexnet_tf.models import registry
+from alexnet_tf.utils import escaping
 
 # The number of images on which errors are measured, by the data set that a header names. Some may be unreadable.
 NUM_EVALUATED = {"cifar10": 10_000, "ilsvrc2012": 50_000, "ilsvrc2010": 150_000}
@@ -92,7 +93,9 @@ def _label(experiment, found):
     """Returns the name of an experiment, with the flags that override its flagfile."""
     value = lambda value: ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
     overrides = {f"{name}={value(given)}" for result in found for name, given in result["overrides"].items()}
-    return f"{experiment.name}, with {', '.join(sorted(overrides))}" if overrides else experiment.name
+    if not overrides:
+        return experiment.name
+    return f"{experiment.name}, with {escaping.for_markdown(', '.join(sorted(overrides)))}"
 
 
 def _compared_errors(result, experiment):
@@ -161,10 +164,11 @@ def _machines(result):
     """Returns the machines that trained a run, as text."""
     if not result:
         return []
-    return [
+    names = [
         ", ".join([f"{machine.get('processor')}, {machine.get('cores')} cores", *(machine.get("accelerators") or [])])
         for machine in result["machines"]
-    ] or ["an unrecorded machine"]
+    ]
+    return [escaping.for_markdown(name) for name in names] or ["an unrecorded machine"]
 
 
 def _duration(seconds):
@@ -178,7 +182,8 @@ def _status(group, ours, by_seed):
         parts = [f"done ({len(ours)} of {len(group)} seeds)", *_verdict(group[0].run, list(ours.values()), by_seed)]
     else:
         parts = ["not run: needs ImageNet" if _needs_imagenet(group) else "not run"]
-    parts += [f"seed {each.run.seed} {each}" for each in group if each.status not in ("done", "not run")]
+    others = [each for each in group if each.status not in ("done", "not run")]
+    parts += [escaping.for_markdown(f"seed {each.run.seed} {each}") for each in others]
     return "; ".join(parts)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from alexnet_tf.serving import protocol
+from alexnet_tf.utils import escaping
 from alexnet_tf.utils import files
 
 _MODELS = """\
@@ -152,16 +153,16 @@ def write_card(card: Mapping[str, Any], directory: str | os.PathLike) -> None:
 def _markdown(card):
     """Formats a card: first its plain values, then a section for each dict, list and multi-line string."""
     plain = {key: value for key, value in card.items() if not _is_section(value)}
-    lines = [f"# {plain.pop('name', 'Model')}", "", *_items(plain)]
+    lines = [f"# {escaping.for_markdown(plain.pop('name', 'Model'))}", "", *_items(plain)]
     for key, value in card.items():
         if _is_section(value):
             lines += ["", f"## {_words(key).capitalize()}", ""]
         if isinstance(value, dict):
             lines += _items(value) if value else ["none recorded"]
         elif isinstance(value, list):
-            lines += textwrap.wrap(", ".join(map(str, value)), 120)
+            lines += textwrap.wrap(", ".join(map(escaping.for_markdown, value)), 120)
         elif _is_section(value):
-            lines += ["```", value.rstrip(), "```"]
+            lines.append(escaping.markdown_listing(value))
     return "\n".join(lines) + "\n"
 
 
@@ -177,8 +178,9 @@ def _items(values, indent=""):
             yield f"{indent}- {_words(key)}:"
             yield from _items(value, f"{indent}  ")
         else:
-            yield f"{indent}- {_words(key)}: {f'{value:.4g}' if isinstance(value, float) else value}"
+            shown = f"{value:.4g}" if isinstance(value, float) else escaping.for_markdown(value)
+            yield f"{indent}- {_words(key)}: {shown}"
 
 
 def _words(key):
-    return key.replace("_", " ")
+    return escaping.for_markdown(key.replace("_", " "))

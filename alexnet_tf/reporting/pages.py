@@ -1,12 +1,13 @@
 """Pages of text, tables and images, as Markdown and as one self-contained HTML file."""
 
 import base64
-import html as escaping
 import os
 import re
 from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
+
+from alexnet_tf.utils import escaping
 
 _STYLE = """\
 :root { color-scheme: light dark; }
@@ -21,8 +22,6 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.25rem 0.7rem; border-bottom: 1px solid #8884; text-align: left; }
 pre { overflow-x: auto; padding: 0.7rem; background: #8882; font-size: 0.85rem; }
 """
-# A "<" that Markdown would read as the start of an HTML tag.
-_TAG = re.compile(r"<(?=[A-Za-z/!?])")
 # The space of a percentage.
 _BEFORE_PERCENT = re.compile(r"(?<=\d) (?=%)")
 
@@ -69,28 +68,23 @@ def markdown(title: str, blocks: Sequence[Block]) -> str:
       title: str.
       blocks: list of `Heading`, `Paragraph`, `Table`, `Picture` and `Listing`.
     """
-    return "\n\n".join([f"# {title}", *map(_block_to_markdown, blocks)]) + "\n"
+    return "\n\n".join([f"# {escaping.for_markdown(title)}", *map(_block_to_markdown, blocks)]) + "\n"
 
 
 def _block_to_markdown(block):
+    escape = escaping.for_markdown
     if isinstance(block, Heading):
-        return f"## {_plain(block.text)}"
+        return f"## {escape(block.text)}"
     if isinstance(block, Table):
-        rows = [block.header, ["---"] * len(block.header), *block.rows]
-        return "\n".join(f"| {' | '.join(_plain(cell).replace('|', '&#124;') for cell in row)} |" for row in rows)
+        rows = [[escape(cell).replace("|", "&#124;") for cell in row] for row in (block.header, *block.rows)]
+        rows.insert(1, ["---"] * len(block.header))
+        return "\n".join(f"| {' | '.join(row)} |" for row in rows)
     if isinstance(block, Picture):
-        caption = _plain(block.caption)
+        caption = escape(block.caption)
         return f"![{caption}]({block.path})\n\n*{caption}*"
     if isinstance(block, Listing):
-        # The fence must be longer than any in the text.
-        fence = "```" + "`" * block.text.count("```")
-        return f"{fence}\n{block.text.rstrip()}\n{fence}"
-    return _plain(block.text)
-
-
-def _plain(text):
-    """Returns text in one line, without HTML tags, which a class name may contain."""
-    return _TAG.sub("&lt;", " ".join(str(text).split()))
+        return escaping.markdown_listing(block.text)
+    return escape(block.text)
 
 
 def unbroken(text: Any) -> str:
@@ -109,7 +103,7 @@ def html(title: str, blocks: Sequence[Block], directory: str | os.PathLike) -> s
       OSError: for a picture that cannot be read.
     """
     body = "\n".join(_block_to_html(block, directory) for block in blocks)
-    title = escaping.escape(title)
+    title = escaping.for_html(title)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -118,7 +112,7 @@ def html(title: str, blocks: Sequence[Block], directory: str | os.PathLike) -> s
 
 
 def _block_to_html(block, directory):
-    escape = lambda text: escaping.escape(unbroken(text))
+    escape = lambda text: escaping.for_html(unbroken(text))
     if isinstance(block, Heading):
         return f"<h2>{escape(block.text)}</h2>"
     if isinstance(block, Table):

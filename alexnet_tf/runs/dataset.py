@@ -19,6 +19,7 @@ from alexnet_tf.data import prepared
 from alexnet_tf.data import sources
 from alexnet_tf.data import statistics
 from alexnet_tf.runs import data_record
+from alexnet_tf.utils import escaping
 
 # Unreadable files that are listed by name.
 _MAX_LISTED = 10
@@ -178,7 +179,7 @@ def verify_data_dir(data_dir: str, console: rich.console.Console) -> None:
         task = bar.add_task(f"verifying {total} images", total=total)
         defects = prepared.verify(data_dir, lambda done: bar.update(task, completed=done))
     for line in defects:
-        console.print(line, markup=False)
+        console.print(escaping.one_line(line), markup=False)
     if defects:
         raise ValueError(
             f"Expected {data_dir} to be undamaged. Received: {len(defects)} defects, the first: {defects[0]}"
@@ -194,7 +195,7 @@ def logger(console: rich.console.Console) -> Callable[[str], None]:
 def progress_bar(console: rich.console.Console | None) -> rich.progress.Progress:
     """Returns a progress bar with the remaining time; it is disabled if the console is None."""
     columns = (
-        rich.progress.TextColumn("{task.description}"),
+        rich.progress.TextColumn("{task.description}", markup=False),
         rich.progress.BarColumn(bar_width=24),
         rich.progress.MofNCompleteColumn(),
         rich.progress.TimeRemainingColumn(elapsed_when_finished=True),
@@ -207,7 +208,7 @@ def _print_skipped(skipped, split, console):
     if skipped:
         console.print(f"warning: skipped {len(skipped)} {split} files that could not be read", markup=False)
         for name, reason in skipped[:_MAX_LISTED]:
-            console.print(f"  {name}: {reason}", markup=False)
+            console.print(escaping.one_line(f"  {name}: {reason}"), markup=False)
 
 
 def load_data(

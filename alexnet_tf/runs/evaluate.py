@@ -9,7 +9,6 @@ from typing import Any
 from typing import NamedTuple
 
 import numpy as np
-import rich.console
 
 from alexnet_tf.evaluation import ensembles
 from alexnet_tf.evaluation import errors
@@ -18,6 +17,7 @@ from alexnet_tf.runs import dataset
 from alexnet_tf.runs import restore
 from alexnet_tf.runs import split_results
 from alexnet_tf.utils import files
+from alexnet_tf.utils import output
 
 
 def evaluate(
@@ -49,7 +49,7 @@ def evaluate(
     Raises:
       ValueError, OSError: if a file is missing or does not belong to the run, or the runs do not make an ensemble.
     """
-    console = rich.console.Console(soft_wrap=True, highlight=False)
+    console = output.Console()
     workdirs = [workdirs] if isinstance(workdirs, (str, os.PathLike)) else list(workdirs)
     _check_directories(workdirs)
     configs = [restore.read_config(workdir, source, data_dir) for workdir in workdirs]

@@ -4,7 +4,6 @@ import dataclasses
 import os
 from typing import Any
 
-import rich.console
 import tensorflow as tf
 
 from alexnet_tf import flagfiles
@@ -13,6 +12,7 @@ from alexnet_tf.export import signatures
 from alexnet_tf.runs import builders
 from alexnet_tf.runs import restore
 from alexnet_tf.training import metrics
+from alexnet_tf.utils import output
 
 # Files with the errors of a run, in the order of preference.
 _EVALUATIONS = ("evaluation.json", "train.json")
@@ -35,7 +35,7 @@ def export_run(
     Raises:
       ValueError, OSError: if a file is missing or cannot be written, or an option is out of its range.
     """
-    console = rich.console.Console(soft_wrap=True, highlight=False)
+    console = output.Console()
     if precision not in ("", *builders.PRECISIONS):
         raise ValueError(f"Expected precision to be one of {', '.join(builders.PRECISIONS)}. Received: {precision}")
     run_config = restore.read_config(workdir)

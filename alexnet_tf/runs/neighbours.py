@@ -9,7 +9,6 @@ from typing import Any
 from typing import NamedTuple
 
 import numpy as np
-import rich.console
 import tensorflow as tf
 
 from alexnet_tf import config
@@ -24,7 +23,9 @@ from alexnet_tf.reporting import figures
 from alexnet_tf.runs import dataset
 from alexnet_tf.runs import queries
 from alexnet_tf.runs import restore
+from alexnet_tf.utils import escaping
 from alexnet_tf.utils import files
+from alexnet_tf.utils import output
 
 # Rows of a figure.
 MAX_ROWS = 50
@@ -115,7 +116,7 @@ def index_run(
       ValueError, OSError: as `open_run` and `feature_index.write`, or if the index is damaged or belongs to another run
         or split.
     """
-    console = rich.console.Console(soft_wrap=True, highlight=False)
+    console = output.Console()
     run = open_run(workdir, source=source, data_dir=data_dir, log=dataset.logger(console))
     return _index(run, split, index_dir, dtype, console)
 
@@ -229,7 +230,7 @@ def query(
       ValueError, OSError: if a file is missing, or an image cannot be read.
       ModuleNotFoundError: without matplotlib for a figure, or without faiss for an approximate search.
     """
-    console = rich.console.Console(soft_wrap=True, highlight=False)
+    console = output.Console()
     _check_outputs(json_path, figure_path)
     nearest.choose_method(method, 0)
     run = open_run(workdir, source=source, data_dir=data_dir, log=dataset.logger(console))
@@ -318,9 +319,10 @@ def table(answers: dict[str, Any]) -> str:
     """Formats what `query` returns: a line per neighbor, and how many neighbors have the class of their query."""
     lines = []
     for each in answers["queries"]:
-        lines.append(f"{each['name']}{': ' * bool(each['class'])}{each['class'] or ''}")
+        lines.append(escaping.one_line(f"{each['name']}{': ' * bool(each['class'])}{each['class'] or ''}"))
         for number, near in enumerate(each["neighbours"], start=1):
-            lines.append(f"  {number:>3} {near['distance']:>10.4g}  {near['class']:<24} {near['name']}")
+            line = f"  {number:>3} {near['distance']:>10.4g}  {near['class']:<24} {near['name']}"
+            lines.append(escaping.one_line(line))
     known = [each for each in answers["queries"] if each["class"] is not None]
     if known:
         same = sum(near["class"] == each["class"] for each in known for near in each["neighbours"])

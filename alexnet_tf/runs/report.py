@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import keras
 import numpy as np
-import rich.console
 
 from alexnet_tf import config
 from alexnet_tf import flagfiles
@@ -23,8 +22,10 @@ from alexnet_tf.runs import restore
 from alexnet_tf.runs import split_results
 from alexnet_tf.training import diagnostics
 from alexnet_tf.training import metrics
+from alexnet_tf.utils import escaping
 from alexnet_tf.utils import files
 from alexnet_tf.utils import machine
+from alexnet_tf.utils import output
 
 # Subdirectory of the work directory.
 FIGURES = "figures"
@@ -49,7 +50,7 @@ def make(workdir: str, *, source: str | None = None, data_dir: str | None = None
     Raises:
       ValueError, OSError: if a file is missing or does not belong to the run.
     """
-    console = rich.console.Console(soft_wrap=True, highlight=False)
+    console = output.Console()
     run_config = restore.read_config(workdir, source, data_dir)
     data_source, _ = dataset.open_data(run_config, dataset.logger(console), workdir=workdir)
     splits = [split for split in ("validation", "test") if split in data_source.splits]
@@ -362,7 +363,7 @@ def _warnings(recorded, found, data):
     ]
     lines += [f"step {record['step']}: {record['text']}" for record in recorded]
     lines += diagnostics.new_texts(found, recorded)
-    yield pages.Listing("\n".join(lines)) if lines else pages.Paragraph("None.")
+    yield pages.Listing("\n".join(map(escaping.one_line, lines))) if lines else pages.Paragraph("None.")
 
 
 def _configuration(run_config):

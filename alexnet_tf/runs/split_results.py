@@ -18,6 +18,7 @@ from alexnet_tf.evaluation import errors
 from alexnet_tf.runs import dataset
 from alexnet_tf.training import diagnostics
 from alexnet_tf.training import distribution
+from alexnet_tf.utils import escaping
 
 # Indices into `augmentation.ten_views` of each view set; the fifth view is the center crop.
 VIEWS = {"center crop": [4], "ten views": list(range(10))}
@@ -142,11 +143,10 @@ def print_result(result: SplitResult, data: dataset.Data, console: rich.console.
     console.print(errors.table(result.results, majority), markup=False)
     worst = errors.worst_confusions(result.results[result.headline].confusion, data.source.class_names)
     for true, predicted, count, fraction in worst:
-        console.print(
-            f"  {true} classified as {predicted}: {count} images, {100 * fraction:.1f} % of the class", markup=False
-        )
+        line = f"  {true} classified as {predicted}: {count} images, {100 * fraction:.1f} % of the class"
+        console.print(escaping.one_line(line), markup=False)
     for text in warnings(result, data.source.class_names):
-        console.print(f"warning: {text}", markup=False)
+        console.print(escaping.one_line(f"warning: {text}"), markup=False)
     return {
         "majority_error": majority,
         **to_json(result.results),

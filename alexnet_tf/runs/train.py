@@ -54,6 +54,7 @@ from alexnet_tf.training import stopping
 from alexnet_tf.training import trainer
 from alexnet_tf.utils import files
 from alexnet_tf.utils import messages
+from alexnet_tf.utils import output
 
 # The view set of the monitored split.
 _CENTER_CROP = "center crop"
@@ -137,7 +138,7 @@ def _open(run_config, workdir, processes, locks):
     Returns:
       `_Run`.
     """
-    console = rich.console.Console(soft_wrap=True, highlight=False, quiet=not processes.is_chief)
+    console = output.Console(quiet=not processes.is_chief)
     exists = os.path.isdir(workdir)
     if os.path.exists(workdir) and not exists:
         raise ValueError(f"Expected workdir to be a directory. Received: the file {workdir}")

@@ -11,6 +11,8 @@ from typing import Protocol
 
 import numpy as np
 
+from alexnet_tf.utils import escaping
+
 # Maximum bytes of the images in one request, and therefore of a single image.
 MAX_REQUEST_BYTES = 64 * 2**20
 
@@ -139,21 +141,17 @@ def format_table(predictions: Iterable[Prediction], top: int = 5) -> str:
     """
     lines = []
     for prediction in predictions:
-        lines.append(_printable(prediction.path))
+        lines.append(escaping.one_line(prediction.path))
         if prediction.error:
-            lines.append(f"  {_printable(prediction.error)}")
+            lines.append(f"  {escaping.one_line(prediction.error)}")
         for name, score in list(zip(prediction.classes, prediction.scores))[:top]:
             lines.append(f"  {_fixed_width(name)} {100 * score:>6.2f} %  {_bar(score)}".rstrip())
     return "\n".join(lines)
 
 
-def _printable(text):
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
-
-
 def _fixed_width(name):
     """Returns a name truncated or padded to a fixed number of terminal columns."""
-    name = _printable(name)
+    name = escaping.one_line(name)
     if _columns(name) > _MAX_NAME_WIDTH:
         while _columns(name) > _MAX_NAME_WIDTH - 3:
             name = name[:-1]

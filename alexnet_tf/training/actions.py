@@ -8,6 +8,7 @@ import rich.console
 import rich.progress
 
 from alexnet_tf.training import loop
+from alexnet_tf.utils import output
 
 # A loss this close to ln(classes), relatively, is that of a network that has learned nothing.
 _FLAT_MARGIN = 0.01
@@ -55,9 +56,9 @@ class Terminal:
     """
 
     def __init__(self, steps: int, first_step: int, steps_per_epoch: int, console: rich.console.Console | None = None):
-        self._console = console or rich.console.Console(file=sys.stdout, soft_wrap=True, highlight=False)
+        self._console = console or output.Console(file=sys.stdout)
         self._bar = rich.progress.Progress(
-            rich.progress.TextColumn("{task.description}"),
+            rich.progress.TextColumn("{task.description}", markup=False),
             rich.progress.BarColumn(bar_width=24),
             rich.progress.TextColumn("{task.completed}/{task.total} {task.fields[speed]}"),
             rich.progress.TimeRemainingColumn(elapsed_when_finished=True),

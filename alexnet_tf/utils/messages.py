@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import Any
 
+from alexnet_tf.utils import escaping
+
 # Lines that TensorFlow puts before the message of an operation that failed inside a graph.
 _BOILERPLATE = re.compile(
     r'Graph execution error:|Detected at node .*|<stack traces unavailable>|File ".*|\d+ root error\(s\) found\.'
@@ -54,5 +56,5 @@ def different_values(
       A string of one line, such as "runs/quickstart was trained with different values: batch_size=64 (not 128); use the
       previous values or a new --workdir".
     """
-    pairs = ", ".join(f"{name}={previous.get(name)} (not {requested.get(name)})" for name in names)
+    pairs = escaping.one_line(", ".join(f"{name}={previous.get(name)} (not {requested.get(name)})" for name in names))
     return f"{what} with different values: {pairs}; use the previous values or a new --{flag}"

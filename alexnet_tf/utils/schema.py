@@ -63,9 +63,11 @@ class Number(NamedTuple):
         kind = "an integer" if self.integer else "a number"
         if isinstance(value, bool) or not isinstance(value, int if self.integer else (int, float)):
             return f"{_describe(value, place)}, not {kind}"
-        return "" if self.fit([value]) else f"{_describe(value, place)}, not {kind} {self._range()}"
+        return "" if self.fit([value]) else f"{_describe(value, place)}, not {kind} {self._range(value)}"
 
-    def _range(self):
+    def _range(self, value):
+        if abs(value) > (_MAX_INTEGER if self.integer else _MAX_NUMBER) and abs(value) != math.inf:
+            return "of a usual size"
         if self.positive:
             return "above 0"
         if self.low == -math.inf:
@@ -196,7 +198,7 @@ class Array(NamedTuple):
 
 
 def _describe(value, place):
-    return f"{place or 'the value'} = {_repr.repr(value)}"
+    return f"{place} = {_repr.repr(value)}" if place else _repr.repr(value)
 
 
 def _inside(place, key):

@@ -105,7 +105,7 @@ def change(path, **values):
         ),
         (
             lambda folder: (folder / "manifest.json").write_text("[]"),
-            r"manifest of an index in .* Received: the value = \[\], not an object; ",
+            r"manifest of an index in .* Received: \[\], not an object; ",
         ),
         (lambda folder: change(folder / "manifest.json", version=2), "of version 1. Received: 2; delete the directory"),
         (lambda folder: change(folder / "manifest.json", units=25), r"\(20, 25\) in .* Received: float32 \(20, 24\); "),
@@ -144,7 +144,10 @@ def test_new_index_has_no_approximate_index(tmp_path):
     [
         (lambda path: path.unlink(), "^Expected [0-9]+ bytes in .*approximate.faiss. Received: none$"),
         (lambda path: cut(path, 99), "^Expected [0-9]+ bytes in .*approximate.faiss. Received: 99 bytes$"),
-        (lambda path: path.write_bytes(b"x" * path.stat().st_size), "^Expected a faiss index in .* Received: "),
+        (
+            lambda path: path.write_bytes(b"x" * path.stat().st_size),
+            "the bytes that were written in .*faiss",
+        ),
     ],
 )
 def test_damaged_approximate_index_is_reported_in_one_line(tmp_path, damage, message):

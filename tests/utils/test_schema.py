@@ -53,7 +53,7 @@ def test_missing_json_file_is_an_os_error(tmp_path):
         ({"step": True}, "step = True, not an integer"),
         ({"step": 1.0}, "step = 1.0, not an integer"),
         ({"step": -1}, "step = -1, not an integer of at least 0"),
-        ({"step": 10**30}, "not an integer of at least 0"),
+        ({"step": 10**30}, "not an integer of a usual size"),
         ({"speeds": {}}, "speeds = {}, not a list"),
         ({"speeds": [1, "2"]}, "speeds[1] = '2', not a number"),
         ({"speeds": [1, 0]}, "speeds[1] = 0, not a number above 0"),
@@ -86,7 +86,7 @@ def test_missing_field_is_named(tmp_path, name):
     "content, received",
     [
         (b"", "text that is not JSON"),
-        (b"[]", "the value = [], not an object"),
+        (b"[]", "Received: [], not an object"),
         (b"\0\0\0", "text that is not JSON"),
         (b'{"step": "\xff"}', "bytes that are not UTF-8, at 10"),
         (b"[" * 100_000, "JSON that is nested too deeply"),
