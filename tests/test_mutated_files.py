@@ -3,6 +3,7 @@
 Damage that leaves valid JSON or valid arrays is refused wherever answers depend on it.
 """
 
+import json
 import pathlib
 import shutil
 

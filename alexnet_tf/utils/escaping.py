@@ -14,7 +14,9 @@ from collections.abc import Sequence
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 # What Markdown would read as formatting, a link or an image; and what begins a heading, a list or a quotation where it
 # begins a line, which may be at any word.
-_FORMATTING = re.compile(r"[\\`*\[\]]|(?<!\S)(#|>|[-+](?=\s)|[-=_~]{3,}(?!\S)|_)|_(?!\S)|(?<!\S)\d+(?=[.)](\s|$))")
+_FORMATTING = re.compile(
+    r"[\\`*]|\](?=[(\[:])|(?<!\S)(#|>|[-+](?=\s)|[-=_~]{3,}(?!\S)|_)|_(?!\S)|(?<!\S)\d+(?=[.)](\s|$))"
+)
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
 _ENTITY = re.compile(r"&(?=#?\w+;)")
 _FENCE = re.compile(r"`{3,}")

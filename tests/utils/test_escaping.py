@@ -29,17 +29,18 @@ def test_characters_that_reorder_or_cannot_be_encoded_become_visible(text):
 @pytest.mark.parametrize(
     "text, expected",
     [
-        ("![t](http://evil/x.png)", r"!\[t\](http://evil/x.png)"),
-        ("[text](javascript:x)", r"\[text\](javascript:x)"),
+        ("![t](http://evil/x.png)", r"![t\](http://evil/x.png)"),
+        ("[text](javascript:x)", r"[text\](javascript:x)"),
         ("<img src=x>", "&lt;img src=x>"),
         ("<http://evil>", "&lt;http://evil>"),
         ("a < b & c", "a < b & c"),
         ("&lt;b&gt;", "&amp;lt;b&amp;gt;"),
         ("`code` *bold* __init__ max_drops", r"\`code\` \*bold\* \__init_\_ max_drops"),
         ("a\n# heading\n- item\n1. first\n---", r"a \# heading \- item 1\. first \---"),
-        ("a\\[b", r"a\\\[b"),
+        ("![t][x] [x]: http://evil", r"![t\][x] [x\]: http://evil"),
+        ("[batch, 3] a\\b", r"[batch, 3] a\\b"),
         ("0.5 %, -1 to 1.", "0.5 %, -1 to 1\\."),
-        (ESCAPES[:6], r"a\\x1b\[31m"),
+        (ESCAPES[:6], r"a\\x1b[31m"),
     ],
 )
 def test_markdown_shows_text_as_it_is(text, expected):
