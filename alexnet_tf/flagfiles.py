@@ -70,6 +70,8 @@ def define_paths(
 ) -> flags.FlagHolder[list[str]]:
     """Defines a flag of paths separated by commas; see `define_path`."""
     return flags.DEFINE(_PathsParser(), name, default, help, flag_values, flags.CsvListSerializer(","))
+
+
 _QUOTED = re.compile(r'".*"', re.DOTALL)
 
 
