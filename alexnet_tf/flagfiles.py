@@ -37,6 +37,7 @@ _PACKAGE = os.path.dirname(os.path.abspath(__file__))
 # Where flagfiles are found by name: in an installed package, and in a checkout.
 FLAGFILE_DIRECTORIES = (os.path.join(_PACKAGE, "_flags"), os.path.join(os.path.dirname(_PACKAGE), "flags"))
 _MAX_INCLUDES = 50
+_QUOTED = re.compile(r'".*"', re.DOTALL)
 # Those of UTF-32 first: the one of UTF-16 is the beginning of one of them.
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -70,9 +71,6 @@ def define_paths(
 ) -> flags.FlagHolder[list[str]]:
     """Defines a flag of paths separated by commas; see `define_path`."""
     return flags.DEFINE(_PathsParser(), name, default, help, flag_values, flags.CsvListSerializer(","))
-
-
-_QUOTED = re.compile(r'".*"', re.DOTALL)
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:

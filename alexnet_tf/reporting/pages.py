@@ -127,5 +127,5 @@ def _block_to_html(block, directory):
         return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
     if isinstance(block, Listing):
         # Lines break only where they do in the text, which may be copied.
-        return f"<pre>{escaping.escape(block.text.rstrip())}</pre>"
+        return f"<pre>{escaping.for_html(block.text.rstrip())}</pre>"
     return f"<p>{escape(block.text)}</p>"
