@@ -14,14 +14,27 @@ from typing import NamedTuple
 import numpy as np
 
 from alexnet_tf.data import sources
-from alexnet_tf.data import statistics
 from alexnet_tf.utils import files
 from alexnet_tf.utils import messages
 from alexnet_tf.utils import pathnames
+from alexnet_tf.utils import schema
 
 FILE = "data.json"
 ARRAYS = "data.npz"
-_FIELDS = ("source", "version", "classes", "splits")
+_REMEDY = "restore data.json and data.npz from a copy"
+_STRUCTURE = schema.Object(
+    {
+        "source": schema.Text(),
+        "version": schema.Text(),
+        "classes": schema.List(schema.Text()),
+        "splits": schema.Map(schema.Object({"digest": schema.Text()})),
+    }
+)
+_COLUMNS = {
+    "names": schema.Array("S", (None,)),
+    "labels": schema.Array("i", (None,)),
+    "sizes": schema.Array("i", (None,)),
+}
 
 
 class SplitRecord(NamedTuple):
@@ -84,22 +97,23 @@ def read(workdir: str | os.PathLike) -> Record | None:
     directory = pathlib.Path(workdir)
     if not (directory / FILE).exists():
         return None
-    values = files.read_json(directory / FILE, _FIELDS)
-    try:
-        with open(directory / ARRAYS, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            splits = {
-                split: SplitRecord(*(arrays[f"{split}.{field}"] for field in SplitRecord._fields))
-                for split in values["splits"]
-            }
-        damaged = [split for split, part in splits.items() if part.digest() != values["splits"][split]["digest"]]
-    except (*statistics.LOADING_ERRORS, AttributeError) as error:
-        raise ValueError(f"Expected the images of the run in {directory / ARRAYS}. Received: {error}") from None
+    what = "the images of the run"
+    values = schema.read_json(directory / FILE, _STRUCTURE, what, _REMEDY)
+    columns = {f"{split}.{field}": array for split in values["splits"] for field, array in _COLUMNS.items()}
+    path = directory / ARRAYS
+    if not path.is_file():
+        raise schema.error(what, path, "none", _REMEDY)
+    arrays = schema.read_npz(path, columns, what, _REMEDY)
+    splits = {
+        split: SplitRecord(*(arrays[f"{split}.{field}"] for field in SplitRecord._fields)) for split in values["splits"]
+    }
+    damaged = [split for split, part in splits.items() if part.digest() != values["splits"][split]["digest"]]
     if damaged:
         raise ValueError(
             f"Expected the {damaged[0]} images that {directory / FILE} describes in {directory / ARRAYS}. "
             "Received: others; restore both files from a copy"
         )
-    return Record(str(values["source"]), str(values["version"]), tuple(map(str, values["classes"])), splits)
+    return Record(values["source"], values["version"], tuple(values["classes"]), splits)
 
 
 class _Match(NamedTuple):
