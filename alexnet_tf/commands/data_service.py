@@ -4,7 +4,8 @@ alexnet-tf data_service --port=5050
 alexnet-tf train --data_service=grpc://localhost:5050 --data_dir=prepared --workdir=runs/one
 
 Other machines can join at any time with --dispatcher=grpc://HOST:5050. The prepared data set must
-have the same path on all of them. The service runs until it receives SIGINT (Ctrl-C), SIGHUP or SIGTERM.
+have the same path on all of them. The service runs until it receives SIGINT (Ctrl-C), SIGHUP or
+SIGTERM.
 """
 
 import threading
