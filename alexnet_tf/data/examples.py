@@ -3,20 +3,36 @@
 Reading has two steps. Copying is done for a batch at a time; decoding runs image by image on all cores.
 """
 
+import collections
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
 
 from alexnet_tf.data import photograph
 from alexnet_tf.data import sources
+from alexnet_tf.utils import messages
 
 IMAGE_SIZE = photograph.IMAGE_SIZE
 
 # The color of a decoded pixel depends on pixels up to this distance.
 _COLOR_REACH = 2
+
+# Fetched batches among which an unreadable photograph is searched: more than a pipeline reads ahead.
+_RECENT_BATCHES = 16
+# What reading or decoding a photograph raises, as opposed to, say, another worker that is lost.
+_READING_ERRORS = (
+    tf.errors.DataLossError,
+    tf.errors.FailedPreconditionError,
+    tf.errors.InvalidArgumentError,
+    tf.errors.NotFoundError,
+    tf.errors.PermissionDeniedError,
+    tf.errors.UnknownError,
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,6 +50,8 @@ class Examples:
     fetched_dtype: tf.DType
     decode: Callable[[tf.Tensor, tf.Tensor, int], tf.Tensor] | None = None
     image_size: int = IMAGE_SIZE  # side of the images that squares are cut from
+    # Returns the name of a photograph among those fetched last that cannot be read any more, and why; or "".
+    find_unreadable: Callable[[], str] = lambda: ""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -46,13 +64,17 @@ class Examples:
 
         Returns:
           uint8 ``[count, image_size, image_size, 3]``.
+
+        Raises:
+          ValueError: if a photograph cannot be read any more; the message names it.
         """
         indices = np.asarray(indices, np.int64)
         offsets = np.zeros([len(indices), 2], np.int32)
-        fetched = self.fetch(indices, offsets, self.image_size)
-        if self.decode is not None:
-            fetched = [self.decode(entry, offset, self.image_size) for entry, offset in zip(fetched, offsets)]
-        return np.stack(fetched)
+        with naming_unreadable(self):
+            fetched = self.fetch(indices, offsets, self.image_size)
+            if self.decode is not None:
+                fetched = [self.decode(entry, offset, self.image_size) for entry, offset in zip(fetched, offsets)]
+            return np.stack(fetched)
 
 
 def in_memory(labels: np.ndarray, images: np.ndarray) -> Examples:
@@ -112,6 +134,35 @@ def decode_raw_crop(stored: tf.Tensor, offset: tf.Tensor, size: int) -> tf.Tenso
     return tf.slice(pixels, tf.concat([offset, [0]], axis=0), [size, size, 3])
 
 
+@contextlib.contextmanager
+def naming_unreadable(data: Examples) -> Iterator[None]:
+    """Names the photograph if reading one fails within the block.
+
+    An error within a pipeline does not say which photograph it comes from, so the last ones are read again.
+
+    Raises:
+      ValueError: in place of the pipeline's error, if a photograph is found that cannot be read.
+    """
+    try:
+        yield
+    except _READING_ERRORS as error:
+        if unreadable := data.find_unreadable():
+            raise ValueError(
+                "Expected every photograph that could be read when the program began to stay readable. "
+                f"Received: {unreadable}; restore it, or remove it and use a new --workdir"
+            ) from error
+        raise
+
+
+def reason_unreadable(split: sources.Split, index: int, image_size: int = IMAGE_SIZE) -> str:
+    """Returns why a photograph of a split cannot be read, one line; the empty string if it can."""
+    try:
+        photograph.decode_to_square(split.read(tf.constant(index, tf.int64)), image_size)
+    except (tf.errors.OpError, ValueError) as error:
+        return messages.first_line(error)
+    return ""
+
+
 def from_photographs(split: sources.Split, readable: np.ndarray, image_size: int) -> Examples:
     """Returns `Examples` of photographs that are decoded on demand.
 
@@ -125,5 +176,18 @@ def from_photographs(split: sources.Split, readable: np.ndarray, image_size: int
         image = photograph.decode_to_square(split.read(index), image_size)
         return tf.slice(image, tf.concat([offset, [0]], axis=0), [size, size, 3])
 
-    fetch = lambda indices, offsets, size: readable[indices]
-    return Examples(split.labels[readable], fetch, tf.int64, decode, image_size)
+    recent = collections.deque(maxlen=_RECENT_BATCHES)
+
+    def fetch(indices, offsets, size):
+        del offsets, size
+        fetched = readable[indices]
+        recent.append(fetched)
+        return fetched
+
+    def find_unreadable():
+        for index in dict.fromkeys(np.concatenate([*recent, []]).astype(int).tolist()):
+            if reason := reason_unreadable(split, index, image_size):
+                return f"{split.name_of(index)} ({reason})"
+        return ""
+
+    return Examples(split.labels[readable], fetch, tf.int64, decode, image_size, find_unreadable)

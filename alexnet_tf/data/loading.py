@@ -1,5 +1,6 @@
 """From the photographs or prepared images of a split to `examples.Examples`, kept in memory where they fit."""
 
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,13 +13,15 @@ from alexnet_tf.data import photograph
 from alexnet_tf.data import pipeline
 from alexnet_tf.data import sources
 from alexnet_tf.data import statistics
-from alexnet_tf.utils import messages
 
 IMAGE_SIZE = photograph.IMAGE_SIZE
 CACHES = ("auto", "memory", "none")
 
 # `cache="auto"` keeps decoded images in memory if they fit into this share of the available memory.
 CACHE_SHARE = 0.5
+
+# A photograph that takes longer is named. Most take a hundredth of a second.
+SLOW_SECONDS = 5.0
 
 _BATCH_SIZE = 32
 
@@ -45,6 +48,7 @@ def load(
     cache: str = "auto",
     collect_statistics: bool = False,
     progress: Callable[[int], None] | None = None,
+    report_slow: Callable[[str, float], None] | None = None,
 ) -> LoadedSplit:
     """Makes a split ready to be read by index.
 
@@ -58,6 +62,8 @@ def load(
         available memory.
       collect_statistics: bool, whether to compute the mean image and the principal components of the colors.
       progress: called with the number of photographs read so far, the last time with the number of all.
+      report_slow: called with the name of each photograph that took longer than `SLOW_SECONDS` to read, and with the
+        seconds.
 
     Returns:
       `LoadedSplit`.
@@ -77,7 +83,12 @@ def load(
     keep = cache == "memory" or automatic
     if is_prepared and not keep and not collect_statistics:
         return LoadedSplit(examples.from_records(split), [], None)
-    readable, images, image_statistics = _read_all(split, image_size, keep, collect_statistics, progress)
+    report_slow = report_slow or (lambda name, seconds: None)
+    if is_prepared:
+        batches = _prepared_images(split)
+    else:
+        batches = _photographs(split, image_size, report_slow)
+    readable, images, image_statistics = _read_all(split, batches, image_size, keep, collect_statistics, progress)
     skipped = [explain_skipped(split, index) for index in np.setdiff1d(np.arange(len(split.labels)), readable)]
     if not len(readable):
         first = f"{skipped[0].name} ({skipped[0].reason})"
@@ -98,8 +109,8 @@ def fits_in_memory(count: int, image_size: int = IMAGE_SIZE) -> bool:
     return count * image_size * image_size * 3 <= CACHE_SHARE * psutil.virtual_memory().available
 
 
-def _read_all(split, image_size, keep, collect_statistics, progress):
-    """Reads every image of a split once.
+def _read_all(split, batches, image_size, keep, collect_statistics, progress):
+    """Reads every image of a split once, in batches of their indices and pixels.
 
     Returns:
       The indices of the readable images, int64 ``[examples]``; their pixels if `keep`, else None; and their
@@ -109,7 +120,7 @@ def _read_all(split, image_size, keep, collect_statistics, progress):
     images = np.empty([count, image_size, image_size, 3], np.uint8) if keep else None
     accumulator = statistics.Accumulator() if collect_statistics else None
     readable = []
-    for indices, batch in _prepared_images(split) if split.records is not None else _photographs(split, image_size):
+    for indices, batch in batches:
         if keep:
             images[len(readable) : len(readable) + len(indices)] = batch
         if accumulator:
@@ -123,15 +134,48 @@ def _read_all(split, image_size, keep, collect_statistics, progress):
     return np.array(readable, np.int64), images[: len(readable)] if keep else None, image_statistics
 
 
-def _photographs(split, image_size):
+def read_timed(split: sources.Split, index: tf.Tensor, image_size: int = IMAGE_SIZE) -> tuple[tf.Tensor, tf.Tensor]:
+    """Reads a photograph inside tf.data.
+
+    Returns:
+      uint8 ``[image_size, image_size, 3]``, and the seconds that it took, scalar float64.
+    """
+    begun = _clock(index)
+    with tf.control_dependencies([begun]):
+        image = photograph.decode_to_square(split.read(tf.identity(index)), image_size)
+    return image, _clock(image[0, 0, 0]) - begun
+
+
+def _clock(value):
+    """Returns the time at which a tensor is known, in seconds, scalar float64."""
+    # Not tf.timestamp: it is stateful, and a deterministic pipeline may run stateful operations one at a time.
+    return tf.ensure_shape(tf.numpy_function(_now, [value], tf.float64, stateful=False), [])
+
+
+def _now(value):
+    del value
+    return time.monotonic()
+
+
+def report_each_slow(split: sources.Split, indices, seconds, report_slow: Callable[[str, float], None]) -> None:
+    """Calls `report_slow` for those of the photographs at `indices` that took longer than `SLOW_SECONDS`."""
+    for index, each in zip(indices.tolist(), seconds.tolist()):
+        if each > SLOW_SECONDS:
+            report_slow(split.name_of(index), each)
+
+
+def _photographs(split, image_size, report_slow):
     """Yields (indices, uint8 images) of the photographs that can be read, in order."""
-
-    def read(index):
-        return index, photograph.decode_to_square(split.read(index), image_size)
-
     dataset = tf.data.Dataset.range(len(split.labels))
-    dataset = dataset.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return dataset.ignore_errors().batch(_BATCH_SIZE).prefetch(2).as_numpy_iterator()
+    dataset = dataset.map(
+        lambda index: (index, *read_timed(split, index, image_size)),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+    batches = dataset.ignore_errors().batch(_BATCH_SIZE).prefetch(2)
+    for indices, images, seconds in batches.as_numpy_iterator():
+        report_each_slow(split, indices, seconds, report_slow)
+        yield indices, images
 
 
 def _prepared_images(split):
@@ -144,10 +188,10 @@ def _prepared_images(split):
 
 
 def explain_skipped(split: sources.Split, index: int) -> SkippedImage:
-    """Reads an unreadable photograph again to find the reason."""
-    try:
-        photograph.decode_to_square(split.read(tf.constant(index, tf.int64)))
-        reason = "unreadable"
-    except (tf.errors.OpError, ValueError) as error:
-        reason = messages.first_line(error)
+    """Reads an unreadable photograph again to find the reason, and names the time if that takes long."""
+    begun = time.monotonic()
+    reason = examples.reason_unreadable(split, int(index)) or "unreadable"
+    seconds = time.monotonic() - begun
+    if seconds > SLOW_SECONDS:
+        reason += f" (after {seconds:.0f} s)"
     return SkippedImage(split.name_of(int(index)), reason)

@@ -5,6 +5,7 @@ in ``.progress``, so an interrupted preparation continues after its last complet
 """
 
 import hashlib
+import importlib
 import json
 import os
 import pathlib
@@ -67,6 +68,7 @@ class _Job(NamedTuple):
     order: np.ndarray  # int64 [photographs]: index into the source of each position on disk
     directory: pathlib.Path
     options: Options
+    report_slow: Callable[[str, float], None]
 
     @property
     def shards(self):
@@ -93,6 +95,11 @@ class _Piece(NamedTuple):
     stored: list[bytes]  # the images as they are written
 
 
+def import_tfds() -> None:
+    """Imports TFDS. Call it before other threads import anything, as it replaces Python's ``__import__`` meanwhile."""
+    importlib.import_module("tensorflow_datasets")
+
+
 def prepare(
     source: sources.Source,
     directory: str | os.PathLike,
@@ -100,6 +107,7 @@ def prepare(
     *,
     settings: dict[str, Any] | None = None,
     progress: Callable[[int], None] | None = None,
+    report_slow: Callable[[str, float], None] = lambda name, seconds: None,
 ) -> dict[str, Any]:
     """Writes a data set, or the rest of an unfinished one.
 
@@ -110,6 +118,7 @@ def prepare(
       settings: dict of other settings that the result depends on, such as the seed of the validation split; stored in
         the manifest.
       progress: called with the number of photographs processed so far, over all splits.
+      report_slow: as of `loading.load`.
 
     Returns:
       The manifest, a dict.
@@ -145,7 +154,7 @@ def prepare(
         done_before = 0
         for split, part in source.splits.items():
             order = draws.order_on_disk(len(part.labels), options.seed)
-            jobs.append(_Job(split, part, source.root, order, directory, options))
+            jobs.append(_Job(split, part, source.root, order, directory, options, report_slow))
             _write_split(jobs[-1], lambda done, before=done_before: progress and progress(before + done))
             done_before += len(order)
         return _finish(source, jobs, request)
@@ -225,13 +234,15 @@ def _pieces(job, numbers):
     table = tf.constant(job.order)
 
     def read(position):
-        image = photograph.decode_to_square(job.source.read(tf.gather(table, position)))
-        return position, image, "" if raw else tf.io.encode_jpeg(image, quality=job.options.jpeg_quality)
+        image, seconds = loading.read_timed(job.source, tf.gather(table, position))
+        return position, image, seconds, "" if raw else tf.io.encode_jpeg(image, quality=job.options.jpeg_quality)
 
     ranges = [np.arange(job.positions(number).start, job.positions(number).stop) for number in numbers]
     dataset = tf.data.Dataset.from_tensor_slices(np.concatenate([np.empty([0], np.int64), *ranges]))
     dataset = dataset.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    for positions, images, encoded in dataset.ignore_errors().batch(_BATCH_SIZE).prefetch(2).as_numpy_iterator():
+    batches = dataset.ignore_errors().batch(_BATCH_SIZE).prefetch(2)
+    for positions, images, seconds, encoded in batches.as_numpy_iterator():
+        loading.report_each_slow(job.source, job.order[positions], seconds, job.report_slow)
         shards = positions // job.options.shard_examples
         for shard in np.unique(shards):
             mine = np.flatnonzero(shards == shard)
@@ -364,7 +375,7 @@ def _read_shard_metadata(job, number):
 
 def _write_tfds_metadata(source, directory, splits, request):
     """Makes the directory a TFDS data set with the name "prepared"."""
-    import tensorflow_datasets as tfds
+    import tensorflow_datasets as tfds  # `import_tfds`
 
     side = photograph.IMAGE_SIZE
     if request["storage"] == "raw":

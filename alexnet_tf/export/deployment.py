@@ -93,7 +93,7 @@ Each numbered directory is a version of the model, described by its `model_card.
 
 | name | input | outputs |
 |---|---|---|
-| `serving_default` | `image_bytes`: JPEG or PNG files of any size | `probabilities`, `classes`, `scores`, `errors` |
+| `serving_default` | `image_bytes`: image files of any size | `probabilities`, `classes`, `scores`, `errors` |
 | `images` | `images`: uint8 RGB pixels, cropped to a square and resized | `probabilities`, `classes`, `scores` |
 | `images_float` | `images`: the same as float32 | `probabilities`, `classes`, `scores`, `errors` |
 | `frames` | `frames`: decoded uint8 RGB images of any size | `probabilities`, `classes`, `scores` |

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from alexnet_tf.data import image_headers
 from alexnet_tf.export import deployment
 from alexnet_tf.export import signatures
 from alexnet_tf.serving import protocol
@@ -99,7 +100,7 @@ def _served(network, preprocessing, class_names, options):
     """Yields the signatures. Their file of class names exists until the end, when it has been copied to the export."""
     with tempfile.TemporaryDirectory() as folder:
         labels = os.path.join(folder, "labels.txt")
-        with open(labels, "w", encoding="utf-8") as file:
+        with files.named_if_full(labels), open(labels, "w", encoding="utf-8") as file:
             file.writelines(f"{' '.join(name.split())}\n" for name in class_names)
         yield signatures.Signatures(
             signatures.with_features(network),
@@ -162,8 +163,8 @@ def _metadata(served, preprocessing, class_names, options):
         "name": options.name,
         "preprocessing": {
             "photographs": (
-                "JPEG or PNG; rotated as EXIF specifies, cropped to the central square, resized by area averaging or "
-                "bicubic interpolation"
+                f"{image_headers.FORMATS}; rotated as EXIF specifies, cropped to the central square, resized by area "
+                "averaging or bicubic interpolation"
             ),
             "image_size": preprocessing.image_size,
             "crop_size": preprocessing.crop_size,

@@ -11,18 +11,16 @@ import numpy as np
 import tensorflow as tf
 
 from alexnet_tf.data import augmentation
+from alexnet_tf.data import image_headers
 from alexnet_tf.data import photograph
 from alexnet_tf.evaluation import errors
 
 # Decoding an image of this many pixels takes 300 MB.
-MAX_PIXELS = photograph.MAX_PIXELS
+MAX_PIXELS = image_headers.MAX_PIXELS
 VIEWS = ("center", "ten")
 # The spelling of version 0.1, accepted by `Signatures`.
 _OLD_VIEWS = {"centre": "center"}
 
-# The first bytes of a file.
-_JPEG = b"\xff\xd8\xff"
-_PNG = b"\x89PNG\r\n\x1a\n"
 # Far above that of any pixel, and far below those whose products and sums overflow.
 _MAX_PIXEL_VALUE = 2.0**16
 _NOT_PIXELS = "Expected RGB values in [0, 255]. Received: NaN, infinity or numbers above 65536"
@@ -49,9 +47,9 @@ def decode_images(image_bytes: tf.Tensor, *, size: int, max_pixels: int = MAX_PI
     whole call. Therefore nothing fails here: the images go through a ``tf.data`` pipeline that drops unreadable ones.
 
     Args:
-      image_bytes: string ``[batch]``, JPEG or PNG files.
+      image_bytes: string ``[batch]``, files of one of `image_headers.FORMATS`.
       size: height and width of the result.
-      max_pixels: files that declare more pixels are not decoded.
+      max_pixels: as of `image_headers.refusal`, which decides what is decoded, as in training.
 
     Returns:
       A pair: uint8 ``[batch, size, size, 3]``, the result of `photograph.decode_to_square` or zeros after an error; and
@@ -61,11 +59,9 @@ def decode_images(image_bytes: tf.Tensor, *, size: int, max_pixels: int = MAX_PI
     blank = tf.zeros([size, size, 3], tf.uint8)
 
     def decode(index, encoded):
-        height, width = _declared_size(encoded)
-        # In float64, which represents the product of any two sizes that files can declare.
-        fits = tf.cast(height, tf.float64) * tf.cast(width, tf.float64) <= max_pixels
-        readable = lambda: (photograph.decode_to_square(encoded, size), "")
-        return index, *tf.cond(fits, readable, lambda: (blank, _too_large(height, width, max_pixels)))
+        reason = image_headers.refusal(encoded, max_pixels)
+        square = lambda: photograph.to_square(photograph.decode_known(encoded), size)
+        return index, tf.cond(tf.equal(reason, ""), square, lambda: blank), reason
 
     def decode_all(**parallel):
         numbered = tf.data.Dataset.from_tensor_slices((tf.range(count), image_bytes))
@@ -83,41 +79,9 @@ def decode_images(image_bytes: tf.Tensor, *, size: int, max_pixels: int = MAX_PI
     messages = tf.cond(
         tf.reduce_all(is_read),
         lambda: messages,
-        lambda: tf.where(is_read, messages, _unreadable(image_bytes)),
+        lambda: tf.where(is_read, messages, image_headers.damaged(image_bytes)),
     )
     return tf.ensure_shape(tf.gather(pixels, rows), [None, size, size, 3]), messages
-
-
-def _declared_size(encoded):
-    """Returns the height and width in the header of a JPEG or PNG, int64; fails for a damaged header or other files."""
-
-    def of_png():
-        # The first chunk consists of length, name, width and height.
-        name = tf.strings.substr(encoded, 12, 4)
-        with tf.control_dependencies([tf.debugging.assert_equal(name, b"IHDR")]):
-            numbers = tf.io.decode_raw(tf.strings.substr(encoded, 16, 8), tf.int32, little_endian=False)
-        # They are unsigned.
-        numbers = tf.math.floormod(tf.cast(tf.ensure_shape(numbers, [2]), tf.int64), 2**32)
-        return tf.reverse(numbers, [0])
-
-    is_png = tf.equal(tf.strings.substr(encoded, 0, len(_PNG)), _PNG)
-    size = tf.cond(is_png, of_png, lambda: tf.image.extract_jpeg_shape(encoded, tf.int64)[:2])
-    return size[0], size[1]
-
-
-def _too_large(height, width, max_pixels):
-    sizes = [tf.strings.as_string(width), " x ", tf.strings.as_string(height)]
-    return tf.strings.join([f"Expected an image of at most {max_pixels} pixels. Received: ", *sizes])
-
-
-def _unreadable(image_bytes):
-    """Returns the error of each file if it could not be decoded; string ``[batch]``."""
-    starts = tf.strings.substr(image_bytes, 0, len(_PNG))
-    is_known = tf.equal(starts, _PNG) | tf.equal(tf.strings.substr(starts, 0, len(_JPEG)), _JPEG)
-    length = tf.strings.as_string(tf.strings.length(image_bytes))
-    damaged = tf.strings.join(["Expected a complete JPEG or PNG. Received: ", length, " bytes that cannot be decoded"])
-    unknown = tf.strings.join(["Expected a JPEG or PNG. Received: ", length, " bytes of another format"])
-    return tf.where(is_known, damaged, unknown)
 
 
 class Signatures:
@@ -181,7 +145,7 @@ class Signatures:
         """Classifies image files.
 
         Args:
-          image_bytes: string ``[batch]``, JPEG or PNG files of any size.
+          image_bytes: string ``[batch]``, JPEG, PNG, GIF, BMP or WebP files of any size.
 
         Returns:
           The outputs of `classify_images`, and ``errors``, string ``[batch]``: the empty string, or why an image cannot
@@ -242,7 +206,7 @@ class Signatures:
         """Computes the last layer's input for the central crop, for retrieval by Euclidean distance.
 
         Args:
-          image_bytes: string ``[batch]``, JPEG or PNG files of any size.
+          image_bytes: string ``[batch]``, JPEG, PNG, GIF, BMP or WebP files of any size.
 
         Returns:
           A dict with ``features``, float32 ``[batch, units]`` (4096 of AlexNet's fc7), 0 after an error, and ``errors``

@@ -148,10 +148,13 @@ def prepare_data_dir(
         # Version 0.1 had no other rule, and did not write it.
         settings["split_rule"] = rule
     total = sum(len(split.labels) for split in source.splits.values())
+    prepare.import_tfds()
     with progress_bar(console) as bar:
         task = bar.add_task(f"preparing {total} images", total=total)
         update = lambda done: bar.update(task, completed=done)
-        manifest = prepare.prepare(source, data_dir, options, settings=settings, progress=update)
+        manifest = prepare.prepare(
+            source, data_dir, options, settings=settings, progress=update, report_slow=_slow_reporter(console)
+        )
     for split, metadata in manifest["splits"].items():
         console.print(f"{split}: {metadata['examples']} images in {len(metadata['shards'])} shards", markup=False)
         _print_skipped([(each["name"], each["reason"]) for each in metadata["skipped"]], split, console)
@@ -203,6 +206,16 @@ def progress_bar(console: rich.console.Console | None) -> rich.progress.Progress
     return rich.progress.Progress(*columns, console=console, transient=True, disable=console is None)
 
 
+def _slow_reporter(console):
+    """Returns the function that prints a line about a photograph that took long to read."""
+
+    def report(name, seconds):
+        if console:
+            console.print(f"warning: {name} took {seconds:.0f} s to read", markup=False)
+
+    return report
+
+
 def _print_skipped(skipped, split, console):
     """Prints a warning about unreadable files, pairs of name and reason."""
     if skipped:
@@ -238,6 +251,7 @@ def load_data(
                 cache=run_config.cache,
                 collect_statistics=split == "train" and image_statistics is None,
                 progress=lambda done, bar=bar, task=task: bar.update(task, completed=done),
+                report_slow=_slow_reporter(console),
             )
         console.print(f"{split}: {len(loaded.examples)} images of {len(source.class_names)} classes", markup=False)
         _print_skipped(loaded.skipped, split, console)

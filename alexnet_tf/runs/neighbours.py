@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from alexnet_tf import config
 from alexnet_tf.data import augmentation
+from alexnet_tf.data import examples
 from alexnet_tf.data import pipeline
 from alexnet_tf.data import sources
 from alexnet_tf.data import statistics
@@ -146,7 +147,7 @@ def _index(run, split, index_dir, dtype, console):
 def _build_index(run, split, directory, dtype, console):
     data = dataset.load_data(run.config, run.source, [split], run.image_statistics, console)
     images = _images(data, split)
-    with dataset.progress_bar(console) as bar:
+    with dataset.progress_bar(console) as bar, examples.naming_unreadable(data.examples[split]):
         task = bar.add_task(f"features of {len(images.labels)} {split} images", total=len(images.labels))
         batches = pipeline.evaluation_batches(data.examples[split], batch_size=dataset.EVALUATION_BATCH_SIZE)
         feature_index.write(
@@ -233,9 +234,12 @@ def query(
     console = output.Console()
     _check_outputs(json_path, figure_path)
     nearest.choose_method(method, 0)
+    # Raises for bad files before the run and its data are opened, which may take a minute.
+    image_size = restore.read_config(workdir, source, data_dir).image_size
+    loaded = queries.load_files(request, image_size)
     run = open_run(workdir, source=source, data_dir=data_dir, log=dataset.logger(console))
-    # Raises for bad queries before an index is built, which may take hours.
-    loaded = queries.load(run.source, request, run.config.image_size)
+    # Raises for bad indices before an index is built, which may take hours.
+    loaded += queries.load_from_split(run.source, request, image_size)
     if figure_path and len(loaded) > MAX_ROWS:
         raise ValueError(f"Expected at most {MAX_ROWS} queries in a figure. Received: {len(loaded)}")
     index = _index(run, index_split, index_dir, dtype, console)

@@ -40,23 +40,35 @@ def check_split(source: sources.Source, split: str) -> None:
         raise ValueError(f"Expected split to be one of {', '.join(source.splits)}. Received: {split}")
 
 
-def load(source: sources.Source, request: Queries, image_size: int) -> list[Query]:
-    """Reads the images of all queries.
+def load_files(request: Queries, image_size: int) -> list[Query]:
+    """Reads the queries that are image files.
 
     Args:
-      source: the data set.
       request: the queries.
       image_size: side of the square images that the network is evaluated on.
 
     Raises:
-      ValueError: if there is no query, an index is outside its split, or an image cannot be read.
+      ValueError: if there is no query, or an image cannot be read.
     """
-    loaded = [Query(str(path), _read_file(path, image_size)) for path in request.images]
-    if not request.indices and not request.random:
-        if not loaded:
-            raise ValueError("Expected at least one query. Received: none")
-        return loaded
+    if not (request.images or request.indices or request.random):
+        raise ValueError("Expected at least one query. Received: none")
+    return [Query(str(path), _read_file(path, image_size)) for path in request.images]
+
+
+def load_from_split(source: sources.Source, request: Queries, image_size: int) -> list[Query]:
+    """Reads the queries that are images of a split.
+
+    Args:
+      source: the data set.
+      request, image_size: as of `load_files`.
+
+    Raises:
+      ValueError: if an index is outside its split, or an image cannot be read.
+    """
+    if not (request.indices or request.random):
+        return []
     check_split(source, request.split)
+    loaded = []
     part = source.splits[request.split]
     count = len(part.labels)
     for place in request.indices:

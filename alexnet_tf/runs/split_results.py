@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from alexnet_tf import config
 from alexnet_tf.data import augmentation
+from alexnet_tf.data import examples
 from alexnet_tf.data import pipeline
 from alexnet_tf.evaluation import errors
 from alexnet_tf.runs import dataset
@@ -101,15 +102,16 @@ def evaluate_distributed(
     Returns:
       From each view set to the errors on all images, the same in every process.
     """
-    examples = data.examples[split]
-    return errors.evaluate(
-        probabilities,
-        pipeline.evaluation_batches(examples, batch_size=dataset.EVALUATION_BATCH_SIZE, worker=processes.worker),
-        views=views,
-        num_classes=len(data.source.class_names),
-        num_examples=len(examples),
-        reduce_sum=processes.sum,
-    )
+    images = data.examples[split]
+    with examples.naming_unreadable(images):
+        return errors.evaluate(
+            probabilities,
+            pipeline.evaluation_batches(images, batch_size=dataset.EVALUATION_BATCH_SIZE, worker=processes.worker),
+            views=views,
+            num_classes=len(data.source.class_names),
+            num_examples=len(images),
+            reduce_sum=processes.sum,
+        )
 
 
 def ten_views_function(
@@ -181,15 +183,15 @@ def collect(
     Returns:
       From each view set to float32 ``[images, classes]``, and the labels, int64 ``[images]``.
     """
-    examples = data.examples[split]
-    with dataset.progress_bar(console) as bar:
-        task = bar.add_task(f"evaluating {len(examples)} {split} images{suffix}", total=len(examples))
+    images = data.examples[split]
+    with dataset.progress_bar(console) as bar, examples.naming_unreadable(images):
+        task = bar.add_task(f"evaluating {len(images)} {split} images{suffix}", total=len(images))
         return errors.collect(
             probabilities,
-            pipeline.evaluation_batches(examples, batch_size=dataset.EVALUATION_BATCH_SIZE),
+            pipeline.evaluation_batches(images, batch_size=dataset.EVALUATION_BATCH_SIZE),
             views=VIEWS,
             num_classes=len(data.source.class_names),
-            num_examples=len(examples),
+            num_examples=len(images),
             progress=lambda done: bar.update(task, completed=done),
         )
 

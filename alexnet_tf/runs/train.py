@@ -27,6 +27,7 @@ import rich.console
 from alexnet_tf import config
 from alexnet_tf import flagfiles
 from alexnet_tf.data import augmentation
+from alexnet_tf.data import examples
 from alexnet_tf.data import pipeline
 from alexnet_tf.data import sampling
 from alexnet_tf.data import service
@@ -267,6 +268,7 @@ def _train_steps(run, profile_steps, stop):
         own_actions = _actions(run, terminal, latest, stop)
         if processes.is_chief:
             stack.enter_context(diagnosis.divergence_recorded(run.workdir, run.steps_per_epoch))
+        stack.enter_context(examples.naming_unreadable(run.data.examples["train"]))
         return loop.train(
             run.trainer,
             latest,

@@ -60,8 +60,8 @@ def classify_files(backend: Backend, paths: Iterable[str | os.PathLike], batch_s
 
     Args:
       backend: the network to query.
-      paths: paths of JPEG or PNG files. They are read as predictions are consumed: memory holds the files of one
-        request, at most 64 MiB, and one more.
+      paths: paths of JPEG, PNG, GIF, BMP or WebP files. They are read as predictions are consumed: memory holds the
+        files of one request, at most 64 MiB, and one more.
       batch_size: maximum number of images per request.
 
     Yields:

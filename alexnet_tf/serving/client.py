@@ -1,7 +1,7 @@
 """Clients of an exported network: `SavedModel` in this process, `Grpc` and `Rest` for a server.
 
-All three have the method `predict`, which takes encoded JPEG or PNG images and returns the outputs of a signature by
-name. They return the same outputs.
+All three have the method `predict`, which takes encoded images (JPEG, PNG, GIF, BMP or WebP) and returns the outputs of
+a signature by name. They return the same outputs.
 """
 
 import base64
@@ -94,7 +94,7 @@ class SavedModel(_Closable):
         """Runs a signature.
 
         Args:
-          images: encoded JPEG or PNG images.
+          images: encoded images.
           signature: name of a signature whose only input is `image_bytes`.
 
         Returns:

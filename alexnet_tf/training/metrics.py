@@ -69,7 +69,7 @@ class Writer:
 
     def write(self, **record: Any) -> None:
         """Appends a record."""
-        with open(self._path, "a", encoding="utf-8") as file:
+        with files.named_if_full(self._path), open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
     def __call__(self, progress) -> None:

@@ -1,5 +1,6 @@
 """Loading a split: skipped photographs, image sizes, caching in memory."""
 
+import time
 import types
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import small_examples
 import tensorflow as tf
 
+from alexnet_tf.data import examples
 from alexnet_tf.data import loading
 from alexnet_tf.data import photograph
 from alexnet_tf.data import pipeline
@@ -61,9 +63,9 @@ def test_unreadable_photographs_are_skipped_and_named(tmp_path, cache):
 
     reasons = dict(skipped)
     assert list(reasons) == ["1.jpg", "4.jpg", "6.jpg", "8.jpg"]
-    assert reasons["1.jpg"].startswith("Unknown image file format")
+    assert reasons["1.jpg"].startswith("Expected a JPEG, PNG, GIF, BMP or WebP. Received: ")
     assert reasons["4.jpg"].startswith("jpeg::Uncompress failed")
-    assert reasons["6.jpg"] == "Input is empty."
+    assert reasons["6.jpg"] == "Expected a JPEG, PNG, GIF, BMP or WebP. Received: an empty file"
     assert "No such file" in reasons["8.jpg"]
     for reason in reasons.values():
         assert "\n" not in reason
@@ -85,9 +87,67 @@ def test_progress_is_reported_until_the_end(tmp_path):
     assert reported[-1] == 9
 
 
+def test_slow_photographs_are_named(tmp_path, monkeypatch):
+    split = photographs(tmp_path)
+    reported = []
+    loading.load(split, report_slow=lambda *each: reported.append(each))
+    assert not reported
+    # Some take longer than others.
+    monkeypatch.setattr(loading, "SLOW_SECONDS", -1.0)
+    _, skipped, _ = loading.load(split, report_slow=lambda *each: reported.append(each))
+    assert [name for name, _ in reported] == [f"{number}.jpg" for number in (0, 2, 3, 5, 7)]
+    assert all(0 <= seconds < 60 for _, seconds in reported)
+    assert all(each.reason.endswith(" s)") for each in skipped)
+
+
+def test_a_slow_photograph_takes_as_long_as_it_is_reported_to(monkeypatch):
+    monkeypatch.setattr(loading, "SLOW_SECONDS", 0.5)
+
+    def slow(index):
+        time.sleep(1.0 if index == 3 else 0.0)
+        return index
+
+    def read(index):
+        return small_examples.coded_image(tf.numpy_function(slow, [index], tf.int64))
+
+    reported = []
+    loading.load(sources.Split(np.arange(8), read, str), report_slow=lambda *each: reported.append(each))
+    ((name, seconds),) = reported
+    assert name == "3" and 1 <= seconds < 1.5
+
+
+@pytest.mark.parametrize("damage", ["text", "cut", "removed", "folder"])
+def test_a_photograph_that_goes_bad_after_it_was_read_is_named(tmp_path, damage):
+    split = photographs(tmp_path)
+    data, _, _ = loading.load(split, cache="none")
+    path = tmp_path / "5.jpg"
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "folder":
+        path.mkdir()
+    elif damage != "removed":
+        path.write_bytes(b"no photograph" if damage == "text" else content[:5000])
+    for read in (
+        small_examples.read_all,
+        lambda data: small_examples.sampled(data, batch_size=2, steps=6),
+        lambda data: data.images([0, 3, 4]),
+    ):
+        with pytest.raises(ValueError, match=r"to stay readable\. Received: 5\.jpg \(.+\); restore it") as caught:
+            with examples.naming_unreadable(data):
+                read(data)
+        assert "\n" not in str(caught.value)
+
+
+def test_other_errors_than_of_photographs_are_unchanged(tmp_path):
+    data, _, _ = loading.load(photographs(tmp_path), cache="none")
+    for error in (tf.errors.InvalidArgumentError(None, None, "other"), tf.errors.UnavailableError(None, None, "lost")):
+        with pytest.raises(type(error)), examples.naming_unreadable(data):
+            raise error
+
+
 def test_no_readable_photograph_raises(tmp_path):
     split = photographs(tmp_path)
-    with pytest.raises(ValueError, match=r"Received: 3 unreadable files, the first 1.jpg \(Unknown image file format"):
+    with pytest.raises(ValueError, match=r"Received: 3 unreadable files, the first 1.jpg \(Expected a JPEG, PNG"):
         loading.load(sources.subset(split, np.array([1, 4, 6])))
 
 

@@ -9,6 +9,7 @@ import PIL.ImageOps
 import pytest
 import tensorflow as tf
 
+from alexnet_tf.data import orientation
 from alexnet_tf.data import photograph
 
 ORIENTATION = 0x0112
@@ -136,19 +137,19 @@ def test_sixteen_bits_become_eight():
 
 
 @pytest.mark.parametrize("endian", ["<", ">"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_orientation_is_applied_as_pillow_does(orientation, endian):
+@pytest.mark.parametrize("value", range(1, 9))
+def test_orientation_is_applied_as_pillow_does(value, endian):
     exif = PIL.Image.Exif()
     exif.endian = endian
-    exif[ORIENTATION] = orientation
+    exif[ORIENTATION] = value
     # Tags before and after it.
     exif[0x010F] = "A maker of cameras"
     exif[0x0132] = "2012:12:03 12:00:00"
     encoded = pictures.encode(pictures.noise(24, 40), "JPEG", exif=exif)
-    assert PIL.Image.open(io.BytesIO(encoded)).getexif()[ORIENTATION] == orientation
-    assert photograph.exif_orientation(encoded) == orientation
+    assert PIL.Image.open(io.BytesIO(encoded)).getexif()[ORIENTATION] == value
+    assert orientation.declared(encoded) == value
     stored = PIL.Image.fromarray(tf.io.decode_jpeg(encoded).numpy())
-    stored.getexif()[ORIENTATION] = orientation
+    stored.getexif()[ORIENTATION] = value
     np.testing.assert_array_equal(photograph.decode(encoded), PIL.ImageOps.exif_transpose(stored))
 
 
@@ -164,8 +165,7 @@ def with_orientation(value, endian="<", maker=""):
 def test_wrong_byte_order_is_not_an_orientation():
     decoy = "\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06"
     assert (
-        photograph.exif_orientation(pictures.encode(pictures.noise(8, 8), "JPEG", exif=with_orientation(3, "<", decoy)))
-        == 3
+        orientation.declared(pictures.encode(pictures.noise(8, 8), "JPEG", exif=with_orientation(3, "<", decoy))) == 3
     )
 
 
@@ -177,16 +177,17 @@ def test_wrong_byte_order_is_not_an_orientation():
         pictures.encode(pictures.noise(8, 8), "JPEG", exif=with_orientation(9)),
         pictures.encode(pictures.noise(8, 8), "JPEG", exif=with_orientation(6))[:30],
         pictures.encode(pictures.noise(8, 8), "PNG"),
-        pictures.encode(pictures.noise(8, 8), "PNG", exif=with_orientation(6)),
+        pictures.encode(pictures.noise(8, 8), "GIF"),
+        pictures.encode(pictures.noise(8, 8), "BMP"),
         b"Exif\x00\x00II",
         b"\xff\xd8",
         b"\xff",
         b"",
     ],
-    ids=["none", "0", "9", "cut", "png", "png with exif", "no jpeg", "two bytes", "one byte", "empty"],
+    ids=["none", "0", "9", "cut", "png", "gif", "bmp", "no jpeg", "two bytes", "one byte", "empty"],
 )
 def test_file_without_orientation_is_upright(encoded):
-    assert photograph.exif_orientation(encoded) == 1
+    assert orientation.declared(encoded) == 1
 
 
 def test_orientation_is_applied_before_cropping():

@@ -19,6 +19,7 @@ import tensorflow_datasets as tfds
 
 from alexnet_tf.data import draws
 from alexnet_tf.data import image_records
+from alexnet_tf.data import loading
 from alexnet_tf.data import photograph
 from alexnet_tf.data import prepare
 from alexnet_tf.data import prepared
@@ -29,8 +30,8 @@ from alexnet_tf.data import statistics
 OPTIONS = prepare.Options(shard_examples=4)
 BAD = {
     "train/dog/cut.jpg": "jpeg::Uncompress",
-    "train/dog/empty.jpg": "Input is empty.",
-    "train/cat/text.jpg": "Unknown",
+    "train/dog/empty.jpg": "Expected a JPEG, PNG, GIF, BMP or WebP. Received: an empty file",
+    "train/cat/text.jpg": "Expected a JPEG, PNG, GIF, BMP or WebP. Received: ",
 }
 CLASSES = ("cat", "dog")
 
@@ -348,9 +349,19 @@ def test_split_without_a_readable_photograph_raises(few, tmp_path, split):
         assert message.startswith(
             f"Expected at least one readable image. Received: 2 unreadable files for {split}, the first photograph"
         )
-        assert "Unknown image file format" in message
+        assert "(Expected a JPEG, PNG, GIF, BMP or WebP. Received: 13 bytes of another format)" in message
         assert "\n" not in message
         assert not (tmp_path / "data" / prepared.MANIFEST).exists()
+
+
+def test_slow_photographs_are_reported_by_name(few, tmp_path, monkeypatch):
+    reported = []
+    monkeypatch.setattr(loading, "SLOW_SECONDS", -1.0)
+    prepare.prepare(
+        few, tmp_path / "data", prepare.Options(shard_examples=1), report_slow=lambda *each: reported.append(each)
+    )
+    names = {split.name_of(index) for split in few.splits.values() for index in range(len(split.labels))}
+    assert {name for name, _ in reported} == names
 
 
 @pytest.mark.parametrize("call", [0, 2, 4])

@@ -270,7 +270,11 @@ def test_loaded_model_returns_the_same_outputs(loaded, served, photographs):
     np.testing.assert_allclose(outputs["probabilities"][:2], expected["probabilities"], atol=1e-6)
     assert small.strings(outputs["classes"][:2]) == small.strings(expected["classes"])
     assert set(small.strings(outputs["classes"][:2])) == set(small.CLASS_NAMES)
-    assert small.strings(outputs["errors"]) == ["", "", "Expected a JPEG or PNG. Received: 3 bytes of another format"]
+    assert small.strings(outputs["errors"]) == [
+        "",
+        "",
+        "Expected a JPEG, PNG, GIF, BMP or WebP. Received: 3 bytes of another format",
+    ]
     np.testing.assert_allclose(
         loaded["features"](image_bytes=tf.constant(files))["features"],
         served.features(tf.constant(files))["features"],
@@ -364,7 +368,7 @@ def test_c_api_returns_the_error_of_a_bad_file(c_program, meta_graph, version, t
     path = tmp_path / "bad"
     path.write_bytes(small.damaged())
     (line,) = run_c(c_program, meta_graph, version, "serving_default", path, 0, 0, ["errors"])
-    assert line.startswith("Expected a complete JPEG or PNG. Received: ")
+    assert line.startswith("Expected a complete JPEG, PNG, GIF, BMP or WebP. Received: ")
 
 
 def test_saved_model_runs_without_this_package(version, photographs, pictures, tmp_path):

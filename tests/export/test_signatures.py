@@ -4,6 +4,7 @@ import functools
 import resource
 
 import numpy as np
+import oriented
 import pytest
 import serving_models as small
 import tensorflow as tf
@@ -20,22 +21,28 @@ GOOD = [
     small.encoded(small.pixels(3, 2, seed=4), "PNG"),
     small.encoded(small.pixels(64, 48, seed=5), progressive=True),
     small.encoded(small.pixels(30, 60, seed=6, channels=4), "PNG"),
+    small.encoded(small.pixels(30, 60, seed=7), "GIF"),
+    small.encoded(small.pixels(30, 60, seed=8), "BMP"),
+    small.encoded(small.pixels(30, 60, seed=9), "WEBP"),
 ]
 BAD = {
-    "nothing": (b"", "Expected a JPEG or PNG. Received: 0 bytes of another format"),
-    "text": (b"hello", "Expected a JPEG or PNG. Received: 5 bytes of another format"),
-    "start alone": (b"\xff\xd8\xff", "Expected a complete JPEG or PNG. Received: 3 bytes that cannot be decoded"),
+    "nothing": (b"", "Expected a JPEG, PNG, GIF, BMP or WebP. Received: an empty file"),
+    "text": (b"hello", "Expected a JPEG, PNG, GIF, BMP or WebP. Received: 5 bytes of another format"),
+    "start alone": (
+        b"\xff\xd8\xff",
+        "Expected a complete JPEG, PNG, GIF, BMP or WebP. Received: 3 bytes that cannot be decoded",
+    ),
     "start of a PNG": (
         b"\x89PNG\r\n\x1a\n",
-        "Expected a complete JPEG or PNG. Received: 8 bytes that cannot be decoded",
+        "Expected a complete JPEG, PNG, GIF, BMP or WebP. Received: 8 bytes that cannot be decoded",
     ),
     "no head": (
         b"\x89PNG\r\n\x1a\n" + bytes(40),
-        "Expected a complete JPEG or PNG. Received: 48 bytes that cannot be decoded",
+        "Expected a complete JPEG, PNG, GIF, BMP or WebP. Received: 48 bytes that cannot be decoded",
     ),
     "half a JPEG": (small.damaged(), None),
     "half a PNG": (small.damaged("PNG"), None),
-    "another format": (small.encoded(small.pixels(), "GIF"), None),
+    "another format": (small.encoded(small.pixels(), "TIFF"), None),
     "large JPEG": (
         small.jpeg_declaring(65500, 65000),
         "Expected an image of at most 100000000 pixels. Received: 65000 x 65500",
@@ -88,6 +95,18 @@ def test_images_are_decoded_as_in_training(images):
     decoded, errors = decode(GOOD)
     assert small.strings(errors) == [""] * len(GOOD)
     np.testing.assert_array_equal(decoded, images)
+
+
+def test_images_are_turned_and_refused_as_in_training():
+    files = [*oriented.FILES.values(), b"\xff\x0a" + bytes(80), small.encoded(small.pixels(), "TIFF")]
+    decoded, errors = decode(files)
+    for image, error, file in zip(decoded, small.strings(errors), files, strict=True):
+        try:
+            expected, reason = photograph.decode_to_square(tf.constant(file), small.IMAGE_SIZE), ""
+        except tf.errors.InvalidArgumentError as refusal:
+            expected, reason = tf.zeros_like(image), refusal.message
+        np.testing.assert_array_equal(image, expected)
+        assert error == reason
 
 
 @pytest.mark.parametrize("name", BAD)

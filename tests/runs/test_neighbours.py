@@ -237,6 +237,16 @@ def test_invalid_requests_are_rejected_before_an_index_is_built(run, requested, 
     assert not pathlib.Path(run, "neighbours").exists()
 
 
+@pytest.mark.parametrize("name", ["missing.png", "text.png", "folder.png"])
+def test_files_that_cannot_be_read_are_rejected_before_the_run_is_opened(run, tmp_path, monkeypatch, name):
+    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "folder.png").mkdir()
+    monkeypatch.setattr(neighbours, "open_run", lambda *arguments, **options: pytest.fail("the run was opened"))
+    with pytest.raises(ValueError, match=f"^Expected an image in .*{name}. Received: ") as caught:
+        neighbours.query(run, queries.Queries((str(tmp_path / name),), indices=(0,)))
+    assert "\n" not in str(caught.value)
+
+
 def test_more_neighbors_than_images_are_rejected(same_run):
     with pytest.raises(ValueError, match="^Expected k to be from 1 to 23, the number of images. Received: 24$"):
         neighbours.query(same_run, queries.Queries(random=1), k=24)

@@ -1,5 +1,6 @@
 """Atomic writes, locks, and JSON files."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -35,6 +36,22 @@ def test_atomic_write_keeps_the_old_file_after_an_error(tmp_path, error):
         raise error
     assert (tmp_path / "file").read_text() == "old"
     assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("mode, content", [("w", "x" * 1000), ("wb", bytes(100_000))])
+def test_a_full_disk_is_reported_with_the_name_of_the_file(tmp_path, mode, content):
+    path = tmp_path / "file"
+    with full_disk.full_disk(10), pytest.raises(OSError, match=f"{path}'$"), files.atomic_write(path, mode) as file:
+        file.write(content)
+    assert not os.listdir(tmp_path)
+
+
+def test_other_errors_of_a_write_keep_their_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="other'$"), files.atomic_write(tmp_path / "file"):
+        open(tmp_path / "other")
+    with pytest.raises(OSError) as caught, files.atomic_write(tmp_path / "file"):
+        raise OSError(errno.EIO, "Input/output error")
+    assert caught.value.filename is None
 
 
 def test_lock_is_exclusive_and_released(tmp_path):
