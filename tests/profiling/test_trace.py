@@ -151,7 +151,7 @@ def test_damaged_description_is_reported_in_one_line(profiled, tmp_path):
     path = tmp_path / "host.xplane.pb"
     shutil.copy(trace.newest(directory), path)
     (tmp_path / trace.DESCRIPTION).write_text('{"conv1')
-    with pytest.raises(ValueError, match=r"^Expected JSON in \S+step\.json\. Received: "):
+    with pytest.raises(ValueError, match=r"^Expected a description of the training step in \S+step\.json\. Received: "):
         trace.read(path)
 
 
