@@ -14,13 +14,13 @@ from alexnet_tf.runs import restore
 
 @pytest.fixture(scope="module")
 def runs():
-    """The trainer and its losses of ten steps on one batch, for each precision."""
+    """The trainer and its losses of twenty steps on one batch, for each precision."""
     found = {}
     for precision in ("float32", "bfloat16"):
         run_config = dataclasses.replace(small_steps.CONFIG, precision=precision)
         trainer = builders.build_trainer(run_config, builders.build_model(run_config, 10), small_steps.BLANK)
         same, rates = small_steps.batch(run_config.batch_size), builders.initial_rates(run_config)
-        found[precision] = trainer, [float(trainer.step(same, rates).loss) for _ in range(10)]
+        found[precision] = trainer, [float(trainer.step(same, rates).loss) for _ in range(20)]
     return found
 
 
