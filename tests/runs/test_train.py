@@ -229,7 +229,7 @@ def test_the_test_set_is_monitored_without_a_validation_set(small_folder, tmp_pa
     watched = [line for line in said.splitlines() if line.startswith("epoch ")]
     assert len(watched) == 4 and all(", test loss " in line for line in watched)
     # The last evaluation of the monitored split equals the final one.
-    last = [record for record in records(run) if record["kind"] == "test"][-1]
+    last = [record for record in records(run) if record["kind"] == "validation"][-1]
     for name in ("loss", "top1_error", "num_examples"):
         assert last[name] == pytest.approx(tested["center_crop"][name], rel=1e-6)
     assert 0.01 < tested["center_crop"]["loss"] != tested["ten_views"]["loss"]  # of the mirror images too
