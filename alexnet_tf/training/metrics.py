@@ -29,12 +29,13 @@ _KINDS = {
 }
 
 _ERRORS = schema.Object(
+    {},
     {
         "num_examples": schema.Number(low=1, integer=True),
+        "loss": schema.Number(),
         "top1_error": _FRACTION,
         "top5_error": schema.Nullable(_FRACTION),
     },
-    {"loss": schema.Number()},
 )
 # The errors on a split with each set of views, in the spelling of version 0.1 too.
 SECTION = schema.Object(

@@ -194,7 +194,7 @@ def spoil(run, name, content=None):
         ("statistics.npz", b"x", "Expected statistics of a training set in "),
         ("checkpoints", None, "Expected a checkpoint in "),
         ("checkpoints/ckpt-7.index", b"x", "Expected a checkpoint of a run. Received: "),
-        ("train.json", b"{", "Expected JSON in "),
+        ("train.json", b"{", "Expected the errors of a run in "),
     ],
 )
 def test_an_incomplete_run_is_rejected(tmp_path, name, content, message):

@@ -169,7 +169,7 @@ def test_an_index_of_another_run_or_split_is_kept(run, folder, tmp_path):
     with pytest.raises(ValueError, match="to have test images and .* Received: train images"):
         neighbours.index_run(run, "test", index_dir=directory)
     (directory / "images.json").write_text("{")
-    with pytest.raises(ValueError, match="^Expected JSON in .*images.json. Received: "):
+    with pytest.raises(ValueError, match="^Expected the images of an index in .*images.json. Received: "):
         neighbours.index_run(run, index_dir=directory)
 
 
