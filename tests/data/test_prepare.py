@@ -260,7 +260,14 @@ def test_manifest_has_the_right_counts(source, finished):
             assert shard["sha256"] == hashlib.sha256(content).hexdigest()
             assert shard["bytes"] == len(content)
             assert shard["examples"] == len(list(tf.data.TFRecordDataset(str(path))))
-    assert sorted(manifest["files"]) == ["classes.json", "records.npz", "statistics.npz"]
+    assert sorted(manifest["files"]) == [
+        "classes.json",
+        "dataset_info.json",
+        "features.json",
+        "label.labels.txt",
+        "records.npz",
+        "statistics.npz",
+    ]
     for name, digest in manifest["files"].items():
         assert digest == hashlib.sha256((finished / name).read_bytes()).hexdigest()
 
