@@ -178,7 +178,11 @@ def _result(run, run_files, workdir):
 
 def overrides(run_config: config.Config, written: config.Config) -> dict[str, Any]:
     """Returns the values of a configuration that differ from those written in the flagfile."""
-    return {name: getattr(run_config, name) for name in headers.differing_fields(run_config, written)}
+    names = headers.differing_fields(run_config, written)
+    if written.split_rule == "auto":
+        # A run replaces it with the rule that it uses.
+        names = [name for name in names if name != "split_rule"]
+    return {name: getattr(run_config, name) for name in names}
 
 
 def _source_kind(run_config):
