@@ -139,7 +139,7 @@ def _difference_to_base(group, ours, by_seed, directories):
 
 
 def _num_evaluated(result):
-    """Returns the number of evaluated images by split, which tells data sets apart."""
+    """Returns the number of evaluated images by split, which distinguishes data sets."""
     return {split: count for split, count in result["data"]["images"].items() if split != "train"}
 
 

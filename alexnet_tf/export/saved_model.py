@@ -47,7 +47,7 @@ def export(
     """Writes the next version of a served model, and the deployment files next to the versions.
 
     The version is written to a temporary directory and renamed at the end, so an interrupted export never leaves a
-    version behind.
+    partial version.
 
     Args:
       network: a functional model from float32 ``[batch, crop_size, crop_size, 3]`` to logits, built with

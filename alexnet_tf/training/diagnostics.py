@@ -1,4 +1,4 @@
-"""Rules that tell a run that failed to learn from one that learned, each from a few numbers of the run.
+"""Rules that recognize a run that failed to learn, each from a few numbers of the run.
 
 Each rule returns a warning, one line without a final period that says what was found and what to do, or None.
 """
