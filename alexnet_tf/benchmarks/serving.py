@@ -153,7 +153,7 @@ def _latencies(address, requests):
         rates[f"{clients} clients"] = [len(seconds) / (time.perf_counter() - start)]
         for percentile in (50, 95, 99):
             value = 1000 * float(np.percentile(seconds, percentile))
-            values.append(measuring.Value(f"latency, {clients} clients, {percentile} %", value, "ms"))
+            values.append(measuring.Value(f"latency, {clients} clients, {percentile}%", value, "ms"))
     return rates, values
 
 

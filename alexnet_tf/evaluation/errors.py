@@ -287,7 +287,7 @@ def worst_confusions(
 
 def percent(fraction: float | None) -> str:
     """Formats a fraction in [0, 1] as a percentage, None as a dash."""
-    return "-" if fraction is None else f"{100 * fraction:.2f} %"
+    return "-" if fraction is None else f"{100 * fraction:.2f}%"
 
 
 def table(results: Mapping[str, Errors], majority: float) -> str:

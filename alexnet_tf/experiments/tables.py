@@ -254,4 +254,4 @@ def threshold_epochs(statuses: Collection[runner.RunStatus], threshold: float) -
         else:
             when = f"after {_spread([[each] for each in epochs])} epochs"
         lines.append(f"- {name}: {when}")
-    return "\n".join(["", f"{100 * threshold:g} % training error:", "", *lines, ""]) if lines else ""
+    return "\n".join(["", f"{100 * threshold:g}% training error:", "", *lines, ""]) if lines else ""

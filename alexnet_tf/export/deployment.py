@@ -76,7 +76,7 @@ classes, scores, errors = (tf.make_ndarray(response.outputs[name])[0] for name i
 if errors:
     sys.exit(f"{path}: {errors.decode()}")
 for name, score in zip(classes, scores):
-    print(f"{100 * score:6.2f} %  {name.decode()}")
+    print(f"{100 * score:6.2f}%  {name.decode()}")
 '''
 
 _README = """\

@@ -167,7 +167,7 @@ def _work_in(pieces, within, tower):
             what = " ".join(_stage(piece)).strip()
             times[what] = times.get(what, 0.0) + intervals.total_length(intervals.intersect(inside, within))
     what, time = max(times.items(), key=lambda each: each[1])
-    return f"{what} ({100 * time / (sum(times.values()) or 1):.0f} % of that time)"
+    return f"{what} ({100 * time / (sum(times.values()) or 1):.0f}% of that time)"
 
 
 def _stage(piece):
@@ -188,7 +188,7 @@ def _advice(pieces, stage, phase, is_wanted):
         if is_wanted(piece):
             kinds[piece.kind] = kinds.get(piece.kind, 0.0) + intervals.total_length(inside)
     kind, time = max(kinds.items(), key=lambda each: each[1])
-    what = f"{100 * time / (sum(kinds.values()) or 1):.0f} % of it {kind}"
+    what = f"{100 * time / (sum(kinds.values()) or 1):.0f}% of it {kind}"
     if operation_names.is_product(kind):
         return f"{what}: arithmetic; try --precision=bfloat16 if the machine supports it (tools/benchmark.py --rows=P7)"
     if stage.startswith("norm"):
@@ -213,7 +213,7 @@ def to_text(measured: dict[str, Any]) -> str:
         "What to fix first (share of the step in which it happens):",
     ]
     for number, finding in enumerate(measured["findings"], 1):
-        lines.append(f"{number}. {100 * finding['share']:5.1f} %  {finding['what']}")
+        lines.append(f"{number}. {100 * finding['share']:5.1f}%  {finding['what']}")
         lines += textwrap.wrap(finding["advice"], 108, initial_indent=12 * " ", subsequent_indent=12 * " ")
     return "\n".join(lines)
 
@@ -235,15 +235,15 @@ def _layer_table(times):
     lines = [f"{'ms per step, sum of all threads':<34}{'forward':>10}{'backward':>10}{'neither':>10}{'share':>9}"]
     for name, row in table:
         cells = "".join(f"{time:>10.2f}" if time else f"{'':>10}" for time in row.values())
-        lines.append(f"{name:<34}{cells}{100 * sum(row.values()) / total:>7.1f} %")
+        lines.append(f"{name:<34}{cells}{100 * sum(row.values()) / total:>7.1f}%")
     return lines
 
 
 def _input_lines(waiting):
     return [
-        f"Input: the loop waits {waiting['ms']:.2f} ms per step for its batch; {100 * waiting['share']:.1f} % of the "
+        f"Input: the loop waits {waiting['ms']:.2f} ms per step for its batch; {100 * waiting['share']:.1f}% of the "
         "step without any operation running:",
-        f"          {waiting['verdict']} (moderately from {100 * MODERATE:.0f} %, highly from {100 * HIGH:.0f} %)",
+        f"          {waiting['verdict']} (moderately from {100 * MODERATE:.0f}%, highly from {100 * HIGH:.0f}%)",
     ]
 
 
@@ -252,7 +252,7 @@ def _tower_lines(towers):
         return ["Towers: one"]
     return [
         f"Towers: a is busy {towers['a_ms']:.2f} ms per step, b {towers['b_ms']:.2f} ms, both at once "
-        f"{towers['both_ms']:.2f} ms: overlap {100 * towers['overlap']:.1f} % of the less busy one"
+        f"{towers['both_ms']:.2f} ms: overlap {100 * towers['overlap']:.1f}% of the less busy one"
     ]
 
 

@@ -156,7 +156,7 @@ def table(report: PlacementReport, *, exclude: tuple[str, ...] = ("fc8",)) -> st
 def _work_lines(report, cases):
     def row(title, quantity, style, scale=1, **only):
         values = [total(report, quantity, device=device, **only) / scale for device in report.devices]
-        cells = (f"{value:>12{style}}{100 * value / (sum(values) or 1):>6.1f} %" for value in values)
+        cells = (f"{value:>12{style}}{100 * value / (sum(values) or 1):>6.1f}%" for value in values)
         return f"{title:<34}" + "".join(cells)
 
     yield f"{'Work':<34}" + "".join(f"{device:>20}" for device in report.devices)

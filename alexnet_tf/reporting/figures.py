@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alexnet_tf.reporting import pages
 from alexnet_tf.utils import files
 
 if TYPE_CHECKING:
@@ -250,7 +249,7 @@ def gallery(images: Sequence[np.ndarray], captions: Sequence[str], *, columns: i
         panel.set_axis_off()
     for panel, image, caption in zip(panels.flat, images, captions):
         panel.imshow(image)
-        text = "\n".join(textwrap.fill(pages.unbroken(line), _MAX_LINE) for line in caption.split("\n"))
+        text = "\n".join(textwrap.fill(line, _MAX_LINE) for line in caption.split("\n"))
         panel.text(0.5, -0.03, text, fontsize=8, ha="center", va="top", parse_math=False, transform=panel.transAxes)
     return figure
 

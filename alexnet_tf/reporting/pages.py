@@ -2,7 +2,6 @@
 
 import base64
 import os
-import re
 from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
@@ -23,7 +22,6 @@ th, td { padding: 0.25rem 0.7rem; border-bottom: 1px solid #8884; text-align: le
 pre { overflow-x: auto; padding: 0.7rem; background: #8882; font-size: 0.85rem; }
 """
 # The space of a percentage.
-_BEFORE_PERCENT = re.compile(r"(?<=\d) (?=%)")
 
 
 class Heading(NamedTuple):
@@ -87,11 +85,6 @@ def _block_to_markdown(block):
     return escape(block.text)
 
 
-def unbroken(text: Any) -> str:
-    """Returns text whose percentages have no-break spaces, so that no line ends between a number and its "%"."""
-    return _BEFORE_PERCENT.sub("\u00a0", str(text))
-
-
 def html(title: str, blocks: Sequence[Block], directory: str | os.PathLike) -> str:
     """Returns a page in HTML that contains its pictures and style, for large and small screens.
 
@@ -112,7 +105,7 @@ def html(title: str, blocks: Sequence[Block], directory: str | os.PathLike) -> s
 
 
 def _block_to_html(block, directory):
-    escape = lambda text: escaping.for_html(unbroken(text))
+    escape = escaping.for_html
     if isinstance(block, Heading):
         return f"<h2>{escape(block.text)}</h2>"
     if isinstance(block, Table):

@@ -172,7 +172,7 @@ def _print_ensemble(members, ensemble, split, search, console):
     console.print(f"{split}: {len(members.labels)} images, each evaluated once by each member", markup=False)
     console.print(ensembles.table([*members.results, ("mean", select("mean"))], majority=majority), markup=False)
     console.print(
-        f"weights searched on {len(members.searched)} images ({100 * search['fraction']:g} % of each class, seed "
+        f"weights searched on {len(members.searched)} images ({100 * search['fraction']:g}% of each class, seed "
         f"{search['seed']}), errors on the other {len(members.held_out)}:",
         markup=False,
     )

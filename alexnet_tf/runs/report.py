@@ -131,9 +131,9 @@ def _summary(run_config, data, result, step):
     listed = ", ".join(names[:_MAX_LISTED]) + (", ..." if len(names) > _MAX_LISTED else "")
     yield pages.Paragraph(
         f"{network} was trained on {num_train:,} images of {len(names)} classes ({listed}) for "
-        f"{step * run_config.batch_size / num_train:.3g} epochs. It classifies {100 * accuracy:.1f} % of the "
+        f"{step * run_config.batch_size / num_train:.3g} epochs. It classifies {100 * accuracy:.1f}% of the "
         f"{len(result.labels):,} images of the {result.split} set correctly. Always predicting the most frequent class "
-        f"would be correct for {100 * majority:.1f} %."
+        f"would be correct for {100 * majority:.1f}%."
     )
 
 
@@ -155,7 +155,7 @@ def _errors(run_config, data, results):
     yield pages.Table(["", "images", "top-1 error", "top-5 error"], rows)
     if not recorded:
         yield pages.Paragraph(
-            "The paper's errors, 40.7 % top-1 and 18.2 % top-5, are for the 1,000 classes of ImageNet and cannot be "
+            "The paper's errors, 40.7% top-1 and 18.2% top-5, are for the 1,000 classes of ImageNet and cannot be "
             "compared with errors on this data set."
         )
 
@@ -255,7 +255,7 @@ def _confusion(workdir, result, names):
     )
     worst = errors.worst_confusions(matrix, names)
     if worst:
-        rows = [[true, predicted, count, f"{100 * fraction:.1f} %"] for true, predicted, count, fraction in worst]
+        rows = [[true, predicted, count, f"{100 * fraction:.1f}%"] for true, predicted, count, fraction in worst]
         yield pages.Table(["true class", "predicted class", "images", "share of the class"], rows)
 
 
@@ -268,8 +268,8 @@ def _hardest(workdir, result, data):
     captions, rows = [], []
     for number, place in enumerate(places, start=1):
         predicted = int(probabilities[place].argmax())
-        true = f"{100 * of_true_class[place]:.2g} %"
-        share = f"{100 * probabilities[place, predicted]:.3g} %"
+        true = f"{100 * of_true_class[place]:.2g}%"
+        share = f"{100 * probabilities[place, predicted]:.3g}%"
         captions.append(f"{number}. {names[result.labels[place]]}: {true}\npredicted {names[predicted]}: {share}")
         rows.append([number, name_of(place), names[result.labels[place]], true, names[predicted], share])
     yield pages.Heading("Hardest images")
@@ -330,7 +330,7 @@ def _cost(run_config, model, records):
 
 def _share(value):
     # Training cannot be faster than the machine, so the measured peak was too low.
-    return f"{100 * value:.0f} %" if value <= 1 else "unknown: the machine was busy when it was measured"
+    return f"{100 * value:.0f}%" if value <= 1 else "unknown: the machine was busy when it was measured"
 
 
 def _duration(seconds):

@@ -145,7 +145,7 @@ def print_result(result: SplitResult, data: dataset.Data, console: rich.console.
     console.print(errors.table(result.results, majority), markup=False)
     worst = errors.worst_confusions(result.results[result.headline].confusion, data.source.class_names)
     for true, predicted, count, fraction in worst:
-        line = f"  {true} classified as {predicted}: {count} images, {100 * fraction:.1f} % of the class"
+        line = f"  {true} classified as {predicted}: {count} images, {100 * fraction:.1f}% of the class"
         console.print(escaping.one_line(line), markup=False)
     for text in warnings(result, data.source.class_names):
         console.print(escaping.one_line(f"warning: {text}"), markup=False)

@@ -54,10 +54,10 @@ def epoch_log(
         speed = examples.sum() / sum(n / r.images_per_second for n, r in zip(examples, reports))
         writer.write(kind="validation", step=progress.step, epoch=progress.epoch, **result.to_dict())
         summaries.errors(progress.step, "validation", result.loss, result.top1_error, result.top5_error)
-        top5 = "" if result.top5_error is None else f" top-5 {100 * result.top5_error:.2f} %"
+        top5 = "" if result.top5_error is None else f" top-5 {100 * result.top5_error:.2f}%"
         terminal.print(
-            f"epoch {round(progress.epoch)}: train loss {train_loss:.4f} error {100 * train_error:.2f} %, "
-            f"{monitored} loss {result.loss:.4f} error {100 * result.top1_error:.2f} %{top5}, "
+            f"epoch {round(progress.epoch)}: train loss {train_loss:.4f} error {100 * train_error:.2f}%, "
+            f"{monitored} loss {result.loss:.4f} error {100 * result.top1_error:.2f}%{top5}, "
             f"learning rate {progress.learning_rate:.3g}, {speed:.1f} images/s"
             + ("; the learning rate drops" if dropped else "")
         )

@@ -145,7 +145,7 @@ def format_table(predictions: Iterable[Prediction], top: int = 5) -> str:
         if prediction.error:
             lines.append(f"  {escaping.one_line(prediction.error)}")
         for name, score in list(zip(prediction.classes, prediction.scores))[:top]:
-            lines.append(f"  {_fixed_width(name)} {100 * score:>6.2f} %  {_bar(score)}".rstrip())
+            lines.append(f"  {_fixed_width(name)} {100 * score:>6.2f}%  {_bar(score)}".rstrip())
     return "\n".join(lines)
 
 

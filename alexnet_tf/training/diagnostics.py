@@ -123,4 +123,4 @@ def new_texts(found: Sequence[str], records: Sequence[Mapping[str, Any]]) -> lis
 
 
 def _percent(share):
-    return f"{100 * share:.1f} %"
+    return f"{100 * share:.1f}%"

@@ -41,7 +41,7 @@ def test_server_under_load_gives_the_answers_of_the_export(small, monkeypatch):
     found = rows.measure_here("load", small)
     assert list(found["rates"]) == ["1 clients", "3 clients"]
     assert [value["name"] for value in found["values"]] == [
-        *(f"latency, {clients} clients, {percentile} %" for clients in (1, 3) for percentile in (50, 95, 99)),
+        *(f"latency, {clients} clients, {percentile}%" for clients in (1, 3) for percentile in (50, 95, 99)),
         "memory after 2 mixed requests",
         "memory after 20",
     ]

@@ -44,10 +44,10 @@ def test_saved_model_classifies_images_and_reports_unreadable_files(export_dir, 
     assert ends_with_one_line(done, 1, f"2 of 4 images could not be classified, the first {paths[1]}: {stand_in.ERROR}")
     lines = done.stdout.splitlines()
     assert [lines[place] for place in (0, 3, 5, 8)] == [*paths, str(tmp_path / "none.png")]
-    assert lines[1].split() == ["blue", "70.00", "%", "█" * 14]
-    assert lines[2].split() == ["größtes", "Grün", "20.00", "%", "█" * 4]
+    assert lines[1].split() == ["blue", "70.00%", "█" * 14]
+    assert lines[2].split() == ["größtes", "Grün", "20.00%", "█" * 4]
     assert lines[4] == f"  {stand_in.ERROR}"
-    assert lines[6].split() == ["größtes", "Grün", "100.00", "%", "█" * 20]
+    assert lines[6].split() == ["größtes", "Grün", "100.00%", "█" * 20]
     assert lines[9] == "  Cannot read the file: No such file or directory"
 
 
@@ -69,7 +69,7 @@ def test_ascii_terminals_get_names_without_bars(export_dir, tmp_path):
     (path,) = stand_in.write_images(tmp_path, [stand_in.png(10, 20, 70)])
     done = run(f"--saved_model={export_dir / '1'}", path, PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "blue" in done.stdout and "gr??tes Gr?n" in done.stdout and "70.00 %" in done.stdout
+    assert "blue" in done.stdout and "gr??tes Gr?n" in done.stdout and "70.00%" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -202,9 +202,9 @@ def test_table_has_all_errors_and_weights_in_columns():
     assert [line.split() for line in lines] == [
         ["center", "crop", "ten", "views"],
         ["top-1", "top-5", "top-1", "top-5"],
-        ["runs/with_a_long_name_of_a_directory", "50.00", "%", "25.00", "%", "100.00", "%", "0.00", "%"],
-        ["mean", "12.34", "%", "-", "10.00", "%", "-"],
+        ["runs/with_a_long_name_of_a_directory", "50.00%", "25.00%", "100.00%", "0.00%"],
+        ["mean", "12.34%", "-", "10.00%", "-"],
         ["weight", "of", "a", "0.2500", "1.0000"],
-        ["majority", "class", "75.00", "%"],
+        ["majority", "class", "75.00%"],
     ]
     assert len({len(line) for line in lines[:4]}) == 1

@@ -268,7 +268,7 @@ def test_table_shows_errors_in_percent():
     }
     assert errors.table(results, 0.999).splitlines() == [
         "                           top-1 error  top-5 error     loss",
-        "  center crop                  39.02 %      18.30 %   1.2500",
-        "  ten views                    37.47 %            -   0.7500",
-        "  majority class               99.90 %",
+        "  center crop                   39.02%       18.30%   1.2500",
+        "  ten views                     37.47%            -   0.7500",
+        "  majority class                99.90%",
     ]

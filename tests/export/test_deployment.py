@@ -106,7 +106,7 @@ def test_grpc_request_without_a_server_ends_with_one_line(export_dir):
 def test_grpc_request_gets_a_response(export_dir):
     pytest.importorskip("tensorflow_serving.apis.prediction_service_pb2_grpc")
     with stub_server.serve(export_dir) as server:
-        for name, status, expected in (("image.png", 0, "70.00 %  blue"), ("bad", 1, f"bad: {stand_in.ERROR}")):
+        for name, status, expected in (("image.png", 0, "70.00%  blue"), ("bad", 1, f"bad: {stand_in.ERROR}")):
             (export_dir / "bad").write_bytes(stand_in.BAD)
             command = [sys.executable, export_dir / "request.py", export_dir / name, f"127.0.0.1:{server.port}"]
             done = subprocess.run(command, capture_output=True, text=True, timeout=60)

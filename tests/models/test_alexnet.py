@@ -149,7 +149,7 @@ def test_initial_weights_follow_the_description(fresh):
             # Five standard errors of a mean, of a deviation and of a proportion.
             assert abs(kernel.mean(dtype=np.float64)) < 5 * deviation / np.sqrt(kernel.size), own
             assert abs(kernel.std(dtype=np.float64) / deviation - 1) < 5 / np.sqrt(2 * kernel.size), own
-            # Not truncated: 0.27 % of a normal distribution are more than three standard deviations from its mean.
+            # Not truncated: 0.27% of a normal distribution are more than three standard deviations from its mean.
             outside = np.mean(np.abs(kernel) > 3 * deviation)
             assert abs(outside - 0.0026998) < 5 * np.sqrt(0.0027 / kernel.size), own
             np.testing.assert_array_equal(bias, 1.0 if name in BIAS_ONE else 0.0, err_msg=own)

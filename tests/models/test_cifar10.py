@@ -227,7 +227,7 @@ def test_initial_weights_have_the_authors_standard_deviations(layout, dense):
         assert abs(values.mean()) < 5 * deviation / math.sqrt(values.size)
         assert abs(values.std() / deviation - 1) < 5 / math.sqrt(2 * values.size)
         if values.size > 10_000:
-            # Not truncated: 0.27 % of a normal distribution are more than three standard deviations from its mean.
+            # Not truncated: 0.27% of a normal distribution are more than three standard deviations from its mean.
             beyond = (np.abs(values) > 3 * deviation).mean()
             assert abs(beyond - 0.0027) < 5 * math.sqrt(0.0027 / values.size)
     assert set(found) == set(expected) - (set() if layout == "cifar10_26" else {"fc64"})

@@ -115,7 +115,7 @@ def test_text_lists_five_things_to_fix(profiled):
     text = bottlenecks.to_text(measured)
     assert max(map(len, text.splitlines()[1:])) <= 120
     assert "3 steps, 4 to 6: " in text
-    assert re.search(r"^conv2_a +\d+\.\d\d +\d+\.\d\d +\d+\.\d %$", text, re.MULTILINE)
+    assert re.search(r"^conv2_a +\d+\.\d\d +\d+\.\d\d +\d+\.\d%$", text, re.MULTILINE)
     assert re.search(r"^ +(not|moderately|highly) input-bound ", text, re.MULTILINE)
     assert re.search(r"^Towers: a is busy [\d.]+ ms per step, b [\d.]+ ms", text, re.MULTILINE)
     assert (" MB (CPU:0 to CPU:1 " in text) == bool(devices)

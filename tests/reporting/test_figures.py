@@ -141,8 +141,8 @@ def test_percentages_of_a_confusion_matrix_are_readable(share):
 
 @needs_matplotlib
 def test_a_percentage_in_a_caption_stays_with_its_number():
-    (panel,) = figures.gallery(pictures(1), ["a name of thirty-two letters it is: 12.5 %"], columns=1).axes
-    assert panel.texts[0].get_text() == "a name of thirty-two letters it is:\n12.5\u00a0%"
+    (panel,) = figures.gallery(pictures(1), ["a name of thirty-two letters it is: 12.5%"], columns=1).axes
+    assert panel.texts[0].get_text() == "a name of thirty-two letters it is:\n12.5%"
 
 
 @needs_matplotlib

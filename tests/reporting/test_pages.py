@@ -70,15 +70,6 @@ def test_html_contains_all_text_unchanged(blocks, tmp_path):
         assert (element, text) in reader.text
 
 
-def test_percentages_do_not_break(tmp_path):
-    kernels.save_png(np.zeros([2, 3, 3], np.uint8), tmp_path / "dot.png")
-    text = "12.5 % of 8 images, 100 %"
-    blocks = [pages.Paragraph(text), pages.Table(["0 %"], [["7 %"]]), pages.Picture("dot.png", text)]
-    page = pages.html("Title", [*blocks, pages.Listing("--flag=5 %")], tmp_path)
-    assert page.count("12.5\u00a0% of 8 images, 100\u00a0%") == 3
-    assert ">0\u00a0%<" in page and ">7\u00a0%<" in page and "<pre>--flag=5 %</pre>" in page
-
-
 def test_html_has_no_external_resources(blocks, tmp_path):
     text = pages.html("Title", blocks, tmp_path)
     (source,) = [value for tag, name, value in read(text).attributes if name == "src"]

@@ -27,8 +27,8 @@ def runs():
 def sums_of_515_ones():
     """Returns 515 ones summed in bfloat16 by a matrix product and by a kernel gradient: 516 if rounded once at the end.
 
-    oneDNN's kernels do so. TensorFlow's own truncate products, which makes fully connected layers 0.3 % too small on
-    average, and accumulate kernel gradients in bfloat16, an error of 2 % at 5,832 positions.
+    oneDNN's kernels do so. TensorFlow's own truncate products, which makes fully connected layers 0.3% too small on
+    average, and accumulate kernel gradients in bfloat16, an error of 2% at 5,832 positions.
     """
     product = tf.ones([8, 515], tf.bfloat16) @ tf.ones([515, 8], tf.bfloat16)
     maps = tf.ones([1, 5, 103, 8], tf.bfloat16)

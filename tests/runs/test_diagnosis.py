@@ -47,10 +47,10 @@ def test_each_sign_of_a_failed_run_is_a_warning():
     run_config = small_runs.make_config("any", validation_fraction=0.1, schedule="plateau")
     found = diagnosis.of_run(run_config, records, [result([1] * 10), result(LABELS, "test")], source())
     beginnings = [
-        "the validation error of 60.0 % is not below the 60.0 % ",
+        "the validation error of 60.0% is not below the 60.0% ",
         "all 10 validation images are classified as dog",
         "the learning rate was cut after epoch 2, ",
-        "the last checkpoint's validation error of 60.0 % is more than two standard errors above the 20.0 % ",
+        "the last checkpoint's validation error of 60.0% is more than two standard errors above the 20.0% ",
     ]
     assert len(found) == len(beginnings)
     for text, beginning in zip(found, beginnings):
@@ -128,7 +128,7 @@ def test_a_run_that_learned_nothing_says_so_everywhere(folder, tmp_path, capsys)
     train.train(run_config, str(workdir))
     said = capsys.readouterr().out
     texts = [record["text"] for record in small_runs.lines(workdir, "warning")]
-    error = [text for text in texts if text.startswith("the validation error of 50.0 % is not below the 50.0 % ")]
+    error = [text for text in texts if text.startswith("the validation error of 50.0% is not below the 50.0% ")]
     cut = [text for text in texts if text.startswith("the learning rate was cut after epoch 2, ")]
     assert len(error) == len(cut) == 1
     # The cut is reported when it happens, and again at the end.

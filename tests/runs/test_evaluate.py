@@ -120,7 +120,7 @@ def test_members_have_the_results_that_they_have_alone(runs, alone, together):
     for member, single in zip(written["members"], alone):
         for views in KEYS:
             assert member[views] == pytest.approx(single["evaluation"]["validation"][views], rel=1e-6)
-            assert f"{100 * member[views]['top1_error']:.2f} %" in together.printed
+            assert f"{100 * member[views]['top1_error']:.2f}%" in together.printed
     assert written["members"][0]["ten_views"] != written["members"][1]["ten_views"]
     # The results of a single run are not overwritten.
     assert json.loads((pathlib.Path(runs[0]) / "evaluation.json").read_text())["step"] == 1
@@ -252,7 +252,7 @@ def test_program_evaluates_an_ensemble(runs):
     done = evaluate_as_program(f"--workdir={','.join(runs)}", "--search_seed=1")
     assert done.returncode == 0, done.stderr
     assert "validation: 12 images, each evaluated once by each member" in done.stdout
-    assert "weights searched on 6 images (50 % of each class, seed 1), errors on the other 6:" in done.stdout
+    assert "weights searched on 6 images (50% of each class, seed 1), errors on the other 6:" in done.stdout
     for name in (*runs, "mean", "weighted", "majority class", f"weight of {runs[1]}"):
         assert any(line.startswith(f"  {name} ") for line in done.stdout.splitlines()), name
     assert done.stdout.endswith(f"ensemble errors {runs[0]}/ensemble.json\n")

@@ -126,15 +126,15 @@ def test_errors_are_those_of_an_evaluation(run):
         for way in ("center crop", "ten views"):
             expected = errors.percent(figures[way.replace(" ", "_")]["top1_error"])
             assert rows[f"this run, {split}, {way}"] == [str(count), expected, "-"]
-        assert rows[f"majority class, {split}"] == ["", "66.67 %", "-"]
+        assert rows[f"majority class, {split}"] == ["", "66.67%", "-"]
 
 
 def test_summary_states_accuracy_and_baseline(run):
     (first, *_) = read(run).paragraphs
     wrong = evaluate.evaluate(str(run), "test")["evaluation"]["test"]["ten_views"]["top1_error"]
     assert "was trained on 36 images of 3 classes (alder, birch & <beech>, cedar) for 2.22 epochs." in first
-    assert f"It classifies {100 * (1 - wrong):.1f} % of the 15 images of the test set correctly." in first
-    assert "would be correct for 33.3 %" in first
+    assert f"It classifies {100 * (1 - wrong):.1f}% of the 15 images of the test set correctly." in first
+    assert "would be correct for 33.3%" in first
 
 
 @needs_matplotlib
@@ -221,7 +221,7 @@ def test_a_run_without_records_has_no_curves(tmp_path, photographs):
     assert "Example predictions" in read(workdir).headings
 
 
-@pytest.mark.parametrize("flips, share", [("horizontal", "0.0 %"), ("both", "0.0 %"), ("none", "100.0 %")])
+@pytest.mark.parametrize("flips, share", [("horizontal", "0.0%"), ("both", "0.0%"), ("none", "100.0%")])
 def test_ten_views_are_the_headline_only_after_training_with_mirror_images(
     tmp_path, photographs, monkeypatch, capsys, flips, share
 ):
@@ -237,7 +237,7 @@ def test_ten_views_are_the_headline_only_after_training_with_mirror_images(
     report.make(str(workdir))
     page = read(workdir)
     assert f"It classifies {share} of the 15 images" in page.paragraphs[0]
-    assert (["alder", "birch & <beech>", "5", "100.0 %"] in page.rows) == (flips != "none")
+    assert (["alder", "birch & <beech>", "5", "100.0%"] in page.rows) == (flips != "none")
     assert any("trained without mirror images" in each for each in page.paragraphs) == (flips == "none")
     by = "center crop, because" if flips == "none" else "ten views."
     assert any(f"All other sections use the {by}" in each for each in page.paragraphs)

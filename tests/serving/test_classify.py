@@ -87,12 +87,12 @@ def test_table_is_aligned_for_any_class_names():
     prediction = classify.Prediction("cat.jpg", names, [1.0, 0.5, 0.25, 0.00625, 0.0, 1e-9], "")
     path, *lines = classify.format_table([prediction], top=6).splitlines()
     assert path == "cat.jpg" and len(lines) == 6
-    assert lines[0] == "  cat" + " " * 37 + " 100.00 %  " + "█" * 20
-    assert lines[1].endswith("  50.00 %  " + "█" * 10)
-    assert lines[2].startswith("  n01440764 very long very long very lo...  25.00 %  █████")
+    assert lines[0] == "  cat" + " " * 37 + " 100.00%  " + "█" * 20
+    assert lines[1].endswith("  50.00%  " + "█" * 10)
+    assert lines[2].startswith("  n01440764 very long very long very lo...  25.00%  █████")
     # Wide characters take two columns, combining accents none.
-    assert lines[3] == "  日本犬" + " " * 34 + "   0.62 %  ▏"
-    assert lines[4] == "  e\u0301" + " " * 39 + "   0.00 %"
+    assert lines[3] == "  日本犬" + " " * 34 + "   0.62%  ▏"
+    assert lines[4] == "  e\u0301" + " " * 39 + "   0.00%"
     assert lines[5].startswith(r"  a\nb\x1b[31m ")
 
 

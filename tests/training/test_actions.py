@@ -91,9 +91,9 @@ def test_lines_stay_above_the_bar():
     screen = Screen()
     with actions.Terminal(100, 0, 50, console=screen.console) as terminal:
         terminal(small_progress.progress_at(50))
-        terminal.print("epoch 1: [bold]validation[/bold] error 3.10 %")
+        terminal.print("epoch 1: [bold]validation[/bold] error 3.10%")
     # Brackets are printed unchanged, as class names may contain them.
-    assert "epoch 1: [bold]validation[/bold] error 3.10 %\n" in screen.text()
+    assert "epoch 1: [bold]validation[/bold] error 3.10%\n" in screen.text()
 
 
 def test_lines_go_to_standard_output_and_no_bar_where_that_is_a_file(capsys):

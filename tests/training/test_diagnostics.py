@@ -37,7 +37,7 @@ def test_an_error_not_below_the_majority_class_is_reported(error, majority, warn
     text = diagnostics.not_better_than_majority("test", error, majority)
     assert bool(text) == warned
     if warned:
-        assert f"the test error of {100 * error:.1f} % is not below the 47.4 %" in text
+        assert f"the test error of {100 * error:.1f}% is not below the 47.4%" in text
         assert "flags/own_pictures.flags" in text and "\n" not in text
 
 
@@ -90,7 +90,7 @@ def test_the_epoch_of_the_cut_and_the_lowest_loss_are_named():
 @pytest.mark.parametrize(
     "errors, examples, warned",
     [
-        # The standard error of 20 % of 100 images is 4 points.
+        # The standard error of 20% of 100 images is 4 points.
         ([0.5, 0.2, 0.3], 100, True),
         ([0.5, 0.2, 0.27], 100, False),
         ([0.5, 0.2, 0.27], 1000, True),
@@ -113,7 +113,7 @@ def test_a_last_error_clearly_above_the_lowest_is_reported(errors, examples, war
 def test_the_best_epoch_is_named():
     text = diagnostics.last_error_above_lowest(curve(errors=[0.5, 0.2, 0.25, 0.4]), "test")
     assert text.startswith(
-        "the last checkpoint's test error of 40.0 % is more than two standard errors above the 20.0 % "
+        "the last checkpoint's test error of 40.0% is more than two standard errors above the 20.0% "
     )
     assert "after epoch 2;" in text
 

@@ -69,7 +69,7 @@ def test_new_layers_train_faster_for_some_epochs():
 
 
 def test_exponential_steps_are_those_of_net_170():
-    """Weights as recorded at 0, 25, 50 and 75 % of the run; biases drop once, in the middle."""
+    """Weights as recorded at 0, 25, 50 and 75% of the run; biases drop once, in the middle."""
     values = {"recipe": "original", "schedule": "exponential_steps", "epochs": 90.0}
     weights = (0.01, 0.0015874, 0.00025198, 0.00004)
     for eighth in range(8):
