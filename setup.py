@@ -60,6 +60,7 @@ setuptools.setup(
         "protobuf>=6.33.5",
         "psutil>=5.9",
         "rich>=13.7",
+        "safetensors>=0.5",
         "tensorboard>=2.20",
         "tensorflow-datasets>=4.9.9",
         # tensorflow-datasets requires it without declaring it.
@@ -72,6 +73,7 @@ setuptools.setup(
         "ilsvrc2010": ["scipy>=1.11"],
         "figures": ["matplotlib>=3.8"],
         "neighbours": ["faiss-cpu>=1.15"],
+        "weights": ["onnx>=1.17", "scipy>=1.11"],
         "profile": ["tensorboard-plugin-profile>=2.24", "xprof>=2.24"],
         # Another implementation for tests to compare with; they are skipped without it. It installs gigabytes.
         "torch": ["torch>=2.4"],
@@ -79,6 +81,10 @@ setuptools.setup(
             "elpv-dataset>=1.0",
             "faiss-cpu>=1.15",
             "matplotlib>=3.8",
+            "onnx>=1.17",
+            "onnxruntime>=1.20",
+            # Version 5 has no reader of Caffe models.
+            "opencv-python-headless>=4.10,<5",
             "openvino>=2025.4",
             "pillow>=10",
             "pytest>=8",

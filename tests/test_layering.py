@@ -47,6 +47,8 @@ MAY_IMPORT = {
         "alexnet_tf.utils",
     ],
     "alexnet_tf.serving": ["alexnet_tf.serving", "alexnet_tf.utils"],
+    # Files of other frameworks. It knows arrays by name, not Keras models.
+    "alexnet_tf.weights": ["alexnet_tf.utils", "alexnet_tf.weights"],
     "alexnet_tf.utils": ["alexnet_tf.utils"],
     # A configuration becomes a run.
     "alexnet_tf.runs": ["alexnet_tf"],
@@ -70,6 +72,9 @@ ONLY_IN = {
     "elpv_dataset": (["alexnet_tf/data/"], "get images from alexnet_tf.data.sources"),
     "xprof": (["alexnet_tf/profiling/trace.py"], "read profiles with alexnet_tf.profiling.trace"),
     "matplotlib": (["alexnet_tf/reporting/figures.py"], "return numbers and let alexnet_tf.reporting.figures draw"),
+    "h5py": (["alexnet_tf/weights/", "alexnet_tf/export/"], "read files of other frameworks with alexnet_tf.weights"),
+    "onnx": (["alexnet_tf/weights/", "alexnet_tf/export/"], "read files of other frameworks with alexnet_tf.weights"),
+    "safetensors": (["alexnet_tf/weights/"], "read files of other frameworks with alexnet_tf.weights"),
 }
 
 # Where command-line flags may be used.
