@@ -4,6 +4,7 @@
 consists of TensorFlow operations, so a served model can contain it.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -25,6 +26,14 @@ _MAX_SEGMENTS = 2000  # of a JPEG
 _BLOCKS_AT_A_TIME = 64
 
 
+def rarely(function: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
+    """Compiles a branch of a graph so that it costs a single operation where it is not taken, and not all of its own.
+
+    Otherwise TensorFlow would insert its operations into the graph, and skip them one by one.
+    """
+    return tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
+
+
 # Traced once, as pipelines and served models would trace it repeatedly.
 @tf.function(autograph=False)
 def refusal(encoded: tf.Tensor, max_pixels: int = MAX_PIXELS) -> tf.Tensor:
@@ -42,7 +51,7 @@ def refusal(encoded: tf.Tensor, max_pixels: int = MAX_PIXELS) -> tf.Tensor:
     Raises:
       tf.errors.InvalidArgumentError: for a JPEG without a complete header.
     """
-    # Most photographs are JPEG files, and the other formats take several times as long to distinguish.
+    # Most photographs are JPEG files.
     is_jpeg = tf.equal(tf.strings.substr(encoded, 0, 3), b"\xff\xd8\xff")
     return tf.cond(is_jpeg, lambda: _of_jpeg(encoded, max_pixels), lambda: _of_others(encoded, max_pixels))
 
@@ -63,19 +72,33 @@ def _of_jpeg(encoded, max_pixels):
     return tf.cond(is_allowed, lambda: _of_scans(encoded), lambda: _too_large(width, height, max_pixels))
 
 
+def parts_by_scan(encoded: tf.Tensor) -> tf.Tensor:
+    """Returns the parts of a file before, between and after the two bytes with which a scan of a JPEG begins.
+
+    The bytes may also occur elsewhere, such as in a thumbnail or in a video that a telephone appends. If they occur
+    once in a JPEG that can be decoded, the first part is its header.
+
+    Args:
+      encoded: scalar string tensor, the file.
+
+    Returns:
+      string ``[parts]``, at most `MAX_SCANS` + 2; the last is the rest of the file.
+    """
+    return tf.strings.split([encoded], b"\xff\xda", maxsplit=MAX_SCANS + 1).values
+
+
 def _of_scans(encoded):
     """Returns why a JPEG has too many scans, scalar string, or the empty string."""
-    data = tf.io.decode_raw(encoded, tf.uint8)
-    starts = tf.equal(data[:-1], 0xFF) & tf.equal(data[1:], 0xDA)
-    count = tf.reduce_sum(tf.cast(starts, tf.int32))
+    count = tf.size(parts_by_scan(encoded)) - 1
+    return tf.cond(count <= MAX_SCANS, _allowed, lambda: _of_many_scans(encoded))
 
-    def message():
-        found = jpeg_segments(encoded, max_scans=MAX_SCANS + 1, window=2**16)
-        text = f"Expected a JPEG of at most {MAX_SCANS} scans. Received: more"
-        return tf.where((found.scans <= MAX_SCANS) & found.is_complete, "", text)
 
-    # The two bytes may occur elsewhere, such as in a video that a telephone appends, so the segments decide.
-    return tf.cond(count <= MAX_SCANS, _allowed, message)
+@rarely
+def _of_many_scans(encoded):
+    """Implements `_of_scans` for a file with many occurrences of the two bytes: the segments decide."""
+    found = jpeg_segments(encoded, max_scans=MAX_SCANS + 1, window=2**16)
+    text = f"Expected a JPEG of at most {MAX_SCANS} scans. Received: more"
+    return tf.where((found.scans <= MAX_SCANS) & found.is_complete, "", text)
 
 
 class Segments(NamedTuple):
@@ -87,7 +110,7 @@ class Segments(NamedTuple):
     is_complete: tf.Tensor  # scalar bool; False if there are too many segments to parse
 
 
-def jpeg_segments(encoded: tf.Tensor, *, max_scans: int, window: int) -> Segments:
+def jpeg_segments(encoded: tf.Tensor, *, max_scans: int, window: int, until_exif: bool = False) -> Segments:
     """Parses the segments of a JPEG one after another.
 
     Args:
@@ -95,6 +118,7 @@ def jpeg_segments(encoded: tf.Tensor, *, max_scans: int, window: int) -> Segment
       max_scans: the number of scans at which parsing stops. It also stops where a decoder would: at the end of the
         image, and at the first scan if that has all components, unless the file is progressive.
       window: bytes between two segments that are searched at a time.
+      until_exif: whether parsing also stops at the first EXIF segment.
 
     Returns:
       `Segments`. EXIF and XMP are searched before the first scan only, as Pillow does.
@@ -112,7 +136,8 @@ def jpeg_segments(encoded: tf.Tensor, *, max_scans: int, window: int) -> Segment
     }
 
     def has_next(state):
-        return (state["place"] < size) & ~state["ended"]
+        is_found = tf.constant(until_exif) & (state["exif"][1] > 0)
+        return (state["place"] < size) & ~state["ended"] & ~is_found
 
     def parse(state):
         place = state["place"]
@@ -159,6 +184,7 @@ def _segment(data, place, state, max_scans, size):
     }
 
 
+@rarely
 def _of_others(encoded, max_pixels):
     """Implements `refusal` for formats other than JPEG."""
     # A short file is padded with zeros.

@@ -31,28 +31,42 @@ def declared(encoded: tf.Tensor) -> tf.Tensor:
       Scalar int32; 1 (upright) for a file without an orientation, and for GIF and BMP files.
     """
     is_jpeg = tf.equal(tf.strings.substr(encoded, 0, 2), b"\xff\xd8")
-    searched = tf.cond(is_jpeg, lambda: tf.strings.substr(encoded, 0, _JPEG_BYTES), lambda: encoded)
+    searched = tf.cond(is_jpeg, lambda: _jpeg_header(encoded), lambda: encoded)
     # Few photographs have metadata, and parsing a file takes several times as long as this match. Only \C is any byte.
     has_metadata = tf.strings.regex_full_match(searched, r"\C*?(?:Exif\x00\x00|eXIf|EXIF|tiff:Orientation)\C*")
     return tf.cond(has_metadata, lambda: _of_metadata(searched, is_jpeg), lambda: tf.constant(1))
 
 
+def _jpeg_header(encoded):
+    """Returns the beginning of a JPEG with its metadata; with the image where the end of the header is not obvious."""
+    parts = image_headers.parts_by_scan(encoded)
+    return tf.strings.substr(tf.where(tf.size(parts) == 2, parts[0], encoded), 0, _JPEG_BYTES)
+
+
+@image_headers.rarely
 def _of_metadata(encoded, is_jpeg):
     """Implements `declared` for a file that may have metadata."""
-
-    def of_jpeg():
-        found = image_headers.jpeg_segments(encoded, max_scans=1, window=256)
-        return found.exif, found.xmp
-
-    exif, xmp = tf.cond(is_jpeg, of_jpeg, lambda: _of_chunks(encoded))
+    exif = tf.cond(is_jpeg, lambda: _jpeg_segments(encoded, until_exif=True).exif, lambda: _of_chunks(encoded)[0])
     has_tag, value = _tag_of_tiff(_payload(encoded, exif))
-    # A pattern of Pillow's.
-    text = tf.strings.substr(encoded, xmp[0], xmp[1] - xmp[0])
-    pattern = r'\C*?tiff:Orientation(?:="|>)([0-9])\C*'
-    in_xmp = ~has_tag & tf.strings.regex_full_match(text, pattern)
-    digit = tf.cond(in_xmp, lambda: tf.strings.regex_replace(text, pattern, r"\1"), lambda: tf.constant("1"))
-    value = tf.where(has_tag, value, tf.strings.to_number(digit, tf.int64))
+    may_have_xmp = ~has_tag & tf.strings.regex_full_match(encoded, r"\C*?tiff:Orientation\C*")
+    value = tf.cond(may_have_xmp, lambda: _of_xmp(encoded, is_jpeg), lambda: value)
     return tf.cast(tf.where((value >= 1) & (value <= 8), value, 1), tf.int32)
+
+
+@image_headers.rarely
+def _of_xmp(encoded, is_jpeg):
+    """Returns the orientation in the XMP data of a file, scalar int64; 1 if there is none."""
+    xmp = tf.cond(is_jpeg, lambda: _jpeg_segments(encoded).xmp, lambda: _of_chunks(encoded)[1])
+    text = tf.strings.substr(encoded, xmp[0], xmp[1] - xmp[0])
+    # A pattern of Pillow's.
+    pattern = r'\C*?tiff:Orientation(?:="|>)([0-9])\C*'
+    is_found = tf.strings.regex_full_match(text, pattern)
+    digit = tf.cond(is_found, lambda: tf.strings.regex_replace(text, pattern, r"\1"), lambda: tf.constant("1"))
+    return tf.strings.to_number(digit, tf.int64)
+
+
+def _jpeg_segments(encoded, until_exif=False):
+    return image_headers.jpeg_segments(encoded, max_scans=1, window=256, until_exif=until_exif)
 
 
 def _payload(encoded, place):
@@ -62,6 +76,7 @@ def _payload(encoded, place):
     return tf.io.decode_raw(without_name, tf.uint8)
 
 
+@image_headers.rarely
 def _of_chunks(encoded):
     """Returns the places of EXIF and XMP data in a PNG or WebP, two int64 ``[2]``; zeros if there are none."""
     size = tf.cast(tf.strings.length(encoded), tf.int64)
