@@ -20,8 +20,9 @@ class Operation:
         "softmax", or the file's own word for any other operation.
       name: the name of the operation in the file.
       parameters: names in `Contents.arrays`: of the kernel, and of the bias if there is one.
-      attributes: numbers as in the file, under these names where they apply: "groups", "kernel_size", "strides",
-        "padding" (pixels on each side, ``[top, left, bottom, right]``), "size" (of LRN's window), "alpha", "beta",
+      attributes: numbers as in the file, under these names where they apply: "groups", "kernel_size" and
+        "strides" (``[vertical, horizontal]``), "padding" (pixels on each side, ``[top, left, bottom, right]``),
+        "transposed" (whether a dense kernel is ``[out, in]``), "size" (of LRN's window), "alpha", "beta",
         "bias" (LRN's k), "rate" (of dropout). LRN's alpha is the factor of the sum, not divided by the window's size:
         readers divide it where their framework does.
     """
