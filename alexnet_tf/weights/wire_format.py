@@ -214,7 +214,7 @@ class Message:
         return float(np.frombuffer(self._source.read(start, start + 4), "<f4")[0])
 
     def array(self, number: int, dtype: np.typing.DTypeLike) -> np.ndarray:
-        """Returns the values of a repeated field of a fixed size, packed or not, or the bytes of a field, as a vector."""
+        """Returns a vector of the numbers of a repeated field, packed or not, or of the bytes of a field."""
         dtype = np.dtype(dtype)
         values = self._fields.get(number, [])
         total = 0

@@ -38,7 +38,7 @@ def measured(read, path):
 
 
 def check_mutations(read, path, content, count=200):
-    """Reads damaged versions of a file: each is refused with one line, or its arrays are complete. Returns the refused."""
+    """Reads damaged versions of a file: each is refused with one line, or read. Returns how many are refused."""
     refused = 0
     for version in mutations.of_bytes(content, count):
         path.write_bytes(version)
