@@ -200,7 +200,7 @@ class Config:
     data_dir: str = _option(
         "data",
         "",
-        "prepared data set, written by tools/prepare.py, to use instead of a source",
+        "prepared data set, written by the program prepare, to use instead of a source",
         "ours",
         may_change=True,
         is_path=True,

@@ -25,6 +25,7 @@ from alexnet_tf.data import image_records
 from alexnet_tf.data import records
 from alexnet_tf.data import sources
 from alexnet_tf.data import statistics
+from alexnet_tf.utils import messages
 from alexnet_tf.utils import schema
 
 MANIFEST = "manifest.json"
@@ -85,7 +86,8 @@ def read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
     if not path.is_file():
         found = "an unfinished preparation; run the same command again" if (directory / PROGRESS).is_dir() else "none"
         raise FileNotFoundError(
-            f"Expected a data set made by tools/prepare.py, with its {MANIFEST}, in {directory}. Received: {found}"
+            f"Expected a data set made by {messages.program('prepare')}, with its {MANIFEST}, in {directory}. "
+            f"Received: {found}"
         )
     what = "a manifest of version 1"
     manifest = schema.read_json(path, schema.Object({"version": schema.Number()}), what)

@@ -13,6 +13,7 @@ from alexnet_tf.experiments import headers
 from alexnet_tf.experiments import plan
 from alexnet_tf.training import metrics
 from alexnet_tf.utils import files
+from alexnet_tf.utils import messages
 from alexnet_tf.utils import schema
 
 # The largest number of points of a curve, which keeps a result below 20 kB.
@@ -21,7 +22,7 @@ CURVE = ("epoch", "train_error", "train_loss", "watched_error")
 # The keys of an evaluation's views in files of version 0.1.
 _OLD_VIEWS = {"center_crop": "centre_crop"}
 
-_WHAT = "a result of tools/experiments.py"
+_WHAT = "a result of an experiment"
 _REMEDY = "delete it, and collect the results again"
 _COUNT = schema.Number(low=0, integer=True)
 _TEXT_OR_NULL = schema.Nullable(schema.Text())
@@ -96,7 +97,7 @@ def read_run(workdir: str) -> RunFiles:
     records = metrics.read(os.path.join(workdir, "metrics.jsonl"))
     final_metrics = metrics.read_evaluation(path) if os.path.exists(path) else None
     if final_metrics and not final_metrics["evaluation"]:
-        raise ValueError(f"Expected metrics written by tools/train.py. Received: {path}")
+        raise ValueError(f"Expected metrics written by {messages.program('train')}. Received: {path}")
     return RunFiles(run_config, final_metrics, records)
 
 

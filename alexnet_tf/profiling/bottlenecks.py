@@ -9,6 +9,7 @@ from typing import NamedTuple
 from alexnet_tf.profiling import intervals
 from alexnet_tf.profiling import operation_names
 from alexnet_tf.profiling import trace
+from alexnet_tf.utils import messages
 
 # Input waits as fractions of a step from which TensorBoard's profiler, too, calls the step input-bound.
 MODERATE, HIGH = 0.05, 0.2
@@ -122,7 +123,7 @@ def _transfers(timeline, spans, count):
 
 
 _OUTSIDE_ADVICE = {
-    "update": "one pass over all weights per step: use a larger batch; tools/benchmark.py --rows=P11 measures it alone",
+    "update": "one pass over all weights per step: use a larger batch; {benchmark} --rows=P11 measures it alone",
     "preprocess": "the first work on the device: check whether the other tower waits for it",
     "loss": "proportional to batch size x classes, on one device",
     "transfer": "let the towers exchange less often (--communication=fc8) if the experiment allows it, "
@@ -134,15 +135,13 @@ _WAIT_ADVICE = (
 _IDLE_ADVICE = (
     "overhead between operations: use a larger batch; profile later steps if the first ones of the process are included"
 )
-_INPUT_ADVICE = (
-    "prepare the data (tools/prepare.py), store raw records or use a faster disk; use more cores for reading"
-)
+_INPUT_ADVICE = "prepare the data ({prepare}), store raw records or use a faster disk; use more cores for reading"
 
 
 def _findings(pieces, spans, total, input_share, idle):
     """Returns everything that takes time, in descending order."""
     found = [
-        Finding("waiting for input", input_share, _INPUT_ADVICE),
+        Finding("waiting for input", input_share, _INPUT_ADVICE.format(prepare=messages.program("prepare"))),
         Finding("no operation runs", idle, _IDLE_ADVICE),
     ]
     for stage, phase in {_stage(piece) for _, piece in pieces}:
@@ -181,8 +180,9 @@ def _stage(piece):
 
 
 def _advice(pieces, stage, phase, is_wanted):
+    benchmark = messages.program("benchmark")
     if not phase:
-        return _OUTSIDE_ADVICE.get(stage, "inspect it in the trace viewer")
+        return _OUTSIDE_ADVICE.get(stage, "inspect it in the trace viewer").format(benchmark=benchmark)
     kinds = {}
     for inside, piece in pieces:
         if is_wanted(piece):
@@ -190,9 +190,9 @@ def _advice(pieces, stage, phase, is_wanted):
     kind, time = max(kinds.items(), key=lambda each: each[1])
     what = f"{100 * time / (sum(kinds.values()) or 1):.0f}% of it {kind}"
     if operation_names.is_product(kind):
-        return f"{what}: arithmetic; try --precision=bfloat16 if the machine supports it (tools/benchmark.py --rows=P7)"
+        return f"{what}: arithmetic; try --precision=bfloat16 if the machine supports it ({benchmark} --rows=P7)"
     if stage.startswith("norm"):
-        return f"{what}: the normalization; tools/benchmark.py --rows=P3,P4 measures it alone"
+        return f"{what}: the normalization; {benchmark} --rows=P3,P4 measures it alone"
     return f"{what}: hardly any arithmetic; limited by memory bandwidth or by the operation's own threads"
 
 

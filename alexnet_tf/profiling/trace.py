@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from alexnet_tf.profiling import intervals
 from alexnet_tf.profiling import operation_names
+from alexnet_tf.utils import messages
 from alexnet_tf.utils import schema
 
 # The file next to a trace with the result of `describe`.
@@ -143,7 +144,7 @@ def newest(path: str) -> str:
     # Directories of traces are named by date and time.
     found = sorted([*path.glob(TRACES), *path.glob(f"tensorboard/{TRACES}")], key=lambda each: each.parent.name)
     if not found:
-        raise FileNotFoundError(f"No profile in {path}; tools/train.py --profile_steps=10,20 writes one")
+        raise FileNotFoundError(f"No profile in {path}; {messages.program('train')} --profile_steps=10,20 writes one")
     return str(found[-1])
 
 

@@ -12,6 +12,7 @@ from alexnet_tf.export import signatures
 from alexnet_tf.runs import builders
 from alexnet_tf.runs import restore
 from alexnet_tf.training import metrics
+from alexnet_tf.utils import messages
 from alexnet_tf.utils import output
 
 # Files with the errors of a run, in the order of preference.
@@ -55,7 +56,7 @@ def export_run(
     console.print(
         f"export {version}\n  from        {run.checkpoint}, step {run.step}, {run_config.precision}\n"
         f"  size        {_size(version) / 1e6:.1f} MB\n"
-        f"  try it      python tools/predict.py --saved_model={export_dir} IMAGE\n"
+        f"  try it      {messages.program('predict')} --saved_model={export_dir} IMAGE\n"
         f"  serve it    sh {os.path.join(export_dir, 'serve.sh')}",
         markup=False,
     )

@@ -25,6 +25,7 @@ from alexnet_tf.training import metrics
 from alexnet_tf.utils import escaping
 from alexnet_tf.utils import files
 from alexnet_tf.utils import machine
+from alexnet_tf.utils import messages
 from alexnet_tf.utils import output
 
 # Subdirectory of the work directory.
@@ -375,7 +376,7 @@ def _configuration(run_config):
         yield pages.Table(
             ["flag", "this run", "recipe"], [[name, _to_text(own), _to_text(usual)] for name, own, usual in changed]
         )
-    yield pages.Paragraph("The complete configuration, a flagfile for tools/train.py --flagfile:")
+    yield pages.Paragraph(f"The complete configuration, a flagfile for {messages.program('train')} --flagfile:")
     yield pages.Listing(flagfiles.to_text(run_config))
 
 

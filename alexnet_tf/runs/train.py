@@ -320,7 +320,7 @@ def _profile(run, requested, latest, terminal):
     with profiler.Profiler(os.path.join(run.workdir, "tensorboard"), *requested, describe) as profile:
         yield profile.step
     terminal.print(
-        f"profiled steps {requested[0]} to {min(requested[1], run.steps)}: tools/profile_report.py "
+        f"profiled steps {requested[0]} to {min(requested[1], run.steps)}: {messages.program('profile_report')} "
         f"--workdir={run.workdir}"
     )
 

@@ -1,6 +1,10 @@
-"""One-line error messages."""
+"""One-line error messages, and the commands that they suggest."""
 
+import os
+import pathlib
 import re
+import shlex
+import sys
 from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +22,24 @@ _PREFIX = re.compile(
 )
 _PYTHON_CLASS = re.compile(r"^(\w+\.)*\w+Error: ")
 _SUFFIX = re.compile(r"\s*\[\[\{\{.*$|\s*\[Op:\w*\].*$")
+
+_TOOLS = pathlib.Path(__file__).resolve().parents[2] / "tools"
+
+
+def program(name: str) -> str:
+    """Returns the command of another program of this package, as the user of this process would type it.
+
+    Args:
+      name: of the program, such as "evaluate".
+
+    Returns:
+      ``python tools/evaluate.py``, with the path to the folder as in the command of this process, if that is one of a
+      checkout's ``tools/``; otherwise the console command, ``alexnet-tf evaluate``.
+    """
+    folder = os.path.dirname(sys.argv[0])
+    if folder and pathlib.Path(folder).resolve() == _TOOLS:
+        return f"python {shlex.quote(os.path.join(folder, name + '.py'))}"
+    return f"alexnet-tf {name}"
 
 
 def first_line(error: BaseException) -> str:

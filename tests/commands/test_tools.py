@@ -136,7 +136,7 @@ def test_every_program_has_a_tool():
         (["--batch_size=0"], 1, "Expected batch_size to be 1 to 65536. Received: 0"),
         (["--recipe=caffe"], 1, "Expected recipe to be paper | original. Received: 'caffe'"),
         (["--workdir=runs/none", "--source=folder:/nowhere"], 1, "DIR/train/CLASS/IMAGE"),
-        (["--workdir=runs/none", "--data_dir=/nowhere"], 1, "Expected a data set made by tools/prepare.py"),
+        (["--workdir=runs/none", "--data_dir=/nowhere"], 1, "/tools/prepare.py, with its manifest.json, in /nowhere"),
         (
             ["--workdir=runs/none", "--data_dir=a", "--source=elpv"],
             1,

@@ -392,7 +392,7 @@ def test_directory_without_a_data_set_raises(tmp_path, call):
         with pytest.raises(FileNotFoundError) as caught:
             call(directory)
         assert str(caught.value) == (
-            f"Expected a data set made by tools/prepare.py, with its manifest.json, in {directory}. Received: none"
+            f"Expected a data set made by alexnet-tf prepare, with its manifest.json, in {directory}. Received: none"
         )
 
 

@@ -1,6 +1,11 @@
-"""One-line messages of Python's and TensorFlow's errors."""
+"""One-line messages of Python's and TensorFlow's errors, and commands in messages."""
+
+import ast
+import re
+import sys
 
 import pytest
+import source_code
 import tensorflow as tf
 
 from alexnet_tf.utils import messages
@@ -51,3 +56,29 @@ def test_different_values_are_listed_by_name():
         "runs/a was trained with different values: seed=0 (not 1), epochs=3 (not None); "
         "use the previous values or a new --workdir"
     )
+
+
+@pytest.mark.parametrize("folder", ["tools", "./tools", "../{name}/tools", "{root}/tools"])
+def test_programs_of_a_checkout_are_named_as_they_are_started(folder, monkeypatch):
+    monkeypatch.chdir(source_code.ROOT)
+    folder = folder.format(root=source_code.ROOT, name=source_code.ROOT.name)
+    monkeypatch.setattr(sys, "argv", [f"{folder}/train.py"])
+    assert messages.program("evaluate") == f"python {folder}/evaluate.py"
+
+
+@pytest.mark.parametrize("started", ["/usr/bin/alexnet-tf", "alexnet-tf", "", "train.py", "tools/train.py"])
+def test_programs_elsewhere_are_those_of_the_console_command(started, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [started])
+    assert messages.program("evaluate") == "alexnet-tf evaluate"
+
+
+def test_no_message_names_a_file_that_only_a_checkout_has():
+    found = [
+        f"{path}:{node.lineno}"
+        for path in source_code.FILES
+        if path.startswith("alexnet_tf/") and path != "alexnet_tf/utils/messages.py"
+        for node in ast.walk(ast.parse((source_code.ROOT / path).read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.search(r"tools/\w+\.py", node.value)
+    ]
+    assert not found
