@@ -315,29 +315,44 @@ def newest_checkpoint(directory: str) -> str:
             return path
         except DamagedError as error:
             damaged = damaged or error
-    raise damaged or FileNotFoundError(f"Expected a checkpoint in {directory}. Received: none")
+    raise damaged or _no_checkpoint(directory)
 
 
-def load_weights(directory: str, variables: Mapping[str, tf.Variable]) -> str:
-    """Assigns values from the newest checkpoint of another run.
+def load_weights(
+    directory: str, variables: Mapping[str, tf.Variable], log: Callable[[str], Any] = lambda line: None
+) -> str:
+    """Assigns values from the newest checkpoint of another run that is complete.
 
     Args:
       directory: of the other run's checkpoints.
       variables: dict from a name, as given to `Checkpoints`, to a variable. The checkpoint may contain more.
+      log: called with a line about each newer checkpoint that is damaged.
 
     Returns:
       The path of the checkpoint.
 
     Raises:
       FileNotFoundError: if there is no checkpoint.
-      ValueError: if the checkpoint cannot be read, or naming a variable that it lacks or has in another shape.
+      DamagedError: if there are checkpoints, but none can be read.
+      ValueError: naming a variable that the checkpoint lacks or has in another shape.
     """
-    path = newest_checkpoint(directory)
-    check_checkpoint(path, variables)
-    reader = tf.train.load_checkpoint(_literal(path))
-    for name, variable in variables.items():
-        variable.assign(reader.get_tensor(_key(name)))
-    return path
+    damaged = None
+    for path in paths(directory):
+        try:
+            check_checkpoint(path, variables)
+        except DamagedError as error:
+            damaged = damaged or error
+            log(f"warning: {error}")
+            continue
+        reader = tf.train.load_checkpoint(_literal(path))
+        for name, variable in variables.items():
+            variable.assign(reader.get_tensor(_key(name)))
+        return path
+    raise damaged or _no_checkpoint(directory)
+
+
+def _no_checkpoint(directory):
+    return FileNotFoundError(f"Expected a checkpoint in {directory}. Received: none")
 
 
 def _key(name):

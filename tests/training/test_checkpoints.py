@@ -244,6 +244,38 @@ def test_previous_checkpoint_is_restored_with_a_warning_if_the_newest_is_damaged
     assert Run(tmp_path, shapes=shapes).checkpoints.restore() == 7
 
 
+@pytest.mark.parametrize("file", [".index", ".data-00000-of-00001"])
+@pytest.mark.parametrize("damage", [damage_half, damage_bit, damage_all, None])
+def test_weights_are_those_of_the_previous_checkpoint_if_the_newest_is_damaged(file, damage, tmp_path):
+    shapes = {"fc/kernel": [100, 100]}
+    saved = Run(tmp_path, seed=1, shapes=shapes)
+    saved.checkpoints.save(5)
+    expected = saved.values()
+    saved.variables["fc/kernel"].assign(tf.zeros([100, 100]))
+    saved.checkpoints.save(6)
+    path = tmp_path / f"ckpt-6{file}"
+    if damage:
+        path.write_bytes(damage(path.read_bytes()))
+    else:
+        path.unlink()
+    started, lines = Run(tmp_path / "new", seed=2, shapes=shapes), []
+    assert checkpoints.load_weights(str(tmp_path), started.variables, lines.append) == str(tmp_path / "ckpt-5")
+    assert_same(started.values(), expected)
+    assert len(lines) == 1 and re.match(r"warning: Expected a .*checkpoint.*\. Received: \S+ckpt-6 \(.+\)$", lines[0])
+
+
+def test_weights_of_checkpoints_that_are_all_damaged_are_refused(tmp_path):
+    Run(tmp_path, seed=1).checkpoints.save(5)
+    (tmp_path / "ckpt-5.data-00000-of-00001").unlink()
+    started = Run(tmp_path / "new", seed=2)
+    before = started.values()
+    with pytest.raises(checkpoints.DamagedError, match=r"Received: \S+ckpt-5 \("):
+        checkpoints.load_weights(str(tmp_path), started.variables)
+    assert_same(started.values(), before)
+    with pytest.raises(FileNotFoundError, match="Expected a checkpoint in .*none. Received: none"):
+        checkpoints.load_weights(str(tmp_path / "none"), started.variables)
+
+
 def test_checkpoint_of_another_network_does_not_count_as_damaged(tmp_path):
     Run(tmp_path).checkpoints.save(3)
     Run(tmp_path, metadata={**METADATA, "network": "other"}).checkpoints.save(4)
