@@ -29,7 +29,7 @@ from alexnet_tf.reporting import pages
 from alexnet_tf.serving import client
 from alexnet_tf.training import checkpoints
 from alexnet_tf.training import metrics
-from alexnet_tf.utils import files
+from alexnet_tf.utils import schema
 
 
 def refusal(call, *arguments):
@@ -423,4 +423,6 @@ def test_class_names_are_escaped_in_html(tmp_path):
 def test_invalid_json_is_a_one_line_error(text, tmp_path):
     path = tmp_path / "figures.json"
     path.write_bytes(text.encode("latin-1"))
-    assert refusal(files.read_json, path).startswith(f"Expected JSON in {path}. Received: ")
+    assert refusal(schema.read_json, path, schema.Map(), "figures").startswith(
+        f"Expected figures in {path}. Received: "
+    )

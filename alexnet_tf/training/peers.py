@@ -27,6 +27,8 @@ from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 
+from alexnet_tf.utils import schema
+
 # Seconds between log messages about missing workers, and between polls.
 _LOG_INTERVAL = 30.0
 _POLL_INTERVAL = 0.2
@@ -37,6 +39,13 @@ _STRANGER_TIMEOUT = 120.0
 
 # The first field of a greeting, with the version of this protocol.
 _PROTOCOL = {"alexnet_tf": 1}
+_GREETING = schema.Object(
+    {
+        "index": schema.Number(low=0, integer=True),
+        "count": schema.Number(low=1, integer=True),
+        "configuration": schema.Map(schema.Text()),
+    }
+)
 _CONFIRMATION = b"met\n"
 _MAX_GREETING_BYTES = 2**18
 _MAX_LISTED = 5
@@ -244,20 +253,13 @@ def _parse(line):
     if not line:
         raise _StrangerError("a closed connection")
     try:
-        values = json.loads(line)
-        index, count, configuration = (values[name] for name in _Greeting._fields)
-        is_greeting = (
-            values.items() >= _PROTOCOL.items()
-            and isinstance(index, int)
-            and isinstance(count, int)
-            and 0 <= index < count
-            and all(isinstance(text, str) for text in configuration.values())
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        is_greeting = False
-    if not is_greeting:
+        values = schema.parse(line, _GREETING, "a greeting", "the answer of a worker")
+    except ValueError:
+        values = {}
+    greeting = _Greeting(*(values.get(name) for name in _Greeting._fields))
+    if not (values.items() >= _PROTOCOL.items() and greeting.index < greeting.count):
         raise _StrangerError("an answer of another program")
-    return _Greeting(index, count, configuration)
+    return greeting
 
 
 def _listen(port):

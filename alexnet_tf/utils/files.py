@@ -1,4 +1,4 @@
-"""Atomic writes, locks and JSON files."""
+"""Atomic writes and locks."""
 
 import contextlib
 import errno
@@ -8,7 +8,6 @@ import os
 import stat
 from collections.abc import Iterable
 from collections.abc import Iterator
-from collections.abc import Sequence
 from typing import IO
 from typing import Any
 
@@ -157,29 +156,6 @@ def _open_lock(path):
             return descriptor
         os.close(descriptor)
     raise OSError(f"Expected the lock {path} to be a file. Received: a link or a special file; remove it")
-
-
-def read_json(path: str | os.PathLike, fields: Sequence[str] = ()) -> Any:
-    """Returns the value stored in a JSON file.
-
-    Args:
-      path: path of the file.
-      fields: names of required fields. If there are any, the value must be an object that has them.
-
-    Raises:
-      OSError: if the file cannot be read.
-      ValueError: if it is not JSON, is nested deeper than Python's parser allows, or lacks a field; the message names
-        the file.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            value = json.load(file)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"Expected JSON in {path}. Received: {str(error).splitlines()[0]}") from None
-    missing = [field for field in fields if not isinstance(value, dict) or field not in value]
-    if missing:
-        raise ValueError(f"Expected {', '.join(fields)} in {path}, but {', '.join(missing)} is missing")
-    return value
 
 
 def write_json(path: str | os.PathLike, values: Any) -> None:
