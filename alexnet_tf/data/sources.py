@@ -84,7 +84,7 @@ def open_source(specification: str, as_version_0_1: bool = False) -> Source:
         "folder": folder,
         "tfds": tfds_by_name,
         "imagenet2012": imagenet2012,
-        "ilsvrc2010": imagenet2010,
+        "ilsvrc2010": open_ilsvrc2010,
     }
     if argument and kind in ("folder", "tfds"):
         source = with_argument[kind](argument, as_version_0_1)
@@ -258,7 +258,7 @@ def imagenet2012(directory: str | os.PathLike) -> Source:
     return _of_tfds("imagenet2012", tfds_sets.open_imagenet2012(directory))
 
 
-def imagenet2010(directory: str | os.PathLike) -> Source:
+def open_ilsvrc2010(directory: str | os.PathLike) -> Source:
     """Opens ILSVRC-2010 from the archives of image-net.org; see `ilsvrc2010.open_archives`."""
     found = ilsvrc2010.open_archives(directory)
     splits = {name: Split(*split) for name, split in found.splits.items()}
