@@ -21,12 +21,14 @@ from alexnet_tf.commands import prepare  # noqa: E402
 from alexnet_tf.commands import profile_report  # noqa: E402
 from alexnet_tf.commands import program  # noqa: E402
 from alexnet_tf.commands import train  # noqa: E402
+from alexnet_tf.commands import weights  # noqa: E402
 
 PROGRAMS = {
     "prepare": prepare,
     "train": train,
     "evaluate": evaluate,
     "export": export,
+    "weights": weights,
     "predict": predict,
     "neighbours": neighbours,
     "figures": figures,

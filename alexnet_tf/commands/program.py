@@ -284,6 +284,11 @@ def threads(run_config: config.Config) -> tuple[int, int]:
     return run_config.intra_op_threads or intra, run_config.inter_op_threads or inter
 
 
+def fail_usage(program: str, message: str) -> NoReturn:
+    """Exits with status 2 and a message about the command line."""
+    _fail(os.path.basename(program), message, USAGE_STATUS)
+
+
 def _is_cpu(name):
     return name.upper().startswith("/CPU:") and name.rsplit(":", 1)[1].isdigit()
 

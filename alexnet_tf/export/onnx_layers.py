@@ -1,7 +1,7 @@
 """How each Keras layer of our networks is written as ONNX nodes.
 
-Keras's tensors are ``[batch, height, width, channels]``, and ONNX's operators read ``[batch, channels, height, width]``.
-So every tensor of four axes is transposed within the graph; the images, and all tensors of two axes, are not.
+Keras's tensors are ``[batch, height, width, channels]``; ONNX's operators read ``[batch, channels, height, width]``. So
+the images are transposed at the beginning of the graph, and the maps again where they are flattened.
 """
 
 import re

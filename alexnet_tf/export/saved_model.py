@@ -74,13 +74,17 @@ def export(
         )
     if len(class_names) != network.output_shape[-1]:
         raise ValueError(f"Expected {network.output_shape[-1]} class_names. Received: {len(class_names)}")
-    _check_numbers(network, preprocessing.mean_image)
+    check_numbers(network, preprocessing.mean_image)
     with _served(network, preprocessing, class_names, options) as served:
         return _write(served, _metadata(served, preprocessing, class_names, options) | card, export_dir, options)
 
 
-def _check_numbers(network, mean_image):
-    """Raises ValueError for numbers with which every answer of the export would be wrong, though finite."""
+def check_numbers(network: keras.Model, mean_image: np.ndarray) -> None:
+    """Checks for numbers with which every answer of an export would be wrong, though finite.
+
+    Raises:
+      ValueError: if the mean image or a weight has values that training cannot give, such as NaN.
+    """
     # Comparisons with NaN are false.
     if not (0 <= mean_image.min() and 0 < mean_image.max() <= 255):
         raise ValueError(
