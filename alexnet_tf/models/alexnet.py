@@ -361,9 +361,11 @@ class AlexNet(network.Network):
 
     Example:
 
-    >>> model = alexnet_tf.AlexNet(num_classes=1000, devices=("/GPU:0", "/GPU:1"))
+    >>> model = alexnet_tf.AlexNet(num_classes=1000)
     >>> model(tf.zeros([1, 224, 224, 3])).shape
     TensorShape([1, 1000])
+
+    On two GPUs, as in the paper: ``alexnet_tf.AlexNet(devices=("/GPU:0", "/GPU:1"))``.
 
     Args:
       num_classes: int, at least 2.
