@@ -316,7 +316,7 @@ def _cost(run_config, model, records):
         seconds = sum(
             record["examples"] / record["images_per_second"] for record in records if record["kind"] == "train"
         )
-        product = f"{costs.MATRIX_SIDE} x {costs.MATRIX_SIDE}"
+        product = f"{costs.matrix_side()} x {costs.matrix_side()}"
         rows += [
             ["training time", _duration(seconds)],
             ["speed", f"{speed:.1f} images/s, {speed * flops / 1e9:.4g} GFLOP/s"],

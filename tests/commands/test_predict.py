@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 
+import forks
 import pytest
 import stand_in
 
@@ -87,7 +88,7 @@ def test_ascii_terminals_get_names_without_bars(export_dir, tmp_path):
     ],
 )
 def test_invalid_usage_and_servers_are_reported_in_one_line(arguments, status, message):
-    done = run(*arguments)
+    done = forks.run("predict", *arguments)
     assert ends_with_one_line(done, status, message)
     assert not done.stdout
 

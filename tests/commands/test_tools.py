@@ -359,6 +359,7 @@ def wait_for_end_of_group(group, timeout=60):
     raise TimeoutError(f"Processes of the group {group} are left after {timeout} s")
 
 
+@pytest.mark.slow  # tests/experiments/test_runner.py stops and kills a program that stands in for training.
 def test_killed_experiment_resumes(experiment, tmp_path):
     arguments = [*experiment, "--epochs=60", "--checkpoint_steps=5"]
     workdir = tmp_path / "runs" / "pictures-0"

@@ -21,10 +21,10 @@ BLANK = statistics.Statistics(
 )
 
 
-def batch(size):
+def batch(size, crop_size=224):
     generator = np.random.default_rng(0)
     return {
-        "crops": tf.constant(generator.integers(0, 256, [size, 224, 224, 3], dtype=np.uint8)),
+        "crops": tf.constant(generator.integers(0, 256, [size, crop_size, crop_size, 3], dtype=np.uint8)),
         "offsets": tf.constant(generator.integers(0, 33, [size, 2]).astype(np.int32)),
         "flips": tf.zeros([size, 2], tf.bool),
         "labels": tf.constant(generator.integers(0, 10, size)),

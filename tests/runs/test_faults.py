@@ -99,7 +99,7 @@ def wait_for_step(workdir, step, child, timeout=600):
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.slow)])
 def test_a_run_killed_at_random_moments_ends_with_the_same_bits(kills, server, folder, undisturbed, tmp_path):
     workdir = tmp_path / "run"
     arguments = [f"--workdir={workdir}", *small_runs.flags(config(folder))]
@@ -162,7 +162,9 @@ def test_sigterm_saves_a_checkpoint_and_exits_with_143(server, folder, undisturb
     small_runs.assert_same_bits(small_runs.stored(workdir, STEPS), undisturbed)
 
 
-@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    "number, status", [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGHUP, 129)]
+)
 def test_an_interrupt_and_a_hangup_save_a_checkpoint_like_sigterm(number, status, server, folder, tmp_path):
     workdir = tmp_path / "run"
     arguments = [f"--workdir={workdir}", *small_runs.flags(config(folder, checkpoint_steps=1000))]

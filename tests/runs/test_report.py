@@ -221,7 +221,9 @@ def test_a_run_without_records_has_no_curves(tmp_path, photographs):
     assert "Example predictions" in read(workdir).headings
 
 
-@pytest.mark.parametrize("flips, share", [("horizontal", "0.0%"), ("both", "0.0%"), ("none", "100.0%")])
+@pytest.mark.parametrize(
+    "flips, share", [("horizontal", "0.0%"), pytest.param("both", "0.0%", marks=pytest.mark.slow), ("none", "100.0%")]
+)
 def test_ten_views_are_the_headline_only_after_training_with_mirror_images(
     tmp_path, photographs, monkeypatch, capsys, flips, share
 ):
@@ -256,7 +258,9 @@ def test_training_flops_of_a_small_network_match_a_hand_calculation():
     assert costs.training_flops(cifar10.Cifar10Net("cifar10_18"), ("conv1",)) == 2 * (2 * first + 3 * rest)
 
 
-def test_peak_flops_are_measured():
+def test_peak_flops_are_measured(monkeypatch):
+    # Tiny matrices on a busy machine are mostly waiting.
+    monkeypatch.setattr(costs, "MATRIX_SIDES", {"CPU": 1024, "GPU": 3072})
     assert costs.peak_flops(rounds=1) > 1e8
 
 

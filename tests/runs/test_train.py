@@ -71,7 +71,7 @@ def test_a_run_of_the_full_size_network(folder, tmp_path):
 
 
 def test_a_run_writes_all_promised_files(folder, tmp_path, capsys):
-    run_config = small_config(folder)
+    run_config = small_config(folder, network="cifar10_18")
     run = tmp_path / "run"
     written = train.train(run_config, str(run))
     stored = dataclasses.replace(run_config.resolved(), split_rule="hash")
@@ -243,7 +243,8 @@ def test_the_test_set_is_monitored_without_a_validation_set(small_folder, tmp_pa
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
+        # The others restore all that this one does, and more.
+        pytest.param({}, marks=pytest.mark.slow),
         {"normalization": "batch", "crop_size": 24, "crops": "random", "flips": "horizontal", "color_noise": 0.1},
         {
             "network": "cifar10_26",

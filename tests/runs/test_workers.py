@@ -141,29 +141,37 @@ exit "$status"
 """
 
 
-def test_a_stopped_job_that_loses_a_worker_ends_with_the_same_weights(server, folder, two_workers, tmp_path):
-    workdir = tmp_path / "run"
-    arguments = small_runs.flags(config(folder))
-    # SIGTERM to the second worker stops both at the same step, and the chief saves.
-    children = start_workers(server, workdir, arguments, tmp_path / "log")
+def stop_at_fourth_step(server, workdir, arguments, log):
+    """Starts two workers and stops both by a SIGTERM to the second; returns the step of the chief's checkpoint."""
+    children = start_workers(server, workdir, arguments, log)
     wait_for_step(workdir, 4, children)
     children[1].kill(signal.SIGTERM)
     assert [child.wait() for child in children] == [143, 143], "\n".join(child.said() for child in children)
     stopped = len(small_runs.lines(workdir, "train"))
     assert 4 <= stopped < STEPS
     assert f"stopped at step {stopped} of {STEPS}" in children[0].said()
+    return stopped
 
-    # Slurm's script restarts all workers after one was lost.
-    host, first, second = "localhost", *(address.rpartition(":")[2] for address in addresses().split(","))
-    for name, text in {"srun": SRUN, "scontrol": f"#!/bin/sh\necho {host}\necho {host}\n"}.items():
+
+def assert_ended_as(workdir, undisturbed):
+    small_runs.assert_same_bits(small_runs.stored(workdir, STEPS), small_runs.stored(undisturbed, STEPS))
+    assert [line["step"] for line in small_runs.lines(workdir, "train")] == list(range(1, STEPS + 1))
+
+
+def test_a_stopped_job_ends_with_the_same_weights(server, folder, two_workers, tmp_path):
+    workdir, arguments = tmp_path / "run", small_runs.flags(config(folder))
+    stop_at_fourth_step(server, workdir, arguments, tmp_path / "log")
+    children = start_workers(server, workdir, arguments, tmp_path / "log")
+    assert [child.wait() for child in children] == [0, 0], "\n".join(child.said() for child in children)
+    assert_ended_as(workdir, two_workers[0])
+
+
+def slurm_job(tmp_path, train, first, *arguments):
+    """Starts tools/slurm.sh on two nodes, which are processes here, with a script that stands in for tools/train.py."""
+    for name, text in {"srun": SRUN, "scontrol": "#!/bin/sh\necho localhost\necho localhost\n"}.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
-    # Two workers on one host need different ports, while nodes use the same port.
-    (tmp_path / "train.sh").write_text(
-        "#!/usr/bin/env bash\n"
-        f'exec "{sys.executable}" "{ROOT}/tools/train.py" "${{@/localhost:{first},localhost:{first}/'
-        f'localhost:{first},localhost:{second}}}"\n'
-    )
+    (tmp_path / "train.sh").write_text(f"#!/usr/bin/env bash\n{train}\n")
     environment = {
         **os.environ,
         "PATH": f"{tmp_path}:{os.environ['PATH']}",
@@ -174,13 +182,38 @@ def test_a_stopped_job_that_loses_a_worker_ends_with_the_same_weights(server, fo
         "TRAIN": str(tmp_path / "train.sh"),
     }
     with open(tmp_path / "job.log", "w") as log:
-        job = subprocess.Popen(
-            ["bash", str(ROOT / "tools" / "slurm.sh"), f"--workdir={workdir}", *arguments],
+        return subprocess.Popen(
+            ["bash", str(ROOT / "tools" / "slurm.sh"), *arguments],
             stdout=log,
             stderr=log,
             env=environment,
             start_new_session=True,
         )
+
+
+def test_the_slurm_job_restarts_all_workers(tmp_path):
+    """The second worker ends once with the status of one that lost another."""
+    train = f'echo "$SLURM_PROCID $*" >> {tmp_path}/calls\n'
+    train += f"if ((SLURM_PROCID == 1)) && mkdir {tmp_path}/lost 2> /dev/null; then exit 75; fi"
+    job = slurm_job(tmp_path, train, "5000", "--workdir=run")
+    assert job.wait(timeout=120) == 0, (tmp_path / "job.log").read_text()
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert sorted(call[0] for call in calls) == ["0", "0", "1", "1"]
+    assert all("--workdir=run" in call and "--workers=localhost:5000,localhost:5000" in call for call in calls)
+    said = (tmp_path / "job.log").read_text()
+    assert "attempt 1 of 10 ended with status 75" in said and "attempt 2" not in said
+
+
+# The two tests before it have its parts, except for the loss of a worker, for which see tests/training/test_peers.py.
+@pytest.mark.slow
+def test_a_stopped_job_that_loses_a_worker_ends_with_the_same_weights(server, folder, two_workers, tmp_path):
+    workdir, arguments = tmp_path / "run", small_runs.flags(config(folder))
+    stopped = stop_at_fourth_step(server, workdir, arguments, tmp_path / "log")
+    # Two workers on one host need different ports, while nodes use the same port.
+    first, second = (address.rpartition(":")[2] for address in addresses().split(","))
+    hosts = f"localhost:{first},localhost:{first}/localhost:{first},localhost:{second}"
+    train = f'exec "{sys.executable}" "{ROOT}/tools/train.py" "${{@/{hosts}}}"'
+    job = slurm_job(tmp_path, train, first, f"--workdir={workdir}", *arguments)
     try:
         deadline = time.monotonic() + 600
         while len(small_runs.lines(workdir, "train")) < stopped + 3:
@@ -194,8 +227,7 @@ def test_a_stopped_job_that_loses_a_worker_ends_with_the_same_weights(server, fo
     said = (tmp_path / "job.log").read_text()
     assert "Expected all 2 workers to be running. Received: " in said
     assert "attempt 1 of 10 ended with status" in said and "attempt 2" not in said
-    small_runs.assert_same_bits(small_runs.stored(workdir, STEPS), small_runs.stored(two_workers[0], STEPS))
-    assert [line["step"] for line in small_runs.lines(workdir, "train")] == list(range(1, STEPS + 1))
+    assert_ended_as(workdir, two_workers[0])
 
 
 def test_the_kubernetes_example_starts_workers_with_valid_flags():
