@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from alexnet_tf.benchmarks import measuring
 from alexnet_tf.benchmarks import sides
-from alexnet_tf.runs import tensorboard
+from alexnet_tf.runs import summary_contents
 from alexnet_tf.training import loop
 
 # Of quickstart, the shortest epoch of our experiments, in which what is written once per epoch is most frequent.
@@ -32,11 +32,11 @@ def summaries(request: measuring.Request) -> measuring.Result:
     run_config = dataclasses.replace(run_config, summary_epochs=run_config.summary_epochs or 1.0)
     rates = sides.interleave(request, {sides.OURS: sides.training_step(run_config, trainer)})
     step = run_config.batch_size / float(np.median(rates[sides.OURS]))
-    latest = tensorboard.Latest([sides.synthetic_batch(run_config, sides.NUM_CLASSES)])
+    latest = summary_contents.Latest([sides.synthetic_batch(run_config, sides.NUM_CLASSES)])
     next(iter(latest))
     with tempfile.TemporaryDirectory(prefix="alexnet_benchmark_") as directory:
-        scalars = tensorboard.open_summaries(directory)
-        details = tensorboard.details(scalars, trainer, latest, run_config, 0.0)
+        scalars = summary_contents.open_summaries(directory)
+        details = summary_contents.details(scalars, trainer, latest, run_config, 0.0)
         # Every call is due.
         progress = [_progress(each, each * run_config.summary_epochs) for each in range(request.rounds + 2)]
         first_details = _seconds(details, progress[:1])

@@ -43,7 +43,7 @@ from alexnet_tf.runs import diagnosis
 from alexnet_tf.runs import report
 from alexnet_tf.runs import restore
 from alexnet_tf.runs import split_results
-from alexnet_tf.runs import tensorboard
+from alexnet_tf.runs import summary_contents
 from alexnet_tf.runs import validation
 from alexnet_tf.training import actions
 from alexnet_tf.training import checkpoints
@@ -259,7 +259,7 @@ def _check_configuration(run_config, workdir):
 def _train_steps(run, profile_steps, stop):
     """Trains to the run's last step or until a stop is requested; returns the number of steps taken."""
     run_config, processes = run.config, run.processes
-    latest = tensorboard.Latest(processes.batches(_training_batches(run)), processes.first)
+    latest = summary_contents.Latest(processes.batches(_training_batches(run)), processes.first)
     with contextlib.ExitStack() as stack:
         terminal, step_context = None, lambda step: contextlib.nullcontext()
         if processes.is_chief:
@@ -316,7 +316,7 @@ def _profile(run, requested, latest, terminal):
     if not requested:
         yield lambda step: contextlib.nullcontext()
         return
-    describe = lambda: trace.describe(tensorboard.step_graph(run.trainer, latest.batch, run.config))
+    describe = lambda: trace.describe(summary_contents.step_graph(run.trainer, latest.batch, run.config))
     with profiler.Profiler(os.path.join(run.workdir, "tensorboard"), *requested, describe) as profile:
         yield profile.step
     terminal.print(
@@ -331,7 +331,7 @@ def _actions(run, terminal, latest, stop):
     if not run.processes.is_chief:
         return [epoch_end]
     writer = metrics.Writer(os.path.join(run.workdir, "metrics.jsonl"), run.first_step)
-    summaries = tensorboard.open_summaries(run.workdir)
+    summaries = summary_contents.open_summaries(run.workdir)
 
     def warn(progress, text):
         terminal.print(f"warning: {text}")
@@ -341,8 +341,8 @@ def _actions(run, terminal, latest, stop):
     early_cut = diagnosis.EarlyCut(run.workdir, run.config, run.data.source, warn)
     epoch_end.log = validation.epoch_log(run.monitored, terminal, writer, summaries)
     epoch = run.first_step / run.steps_per_epoch
-    details = tensorboard.details(summaries, run.trainer, latest, run.config, epoch)
-    end = tensorboard.session_end(summaries, run.config, run.steps)
+    details = summary_contents.details(summaries, run.trainer, latest, run.config, epoch)
+    end = summary_contents.session_end(summaries, run.config, run.steps)
     return [terminal, writer, summaries, flat, epoch_end, early_cut, details, end, run.checkpoints]
 
 

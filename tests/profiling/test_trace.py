@@ -16,7 +16,7 @@ from alexnet_tf.profiling import placement_report
 from alexnet_tf.profiling import profiler
 from alexnet_tf.profiling import trace
 from alexnet_tf.runs import builders
-from alexnet_tf.runs import tensorboard
+from alexnet_tf.runs import summary_contents
 from alexnet_tf.training import loop
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -54,8 +54,8 @@ def profiled(request, tmp_path_factory):
     rates = builders.initial_rates(run_config)
     report = placement_report.placement_report(trainer.step, next(batches_of(run_config)), rates)
     directory = tmp_path_factory.mktemp(request.param)
-    latest = tensorboard.Latest(batches_of(run_config))
-    describe = lambda: trace.describe(tensorboard.step_graph(trainer, latest.batch, run_config))
+    latest = summary_contents.Latest(batches_of(run_config))
+    describe = lambda: trace.describe(summary_contents.step_graph(trainer, latest.batch, run_config))
     with profiler.Profiler(str(directory), 4, 6, describe) as profile:
         loop.train(
             trainer,

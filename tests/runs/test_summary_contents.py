@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing import event_accumulator
 from alexnet_tf import config
 from alexnet_tf.profiling import bottlenecks
 from alexnet_tf.profiling import trace
-from alexnet_tf.runs import tensorboard
+from alexnet_tf.runs import summary_contents
 from alexnet_tf.runs import train
 
 LAYERS = {f"{name}_{tower}" for name in ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7") for tower in "ab"}
@@ -141,7 +141,7 @@ def test_gray_levels_are_centered_and_scaled_per_image():
     images = np.zeros([3, 2, 2, 3], np.float32)
     images[0, 0, 0, 0] = 200.0
     images[1, 1, 1, 2] = -0.5
-    levels = tensorboard.to_gray_levels(images)
+    levels = summary_contents.to_gray_levels(images)
     assert levels.dtype == np.uint8
     assert levels[0, 0, 0].tolist() == [255, 128, 128]
     assert levels[1, 1, 1].tolist() == [128, 128, 0]
@@ -150,7 +150,7 @@ def test_gray_levels_are_centered_and_scaled_per_image():
 
 def test_hyperparameters_are_all_fields_that_are_not_none():
     run_config = small_config("any", drop_epochs=(0.25, 0.5)).resolved()
-    values = tensorboard.hyperparameters(run_config)
+    values = summary_contents.hyperparameters(run_config)
     assert values["drop_epochs"] == "0.25,0.5" and values["learning_rate"] == 0.01 and values["reshuffle"] is True
     unset = {name for name, value in dataclasses.asdict(run_config).items() if value is None}
     assert set(values) == {field.name for field in dataclasses.fields(run_config)} - unset
@@ -158,7 +158,7 @@ def test_hyperparameters_are_all_fields_that_are_not_none():
 
 
 def test_latest_keeps_the_latest_batch():
-    latest = tensorboard.Latest(range(3))
+    latest = summary_contents.Latest(range(3))
     assert latest.batch is None
     assert [(batch, latest.batch) for batch in latest] == [(0, 0), (1, 1), (2, 2)]
     assert latest.batch == 2

@@ -1,4 +1,4 @@
-"""Writes the slowly changing part of a run to TensorBoard: weights, images, graph and hyperparameters."""
+"""Writes the slowly changing summaries of a run to TensorBoard: weights, images, graph and hyperparameters."""
 
 import dataclasses
 import os
