@@ -8,7 +8,7 @@ from alexnet_tf.models import keras_import
 __version__ = "0.2.0"
 
 # Importing TensorFlow takes seconds, so the public names are resolved on first use.
-_MODULES = {"AlexNet": "alexnet_tf.models.alexnet", "LocalResponseNormalization": "alexnet_tf.models.layers"}
+_MODULES = {"AlexNet": "alexnet_tf.models.alexnet", "LocalResponseNormalization": "alexnet_tf.models.normalizations"}
 
 __all__ = ["AlexNet", "LocalResponseNormalization"]
 

@@ -10,7 +10,7 @@ import zlib
 
 from alexnet_tf.models import registry
 
-# Differences between the recipes in training; `alexnet.RECIPES` has those of the network.
+# Differences between the recipes in training; `variants.RECIPES` has those of the network.
 RECIPE_DEFAULTS = {
     "paper": {
         "bias_learning_rate_factor": 1.0,

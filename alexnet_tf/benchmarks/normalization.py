@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from alexnet_tf.benchmarks import measuring
 from alexnet_tf.benchmarks import sides
-from alexnet_tf.models import layers
+from alexnet_tf.models import normalizations
 
 # Height, width and channels of the two normalized outputs, of both towers together.
 SHAPES = ((55, 55, 96), (27, 27, 256))
@@ -22,7 +22,7 @@ def without_normalization(model: keras.Model) -> keras.Model:
     """
 
     def clone(layer):
-        if isinstance(layer, layers.LocalResponseNormalization):
+        if isinstance(layer, normalizations.LocalResponseNormalization):
             return keras.layers.Activation("linear", name=layer.name, dtype=layer.dtype_policy)
         return type(layer).from_config(layer.get_config())
 
@@ -76,7 +76,7 @@ def tensorflow_normalization(batch_size: int) -> dict[str, measuring.Side]:
 
 def our_normalization(batch_size: int) -> dict[str, measuring.Side]:
     """Sides for another process: our response normalization, with all cores as TensorFlow's."""
-    return _sides(sides.OURS, layers.LocalResponseNormalization(), batch_size)
+    return _sides(sides.OURS, normalizations.LocalResponseNormalization(), batch_size)
 
 
 def forward_and_backward(request: measuring.Request) -> measuring.Result:

@@ -9,6 +9,7 @@ import keras
 
 from alexnet_tf.models import layers
 from alexnet_tf.models import network
+from alexnet_tf.models import normalizations
 
 
 class Layout(NamedTuple):
@@ -73,8 +74,8 @@ class _Builder(NamedTuple):
         if kind in ("response", "first"):
             # The authors' "rnorm" sums over 3 x 3 positions of the same map and divides its scale by their number.
             constants = {"bias": 1.0, "alpha": 5e-5 / 9, "jit_compile": self.jit_compile}
-            return layers.SameMapNormalization(3, **constants, dtype=self.dtype, name=name)(x)
-        return layers.later_normalization(kind, dtype=self.dtype, name=name)(x)
+            return normalizations.SameMapNormalization(3, **constants, dtype=self.dtype, name=name)(x)
+        return normalizations.later_normalization(kind, dtype=self.dtype, name=name)(x)
 
     def dense(self, number, units, x, *, activation=None, name):
         initializer = self.kernel_initializer(number, self.layout.dense_stddev)
@@ -93,7 +94,7 @@ def _check(layout, num_classes, image_size, activation, normalization, pooling, 
     for name, value, allowed in (
         ("layout", layout, tuple(LAYOUTS)),
         ("activation", activation, layers.ACTIVATIONS),
-        ("normalization", normalization, layers.NORMALIZATIONS),
+        ("normalization", normalization, normalizations.NORMALIZATIONS),
         ("pooling", pooling, tuple(layers.POOLINGS)),
         ("initialization", initialization, ("recipe", "he")),
     ):

@@ -16,7 +16,9 @@ import alexnet_tf
 from alexnet_tf.models import alexnet
 from alexnet_tf.models import cifar10
 from alexnet_tf.models import layers
+from alexnet_tf.models import normalizations
 from alexnet_tf.models import placement
+from alexnet_tf.models import tower_layers
 
 # Keras and NumPy 2 cause it whenever a variable is saved.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -107,11 +109,11 @@ def test_layers_of_a_loaded_model_are_on_their_devices(tmp_path):
     loaded = reloaded(keras.models.clone_model(NETWORKS["two_devices"]()), tmp_path)
     assert [loaded.get_layer(f"conv1_{tower}").device for tower in "ab"] == list(DEVICES)
     assert loaded.get_layer("conv1_b").kernel.value.device.endswith("CPU:1")
-    assert isinstance(loaded.get_layer("conv1_a"), alexnet.Conv2D)
+    assert isinstance(loaded.get_layer("conv1_a"), tower_layers.Conv2D)
 
 
 def test_placed_classes_are_registered_once():
-    assert placement.on_device(keras.layers.Conv2D) is alexnet.Conv2D
+    assert placement.on_device(keras.layers.Conv2D) is tower_layers.Conv2D
     ours, keras_own = placement.on_device(layers.Dropout), placement.on_device(keras.layers.Dropout)
     names = [keras.saving.get_registered_name(each) for each in (ours, keras_own, layers.Dropout)]
     assert names == [
@@ -158,9 +160,9 @@ LAYERS = {
     "Concatenate": (keras.layers.Concatenate, {}, ((2, 3), (2, 4))),
     "BatchNormalization": (keras.layers.BatchNormalization, {}, (2, 4, 4, 3)),
     "FanOut": (placement.FanOut, {"readers": 2}, (2, 3)),
-    "LocalResponseNormalization": (layers.LocalResponseNormalization, {"depth_radius": 1}, (2, 4, 4, 3)),
-    "SameMapNormalization": (layers.SameMapNormalization, {"size": 3}, (2, 4, 4, 3)),
-    "GroupNormalization": (layers.GroupNormalization, {"group_channels": 2}, (2, 4, 4, 6)),
+    "LocalResponseNormalization": (normalizations.LocalResponseNormalization, {"depth_radius": 1}, (2, 4, 4, 3)),
+    "SameMapNormalization": (normalizations.SameMapNormalization, {"size": 3}, (2, 4, 4, 3)),
+    "GroupNormalization": (normalizations.GroupNormalization, {"group_channels": 2}, (2, 4, 4, 6)),
     "Dropout": (layers.Dropout, {"rate": 0.3, "seed": 1}, (2, 3)),
 }
 
@@ -181,8 +183,10 @@ def test_layer_passes_the_test_of_keras(name, device):
 
 
 def test_every_placed_layer_is_tested():
-    placed = {name for name, value in vars(alexnet).items() if hasattr(value, "from_config") and value is not keras}
-    assert placed - {"AlexNet"} == set(LAYERS)
+    placed = {
+        name for name, value in vars(tower_layers).items() if hasattr(value, "from_config") and value is not keras
+    }
+    assert placed == set(LAYERS)
 
 
 # State in saved files
@@ -351,7 +355,7 @@ def test_a_loaded_model_evaluates_and_trains_like_the_saved_one(make, tmp_path):
 def test_layers_on_devices_do_not_support_xla():
     with pytest.warns(UserWarning, match="doesn't support `jit_compile=True`"):
         NETWORKS["two_devices"]().compile("sgd", "mse", jit_compile=True)
-    assert not alexnet.Dense(1, device="/CPU:1").supports_jit and alexnet.Dense(1).supports_jit
+    assert not tower_layers.Dense(1, device="/CPU:1").supports_jit and tower_layers.Dense(1).supports_jit
 
 
 def test_a_network_on_one_device_trains_with_xla():
