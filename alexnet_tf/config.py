@@ -11,6 +11,15 @@ import zlib
 from alexnet_tf.models import registry
 
 # Differences between the recipes in training; `variants.RECIPES` has those of the network.
+_CAFFE_DEFAULTS = {
+    "bias_learning_rate_factor": 2.0,
+    "bias_weight_decay": 0.0,
+    "max_bias_drops": 3,
+    "mean_crop": "aligned",
+    "input_divisor": 1.0,
+    "images_per_draw": 1,
+    "reshuffle": False,
+}
 RECIPE_DEFAULTS = {
     "paper": {
         "bias_learning_rate_factor": 1.0,
@@ -30,6 +39,8 @@ RECIPE_DEFAULTS = {
         "images_per_draw": 32,
         "reshuffle": False,
     },
+    "caffe": _CAFFE_DEFAULTS,
+    "caffenet": _CAFFE_DEFAULTS,
 }
 
 
@@ -68,16 +79,17 @@ class Config:
     network: str = _option(
         "network",
         "alexnet",
-        "AlexNet, or one of its authors' smaller networks for CIFAR-10, named by test error in percent",
-        "paper; original: example-layers",
+        "AlexNet; alexnet_owt, its one-tower version in torchvision; or one of the authors' smaller networks for "
+        "CIFAR-10, named by test error in percent",
+        "paper; alexnet_owt: Krizhevsky 2014; original: example-layers",
         choices=tuple(registry.NETWORKS),
     )
     recipe: str = _option(
         "network",
         "paper",
-        "follow the paper's text, or the authors' released code",
-        "paper; original #145",
-        choices=("paper", "original"),
+        "follow the paper's text, the authors' released code, or one of Caffe's two networks",
+        "paper; original #145; caffe: bvlc_alexnet, caffenet: bvlc_reference_caffenet",
+        choices=tuple(RECIPE_DEFAULTS),
     )
     devices: tuple = _option(
         "network",
@@ -242,7 +254,7 @@ class Config:
     crop_size: int = _option(
         "augmentation",
         224,
-        "height and width of the network's input; for AlexNet 224, or 32 for the same layers on small images",
+        "height and width of the network's input; for AlexNet 224, 227 with Caffe's recipes, or 32 for small images",
         "paper 4.1",
         low=8,
         high=256,
@@ -584,6 +596,8 @@ class Config:
                 f"Expected crop_size to be {registry.crop_sizes_text(network)} for network={self.network}. "
                 f"Received: {self.crop_size}"
             )
+        if "recipe" in network.options and self.crop_size not in registry.recipe_crop_sizes(self.recipe, network):
+            raise ValueError(f"Expected crop_size to be 227 or 32 for recipe={self.recipe}. Received: {self.crop_size}")
         refused = registry.refused_options(self.network)
         for field in dataclasses.fields(self):
             if field.name in refused and getattr(self, field.name) != field.default:

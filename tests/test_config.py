@@ -314,7 +314,8 @@ def test_bounds_are_inclusive(field):
             r"Expected crop_size to be at most image_size, 32\. Received: 33",
         ),
         ({"image_size": 223}, r"Expected crop_size to be at most image_size, 223\. Received: 224"),
-        ({"crop_size": 227}, r"Expected crop_size to be 224 or 32 for network=alexnet\. Received: 227"),
+        ({"crop_size": 225}, r"Expected crop_size to be 224, 227 or 32 for network=alexnet\. Received: 225"),
+        ({"recipe": "caffe"}, r"Expected crop_size to be 227 or 32 for recipe=caffe\. Received: 224"),
         (
             {"validation_fraction": 0.0},
             r"Expected a schedule that does not depend on the validation error, such as epochs, for "
@@ -371,7 +372,7 @@ def test_values_that_barely_fit_together_are_accepted(values):
         ("--learning_rate=high", "--learning_rate=high"),
         ("--deterministic=perhaps", "--deterministic=perhaps"),
         ("--drop_epochs=25,later", "Expected drop_epochs to be numbers separated by commas. Received: 'later'"),
-        ("--recipe=caffe", "Expected recipe to be paper | original. Received: 'caffe'"),
+        ("--recipe=vgg", "Expected recipe to be paper | original | caffe | caffenet. Received: 'vgg'"),
         ("--dropout=1.5", "Expected dropout to be 0 to 0.99. Received: 1.5"),
         # absl stops parsing at the first word that is not a flag.
         ("--seed=3\nepochs=4\n--patience=5", "Expected --flag=value on each line. Received: 'epochs=4'"),

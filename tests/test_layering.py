@@ -35,6 +35,7 @@ MAY_IMPORT = {
         "alexnet_tf.models.tower_layers",
         "alexnet_tf.models.variants",
     ],
+    "alexnet_tf.models.alexnet_owt": ["alexnet_tf.models.layers", "alexnet_tf.models.network"],
     "alexnet_tf.models.cifar10": [
         "alexnet_tf.models.layers",
         "alexnet_tf.models.network",

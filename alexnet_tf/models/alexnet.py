@@ -16,33 +16,63 @@ from alexnet_tf.models import variants
 
 def _layer1(tower, images):
     """Applies 48 kernels of 11 x 11 x 3 with stride 4 to the whole image; to a 32 x 32 image, 5 x 5 with stride 1."""
-    if tower.variant.image_size == 32:
+    size = tower.variant.image_size
+    if size == 32:
         x = tower.convolution(1, 5, bias=0)(images)
     else:
-        # The paper gives the sizes only. As in original #145, the last of 55 positions extends 3 pixels past the right
-        # and bottom edges and reads zeros there, the mean of the images.
-        x = tower.zero_padding(((0, 3), (0, 3)), "edge1")(images)  # 227
-        x = tower.convolution(1, 11, strides=4, padding="valid", bias=0)(x)  # 55
-    if tower.recipe.activation == "before":
-        x = tower.activation(1)(x)
-    x = tower.normalize(1, x)
-    x = tower.pooling(1)(x)  # 27
-    if tower.recipe.activation == "after":
-        x = tower.activation(1)(x)
-    return x
+        if size != variants.EDGELESS_SIZE:
+            # The paper gives the sizes only. As in original #145, the last of 55 positions extends 3 pixels past the
+            # right and bottom edges and reads zeros there, the mean of the images.
+            images = tower.zero_padding(((0, 3), (0, 3)), "edge1")(images)  # 227
+        x = tower.convolution(1, 11, strides=4, padding="valid", bias=0)(images)  # 55
+    return tower.activation(1)(x) if tower.recipe.activation == "before" else x
 
 
 def _layer2(tower, x):
     """Applies 128 kernels of 5 x 5 x 48 to the tower's own maps."""
+    bias = tower.recipe.initial_bias
     if tower.variant.pooling == "nonoverlapping":
         # 28 positions become 26, which pooling reduces to 13 (original #147).
         x = tower.zero_padding(1, "edge2")(x)
-        x = tower.convolution(2, 5, padding="valid", bias=1)(x)
+        x = tower.convolution(2, 5, padding="valid", bias=bias)(x)
     else:
-        x = tower.convolution(2, 5, bias=1)(x)  # 27
-    x = tower.activation(2)(x)
-    x = tower.normalize(2, x)
-    return tower.pooling(2)(x)  # 13
+        x = tower.convolution(2, 5, bias=bias)(x)  # 27
+    return tower.activation(2)(x)
+
+
+def _normalize_and_pool(towers, number, outputs):
+    """Applies the normalization and the pooling of layer 1 or 2, in the order of the recipe."""
+    if towers[0].recipe.normalization == "before":
+        outputs = _normalize(towers, number, outputs)
+    outputs = [tower.pooling(number)(x) for tower, x in zip(towers, outputs)]
+    if towers[0].recipe.normalization == "after":
+        outputs = _normalize(towers, number, outputs)
+    if number == 1 and towers[0].recipe.activation == "after":
+        outputs = [tower.activation(1)(x) for tower, x in zip(towers, outputs)]
+    return outputs
+
+
+def _normalize(towers, number, outputs):
+    """Normalizes layer 1 or 2. If windows extend into the other tower, each lends the other two of its maps."""
+    first = towers[0]
+    if len(towers) == 1 or not first.normalization_crosses_towers(number):
+        return [tower.normalize(number, x) for tower, x in zip(towers, outputs)]
+    radius, channels = tower_layers.RADIUS, outputs[0].shape[-1]
+    # Of each tower: the maps that it lends, and those that it keeps of the normalized ones.
+    lent = ((channels - radius, channels), (0, radius))
+    kept = ((0, channels), (radius, channels + radius))
+    own, loans = [], []
+    for tower, x, maps in zip(towers, outputs, lent):
+        copy, source = tower.layer(tower_layers.FanOut, 2, name=f"fanout_norm{number}")(x)
+        own.append(copy)
+        loans.append(tower.layer(tower_layers.ChannelRange, *maps, name=f"border{number}")(source))
+    parts = ([own[0], loans[1]], [loans[0], own[1]])
+    results = []
+    for tower, part, maps in zip(towers, parts, kept):
+        x = tower.layer(tower_layers.Concatenate, name=f"join_norm{number}")(part)
+        x = tower.normalize(number, x)
+        results.append(tower.layer(tower_layers.ChannelRange, *maps, name=f"inner{number}")(x))
+    return results
 
 
 def _layer3(tower, x):
@@ -57,7 +87,7 @@ def _layer4(tower, x):
     """Applies 192 kernels of 3 x 3 x 192 to the tower's own maps."""
     if tower.variant.removed_layer == "conv4":
         return x
-    x = tower.convolution(4, 3, stddev=tower.recipe.middle_stddev, bias=1)(x)  # 13
+    x = tower.convolution(4, 3, stddev=tower.recipe.middle_stddev, bias=tower.recipe.initial_bias)(x)  # 13
     return tower.activation(4)(x)
 
 
@@ -67,7 +97,8 @@ def _layer5(tower, x):
         return tower.pooling(5)(x)
     # 13 positions become 11, which pooling without overlap reduces to 6 (original #147).
     padding = "valid" if tower.variant.pooling == "nonoverlapping" else "same"
-    x = tower.convolution(5, 3, padding=padding, stddev=tower.recipe.middle_stddev, bias=1)(x)  # 13
+    options = {"stddev": tower.recipe.middle_stddev, "bias": tower.recipe.initial_bias}
+    x = tower.convolution(5, 3, padding=padding, **options)(x)  # 13
     if tower.recipe.activation == "before":
         x = tower.activation(5)(x)
     x = tower.pooling(5)(x)  # 6
@@ -79,14 +110,17 @@ def _layer5(tower, x):
 def _sixth_convolution(tower, x):
     """Applies one more convolution to the pooled maps of both towers (original #146)."""
     # Seed number 6 belongs to fc6.
-    x = tower.convolution(6, 3, stddev=tower.recipe.middle_stddev, bias=1, seed_number=9)(x)  # 6
+    x = tower.convolution(6, 3, stddev=tower.recipe.middle_stddev, bias=tower.recipe.initial_bias, seed_number=9)(
+        x
+    )  # 6
     return tower.layer(tower_layers.Activation, tower.variant.activation, name=f"{tower.variant.activation}_conv6")(x)
 
 
 def _fully_connected(tower, number, x):
     """Applies layer 6 or 7: 2048 units, each reading all outputs of both towers, with dropout (paper, section 4.2)."""
     units = getattr(tower.widths, f"fc{number}")
-    x = tower.layer(tower_layers.Dense, units, name=f"fc{number}", **tower.initializers(number, 0.01, 1))(x)
+    initializers = tower.initializers(number, tower.recipe.dense_stddev, tower.recipe.initial_bias)
+    x = tower.layer(tower_layers.Dense, units, name=f"fc{number}", **initializers)(x)
     x = tower.activation(number)(x)
     return tower.dropout(number)(x)
 
@@ -118,8 +152,10 @@ def _join(towers, outputs, name):
 
 def _layers_1_to_7(towers, images):
     """Applies all layers before fc8. Sizes in comments are those of one of the paper's towers."""
-    x = [_layer1(tower, images) for tower in towers]  # 27 x 27 x 48
-    x = [_layer2(tower, own) for tower, own in zip(towers, x)]  # 13 x 13 x 128
+    x = [_layer1(tower, images) for tower in towers]  # 55 x 55 x 48
+    x = _normalize_and_pool(towers, 1, x)  # 27 x 27 x 48
+    x = [_layer2(tower, own) for tower, own in zip(towers, x)]  # 27 x 27 x 128
+    x = _normalize_and_pool(towers, 2, x)  # 13 x 13 x 128
     x = _exchange(towers, x, 2)  # 13 x 13 x 256
     x = [_layer3(tower, both) for tower, both in zip(towers, x)]  # 13 x 13 x 192
     x = [_layer4(tower, own) for tower, own in zip(towers, x)]  # 13 x 13 x 192
@@ -167,7 +203,9 @@ class AlexNet(network.Network):
       num_classes: int, at least 2.
       recipe: "paper" to follow the paper's text; "original" to follow the authors' released code (net #145), which
         applies layer 1's ReLU after normalization and pooling, uses an LRN alpha of 2e-5, adds a same-map
-        normalization to layer 2, and initializes layers 3 to 5 with standard deviation 0.03.
+        normalization to layer 2, and initializes layers 3 to 5 with standard deviation 0.03; "caffe" or "caffenet" for
+        Caffe's bvlc_alexnet and bvlc_reference_caffenet, whose LRN has k = 1 and alpha = 2e-5 and extends into the
+        other tower, and whose images have a side of 227. "caffenet" pools before it normalizes.
       devices: two TensorFlow device names, one for each tower; or None to leave placement to TensorFlow. The
         variables, forward operations and backward operations of each tower are placed by explicit ``tf.device``
         scopes.
@@ -188,9 +226,10 @@ class AlexNet(network.Network):
         of both towers (original #146).
       bottleneck: even int, the number of units of a linear layer before fc8, half in each tower, for a very
         large number of classes (original #146: 2048); 0 for no such layer.
-      image_size: 224; or 32 for a smaller network of the same layers, to test the paper's claims on small images. It is
-        ours: 16, 32, 48, 48 and 32 kernels and 256 units per tower (48 in conv2 and 512 in fc6 with
-        ``communication="fc8"``), and 5 x 5 kernels with stride 1 in conv1.
+      image_size: 224; 227 for images that need no zeros at the edge; None for the side that the recipe has; or 32 for
+        a smaller network of the same layers, to test the paper's claims on small images. It is ours: 16, 32, 48, 48
+        and 32 kernels and 256 units per tower (48 in conv2 and 512 in fc6 with ``communication="fc8"``), and 5 x 5
+        kernels with stride 1 in conv1.
       initialization: "recipe" for the recipe's initial weights; "he" for weights N(0, 2 / inputs) and biases 0, for few
         classes and few images.
       seed: int, the seed of the initial weights and of dropout; None for a random one.
@@ -217,6 +256,7 @@ class AlexNet(network.Network):
       https://papers.nips.cc/paper/4824-imagenet-classification-with-deep-convolutional-neural-networks), NIPS 2012
     - [The authors' released code](https://github.com/computerhistory/AlexNet-Source-Code), "original" with the number
       of a net
+    - [Caffe's models](https://github.com/BVLC/caffe/tree/master/models), for the recipes "caffe" and "caffenet"
     - [Delving Deep into Rectifiers](https://arxiv.org/abs/1502.01852), He et al., 2015, for ``initialization="he"``
     """
 
@@ -235,7 +275,7 @@ class AlexNet(network.Network):
         removed_layer: str = "none",
         sixth_convolution: bool = False,
         bottleneck: int = 0,
-        image_size: int = variants.IMAGE_SIZE,
+        image_size: int | None = None,
         initialization: str = "recipe",
         conv1_stddev: float | None = None,
         seed: int | None = None,
@@ -245,6 +285,7 @@ class AlexNet(network.Network):
         left_out: str | None = None,
         **kwargs,
     ):
+        image_size = variants.default_image_size(recipe) if image_size is None else image_size
         variant = variants.Variant(
             towers=towers,
             communication=communication,

@@ -4,6 +4,7 @@ Keras loads a saved file of a class that it finds in its register. So the classe
 and this package are imported, in any order. This module itself imports neither Keras nor TensorFlow.
 """
 
+import importlib
 import json
 import os
 import sys
@@ -82,7 +83,8 @@ def register() -> None:
         return
     try:
         for network in registry.NETWORKS.values():
-            registry.load_class(network)
+            # The module only: it has no class yet if it is the one that imports Keras first.
+            importlib.import_module(network.path.partition(":")[0])
     except Exception as error:  # noqa: BLE001 (whoever imports Keras for another purpose goes on)
         message = f"keras.models.load_model cannot load networks of alexnet_tf: {type(error).__name__}: {error}"
         warnings.warn(message, stacklevel=2)

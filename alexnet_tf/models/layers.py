@@ -37,6 +37,35 @@ def kernel_initializer(initialization: str, stddev: float, seed: int | None) -> 
 
 
 @keras.saving.register_keras_serializable(package="alexnet_tf")
+class ChannelRange(keras.layers.Layer):
+    """Returns a range of the channels.
+
+    Args:
+      start: int, the first channel.
+      stop: int, the channel after the last; 0 for the end. Both count from the end if negative.
+      **kwargs: arguments of ``keras.layers.Layer``.
+
+    Input: ``[batch, ..., channels]``.
+
+    Output: ``[batch, ..., stop - start]``.
+    """
+
+    def __init__(self, start: int, stop: int, **kwargs):
+        super().__init__(**kwargs)
+        self.start = start
+        self.stop = stop
+
+    def call(self, inputs):
+        return inputs[..., self.start : self.stop or None]
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], len(range(input_shape[-1])[self.start : self.stop or None]))
+
+    def get_config(self):
+        return {**super().get_config(), "start": self.start, "stop": self.stop}
+
+
+@keras.saving.register_keras_serializable(package="alexnet_tf")
 class Dropout(keras.layers.Layer):
     """Dropout as in the paper: scales outputs in inference, and not in training.
 

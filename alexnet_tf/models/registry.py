@@ -87,7 +87,7 @@ NETWORKS = {
                 "sixth_convolution",
                 "bottleneck",
             ),
-            crop_sizes=(224, 32),
+            crop_sizes=(224, 227, 32),
             num_classes=1000,
             parameters=60_965_224,
             first_layers=("conv1", "conv1_a", "conv1_b"),
@@ -154,7 +154,18 @@ def crop_sizes_text(network: Network) -> str:
     """Describes the crop sizes of a network, for messages: "224 or 32", or "a multiple of 8"."""
     if isinstance(network.crop_sizes, range):
         return f"a multiple of {network.crop_sizes.step}"
-    return " or ".join(map(str, network.crop_sizes))
+    return (
+        ", ".join(map(str, network.crop_sizes[:-1]))
+        + " or " * (len(network.crop_sizes) > 1)
+        + str(network.crop_sizes[-1])
+    )
+
+
+def recipe_crop_sizes(recipe: str, network: Network) -> tuple[int, ...] | range:
+    """Returns the crop sizes of a network under a recipe: Caffe's networks have no zeros at the edge of an image."""
+    if recipe in ("caffe", "caffenet"):
+        return tuple(size for size in network.crop_sizes if size != 224)
+    return network.crop_sizes
 
 
 def is_split(name: str, towers: str) -> bool:

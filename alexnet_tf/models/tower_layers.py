@@ -23,6 +23,9 @@ SameMapNormalization = placement.on_device(normalizations.SameMapNormalization)
 BatchNormalization = placement.on_device(keras.layers.BatchNormalization)
 GroupNormalization = placement.on_device(normalizations.GroupNormalization)
 Dropout = placement.on_device(layers.Dropout)
+# Half of the window of LRN.
+RADIUS = 2
+ChannelRange = placement.on_device(layers.ChannelRange)
 
 
 class Tower(NamedTuple):
@@ -39,8 +42,7 @@ class Tower(NamedTuple):
 
     @property
     def widths(self):
-        apart = ", apart" if self.variant.communication == "fc8" else ""
-        return variants.WIDTHS[self.variant.image_size][self.variant.towers + apart]
+        return variants.widths(self.variant)
 
     def layer(self, layer_class, *args, name, **kwargs):
         """Returns a layer on the tower's device, named as in the paper with the tower's letter appended."""
@@ -86,11 +88,18 @@ class Tower(NamedTuple):
             return self.layer(
                 GroupNormalization, normalizations.GROUP_CHANNELS if kind == "group" else None, name=name
             )(x)
-        alpha, jit_compile = self.recipe.alpha, self.jit_compile
-        x = self.layer(LocalResponseNormalization, alpha=alpha, jit_compile=jit_compile, name=name)(x)
+        constants = {"bias": self.recipe.bias, "alpha": self.recipe.alpha}
+        jit_compile = self.jit_compile
+        x = self.layer(LocalResponseNormalization, **constants, jit_compile=jit_compile, name=name)(x)
         if number == 2 and self.recipe.same_map_normalization:
             x = self.layer(SameMapNormalization, jit_compile=jit_compile, name="samemap2")(x)
         return x
+
+    def normalization_crosses_towers(self, number):
+        """Returns whether the window of the normalization of layer 1 or 2 extends into the other tower."""
+        kinds = ("response", "first") if number == 1 else ("response",)
+        is_joined = self.variant.communication == "paper"
+        return self.recipe.crosses_towers and is_joined and self.variant.normalization in kinds
 
     def pooling(self, number):
         """Returns max pooling with overlapping windows (paper, section 3.4) or without overlap (original #147)."""

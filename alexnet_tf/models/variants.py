@@ -7,10 +7,12 @@ from alexnet_tf.models import layers
 from alexnet_tf.models import normalizations
 
 IMAGE_SIZE = 224
+# The side of images that need no zeros at the edge.
+EDGELESS_SIZE = 227
 
 
 class Recipe(NamedTuple):
-    """The values for which the paper's text and the authors' released code differ."""
+    """The values for which the paper's text, the authors' released code and Caffe's two networks differ."""
 
     # Whether the ReLU of layers 1 and 5 comes "before" or "after" normalization and pooling.
     activation: str
@@ -18,13 +20,37 @@ class Recipe(NamedTuple):
     alpha: float
     # Whether a same-map normalization follows layer 2's LRN (original #145 only).
     same_map_normalization: bool
-    # Standard deviation of the initial weights of conv3, conv4 and conv5 (0.01 in all other layers).
+    # Standard deviation of the initial weights of conv3, conv4 and conv5 (0.01 in other layers but fc6 and fc7).
     middle_stddev: float
+    # LRN's k.
+    bias: float = 2.0
+    # Whether LRN comes "before" or "after" pooling.
+    normalization: str = "before"
+    # Whether LRN's window extends into the maps of the other tower.
+    crosses_towers: bool = False
+    # Standard deviation of the initial weights of fc6 and fc7.
+    dense_stddev: float = 0.01
+    # Initial biases of conv2, conv4, conv5, fc6 and fc7; those of other layers are 0.
+    initial_bias: float = 1.0
+    # Sides of the images that the network accepts.
+    image_sizes: tuple[int, ...] = (IMAGE_SIZE, EDGELESS_SIZE, 32)
 
 
+_CAFFE = {
+    "activation": "before",
+    "alpha": 2e-5,
+    "same_map_normalization": False,
+    "middle_stddev": 0.01,
+    "bias": 1.0,
+    "crosses_towers": True,
+    "dense_stddev": 0.005,
+    "image_sizes": (EDGELESS_SIZE, 32),
+}
 RECIPES = {
     "paper": Recipe(activation="before", alpha=1e-4, same_map_normalization=False, middle_stddev=0.01),
     "original": Recipe(activation="after", alpha=2e-5, same_map_normalization=True, middle_stddev=0.03),
+    "caffe": Recipe(initial_bias=0.1, **_CAFFE),
+    "caffenet": Recipe(normalization="after", **_CAFFE),
 }
 
 
@@ -52,7 +78,7 @@ CHOICES = {
     "normalization": normalizations.NORMALIZATIONS,
     "pooling": tuple(layers.POOLINGS),
     "removed_layer": ("none", "conv3", "conv4", "conv5"),
-    "image_size": (224, 32),
+    "image_size": (IMAGE_SIZE, EDGELESS_SIZE, 32),
 }
 
 
@@ -89,6 +115,17 @@ WIDTHS = {
 }
 
 
+def default_image_size(recipe: str) -> int:
+    """Returns the side of a recipe's images."""
+    return RECIPES[recipe].image_sizes[0] if recipe in RECIPES else IMAGE_SIZE
+
+
+def widths(variant: Variant) -> Widths:
+    """Returns the widths of a tower of a variant."""
+    apart = ", apart" if variant.communication == "fc8" else ""
+    return WIDTHS[IMAGE_SIZE if variant.image_size == EDGELESS_SIZE else variant.image_size][variant.towers + apart]
+
+
 def check(
     variant: Variant, *, num_classes: int, recipe: str, initialization: str, devices: Sequence[str] | None
 ) -> None:
@@ -104,6 +141,9 @@ def check(
     if initialization not in ("recipe", "he"):
         raise ValueError(f"Expected initialization to be recipe or he. Received: {initialization=}")
     _check_values(variant)
+    if variant.image_size not in RECIPES[recipe].image_sizes:
+        sizes = " or ".join(map(str, RECIPES[recipe].image_sizes))
+        raise ValueError(f"Expected image_size to be {sizes} for {recipe=}. Received: {variant.image_size}")
     if variant.towers != "two" and devices:
         raise ValueError(f"Expected devices=None for towers={variant.towers!r}. Received: {devices=}")
     if variant.towers != "two" and variant.communication != "paper":

@@ -252,7 +252,7 @@ def test_no_grouped_convolution(fresh):
     [
         ({"num_classes": 1}, "int of at least 2. Received: num_classes=1"),
         ({"num_classes": 10.0}, "int of at least 2. Received: num_classes=10.0"),
-        ({"recipe": "caffe"}, r"one of \['original', 'paper'\]. Received: recipe='caffe'"),
+        ({"recipe": "vgg"}, r"one of \['caffe', 'caffenet', 'original', 'paper'\]. Received: recipe='vgg'"),
         ({"initialization": "glorot"}, "recipe or he. Received: initialization='glorot'"),
         ({"dropout": 1.0}, r"\[0, 1\). Received: rate=1.0"),
         ({"devices": "/CPU:0"}, "two device names. Received: devices='/CPU:0'"),
@@ -272,7 +272,7 @@ def test_no_grouped_convolution(fresh):
             "removed_layer to be one of none, conv3, conv4, conv5. Received: removed_layer='conv2'",
         ),
         ({"removed_layer": ["conv3"]}, r"removed_layer to be one of .* Received: removed_layer=\['conv3'\]"),
-        ({"image_size": 227}, "image_size to be one of 224, 32. Received: image_size=227"),
+        ({"image_size": 225}, "image_size to be one of 224, 227, 32. Received: image_size=225"),
         ({"sixth_convolution": "conv6"}, "sixth_convolution to be a bool. Received: 'conv6'"),
         ({"sixth_convolution": 1}, "sixth_convolution to be a bool. Received: 1"),
         (

@@ -37,6 +37,8 @@ def python(program, *arguments, **environment):
 IMPORTS = {
     "keras_last": "import alexnet_tf, importlib.util\nimportlib.util.find_spec('keras')\nimport keras",
     "keras_first": "import keras\nimport alexnet_tf",
+    "network_first": "import warnings\nwarnings.simplefilter('error', UserWarning)\n"
+    "import alexnet_tf\nalexnet_tf.AlexNet\nimport keras",
     "tensorflow_last": "import alexnet_tf\nimport tensorflow as tf\nkeras = tf.keras",
 }
 LOAD = """
@@ -122,7 +124,7 @@ def test_finder_does_not_mind_that_keras_is_not_installed(without_keras, monkeyp
 
 
 def test_an_error_while_registering_does_not_prevent_the_import_of_keras(monkeypatch):
-    monkeypatch.setattr(keras_import.registry, "load_class", lambda network: 1 / 0)
+    monkeypatch.setattr(keras_import.importlib, "import_module", lambda name: 1 / 0)
     with pytest.warns(UserWarning, match="load_model cannot load networks of alexnet_tf: ZeroDivisionError"):
         keras_import.register()
 

@@ -76,7 +76,8 @@ def test_options_and_towers_are_fields_of_the_configuration(network):
 
 @every_network
 def test_every_option_reaches_the_network(network):
-    run_config = configuration(network, activation="tanh", normalization="group", pooling="nonoverlapping")
+    changes = {"activation": "tanh", "normalization": "group", "pooling": "nonoverlapping"}
+    run_config = configuration(network, **{name: changes[name] for name in network.options if name in changes})
     received = builders.build_model(run_config, 3, jit_compile=False).get_config()
     assert {name: received[name] for name in network.options} == {
         name: getattr(run_config, name) for name in network.options
@@ -101,7 +102,9 @@ def test_recorded_errors_have_a_data_set_and_lie_between_0_and_1(network):
 
 
 def test_unknown_network():
-    with pytest.raises(ValueError, match="^Expected network to be one of alexnet, cifar10_26, .*Received: 'vgg'$"):
+    with pytest.raises(
+        ValueError, match="^Expected network to be one of alexnet, alexnet_owt, cifar10_26, .*Received: 'vgg'$"
+    ):
         registry.find("vgg")
 
 
@@ -116,7 +119,7 @@ def test_refused_options():
         "bottleneck",
     )
     assert registry.networks_with("towers") == ("alexnet",)
-    assert registry.networks_with("pooling") == tuple(registry.NETWORKS)
+    assert registry.networks_with("activation") == tuple(registry.NETWORKS)
 
 
 @pytest.mark.parametrize(
