@@ -12,7 +12,7 @@ from alexnet_tf.export import onnx_network
 from alexnet_tf.export import parity
 from alexnet_tf.models import alexnet
 from alexnet_tf.models import cifar10
-from alexnet_tf.models import layers
+from alexnet_tf.models import normalizations
 
 pytest.importorskip("onnxruntime")
 
@@ -141,7 +141,7 @@ def small_model(*own, shape=(8, 8, 3)):
         ([keras.layers.Dense, {"units": 3, "name": "fc"}], "Received: 4 axes of fc$"),
         ([keras.layers.Conv2D, {"filters": 2, "kernel_size": 3, "activation": "gelu", "name": "c"}], "gelu in c$"),
         ([keras.layers.MaxPooling2D, {"dtype": "bfloat16", "name": "p"}], "Received: computation in bfloat16 in p$"),
-        ([layers.LocalResponseNormalization, {"dtype": "mixed_bfloat16", "name": "n"}], "bfloat16 in n$"),
+        ([normalizations.LocalResponseNormalization, {"dtype": "mixed_bfloat16", "name": "n"}], "bfloat16 in n$"),
     ],
 )
 def test_other_layers_are_refused(own, message):
