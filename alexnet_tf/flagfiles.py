@@ -55,10 +55,20 @@ class _PathParser(flags.ArgumentParser):
 
 
 class _PathsParser(flags.ListParser):
-    """Parses paths separated by commas."""
+    """Parses paths separated by commas, which are also allowed within quotes and in the names of existing files."""
 
     def parse(self, argument):
-        return [pathnames.expand(item) for item in super().parse(argument)]
+        items = super().parse(argument)
+        if not isinstance(argument, str) or '"' in argument:
+            return [pathnames.expand(item) for item in items]
+        parts, paths = argument.split(",") if argument else [], []
+        while parts:
+            joined = [pathnames.expand(",".join(parts[:count]).strip()) for count in range(1, len(parts) + 1)]
+            # The first that exists: a file "a,b.jpg" is one path, unless there is a file "a".
+            count = next((count for count, path in enumerate(joined, 1) if os.path.lexists(path)), 1)
+            paths.append(joined[count - 1])
+            parts = parts[count:]
+        return paths
 
 
 def define_path(name: str, default: str, help: str, flag_values: flags.FlagValues) -> flags.FlagHolder[str]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from alexnet_tf.benchmarks import measuring
+from alexnet_tf.utils import escaping
 from alexnet_tf.utils import files
 from alexnet_tf.utils import machine
 
@@ -88,7 +89,7 @@ def markdown(rows: Mapping[str, Mapping[str, Any]], machine_details: Mapping[str
       rows: dict by name of dicts for JSON.
       machine_details: from `describe_machine`.
     """
-    details = ", ".join(f"{name} {_plain(value)}" for name, value in machine_details.items())
+    details = escaping.for_markdown(", ".join(f"{name} {_plain(value)}" for name, value in machine_details.items()))
     text = [
         f"Measured on: {details}.",
         "",
@@ -97,11 +98,13 @@ def markdown(rows: Mapping[str, Mapping[str, Any]], machine_details: Mapping[str
     ]
     for name, row in rows.items():
         if "not_run" in row:
-            text.append(f"| {name} | not run: {row['not_run']} | | | |")
+            reason = escaping.for_markdown_cell(f"not run: {row['not_run']}")
+            text.append(f"| {escaping.for_markdown_cell(name)} | {reason} | | | |")
             continue
         medians = "; ".join((f"{row['description']}: {_medians(row)}".removesuffix(": "), *row["notes"]))
         for what, value, target in _entries(row):
-            text.append(f"| {name} | {what} | {value} | {target} | {medians} |")
+            cells = map(escaping.for_markdown_cell, (name, what, value, target, medians))
+            text.append(f"| {' | '.join(cells)} |")
             medians = ""
     return "\n".join(text) + "\n"
 

@@ -138,8 +138,8 @@ def _parts(split, second, fraction):
     if not len(first) or not len(second):
         raise ValueError(
             f"Expected enough images to hold out a fraction of {fraction} of each class. Received: {len(split.labels)} "
-            f"images of {len(np.unique(split.labels))} classes; add images, or a validation set, or monitor the test "
-            "set with --validation_fraction=0"
+            f"images of {len(np.unique(split.labels))} classes; add images or a validation set, or with a test set "
+            "pass --validation_fraction=0 to monitor it"
         )
     return subset(split, first), subset(split, second)
 

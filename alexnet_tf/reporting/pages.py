@@ -21,7 +21,6 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.25rem 0.7rem; border-bottom: 1px solid #8884; text-align: left; }
 pre { overflow-x: auto; padding: 0.7rem; background: #8882; font-size: 0.85rem; }
 """
-# The space of a percentage.
 
 
 class Heading(NamedTuple):
@@ -74,7 +73,7 @@ def _block_to_markdown(block):
     if isinstance(block, Heading):
         return f"## {escape(block.text)}"
     if isinstance(block, Table):
-        rows = [[escape(cell).replace("|", "&#124;") for cell in row] for row in (block.header, *block.rows)]
+        rows = [list(map(escaping.for_markdown_cell, row)) for row in (block.header, *block.rows)]
         rows.insert(1, ["---"] * len(block.header))
         return "\n".join(f"| {' | '.join(row)} |" for row in rows)
     if isinstance(block, Picture):

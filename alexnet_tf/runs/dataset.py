@@ -106,7 +106,9 @@ def monitored_split(source: sources.Source) -> str:
     for split in ("validation", "test"):
         if split in source.splits:
             return split
-    raise ValueError(f"Expected validation_fraction above 0, as {source.name} has no test set. Received: 0")
+    raise ValueError(
+        f"Expected validation_fraction above 0, as {source.name} has no validation or test set. Received: 0"
+    )
 
 
 def example_names(data: Data, split: str) -> Callable[[int], str]:

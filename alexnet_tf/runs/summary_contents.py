@@ -1,5 +1,6 @@
 """Writes the slowly changing summaries of a run to TensorBoard: weights, images, graph and hyperparameters."""
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable
@@ -87,22 +88,20 @@ def details(
     return tensorboard.Details(show, every=run_config.summary_epochs, epoch=epoch)
 
 
-def session_end(
-    summaries: tensorboard.Summaries, run_config: config.Config, steps: int
-) -> Callable[[loop.Progress], None]:
-    """Returns the action that marks the run as finished, for the HParams plugin, after its last step.
+def session(
+    workdir: str, run_config: config.Config, steps: int, first_step: int
+) -> contextlib.AbstractContextManager[Callable[[loop.Progress], None]]:
+    """Returns the context of a run for the HParams plugin, whose value is an action; see `tensorboard.Session`.
 
     Args:
-      summaries: of the run.
+      workdir: the run's directory.
       run_config: the resolved configuration. Without `details`, the plugin does not know the run.
       steps: number of steps of the run.
+      first_step: number of steps already taken.
     """
-
-    def end(progress):
-        if progress.step == steps and run_config.summary_epochs:
-            summaries.end_session()
-
-    return end
+    if not run_config.summary_epochs:
+        return contextlib.nullcontext(lambda progress: None)
+    return tensorboard.Session(os.path.join(workdir, "tensorboard"), steps, first_step)
 
 
 def layer_weights(

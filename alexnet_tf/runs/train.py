@@ -106,7 +106,7 @@ def train(
       stopping.Stopped: if a stop was requested. If training had begun, a checkpoint was saved.
     """
     run_config = _with_split_rule(run_config.resolved(), workdir)
-    _check_configuration(run_config, workdir)
+    _check_configuration(run_config, workdir, is_batch_size_final=False)
     profiler.check_profile_steps(profile_steps)
     # Must come before any other use of TensorFlow.
     processes = processes or distribution.start(run_config.distribute)
@@ -149,6 +149,8 @@ def _open(run_config, workdir, processes, locks):
     builders.tower_devices(run_config)
     builders.check_initialization(run_config, workdir)
     data, monitored = _open_data(run_config, workdir, console)
+    run_config = _with_batches_that_fit(run_config, len(data.examples["train"]), processes.replicas, console)
+    _check_configuration(run_config, workdir)
     steps_per_epoch = sampling.batches_per_epoch(len(data.examples["train"]), run_config.batch_size)
     steps = max(1, round(run_config.epochs * steps_per_epoch))
     own_trainer = _build_trainer(run_config, data, processes, console)
@@ -245,11 +247,33 @@ def _with_split_rule(run_config, workdir):
     return dataclasses.replace(run_config, split_rule=restore.read_config(workdir).split_rule if exists else "hash")
 
 
-def _check_configuration(run_config, workdir):
-    """Raises ValueError if the work directory has a different configuration, naming the fields that differ."""
+def _with_batches_that_fit(run_config, num_examples, replicas, console):
+    """Returns the configuration with one batch of all training images if there are fewer than the batch size."""
+    if num_examples >= run_config.batch_size:
+        return run_config
+    if num_examples < replicas:
+        raise ValueError(f"Expected at least {replicas} training images, one per replica. Received: {num_examples}")
+    size = num_examples // replicas * replicas
+    console.print(
+        f"batches have {size} images instead of {run_config.batch_size}, as there are only {num_examples} training "
+        "images: one step per epoch",
+        markup=False,
+    )
+    return dataclasses.replace(run_config, batch_size=size)
+
+
+def _check_configuration(run_config, workdir, is_batch_size_final=True):
+    """Raises ValueError if the work directory has a different configuration, naming the fields that differ.
+
+    Args:
+      run_config, workdir: of the run.
+      is_batch_size_final: False before the number of training images is known, which may reduce the batch size.
+    """
     if not os.path.exists(os.path.join(workdir, "config.flags")):
         return
     before = restore.read_config(workdir)
+    if not is_batch_size_final and before.batch_size < run_config.batch_size:
+        run_config = dataclasses.replace(run_config, batch_size=before.batch_size)
     fields = run_config.differences(before)
     if fields:
         values = dataclasses.asdict(before), dataclasses.asdict(run_config)
@@ -268,6 +292,8 @@ def _train_steps(run, profile_steps, stop):
         own_actions = _actions(run, terminal, latest, stop)
         if processes.is_chief:
             stack.enter_context(diagnosis.divergence_recorded(run.workdir, run.steps_per_epoch))
+            session = summary_contents.session(run.workdir, run_config, run.steps, run.first_step)
+            own_actions.append(stack.enter_context(session))
         stack.enter_context(examples.naming_unreadable(run.data.examples["train"]))
         return loop.train(
             run.trainer,
@@ -342,8 +368,7 @@ def _actions(run, terminal, latest, stop):
     epoch_end.log = validation.epoch_log(run.monitored, terminal, writer, summaries)
     epoch = run.first_step / run.steps_per_epoch
     details = summary_contents.details(summaries, run.trainer, latest, run.config, epoch)
-    end = summary_contents.session_end(summaries, run.config, run.steps)
-    return [terminal, writer, summaries, flat, epoch_end, early_cut, details, end, run.checkpoints]
+    return [terminal, writer, summaries, flat, epoch_end, early_cut, details, run.checkpoints]
 
 
 def _validate(run, stop):

@@ -42,8 +42,8 @@ def not_better_than_majority(split: str, error: float, majority_error: float) ->
         return None
     return (
         f"the {split} error of {_percent(error)} is not below the {_percent(majority_error)} of always predicting the "
-        "most frequent class: the network is no better than a guess; train for more epochs, or with the options of "
-        "flags/own_pictures.flags"
+        "most frequent class: the network is no better than a guess; add images, train for more epochs, or use the "
+        "options of flags/own_pictures.flags"
     )
 
 

@@ -1,6 +1,8 @@
 """What a run writes for TensorBoard."""
 
+import glob
 import math
+import os
 from collections.abc import Callable
 from collections.abc import Mapping
 
@@ -36,8 +38,6 @@ class Summaries:
     def errors(self, step: int, part: str, loss: float, top1_error: float, top5_error: float | None) -> None:
         """Writes loss and errors, so that TensorBoard shows those of training and validation in one group.
 
-        The tags of version 0.1, such as ``train_loss`` for ``loss/train``, are written as well.
-
         Args:
           step: the step.
           part: "train" or "validation".
@@ -47,8 +47,7 @@ class Summaries:
         """
         values = {"loss": loss, "top1_error": top1_error, "top5_error": top5_error}
         known = {name: value for name, value in values.items() if value is not None}
-        grouped = {f"{name}/{part}": value for name, value in known.items()}
-        self.scalars(step, **grouped, **{f"{part}_{name}": value for name, value in known.items()})
+        self.scalars(step, **{f"{name}/{part}": value for name, value in known.items()})
 
     def weights(self, step: int, weights: Mapping[str, tuple[tf.Variable, tf.Variable]]) -> None:
         """Writes a histogram of each layer's weights and the ratio of its last update to its weights.
@@ -91,17 +90,6 @@ class Summaries:
             tensorboard.plugins.hparams.api.hparams(values)
         self._writer.flush()
 
-    def end_session(self) -> None:
-        """Marks the run as finished for the HParams plugin, which shows it as running until then."""
-        import tensorboard.plugins.hparams.api_pb2
-        import tensorboard.plugins.hparams.summary
-
-        status = tensorboard.plugins.hparams.api_pb2.STATUS_SUCCESS
-        ended = tensorboard.plugins.hparams.summary.session_end_pb(status)
-        with self._writer.as_default(step=0):
-            tf.summary.experimental.write_raw_pb(ended.SerializeToString(), step=0)
-        self._writer.flush()
-
     def __call__(self, progress: loop.Progress) -> None:
         self.errors(progress.step, "train", progress.train_loss, progress.train_error, progress.train_top5_error)
         self.scalars(
@@ -110,6 +98,48 @@ class Summaries:
             images_per_second=progress.images_per_second,
             input_wait=progress.input_wait,
         )
+
+
+class Session:
+    """Tells the HParams plugin how a run ended, which it shows as running until then: a context and an action.
+
+    The end is in an event file of its own, which is removed when the run resumes: TensorBoard shows the first end that
+    it reads. A stopped run is "unknown", as it may resume; one that ends with an error has failed.
+
+    Args:
+      directory: of the event files.
+      steps: number of steps of the run.
+      first_step: number of steps already taken.
+    """
+
+    _SUFFIX = ".session_end"
+
+    def __init__(self, directory: str, steps: int, first_step: int = 0):
+        self._directory = directory
+        self._steps = steps
+        self._step = first_step
+
+    def __call__(self, progress: loop.Progress) -> None:
+        self._step = progress.step
+
+    def __enter__(self) -> "Session":
+        for path in glob.glob(os.path.join(glob.escape(self._directory), f"*{self._SUFFIX}")):
+            os.remove(path)
+        return self
+
+    def __exit__(self, error_type, *unused) -> None:
+        import tensorboard.plugins.hparams.api_pb2
+        import tensorboard.plugins.hparams.summary
+
+        statuses = tensorboard.plugins.hparams.api_pb2
+        status = statuses.STATUS_SUCCESS if self._step == self._steps else statuses.STATUS_UNKNOWN
+        if error_type and issubclass(error_type, Exception):
+            status = statuses.STATUS_FAILURE
+        ended = tensorboard.plugins.hparams.summary.session_end_pb(status)
+        writer = tf.summary.create_file_writer(self._directory, filename_suffix=self._SUFFIX)
+        with writer.as_default(step=0):
+            tf.summary.experimental.write_raw_pb(ended.SerializeToString(), step=0)
+        writer.close()
 
 
 def update_ratio(weights: tf.Variable, update: tf.Variable) -> float:

@@ -19,6 +19,9 @@ _FORMATTING = re.compile(
 )
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
 _ENTITY = re.compile(r"&(?=#?\w+;)")
+# GitHub makes links of these; a viewer asks the server of none, but a click does. A space of no width would change text
+# that is copied, so the punctuation becomes an entity.
+_ADDRESS = re.compile(r"(?i)(?<=http)(:)(?=//)|(?<=https)(:)(?=//)|(?<=ftp)(:)(?=//)|(?<=www)(\.)|(?<=\w)(@)(?=\w)")
 _FENCE = re.compile(r"`{3,}")
 
 
@@ -40,7 +43,13 @@ def for_markdown(text: object) -> str:
     """Returns text in one line that Markdown shows as it is: no formatting, link, image or HTML."""
     line = one_line(" ".join(str(text).split()))
     line = _FORMATTING.sub(lambda match: match[0] + "\\" if match[0].isdigit() else "\\" + match[0], line)
-    return _TAG.sub("&lt;", _ENTITY.sub("&amp;", line))
+    line = _TAG.sub("&lt;", _ENTITY.sub("&amp;", line))
+    return _ADDRESS.sub(lambda match: f"&#{ord(match[0])};", line)
+
+
+def for_markdown_cell(text: object) -> str:
+    """Returns text for a cell of a table in Markdown."""
+    return for_markdown(text).replace("|", "&#124;")
 
 
 def markdown_listing(text: object) -> str:

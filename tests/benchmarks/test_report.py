@@ -38,6 +38,15 @@ def test_rows_are_written_as_json_and_as_markdown(tmp_path):
     assert {line.count("|") for line in table} == {6}
 
 
+def test_text_of_others_cannot_change_the_table():
+    found = {"P1": row_at(1), "P8": {"not_run": "no file\n| a | ![t](http://evil)"}}
+    found["P1"]["notes"] = ["/data/a|b <img>"]
+    text = report.markdown(found, {"processor": "<b> http://evil"})
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert {line.count("|") for line in table} == {6} and len(table) == 5
+    assert "<" not in text and "](" not in text.replace("\\](", "") and "http:" not in text
+
+
 def growth_at(size):
     """Returns the row growth at one batch size."""
     values = [

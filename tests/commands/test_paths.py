@@ -57,6 +57,28 @@ def test_home_directory_is_expanded_in_sources_and_flagfiles(tmp_path, monkeypat
     assert f"--source=folder:{tmp_path}/d\n" in flagfiles.to_text(read)
 
 
+@pytest.mark.parametrize(
+    "value, expected",
+    [
+        ("a,b.jpg", ["a,b.jpg"]),
+        ("c.jpg,a,b.jpg, c.jpg", ["c.jpg", "a,b.jpg", "c.jpg"]),
+        ("c.jpg,d.jpg", ["c.jpg", "d.jpg"]),
+        ("a,x.jpg", ["a", "x.jpg"]),
+        ('"c.jpg,d.jpg",a', ["c.jpg,d.jpg", "a"]),
+        ("c.jpg", ["c.jpg"]),
+        ("", []),
+    ],
+)
+def test_commas_in_names_of_files(value, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a,b.jpg", "c.jpg", "d.jpg", "c.jpg,d.jpg"):
+        pathlib.Path(name).write_text("")
+    parsed = parse(PROGRAMS["neighbours"], f"--image={value}", "image").flag_values
+    assert parsed["image"].value == expected
+    # As it is written in a line that repeats the command.
+    assert parse(PROGRAMS["neighbours"], parsed["image"].serialize(), "image").flag_values["image"].value == expected
+
+
 def test_flagfiles_of_experiments_are_names_before_they_are_patterns(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("a[b].flags", "ab.flags", "ac.flags"):

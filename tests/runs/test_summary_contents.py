@@ -16,8 +16,8 @@ from alexnet_tf.runs import train
 LAYERS = {f"{name}_{tower}" for name in ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7") for tower in "ab"}
 ERRORS = ("loss", "top1_error", "top5_error")
 SCALARS = {"learning_rate", "images_per_second", "input_wait"}
-SCALARS |= {f"{name}/train" for name in ERRORS} | {f"train_{name}" for name in ERRORS}
-VALIDATION = {f"{name}/validation" for name in ERRORS} | {f"validation_{name}" for name in ERRORS}
+SCALARS |= {f"{name}/train" for name in ERRORS}
+VALIDATION = {f"{name}/validation" for name in ERRORS}
 
 
 def small_config(photographs, **changes):
@@ -127,8 +127,8 @@ def test_a_resumed_run_writes_nothing_twice_and_warns_about_past_profile_steps(r
     accumulator = accumulated(run)
     steps = steps_of(accumulator)
     assert steps["weights/conv1_a"] == [2, 6, 12]
-    assert steps["train_loss"] == [2, 4, 6, 8, 10, 12]
-    assert len(steps["_hparams_/session_start_info"]) == 1
+    assert steps["loss/train"] == [2, 4, 6, 8, 10, 12]
+    assert len(steps["_hparams_/session_start_info"]) == len(steps["_hparams_/session_end_info"]) == 1
 
 
 def test_invalid_profile_steps_are_rejected_first(photographs, tmp_path):

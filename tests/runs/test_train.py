@@ -15,6 +15,7 @@ from alexnet_tf import config
 from alexnet_tf import flagfiles
 from alexnet_tf.runs import evaluate
 from alexnet_tf.runs import report
+from alexnet_tf.runs import restore
 from alexnet_tf.runs import train
 from alexnet_tf.training import tensorboard
 
@@ -350,3 +351,38 @@ def test_without_test_and_validation_sets_training_is_rejected(small_folder, tmp
     written = train.train(small_runs.make_config(small_folder, validation_fraction=0.25), str(tmp_path / "run"))
     assert list(written["evaluation"]) == ["validation"]
     assert written["evaluation"]["validation"]["center_crop"]["num_examples"] == 6
+
+
+def test_fewer_images_than_a_batch_are_trained_on_together_and_the_run_resumes(tmp_path, capsys):
+    pictures = small_runs.make_pictures(str(tmp_path / "pictures"), per_class=3)
+    run_config = small_runs.make_config(pictures, batch_size=16, epochs=2.0, schedule="linear", drop_epochs=())
+    train.train(run_config, str(tmp_path / "run"))
+    assert "batches have 6 images instead of 16, as there are only 6 training images" in capsys.readouterr().out
+    assert restore.read_config(tmp_path / "run").batch_size == 6
+    train.train(dataclasses.replace(run_config, epochs=3.0), str(tmp_path / "run"))
+    assert "resumed from " in capsys.readouterr().out
+    assert [record["step"] for record in small_runs.lines(tmp_path / "run", "validation")] == [1, 2, 3]
+    with pytest.raises(ValueError, match=r"batch_size=6 \(not 4\)"):
+        train.train(dataclasses.replace(run_config, batch_size=4), str(tmp_path / "run"))
+
+
+def test_a_larger_batch_than_that_of_the_run_is_rejected(tmp_path):
+    pictures = small_runs.make_pictures(str(tmp_path / "pictures"))
+    (tmp_path / "run").mkdir()
+    run_config = small_runs.make_config(pictures).resolved()
+    (tmp_path / "run" / "config.flags").write_text(flagfiles.to_text(run_config))
+    with pytest.raises(ValueError, match=r"batch_size=8 \(not 16\)"):
+        train.train(dataclasses.replace(run_config, batch_size=16), str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("fraction, wanted", [(0.1, "add images or a validation set"), (0.0, "validation or test set")])
+def test_one_image_a_class_without_another_set_is_one_line(tmp_path, fraction, wanted):
+    pictures = small_runs.make_pictures(str(tmp_path / "pictures"), per_class=1)
+    shutil.rmtree(tmp_path / "pictures" / "test")
+    with pytest.raises(ValueError, match=wanted):
+        train.train(small_runs.make_config(pictures, validation_fraction=fraction), str(tmp_path / "run"))
+
+
+def test_one_image_a_class_is_trained_on_with_a_test_set(without_report, tmp_path):
+    pictures = small_runs.make_pictures(str(tmp_path / "pictures"), per_class=1)
+    assert train.train(small_runs.make_config(pictures, epochs=1.0, drop_epochs=()), str(tmp_path / "run"))["step"] == 1

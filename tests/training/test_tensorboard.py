@@ -34,15 +34,9 @@ def test_scalars_can_be_read_back(tmp_path):
         "top1_error/train": [(20, 0.25), (40, 0.25)],
         "top1_error/validation": [(20, 0.125)],
         "top5_error/train": [(20, 0.125)],
-        # The tags of version 0.1.
-        "train_loss": [(20, 0.75), (40, 0.5)],
-        "train_top1_error": [(20, 0.25), (40, 0.25)],
-        "train_top5_error": [(20, 0.125)],
         "learning_rate": [(20, pytest.approx(0.01)), (40, 0.0009765625)],
         "images_per_second": [(20, 12.5), (40, 12.5)],
         "input_wait": [(20, 0.0625), (40, 0.0625)],
-        "validation_loss": [(20, 1.5)],
-        "validation_top1_error": [(20, 0.125)],
     }
 
 
@@ -111,14 +105,34 @@ def test_graph_hyperparameters_and_images_are_in_the_event_file(tmp_path):
     assert "doubled" in {node.name for node in accumulator.Graph().node}
     assert "_hparams_/session_start_info" in accumulator.Tags()["tensors"]
     assert "_hparams_/session_end_info" not in accumulator.Tags()["tensors"]
-    summaries.end_session()
-    metadata = accumulator_of(tmp_path).SummaryMetadata("_hparams_/session_end_info")
-    ended = plugin_data_pb2.HParamsPluginData.FromString(metadata.plugin_data.content).session_end_info
-    assert ended.status == api_pb2.STATUS_SUCCESS and abs(ended.end_time_secs - time.time()) < 60
     (event,) = accumulator.Tensors("augmented_images")
     width, height, *images = tf.make_ndarray(event.tensor_proto)
     assert (event.step, int(width), int(height)) == (7, 5, 4)
     np.testing.assert_array_equal([tf.io.decode_png(image).numpy() for image in images], picture)
+
+
+def session_end(directory):
+    metadata = accumulator_of(directory).SummaryMetadata("_hparams_/session_end_info")
+    return plugin_data_pb2.HParamsPluginData.FromString(metadata.plugin_data.content).session_end_info
+
+
+def test_session_of_hparams_ends_as_the_run_does_and_goes_on_when_it_resumes(tmp_path):
+    directory = tmp_path / "a [b]"
+    directory.mkdir()
+    with pytest.raises(ValueError), tensorboard.Session(str(directory), 40) as session:
+        session(small_progress.progress_at(20))
+        raise ValueError("diverged")
+    assert session_end(directory).status == api_pb2.STATUS_FAILURE
+    with tensorboard.Session(str(directory), 40):
+        assert not any(directory.iterdir())
+    ended = session_end(directory)
+    assert ended.status == api_pb2.STATUS_UNKNOWN and abs(ended.end_time_secs - time.time()) < 60
+    with tensorboard.Session(str(directory), 40, 20) as session:
+        session(small_progress.progress_at(40))
+    assert session_end(directory).status == api_pb2.STATUS_SUCCESS
+    with tensorboard.Session(str(directory), 40, 40):
+        pass
+    assert session_end(directory).status == api_pb2.STATUS_SUCCESS
 
 
 @pytest.mark.parametrize(

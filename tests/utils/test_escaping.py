@@ -29,15 +29,20 @@ def test_characters_that_reorder_or_cannot_be_encoded_become_visible(text):
 @pytest.mark.parametrize(
     "text, expected",
     [
-        ("![t](http://evil/x.png)", r"![t\](http://evil/x.png)"),
+        ("![t](http://evil/x.png)", r"![t\](http&#58;//evil/x.png)"),
         ("[text](javascript:x)", r"[text\](javascript:x)"),
         ("<img src=x>", "&lt;img src=x>"),
-        ("<http://evil>", "&lt;http://evil>"),
+        ("<http://evil>", "&lt;http&#58;//evil>"),
+        (
+            "HTTPS://evil www.evil.com ftp://evil a@evil.com",
+            "HTTPS&#58;//evil www&#46;evil.com ftp&#58;//evil a&#64;evil.com",
+        ),
+        ("a:b 10:30 x@ www", "a:b 10:30 x@ www"),
         ("a < b & c", "a < b & c"),
         ("&lt;b&gt;", "&amp;lt;b&amp;gt;"),
         ("`code` *bold* __init__ max_drops", r"\`code\` \*bold\* \__init_\_ max_drops"),
         ("a\n# heading\n- item\n1. first\n---", r"a \# heading \- item 1\. first \---"),
-        ("![t][x] [x]: http://evil", r"![t\][x] [x\]: http://evil"),
+        ("![t][x] [x]: http://evil", r"![t\][x] [x\]: http&#58;//evil"),
         ("[batch, 3] a\\b", r"[batch, 3] a\\b"),
         ("0.5%, -1 to 1.", "0.5%, -1 to 1\\."),
         (ESCAPES[:6], r"a\\x1b[31m"),
