@@ -8,9 +8,13 @@ from alexnet_tf.models import keras_import
 __version__ = "0.2.0"
 
 # Importing TensorFlow takes seconds, so the public names are resolved on first use.
-_MODULES = {"AlexNet": "alexnet_tf.models.alexnet", "LocalResponseNormalization": "alexnet_tf.models.normalizations"}
+_MODULES = {
+    "AlexNet": "alexnet_tf.models.alexnet",
+    "LocalResponseNormalization": "alexnet_tf.models.normalizations",
+    "load": "alexnet_tf.runs.loaded",
+}
 
-__all__ = ["AlexNet", "LocalResponseNormalization"]
+__all__ = ["AlexNet", "LocalResponseNormalization", "load"]
 
 # `keras.models.load_model` finds the package's classes once Keras is imported, before or after this package. This is
 # the only side effect of the import.

@@ -201,6 +201,8 @@ RUNNABLE = {
     "python tools/evaluate.py --workdir=runs/mine": "",
     "python tools/figures.py --workdir=runs/mine": "",
     "python tools/neighbours.py --workdir=runs/mine": "--random=2 --k=2",
+    "python tools/features.py --workdir=runs/mine --layer=fc7,conv5": "--layer=fc64,conv3",
+    "python tools/features.py --workdir=runs/mine --layer=fc7 --split=train": "--layer=relu1",
     "python tools/export.py --workdir=runs/mine": "",
     "python tools/predict.py --saved_model=served/mine": "",
     "python tools/prepare.py --source=folder:photographs": "",
@@ -221,3 +223,21 @@ def test_documented_command_runs(directory, beginning):
     extra = RUNNABLE[beginning].split()
     done = forks.run(pathlib.Path(tool).stem, *arguments, *extra, directory=directory)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+
+
+def test_documented_python_lines_compute_features(directory, monkeypatch):
+    blocks = re.findall(
+        r"^```python\n(.*?)^```", (ROOT / "docs" / "features.md").read_text(encoding="utf-8"), re.M | re.S
+    )
+    assert len(blocks) == 2 and 'layer="fc7"' in blocks[0]
+    monkeypatch.chdir(directory)
+    # The small network of the commands above has no fc7.
+    names = {}
+    exec("".join(blocks).replace('"fc7"', '"fc64"'), names)
+    assert names["features"].shape == (2, 64) and {each.class_name for each in names["predictions"][1]} == {
+        "cat",
+        "dog",
+    }
+    front = (ROOT / "README.md").read_text(encoding="utf-8")
+    for line in ('run = alexnet_tf.load("runs/mine")', 'features = run.features(["cat.jpg", "dog.png"], layer="fc7")'):
+        assert line in front and line in blocks[0]

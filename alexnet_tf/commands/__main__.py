@@ -13,6 +13,7 @@ from alexnet_tf.commands import data_service  # noqa: E402
 from alexnet_tf.commands import evaluate  # noqa: E402
 from alexnet_tf.commands import experiments  # noqa: E402
 from alexnet_tf.commands import export  # noqa: E402
+from alexnet_tf.commands import features  # noqa: E402
 from alexnet_tf.commands import figures  # noqa: E402
 from alexnet_tf.commands import neighbours  # noqa: E402
 from alexnet_tf.commands import placement  # noqa: E402
@@ -31,6 +32,7 @@ PROGRAMS = {
     "weights": weights,
     "predict": predict,
     "neighbours": neighbours,
+    "features": features,
     "figures": figures,
     "placement": placement,
     "profile_report": profile_report,

@@ -27,17 +27,17 @@ _SUFFIXES_0_1 = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 _FOLDERS_0_1 = {"train": "train", "validation": "val", "test": "test"}
 
 # Files that operating systems leave in folders, which need no line.
-_SYSTEM_FILES = (".DS_Store", "Thumbs.db", "desktop.ini")
+SYSTEM_FILES = (".DS_Store", "Thumbs.db", "desktop.ini")
 
 _OTHER_FORMAT = ("file of another format", "files of other formats")
-_NESTED = ("file in a folder inside a class folder", "files in folders inside class folders")
+NESTED = ("file in a folder inside a class folder", "files in folders inside class folders")
 _OUTSIDE = ("file outside of the class folders", "files outside of the class folders")
 _NO_TARGET = ("link that leads nowhere", "links that lead nowhere")
 _HIDDEN = ("hidden file or folder", "hidden files or folders")
 _SPECIAL = ("special file", "special files")
 _REMEDIES = {
     _OTHER_FORMAT: "; convert images to JPEG or PNG",
-    _NESTED: "; move images to the class folder",
+    NESTED: "; move images to the class folder",
     _OUTSIDE: "; move images to a class folder",
 }
 # Names in a line.
@@ -52,7 +52,7 @@ class Folder(NamedTuple):
     notes: tuple[str, ...]  # a line for each kind of file or folder that is not read
 
 
-class _Unread:
+class Unread:
     """Counts what is not read, by reason."""
 
     def __init__(self):
@@ -60,13 +60,15 @@ class _Unread:
         self._first = {}
         self._suffixes = collections.Counter()
 
-    def add(self, reason, path):
+    def add(self, reason: tuple[str, str], path: str) -> None:
+        """Counts one path; the reason is one that `why_unread` returns."""
         self._counts[reason] += 1
         self._first.setdefault(reason, path)
         if reason == _OTHER_FORMAT:
             self._suffixes[os.path.splitext(path)[1].lower() or "no suffix"] += 1
 
-    def lines(self, root):
+    def lines(self, root: str) -> Iterator[str]:
+        """Yields a line for each reason, with the first path relative to `root`."""
         for reason, count in self._counts.items():
             what = f"{count} {reason[count > 1]}"
             if reason == _OTHER_FORMAT:
@@ -95,7 +97,7 @@ def open_folder(directory: str | os.PathLike, as_version_0_1: bool = False) -> F
     if not os.path.isdir(root):
         raise FileNotFoundError(f"Expected class folders of images as {LAYOUT}. Received: {root}")
     suffixes = _SUFFIXES_0_1 if as_version_0_1 else IMAGE_SUFFIXES
-    unread, notes = _Unread(), []
+    unread, notes = Unread(), []
     folders = _split_folders(_subfolders(root), as_version_0_1)
     train = _join(root, folders["train"]) if "train" in folders else root
     if train == root:
@@ -119,7 +121,7 @@ def open_folder(directory: str | os.PathLike, as_version_0_1: bool = False) -> F
 
 def _classes_without_train_folder(root, split_folders, suffixes):
     names = [name for name in _subfolders(root) if name not in split_folders]
-    if not any(_why_unread(entry, suffixes) is None for name in names for entry in _entries(_join(root, name))):
+    if not any(why_unread(entry, suffixes) is None for name in names for entry in entries(_join(root, name))):
         raise FileNotFoundError(f"Expected class folders of images as {LAYOUT}. Received: {root}")
     return names
 
@@ -155,7 +157,7 @@ def _join(directory, name):
     return str(pathlib.Path(directory, name))
 
 
-def _entries(directory):
+def entries(directory: str) -> list[os.DirEntry]:
     """Returns the entries of a folder, sorted by name."""
     return sorted(os.scandir(directory), key=lambda entry: entry.name)
 
@@ -193,7 +195,7 @@ def _describe_unused(root, names):
 def _read_held_out(directory, class_names, suffixes, unread, notes):
     """Returns the paths and labels of a validation or test set; None, and a line in the notes, if it is not labeled."""
     if not _subfolders(directory):
-        loose = sum(_why_unread(entry, suffixes) is None for entry in _entries(directory))
+        loose = sum(why_unread(entry, suffixes) is None for entry in entries(directory))
         if loose:
             notes.append(f"not read: {directory}, as its {loose} images are not in class folders")
             return None
@@ -225,27 +227,27 @@ def _read_split(directory, class_names, suffixes, unread, *, every_class):
 def _read_class(directory, suffixes, unread):
     """Returns the sorted paths of a class's images."""
     paths = []
-    for entry in _entries(directory):
-        reason = _why_unread(entry, suffixes)
+    for entry in entries(directory):
+        reason = why_unread(entry, suffixes)
         if reason is None:
             # Plain strings, as there may be a million.
             paths.append(entry.path)
-        elif reason == _NESTED:
+        elif reason == NESTED:
             for path in _files_below(entry.path):
                 unread.add(reason, path)
-        elif entry.name not in _SYSTEM_FILES:
+        elif entry.name not in SYSTEM_FILES:
             unread.add(reason, entry.path)
     return paths
 
 
-def _why_unread(entry: os.DirEntry, suffixes: tuple[str, ...]) -> str | None:
-    """Returns why an entry of a class folder is not read as an image; None if it is."""
+def why_unread(entry: os.DirEntry, suffixes: tuple[str, ...]) -> str | None:
+    """Returns why an entry of a folder is not read as an image, a key of `Unread`; None if it is."""
     if entry.name[0] == ".":
         return _HIDDEN
     if _is(entry.is_file):
         return None if entry.name.lower().endswith(suffixes) else _OTHER_FORMAT
     if _is(entry.is_dir):
-        return _NESTED
+        return NESTED
     return _NO_TARGET if entry.is_symlink() else _SPECIAL
 
 
@@ -253,14 +255,14 @@ def _files_below(directory) -> Iterator[str]:
     for path, folders, names in os.walk(directory):
         folders.sort()
         for name in sorted(names):
-            if name not in _SYSTEM_FILES:
+            if name not in SYSTEM_FILES:
                 yield os.path.join(path, name)
 
 
 def _pass_over_loose(directory, unread):
     """Counts the files next to the class folders or the folders of splits."""
-    for entry in _entries(directory):
-        if entry.name[0] == "." and entry.name not in _SYSTEM_FILES:
+    for entry in entries(directory):
+        if entry.name[0] == "." and entry.name not in SYSTEM_FILES:
             unread.add(_HIDDEN, entry.path)
-        elif entry.name not in _SYSTEM_FILES and not _is(entry.is_dir):
+        elif entry.name not in SYSTEM_FILES and not _is(entry.is_dir):
             unread.add(_OUTSIDE, entry.path)

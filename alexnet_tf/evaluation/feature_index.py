@@ -115,19 +115,19 @@ def write(
                 file.write(content)
                 checksum.update(content)
 
-            write_bytes(_header(count, units, dtype))
+            write_bytes(header((count, units), dtype))
             _write_features(write_bytes, batches, count, units, dtype, progress)
             of_images = _replace_images(directory, images)
         manifest["checksums"] = {FEATURES: checksum.digest().hex(), IMAGES: of_images}
         files.write_json(directory / MANIFEST, schema.sealed(manifest))
 
 
-def _header(count, units, dtype):
-    """Returns the first bytes of ``features.npy``."""
-    header = io.BytesIO()
-    fields = {"descr": np.dtype(dtype).newbyteorder("<").str, "fortran_order": False, "shape": (count, units)}
-    np.lib.format.write_array_header_1_0(header, fields)
-    return header.getvalue()
+def header(shape: Sequence[int], dtype: str) -> bytes:
+    """Returns the first bytes of an .npy file, as many whatever the first size of the array's shape is."""
+    file = io.BytesIO()
+    fields = {"descr": np.dtype(dtype).newbyteorder("<").str, "fortran_order": False, "shape": tuple(shape)}
+    np.lib.format.write_array_header_1_0(file, fields)
+    return file.getvalue()
 
 
 def _replace_images(directory, images):

@@ -193,6 +193,39 @@ def build_preprocessing(
     return lambda batch: (compiled(batch), batch["labels"])
 
 
+def central_view(
+    run_config: config.Config, image_statistics: statistics.Statistics
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns the function from images to their center crops, as a run evaluates them.
+
+    Args:
+      run_config: the resolved configuration.
+      image_statistics: of the training images.
+
+    Returns:
+      A function from uint8 ``[batch, image_size, image_size, 3]`` to float32 ``[batch, crop_size, crop_size, 3]``.
+    """
+    return functools.partial(
+        augmentation.central_view,
+        mean_image=image_statistics.mean_image,
+        size=run_config.crop_size,
+        scale=run_config.input_scale,
+    )
+
+
+def ten_views(
+    run_config: config.Config, image_statistics: statistics.Statistics
+) -> Callable[[tf.Tensor], list[tf.Tensor]]:
+    """Returns the function from images to a list of their ten views, each as from `central_view`."""
+    return functools.partial(
+        augmentation.ten_views,
+        mean_image=image_statistics.mean_image,
+        mean_crop=run_config.mean_crop,
+        size=run_config.crop_size,
+        scale=run_config.input_scale,
+    )
+
+
 def build_sampling(
     run_config: config.Config, *, first_step: int, steps: int, worker: tuple[int, int] = (0, 1)
 ) -> sampling.Sampling:

@@ -1,7 +1,5 @@
 """Finds the images of a run's data set with the nearest features to a query, as in the paper's Figure 4 (right)."""
 
-import functools
-import hashlib
 import os
 import pathlib
 from collections.abc import Callable
@@ -12,7 +10,6 @@ import numpy as np
 import tensorflow as tf
 
 from alexnet_tf import config
-from alexnet_tf.data import augmentation
 from alexnet_tf.data import examples
 from alexnet_tf.data import pipeline
 from alexnet_tf.data import sources
@@ -21,7 +18,9 @@ from alexnet_tf.evaluation import feature_index
 from alexnet_tf.evaluation import nearest
 from alexnet_tf.export import signatures
 from alexnet_tf.reporting import figures
+from alexnet_tf.runs import builders
 from alexnet_tf.runs import dataset
+from alexnet_tf.runs import inputs
 from alexnet_tf.runs import queries
 from alexnet_tf.runs import restore
 from alexnet_tf.utils import escaping
@@ -64,30 +63,14 @@ def open_run(
     data_source, _ = dataset.open_data(run_config, log, workdir=workdir)
     run = restore.open_run(workdir, run_config, data_source.class_names)
     network = signatures.with_features(run.model)
-    view = functools.partial(
-        augmentation.central_view,
-        mean_image=run.image_statistics.mean_image,
-        size=run_config.crop_size,
-        scale=run_config.input_scale,
-    )
+    view = builders.central_view(run_config, run.image_statistics)
 
     @tf.function(reduce_retracing=True, autograph=False)
     def features(images):
         return tf.cast(network(view(images), training=False)[1], tf.float32)
 
     units = network.outputs[1].shape[-1]
-    return RetrievalRun(run_config, data_source, run.image_statistics, features, units, _identity(run))
-
-
-def _identity(run):
-    return {
-        "run": os.path.abspath(run.workdir),
-        "checkpoint": os.path.basename(run.checkpoint),
-        "step": run.step,
-        # The index of a checkpoint has a checksum of each weight.
-        "weights": hashlib.sha256(pathlib.Path(f"{run.checkpoint}.index").read_bytes()).hexdigest(),
-        "precision": run.config.precision,
-    }
+    return RetrievalRun(run_config, data_source, run.image_statistics, features, units, restore.identity(run))
 
 
 def default_index_dir(workdir: str | os.PathLike, split: str) -> str:
@@ -343,7 +326,7 @@ def _draw(run, split, loaded, answers, path):
     for each, answer in zip(loaded, answers):
         name = answer["class"] or os.path.basename(each.name)
         near = [
-            figures.NamedImage(queries.read_image(part, other["index"], size), other["class"], other["distance"])
+            figures.NamedImage(inputs.read_example(part, other["index"], size), other["class"], other["distance"])
             for other in answer["neighbours"]
         ]
         rows.append(figures.NeighborsRow(figures.NamedImage(each.pixels, name), answer["class"] is not None, near))

@@ -5,12 +5,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
-from alexnet_tf.data import photograph
 from alexnet_tf.data import sources
 from alexnet_tf.evaluation import feature_index
-from alexnet_tf.utils import messages
+from alexnet_tf.runs import inputs
 
 
 class Queries(NamedTuple):
@@ -52,7 +50,7 @@ def load_files(request: Queries, image_size: int) -> list[Query]:
     """
     if not (request.images or request.indices or request.random):
         raise ValueError("Expected at least one query. Received: none")
-    return [Query(str(path), _read_file(path, image_size)) for path in request.images]
+    return [Query(str(path), inputs.read_file(path, image_size)) for path in request.images]
 
 
 def load_from_split(source: sources.Source, request: Queries, image_size: int) -> list[Query]:
@@ -78,37 +76,9 @@ def load_from_split(source: sources.Source, request: Queries, image_size: int) -
         raise ValueError(f"Expected random to be 0 to {count}, all {request.split} images. Received: {request.random}")
     drawn = np.random.default_rng(request.seed).permutation(count)[: request.random]
     for place in [*request.indices, *drawn.tolist()]:
-        pixels = read_image(part, place, image_size)
+        pixels = inputs.read_example(part, place, image_size)
         loaded.append(Query(part.name_of(place), pixels, request.split, place, int(part.labels[place])))
     return loaded
-
-
-def _read_file(path, image_size):
-    try:
-        return photograph.decode_to_square(tf.io.read_file(os.fspath(path)), image_size).numpy()
-    except tf.errors.OpError as error:
-        raise ValueError(f"Expected an image in {path}. Received: {messages.first_line(error)}") from None
-
-
-def read_image(part: sources.Split, place: int, image_size: int) -> np.ndarray:
-    """Reads one image of a split as it is indexed.
-
-    Args:
-      part: the split.
-      place: the index of the image.
-      image_size: side of the square image.
-
-    Returns:
-      uint8 ``[image_size, image_size, 3]``.
-
-    Raises:
-      ValueError: if the image cannot be read.
-    """
-    try:
-        return photograph.decode_to_square(part.read(tf.constant(place, tf.int64)), image_size).numpy()
-    except tf.errors.OpError as error:
-        name = part.name_of(place)
-        raise ValueError(f"Expected an image in {name}. Received: {messages.first_line(error)}") from None
 
 
 def place_in_index(query: Query, index: feature_index.Index) -> int:

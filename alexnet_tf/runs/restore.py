@@ -1,7 +1,9 @@
 """Opens existing runs: their configuration, class names, image statistics and trained network."""
 
 import dataclasses
+import hashlib
 import os
+import pathlib
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
@@ -26,6 +28,8 @@ class OpenedRun(NamedTuple):
     model: keras.Model
     step: int  # how many steps the network was trained for
     checkpoint: str  # path, without the suffixes of its files
+    # Keras layers whose weights the checkpoint does not have, as that of an import of convolutions alone.
+    missing_layers: tuple[str, ...] = ()
 
 
 def read_config(workdir: str | os.PathLike, source: str | None = None, data_dir: str | None = None) -> config.Config:
@@ -96,12 +100,17 @@ def restore_network(
       ValueError: if the checkpoint has other classes or another network, or cannot be read.
     """
     model = builders.build_model(run_config, len(class_names), devices=None, **changes)
+    return model, *_restore(model, run_config, class_names, workdir, log)
+
+
+def _restore(model, run_config, class_names, workdir, log=lambda line: None):
+    """Restores a network; returns the number of steps and the path of the checkpoint."""
     schedule = builders.build_schedule(run_config)
     saved = builders.build_checkpoints(run_config, model, None, schedule, class_names, workdir)
     if not saved.latest:
         raise FileNotFoundError(f"Expected a checkpoint in {workdir}/checkpoints. Received: none")
     step = saved.restore(log)
-    return model, step, saved.current
+    return step, saved.current
 
 
 def open_run(
@@ -126,3 +135,56 @@ def open_run(
     names = list(read_class_names(workdir) if class_names is None else class_names)
     model, step, checkpoint = restore_network(run_config, names, workdir, **changes)
     return OpenedRun(os.fspath(workdir), run_config, names, read_statistics(workdir), model, step, checkpoint)
+
+
+def open_available(workdir: str | os.PathLike, run_config: config.Config | None = None, **changes: Any) -> OpenedRun:
+    """Opens a run as `open_run` does, also one whose checkpoint has the weights of some layers only.
+
+    Args:
+      workdir, run_config, **changes: as in `open_run`.
+
+    Returns:
+      An `OpenedRun`. Its `missing_layers` have random weights.
+
+    Raises:
+      FileNotFoundError, ValueError: as `open_run`, and if the checkpoint has no layer of the network.
+    """
+    run_config = run_config or read_config(workdir)
+    directory = os.path.join(workdir, "checkpoints")
+    newest = checkpoints.newest_checkpoint(directory)
+    metadata = checkpoints.read_metadata(newest)
+    names = list(metadata["classes"])
+    # A network has at least two classes, also without the layer that tells them apart.
+    model = builders.build_model(run_config, max(2, len(names)), devices=None, **changes)
+    lacking = set(checkpoints.lacking(newest, [variable.path for variable in model.variables]))
+    if not lacking:
+        step, newest = _restore(model, run_config, names, workdir)
+        return OpenedRun(os.fspath(workdir), run_config, names, read_statistics(workdir), model, step, newest)
+    _check_metadata(newest, metadata, run_config)
+    by_layer = {layer.name: layer.variables for layer in model.layers if layer.weights and layer.count_params()}
+    missing = [name for name, own in by_layer.items() if all(variable.path in lacking for variable in own)]
+    if len(missing) == len(by_layer):
+        raise ValueError(f"Expected weights of {run_config.network} in {newest}. Received: none")
+    kept = [variable for name, own in by_layer.items() if name not in missing for variable in own]
+    checkpoints.load_weights(directory, {variable.path: variable.value for variable in kept})
+    opened = OpenedRun(os.fspath(workdir), run_config, names, read_statistics(workdir), model, 0, newest)
+    return opened._replace(step=checkpoints.read_step(newest), missing_layers=tuple(missing))
+
+
+def _check_metadata(path, metadata, run_config):
+    for name in ("network", "recipe"):
+        expected, received = getattr(run_config, name), metadata.get(name)
+        if received != expected:
+            raise ValueError(f"Expected {path} to have {name}={expected}. Received: {name}={received}")
+
+
+def identity(run: OpenedRun) -> dict[str, Any]:
+    """Returns what features of a run depend on, for JSON."""
+    return {
+        "run": os.path.abspath(run.workdir),
+        "checkpoint": os.path.basename(run.checkpoint),
+        "step": run.step,
+        # The index of a checkpoint has a checksum of each weight.
+        "weights": hashlib.sha256(pathlib.Path(f"{run.checkpoint}.index").read_bytes()).hexdigest(),
+        "precision": run.config.precision,
+    }

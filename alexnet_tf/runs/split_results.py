@@ -12,10 +12,10 @@ import rich.console
 import tensorflow as tf
 
 from alexnet_tf import config
-from alexnet_tf.data import augmentation
 from alexnet_tf.data import examples
 from alexnet_tf.data import pipeline
 from alexnet_tf.evaluation import errors
+from alexnet_tf.runs import builders
 from alexnet_tf.runs import dataset
 from alexnet_tf.training import diagnostics
 from alexnet_tf.training import distribution
@@ -118,16 +118,7 @@ def ten_views_function(
     run_config: config.Config, model: keras.Model, data: dataset.Data
 ) -> Callable[[tf.Tensor], tf.Tensor]:
     """Returns `errors.probability_function` of a run's network with the run's own preprocessing and ten views."""
-    return errors.probability_function(
-        model,
-        lambda images: augmentation.ten_views(
-            images,
-            data.statistics.mean_image,
-            mean_crop=run_config.mean_crop,
-            size=run_config.crop_size,
-            scale=run_config.input_scale,
-        ),
-    )
+    return errors.probability_function(model, builders.ten_views(run_config, data.statistics))
 
 
 def headline_views(run_config: config.Config) -> str:

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import Any
 
@@ -299,6 +300,31 @@ def read_metadata(path: str) -> dict[str, Any]:
         return schema.parse(text, _METADATA, "the metadata of a run", path)
     except _READING_ERRORS as error:
         raise DamagedError(f"Expected a checkpoint of a run. Received: {path} ({messages.first_line(error)})") from None
+
+
+def read_step(path: str) -> int:
+    """Reads the number of steps that were taken when a checkpoint was saved.
+
+    Raises:
+      DamagedError: if it cannot be read.
+    """
+    try:
+        return int(tf.train.load_checkpoint(_literal(path)).get_tensor("step/.ATTRIBUTES/VARIABLE_VALUE"))
+    except _READING_ERRORS as error:
+        raise _damaged(path, error) from None
+
+
+def lacking(path: str, names: Iterable[str]) -> list[str]:
+    """Returns those names of variables, as given to `Checkpoints`, that are not in a checkpoint.
+
+    Raises:
+      DamagedError: if it cannot be read.
+    """
+    try:
+        saved = tf.train.load_checkpoint(_literal(path)).get_variable_to_shape_map()
+    except _READING_ERRORS as error:
+        raise _damaged(path, error) from None
+    return [name for name in names if _key(name) not in saved]
 
 
 def newest_checkpoint(directory: str) -> str:

@@ -56,7 +56,7 @@ def test_help_lists_the_flags_that_a_program_uses(name, no_tensorflow):
     if name in ("train", "placement", "experiments", "benchmark"):
         assert of_configuration == set(program.ALL_FIELDS) - set(module.FLAGS)
         assert "paper 5" in done.stdout and "original #145" in done.stdout
-    elif name in ("evaluate", "figures", "neighbours"):
+    elif name in ("evaluate", "figures", "neighbours", "features"):
         assert of_configuration == set(program.RUN_FIELDS)
     elif name == "prepare":
         assert of_configuration == set(prepare.FIELDS)

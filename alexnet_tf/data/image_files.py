@@ -1,0 +1,86 @@
+"""Finds image files that a user names by folders, patterns, lists or one by one."""
+
+import glob
+import os
+from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from alexnet_tf.data import folders
+from alexnet_tf.utils import messages
+from alexnet_tf.utils import pathnames
+
+LIST_SUFFIX = ".txt"
+_CYCLE = ("link to a folder that contains it", "links to folders that contain them")
+
+
+class Found(NamedTuple):
+    """The image files that were found."""
+
+    paths: list[str]
+    notes: tuple[str, ...]  # a line for each kind of file or folder that is not read
+
+
+def find(requests: Sequence[str]) -> Found:
+    """Finds image files.
+
+    Args:
+      requests: each is a folder, searched with all folders below it for files with a suffix of an image; a text file
+        that ends in .txt, with one path per line; a pattern such as ``photographs/*/*.jpg``, in which ``**`` stands for
+        any folders; or an image file. A file of that name comes before a pattern.
+
+    Returns:
+      `Found`, in the order of the requests and sorted within each folder and pattern. A file that is named twice is
+      there twice.
+
+    Raises:
+      FileNotFoundError: for a request that matches nothing.
+      ValueError: for a list that is empty.
+    """
+    paths, notes = [], []
+    for request in requests:
+        if os.path.isdir(request):
+            unread = folders.Unread()
+            found = list(_below(request, unread, ()))
+            notes += map(messages.printable, unread.lines(request))
+            expected = f"images ({', '.join(folders.IMAGE_SUFFIXES)}) in {request}"
+        elif os.path.exists(request):
+            found = _listed(request) if request.lower().endswith(LIST_SUFFIX) else [request]
+            expected = f"a path of an image on each line of {request}"
+        else:
+            found = sorted(path for path in _matches(request) if not os.path.isdir(path))
+            expected = f"a folder, an image, a list of images (*{LIST_SUFFIX}) or a pattern that matches images"
+        if not found:
+            received = "none" if os.path.exists(request) else messages.printable(request)
+            raise FileNotFoundError(f"Expected {messages.printable(expected)}. Received: {received}")
+        paths += found
+    return Found(paths, tuple(notes))
+
+
+def _matches(pattern):
+    try:
+        return glob.glob(pattern, recursive=True) if pathnames.has_patterns(pattern) else []
+    except ValueError:
+        return []
+
+
+def _below(directory, unread, parents) -> Iterator[str]:
+    """Yields the image files in a folder and below it; counts what is not read."""
+    parents = (*parents, os.path.realpath(directory))
+    for entry in folders.entries(directory):
+        reason = folders.why_unread(entry, folders.IMAGE_SUFFIXES)
+        if reason is None:
+            yield entry.path
+        elif reason == folders.NESTED:
+            if os.path.realpath(entry.path) in parents:
+                unread.add(_CYCLE, entry.path)
+            else:
+                yield from _below(entry.path, unread, parents)
+        elif entry.name not in folders.SYSTEM_FILES:
+            unread.add(reason, entry.path)
+
+
+def _listed(path):
+    """Returns the paths in a list, which are relative to the current directory as those on a command line."""
+    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
+        return [pathnames.expand(line) for line in map(str.strip, file) if line]
