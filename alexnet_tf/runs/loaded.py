@@ -208,7 +208,8 @@ def load(workdir: str | os.PathLike, *, jit_compile: bool = False) -> LoadedRun:
       ValueError: if a file of the run is damaged.
     """
     directory, card = _find_run(os.fsdecode(workdir))
-    run = restore.open_available(directory, jit_compile=jit_compile)
+    log = lambda line: warnings.warn(line.removeprefix("warning: "), stacklevel=2)
+    run = restore.open_available(directory, log, jit_compile=jit_compile)
     if card and card["step"] != run.step:
         message = f"{workdir} was exported at step {card['step']}; its run, {directory}, is loaded at step {run.step}"
         warnings.warn(message, stacklevel=2)

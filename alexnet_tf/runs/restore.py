@@ -137,11 +137,15 @@ def open_run(
     return OpenedRun(os.fspath(workdir), run_config, names, read_statistics(workdir), model, step, checkpoint)
 
 
-def open_available(workdir: str | os.PathLike, run_config: config.Config | None = None, **changes: Any) -> OpenedRun:
+def open_available(
+    workdir: str | os.PathLike, log: Callable[[str], None] = lambda line: None, **changes: Any
+) -> OpenedRun:
     """Opens a run as `open_run` does, also one whose checkpoint has the weights of some layers only.
 
     Args:
-      workdir, run_config, **changes: as in `open_run`.
+      workdir: the run's directory.
+      log: called with one line if a newer checkpoint is damaged.
+      **changes: arguments of the network that differ from the configuration.
 
     Returns:
       An `OpenedRun`. Its `missing_layers` have random weights.
@@ -149,26 +153,33 @@ def open_available(workdir: str | os.PathLike, run_config: config.Config | None 
     Raises:
       FileNotFoundError, ValueError: as `open_run`, and if the checkpoint has no layer of the network.
     """
-    run_config = run_config or read_config(workdir)
+    run_config = read_config(workdir)
     directory = os.path.join(workdir, "checkpoints")
-    newest = checkpoints.newest_checkpoint(directory)
-    metadata = checkpoints.read_metadata(newest)
+    path = checkpoints.newest_checkpoint(directory)
+    metadata = checkpoints.read_metadata(path)
     names = list(metadata["classes"])
     # A network has at least two classes, also without the layer that tells them apart.
     model = builders.build_model(run_config, max(2, len(names)), devices=None, **changes)
-    lacking = set(checkpoints.lacking(newest, [variable.path for variable in model.variables]))
-    if not lacking:
-        step, newest = _restore(model, run_config, names, workdir)
-        return OpenedRun(os.fspath(workdir), run_config, names, read_statistics(workdir), model, step, newest)
-    _check_metadata(newest, metadata, run_config)
-    by_layer = {layer.name: layer.variables for layer in model.layers if layer.weights and layer.count_params()}
-    missing = [name for name, own in by_layer.items() if all(variable.path in lacking for variable in own)]
+    lacking = set(checkpoints.lacking(path, [variable.path for variable in model.variables]))
+    missing = ()
+    if lacking:
+        _check_metadata(path, metadata, run_config)
+        kept, missing = _kept(model, lacking, path)
+        path = checkpoints.load_weights(directory, kept, log)
+        step = checkpoints.read_step(path)
+    else:
+        step, path = _restore(model, run_config, names, workdir, log)
+    return OpenedRun(os.fspath(workdir), run_config, names, read_statistics(workdir), model, step, path, missing)
+
+
+def _kept(model, lacking, path):
+    """Returns the variables to restore, by name, and the layers that a checkpoint lacks entirely."""
+    by_layer = {layer.name: layer.variables for layer in model.layers if layer.count_params()}
+    missing = tuple(name for name, own in by_layer.items() if all(variable.path in lacking for variable in own))
     if len(missing) == len(by_layer):
-        raise ValueError(f"Expected weights of {run_config.network} in {newest}. Received: none")
+        raise ValueError(f"Expected weights of {model.name} in {path}. Received: none")
     kept = [variable for name, own in by_layer.items() if name not in missing for variable in own]
-    checkpoints.load_weights(directory, {variable.path: variable.value for variable in kept})
-    opened = OpenedRun(os.fspath(workdir), run_config, names, read_statistics(workdir), model, 0, newest)
-    return opened._replace(step=checkpoints.read_step(newest), missing_layers=tuple(missing))
+    return {variable.path: variable.value for variable in kept}, missing
 
 
 def _check_metadata(path, metadata, run_config):

@@ -251,6 +251,17 @@ def test_a_directory_without_a_run_is_an_error(tmp_path):
             alexnet_tf.load(directory)
 
 
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_with_a_warning(workdir, tmp_path, paths, run):
+    copy = shutil.copytree(workdir, tmp_path / "run")
+    for path in (copy / "checkpoints").glob("ckpt-7.*"):
+        newer = path.with_name(path.name.replace("-7", "-9"))
+        newer.write_bytes(path.read_bytes() if path.suffix == ".index" else bytes(path.stat().st_size))
+    with pytest.warns(UserWarning, match="^Expected a checkpoint of a run. Received: .*ckpt-9 "):
+        older = alexnet_tf.load(copy)
+    assert older.step == 7 and older.checkpoint.endswith("ckpt-7")
+    np.testing.assert_array_equal(older.features(paths[0]), run.features(paths[0]))
+
+
 # Weights of some layers only
 
 MEAN_IMAGE = np.full([36, 36, 3], 120, np.float32)
