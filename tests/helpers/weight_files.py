@@ -106,8 +106,8 @@ def torch_zip(value, *, extra=(), skip=(), compression=zipfile.ZIP_STORED):
     content, storages = _torch_pickle(value, ())
     entries = [("archive/data.pkl", content), ("archive/byteorder", b"little")]
     entries += [(f"archive/data/{key}", storage.data) for key, storage in storages.items()]
-    entries += [("archive/version", b"3\n"), *extra]
-    return zip_file([entry for entry in entries if entry[0] not in skip], compression)
+    entries = [entry for entry in [*entries, ("archive/version", b"3\n")] if entry[0] not in skip]
+    return zip_file([*entries, *extra], compression)
 
 
 def zip_file(entries, compression=zipfile.ZIP_STORED):
@@ -196,15 +196,6 @@ HOSTILE_PICKLES = {
     "text persistent": b"\x80\x02Pa\n.",
     "list in itself": b"\x80\x02}q\x00U\1a]q\x01h\x01ash\x00.",
     "dictionary in itself": b"\x80\x02}q\x00U\1ah\x00s.",
-    "deep": deep(10_000),
-    "deep tuples": b"\x80\x02N" + b"\x85" * 20_000 + b".",
-    "wide and deep": b"\x80\x02"
-    + b"}q\x00"
-    + b"".join(
-        b"}q%c(" % (level + 1) + b"".join(b"U\1%ch%c" % (97 + item, level) for item in range(20)) + b"u"
-        for level in range(15)
-    )
-    + b".",
     "bytes without end": b"\x80\x02\x8e\xff\xff\xff\xff\xff\xff\xff\x7f.",
     "text without end": b"\x80\x02X\xff\xff\xff\x7fa.",
     "string without end": b"\x80\x02T\xff\xff\xff\x7fa.",
@@ -212,7 +203,6 @@ HOSTILE_PICKLES = {
     "unset memo": b"\x80\x02j\xff\xff\xff\xff.",
     "number": b"\x80\x02\x8b\xff\xff\xff\x7f.",
     "big number": b"\x80\x02\x8a\xff" + b"\xff" * 255 + b".",
-    "lists": b"\x80\x02" + b"]" * 210_000 + b".",
     "empty": b"\x80\x02.",
     "no mark": b"\x80\x02Nt.",
     "below the mark": b"\x80\x02N(\x85.",
@@ -225,6 +215,19 @@ HOSTILE_PICKLES = {
     "text of protocol 0": b"\x80\x02S'a'\n.",
     "surrogate": b"\x80\x02}X\x03\0\0\0\xed\xa0\x80Ns.",
     "control characters": b"\x80\x02}U\x08a\x1b[31m\nbNs.",
+}
+# Others, of as many opcodes as are allowed.
+LARGE_PICKLES = {
+    "deep": deep(10_000),
+    "deep tuples": b"\x80\x02N" + b"\x85" * 20_000 + b".",
+    "wide and deep": b"\x80\x02"
+    + b"}q\x00"
+    + b"".join(
+        b"}q%c(" % (level + 1) + b"".join(b"U\1%ch%c" % (97 + item, level) for item in range(20)) + b"u"
+        for level in range(15)
+    )
+    + b".",
+    "lists": b"\x80\x02" + b"]" * 210_000 + b".",
 }
 
 

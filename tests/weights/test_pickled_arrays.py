@@ -54,7 +54,7 @@ def _jax_call(arguments, state):
 
 def test_hostile_pickles_are_refused(tmp_path):
     path = tmp_path / "weights.ckpt"
-    versions = {**weight_files.HOSTILE_PICKLES, **weight_files.hostile_arrays()}
+    versions = {**weight_files.HOSTILE_PICKLES, **weight_files.LARGE_PICKLES, **weight_files.hostile_arrays()}
     assert weight_files.reads_or_refuses(path, versions, pickled_arrays.read) == len(versions)
 
 
