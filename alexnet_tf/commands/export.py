@@ -1,9 +1,13 @@
-"""Exports the newest checkpoint of a run as a SavedModel.
+"""Exports the newest checkpoint of a run as a SavedModel, an ONNX or a LiteRT file.
 
 alexnet-tf export --workdir=runs/quickstart --export_dir=served/quickstart
 
 TensorFlow Serving, or any program that loads a SavedModel, can run it. Each export is a new
 version: --export_dir/1, 2 and so on. Settings and commands for a server are written next to them.
+
+--format=onnx and --format=litert write one file, --export_dir/NAME.onnx or NAME.tflite, which reads
+uint8 pixels [n, image_size, image_size, 3]: center crop, mean image and scale are inside. Decoding
+of image files, resizing and ten views are not.
 """
 
 from collections.abc import Sequence
@@ -16,6 +20,13 @@ from alexnet_tf.commands import program
 FLAGS = flags.FlagValues()
 _WORKDIR = flagfiles.define_path("workdir", "", "directory of a trained run", flag_values=FLAGS)
 _EXPORT_DIR = flagfiles.define_path("export_dir", "", "directory of the versions", flag_values=FLAGS)
+_FORMAT = flags.DEFINE_enum(
+    "format",
+    "saved_model",
+    ["saved_model", "onnx", "litert"],
+    "saved_model for TensorFlow; onnx or litert for other engines",
+    flag_values=FLAGS,
+)
 _NAME = flags.DEFINE_string("name", "alexnet", "name of the model on a server", flag_values=FLAGS)
 _VIEWS = flags.DEFINE_string(
     "views",
@@ -28,7 +39,10 @@ _MAX_PIXELS = flags.DEFINE_integer(
     "max_pixels", 100_000_000, "images that declare more pixels are rejected before decoding", flag_values=FLAGS
 )
 _PRECISION = flags.DEFINE_string(
-    "precision", "", "float32 or bfloat16; defaults to the precision of the run", flag_values=FLAGS
+    "precision",
+    "",
+    "float32 or bfloat16; defaults to the precision of the run. Of onnx and litert: float32 or float16 for the weights",
+    flag_values=FLAGS,
 )
 
 
@@ -37,6 +51,9 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _export(_):
+    if _FORMAT.value != "saved_model":
+        _export_file()
+        return
     from alexnet_tf.runs import export
 
     export.export_run(
@@ -47,4 +64,21 @@ def _export(_):
         top=_TOP.value,
         max_pixels=_MAX_PIXELS.value,
         precision=_PRECISION.value,
+    )
+
+
+def _export_file():
+    for flag, reason in (
+        (_VIEWS, "classifies the center crop"),
+        (_TOP, "returns all probabilities"),
+        (_MAX_PIXELS, "decodes no image files"),
+    ):
+        if flag.value != flag.default:
+            raise program.UsageError(
+                f"Expected no --{flag.name}={flag.value} with --format={_FORMAT.value}, which {reason}"
+            )
+    from alexnet_tf.runs import export
+
+    export.export_file(
+        _WORKDIR.value, _EXPORT_DIR.value, format=_FORMAT.value, name=_NAME.value, precision=_PRECISION.value
     )

@@ -67,16 +67,25 @@ def export(
       OSError: if the directory cannot be written, the disk is full, or another process is exporting to `export_dir`.
     """
     options = options or Options()
-    if not _NAME.fullmatch(options.name):
-        raise ValueError(
-            "Expected name to consist of letters, digits, '.', '_' and '-', and to begin with a letter or digit. "
-            f"Received: name={options.name!r}"
-        )
+    check_name(options.name)
     if len(class_names) != network.output_shape[-1]:
         raise ValueError(f"Expected {network.output_shape[-1]} class_names. Received: {len(class_names)}")
     check_numbers(network, preprocessing.mean_image)
     with _served(network, preprocessing, class_names, options) as served:
         return _write(served, _metadata(served, preprocessing, class_names, options) | card, export_dir, options)
+
+
+def check_name(name: str) -> None:
+    """Checks the name of a model, which is part of paths and URLs.
+
+    Raises:
+      ValueError: if it has characters other than letters, digits, ".", "_" and "-", or begins with one of these.
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            "Expected name to consist of letters, digits, '.', '_' and '-', and to begin with a letter or digit. "
+            f"Received: {name=}"
+        )
 
 
 def check_numbers(network: keras.Model, mean_image: np.ndarray) -> None:

@@ -1,20 +1,29 @@
-"""Exports a run as a served model."""
+"""Exports a run as a served model, or as a single file for other engines."""
 
 import dataclasses
 import os
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from alexnet_tf import flagfiles
+from alexnet_tf.data import augmentation
+from alexnet_tf.export import litert
+from alexnet_tf.export import onnx_network
+from alexnet_tf.export import parity
 from alexnet_tf.export import saved_model
 from alexnet_tf.export import signatures
 from alexnet_tf.runs import builders
 from alexnet_tf.runs import restore
 from alexnet_tf.training import metrics
+from alexnet_tf.utils import files
 from alexnet_tf.utils import messages
 from alexnet_tf.utils import output
 
+# Formats of `export_file`, with the suffix of each.
+FILE_FORMATS = {"onnx": ".onnx", "litert": ".tflite"}
+_CHECKED_IMAGES = 8
 # Files with the errors of a run, in the order of preference.
 _EVALUATIONS = ("evaluation.json", "train.json")
 
@@ -61,6 +70,107 @@ def export_run(
         markup=False,
     )
     return version
+
+
+def export_file(
+    workdir: str | os.PathLike,
+    export_dir: str | os.PathLike,
+    *,
+    format: str,
+    name: str = "alexnet",
+    precision: str = "",
+) -> str:
+    """Exports the newest checkpoint of a run as a single file from pixels to probabilities.
+
+    The file reads ``images``, uint8 ``[n, image_size, image_size, 3]``, RGB, crops their center, subtracts the mean
+    image, scales, and returns ``logits`` and ``probabilities``, float32 ``[n, num_classes]``. An ONNX file has the
+    class names and the model card in its metadata. Next to a LiteRT file, they are in ``labels.txt`` and ``NAME.json``.
+
+    Args:
+      workdir: a directory in which `train.train` ran. Its data set is not needed.
+      export_dir: the directory of the file, created if it does not exist.
+      format: a key of `FILE_FORMATS`.
+      name: of the file, without the suffix.
+      precision: "float32", or "float16" for weights of half the size; empty for float32.
+
+    Returns:
+      The path of the file.
+
+    Raises:
+      ValueError: if an argument is out of its range, a file of the run is damaged, or the file returns other
+        probabilities than the network. Nothing is written then.
+      OSError: if a file is missing or cannot be written.
+    """
+    if format not in FILE_FORMATS:
+        raise ValueError(f"Expected format to be one of {', '.join(FILE_FORMATS)}. Received: {format}")
+    if precision not in ("", *parity.LIMITS):
+        raise ValueError(
+            f"Expected precision to be one of {', '.join(parity.LIMITS)} for {format}. Received: {precision}"
+        )
+    saved_model.check_name(name)
+    if os.path.exists(export_dir) and not os.path.isdir(export_dir):
+        raise NotADirectoryError(f"Expected export_dir to be a directory. Received: the file {export_dir}")
+    run_config = dataclasses.replace(restore.read_config(workdir), precision="float32")
+    run = restore.open_run(workdir, run_config, jit_compile=False)
+    saved_model.check_numbers(run.model, run.image_statistics.mean_image)
+    card = _file_card(run, name, precision or "float32")
+    contents, checked = _convert(run, format, precision or "float32", card)
+    os.makedirs(export_dir, exist_ok=True)
+    path = os.path.join(export_dir, name + FILE_FORMATS[format])
+    if format == "litert":
+        files.write_json(os.path.join(export_dir, f"{name}.json"), card)
+        with files.atomic_write(os.path.join(export_dir, "labels.txt")) as labels:
+            labels.writelines(f"{' '.join(each.split())}\n" for each in run.class_names)
+    with files.atomic_write(path, "wb") as file:
+        file.write(contents)
+    size = run.config.image_size
+    output.Console().print(
+        f"export {path}: {len(contents) / 1e6:.1f} MB, {run.checkpoint}; {checked}; run it with images: uint8 "
+        f"[n, {size}, {size}, 3]"
+    )
+    return path
+
+
+def _convert(run, format, precision, card):
+    """Returns the contents of a file, and how much its logits differ from the network's."""
+    run_config, mean_image = run.config, run.image_statistics.mean_image
+    pixels_shape = [_CHECKED_IMAGES, *mean_image.shape]
+    pixels = np.random.default_rng(0).integers(0, 256, pixels_shape, dtype=np.uint8)
+
+    def classify(images):
+        view = augmentation.central_view(images, mean_image, size=run_config.crop_size, scale=run_config.input_scale)
+        logits = run.model(view, training=False)
+        return {"logits": logits, "probabilities": tf.nn.softmax(logits)}
+
+    if format == "onnx":
+        image_input = onnx_network.ImageInput(mean_image, run_config.crop_size, run_config.input_scale)
+        model = onnx_network.to_onnx(run.model, pixels=image_input, weights_dtype=precision, metadata=card)
+        contents = model.SerializeToString()
+        program, outputs = "onnxruntime", onnx_network.run(contents, pixels)
+    else:
+        contents = litert.convert(classify, run_config.image_size, weights_dtype=precision)
+        program, outputs = "LiteRT", litert.run(contents, pixels)
+    expected = classify(tf.constant(pixels))["logits"].numpy()
+    return contents, parity.check(program, outputs and outputs["logits"], expected, precision)
+
+
+def _file_card(run, name, precision):
+    """Returns the model card of a single file."""
+    mean_image = run.image_statistics.mean_image
+    return {
+        "name": name,
+        **_model_card(run),
+        "precision": precision,
+        "preprocessing": {
+            "photographs": "not included: decode, crop to the central square and resize to image_size",
+            "image_size": run.config.image_size,
+            "crop_size": run.config.crop_size,
+            "views": "center",
+            "mean": [round(float(value), 4) for value in np.mean(mean_image, axis=(0, 1))],
+            "scale": run.config.input_scale,
+        },
+        "class_names": list(run.class_names),
+    }
 
 
 def _model_card(run):

@@ -50,3 +50,28 @@ def test_help_of_an_action_lists_its_flags():
     done = forks.run("weights", "export", "--help")
     assert done.returncode == 0
     assert all(flag in done.stdout for flag in ("--workdir", "--file", "--names", "--flagfile"))
+
+
+@pytest.mark.parametrize(
+    "arguments, status, message",
+    [
+        (["--format=pb"], 2, "--format=pb"),
+        (["--format=onnx", "--views=ten"], 2, "no --views=ten with --format=onnx, which classifies the center crop"),
+        (["--format=litert", "--top=3"], 2, "no --top=3 with --format=litert, which returns all probabilities"),
+        (["--format=onnx", "--max_pixels=3"], 2, "no --max_pixels=3 with --format=onnx, which decodes no image files"),
+        (["--format=onnx", "--precision=bfloat16"], 1, "one of float32, float16 for onnx. Received: bfloat16"),
+    ],
+)
+def test_flags_that_a_format_cannot_follow_are_reported(run, tmp_path, arguments, status, message):
+    done = forks.run("export", f"--workdir={run}", f"--export_dir={tmp_path / 'out'}", *arguments)
+    assert done.returncode == status and message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("format", ["onnx", "litert"])
+def test_single_file_is_exported_in_one_line(run, tmp_path, format):
+    done = forks.run("export", f"--workdir={run}", f"--export_dir={tmp_path / 'out'}", f"--format={format}")
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    (line,) = done.stdout.splitlines()
+    assert line.startswith(f"export {tmp_path}/out/alexnet.")

@@ -75,7 +75,7 @@ def test_onnx_computes_the_same_and_has_the_preprocessing(run, network, tmp_path
     path = weights.export_weights(run, tmp_path / "ours.onnx")
     said = capsys.readouterr().out
     assert said.startswith(f"weights {path}: ") and said.count("\n") == 1
-    assert "onnxruntime's logits for 8 random images differ by at most" in said
+    assert "onnxruntime's logits for 8 random images differ from the network's by at most" in said
     contents = pathlib.Path(path).read_bytes()
     model = onnx.load_model_from_string(contents)
     described = {each.key: each.value for each in model.metadata_props}
@@ -104,7 +104,9 @@ def test_without_onnxruntime_nothing_is_compared(run, tmp_path, monkeypatch, cap
 
 def test_a_file_that_computes_something_else_is_not_written(run, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_network, "run", lambda model, images: {"logits": np.ones([len(images), 2], np.float32)})
-    with pytest.raises(ValueError, match="^Expected logits of the ONNX file to differ from the network's by at most "):
+    with pytest.raises(
+        ValueError, match="^Expected onnxruntime's logits to differ from the network's by at most 0.0001 of "
+    ):
         weights.export_weights(run, tmp_path / "ours.onnx")
     assert not list(tmp_path.iterdir())
 
