@@ -197,6 +197,13 @@ def _fan_out(graph, layer, inputs):
     return inputs * layer.readers
 
 
+def _channel_range(graph, layer, inputs):
+    first, *_, last = range(layer.input.shape[-1])[layer.start : layer.stop or None]
+    places = {"starts": first, "ends": last + 1, "axes": 1}
+    constants = [graph.constant(f"{layer.name}/{name}", np.array([place], np.int64)) for name, place in places.items()]
+    return [graph.add("Slice", [*inputs, *constants], layer.name)]
+
+
 def _across_channels(graph, layer, inputs):
     if _rank(layer) != 4:
         raise ValueError(f"Expected response normalization of 4 axes for ONNX. Received: 2 axes of {layer.name}")
@@ -276,6 +283,7 @@ _LAYERS: dict[str, _Adder] = {
     "Concatenate": _concatenate,
     "BatchNormalization": _batch_normalization,
     "Dropout": _unchanged,
+    "alexnet_tf>ChannelRange": _channel_range,
     "alexnet_tf>Dropout": _dropout,
     "alexnet_tf>FanOut": _fan_out,
     "alexnet_tf>GroupNormalization": _group_normalization,

@@ -11,6 +11,7 @@ import tensorflow as tf
 from alexnet_tf.export import onnx_network
 from alexnet_tf.export import parity
 from alexnet_tf.models import alexnet
+from alexnet_tf.models import alexnet_owt
 from alexnet_tf.models import cifar10
 from alexnet_tf.models import normalizations
 
@@ -19,6 +20,8 @@ pytest.importorskip("onnxruntime")
 SMALL = {
     "paper": {},
     "original": {"recipe": "original"},
+    "caffe": {"recipe": "caffe"},
+    "caffenet": {"recipe": "caffenet"},
     "one tower": {"towers": "one", "dropout": 0.25},
     "half": {"towers": "half", "dropout": 0.0},
     "apart": {"communication": "fc8"},
@@ -71,10 +74,17 @@ def test_networks_for_cifar10(name, pooling):
     assert difference(with_large_activations(network)) < 1e-5
 
 
+def test_torchvision_order(monkeypatch):
+    monkeypatch.setattr(alexnet_owt, "KERNELS", (4, 6, 8, 6, 5))
+    monkeypatch.setattr(alexnet_owt, "UNITS", 16)
+    assert difference(with_large_activations(alexnet_owt.AlexNetOWT(7))) < 1e-5
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["paper", "original"])
+@pytest.mark.parametrize("recipe", ["paper", "original", "caffe", "caffenet"])
 def test_full_size_alexnet(recipe):
-    network = alexnet.AlexNet(1000, recipe, jit_compile=False)
+    size = 227 if recipe.startswith("caffe") else 224
+    network = alexnet.AlexNet(1000, recipe, image_size=size, jit_compile=False)
     assert difference(with_large_activations(network)) < 1e-5
 
 

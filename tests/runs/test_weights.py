@@ -15,7 +15,7 @@ import untrained_runs
 
 from alexnet_tf.export import onnx_network
 from alexnet_tf.export import parity
-from alexnet_tf.models import layers
+from alexnet_tf.models import alexnet_owt
 from alexnet_tf.runs import restore
 from alexnet_tf.runs import weights
 from alexnet_tf.weights import convert
@@ -155,42 +155,50 @@ def narrow_owt(monkeypatch, rate=0.5):
     shapes = [(size, size, *each) for size, each in zip((11, 5, 3, 3, 3), zip(reads, kernels))]
     shapes = layouts.Shapes("alexnet_owt", "one", (*shapes, (36 * kernels[-1], units), (units, units), (units,)))
     monkeypatch.setattr(layouts, "SHAPES", (shapes,))
-    x = images = keras.Input([224, 224, 3], name="images")
-    x = keras.layers.ZeroPadding2D(((2, 1), (2, 1)))(x)
-    for number, (size, count) in enumerate(zip((11, 5, 3, 3, 3), kernels), 1):
-        options = {"strides": 4, "padding": "valid"} if number == 1 else {"padding": "same"}
-        x = keras.layers.Conv2D(count, size, name=f"conv{number}", **options)(x)
-        x = keras.layers.Activation("relu")(x)
-        if number in (1, 2, 5):
-            x = keras.layers.MaxPooling2D(3, 2)(x)
-    x = keras.layers.Flatten()(x)
-    for number in (6, 7):
-        x = keras.layers.Dense(units, name=f"fc{number}")(layers.Dropout(rate)(x))
-        x = keras.layers.Activation("relu")(x)
-    return keras.Model(images, keras.layers.Dense(classes, name="fc8")(x))
+    monkeypatch.setattr(alexnet_owt, "KERNELS", kernels)
+    monkeypatch.setattr(alexnet_owt, "UNITS", units)
+    return alexnet_owt.AlexNetOWT(classes, dropout=rate, seed=0)
 
 
-def test_torchvision_weights_compute_the_same_without_scaling_dropout(monkeypatch):
-    torch = pytest.importorskip("torch")
+def torchvision_logits(state, images):
+    """Runs torchvision's network with onnxruntime, in PyTorch's layouts and without scaling of dropout in inference."""
+    nodes = []
+
+    def add(operator, x, parameters=(), **attributes):
+        nodes.append(onnx.helper.make_node(operator, [x, *parameters], [f"x{len(nodes)}"], **attributes))
+        return nodes[-1].output[0]
+
+    x = "images"
+    for place, padding in ((0, 2), (3, 2), (6, 1), (8, 1), (10, 1)):
+        own = [f"features.{place}.{name}" for name in ("weight", "bias")]
+        x = add("Relu", add("Conv", x, own, strides=[1 if place else 4] * 2, pads=[padding] * 4))
+        if place in (0, 3, 10):
+            x = add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2])
+    x = add("Flatten", x)
+    for place in (1, 4, 6):
+        x = add("Gemm", x, [f"classifier.{place}.{name}" for name in ("weight", "bias")], transB=1)
+        x = add("Relu", x) if place < 6 else x
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        nodes,
+        "torchvision",
+        [value("images", 1, images.shape)],
+        [value(x, 1, None)],
+        [onnx.numpy_helper.from_array(array, name) for name, array in state.items()],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    return onnx_network.run(model.SerializeToString(), images)[x]
+
+
+def test_torchvision_weights_compute_the_same_in_its_network(monkeypatch):
+    pytest.importorskip("onnxruntime")
     network = narrow_owt(monkeypatch)
     for number, variable in enumerate(network.weights):
         drawn = np.random.default_rng(number).normal(0, 0.2, variable.shape)
         variable.assign(drawn.astype(np.float32))
-    state = {name: torch.from_numpy(value) for name, value in weights.to_torchvision(network).items()}
-    functional = torch.nn.functional
     images = np.random.default_rng(0).normal(0, 1, [2, 224, 224, 3]).astype(np.float32)
-    x = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
-    for place in (0, 3, 6, 8, 10):
-        stride, padding = (4, 2) if place == 0 else (1, "same")
-        own = state[f"features.{place}.weight"], state[f"features.{place}.bias"]
-        x = functional.relu(functional.conv2d(x, *own, stride=stride, padding=padding))
-        if place in (0, 3, 10):
-            x = functional.max_pool2d(x, 3, 2)
-    x = torch.flatten(x, 1)
-    for place in (1, 4, 6):
-        x = functional.linear(x, state[f"classifier.{place}.weight"], state[f"classifier.{place}.bias"])
-        x = functional.relu(x) if place < 6 else x
-    assert parity.relative_difference(x.numpy(), network(images, training=False).numpy()) < 1e-5
+    found = torchvision_logits(weights.to_torchvision(network), np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    assert parity.relative_difference(found, network(images, training=False).numpy()) < 1e-5
 
 
 def test_torchvision_names_layout_and_scale(monkeypatch):
