@@ -213,6 +213,9 @@ def _of_others(encoded, max_pixels):
             (b"VP8X", number(head[24:27]) + 1, number(head[27:30]) + 1),
         ]
         cases = [(begins_with(head, name, 12), lambda size=size: checked(*size)) for name, *size in kinds]
+        # The decoder takes animations with transparency only, and unpacks all of their frames.
+        is_animated = begins_with(head, b"VP8X", 12) & (tf.bitwise.bitwise_and(head[20], 2) > 0)
+        cases.insert(0, (is_animated, lambda: tf.constant("Expected a WebP of one image. Received: an animation")))
         return tf.case(cases, default=lambda: damaged(encoded))
 
     def of_unknown():

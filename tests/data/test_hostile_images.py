@@ -127,6 +127,12 @@ def test_formats_without_a_known_header_are_refused(content):
     assert refusal(content) == expected
 
 
+def test_animated_webp_is_refused_before_it_is_decoded():
+    content = b"RIFF\x40\0\0\0WEBPVP8X\x0a\0\0\0" + b"\x02\0\0\0" + b"\x07\0\0" * 2 + bytes(40)
+    assert refusal(content) == "Expected a WebP of one image. Received: an animation"
+    assert refusal(content.replace(b"\x02\0\0\0", b"\x10\0\0\0")) == ""
+
+
 def blocks(*lengths, count):
     """Returns a GIF whose data, blocks of these lengths in turn, have no end."""
     head = gif([3, 2])[:-5]
