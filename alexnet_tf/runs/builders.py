@@ -3,6 +3,7 @@
 import functools
 import os
 from collections.abc import Callable
+from collections.abc import Container
 from collections.abc import Sequence
 from typing import Any
 
@@ -287,6 +288,7 @@ def build_checkpoints(
     schedule: schedules.Schedule,
     class_names: Sequence[str],
     workdir: str | os.PathLike,
+    only: Container[str] | None = None,
 ) -> checkpoints.Checkpoints:
     """Returns the checkpoints of a work directory.
 
@@ -297,8 +299,9 @@ def build_checkpoints(
       schedule: the learning rate schedule.
       class_names: names of the classes, which must be the same to resume.
       workdir: the run's directory.
+      only: paths of the variables to save; None for all.
     """
-    variables = {variable.path: variable.value for variable in model.variables}
+    variables = {variable.path: variable.value for variable in model.variables if only is None or variable.path in only}
     if momentum_sgd:
         names = [variable.path for variable in model.trainable_variables]
         variables |= {f"{name}/velocity": value for name, value in zip(names, momentum_sgd.velocities)}

@@ -133,7 +133,7 @@ class Checkpoints:
         Raises:
           OSError: if it cannot be written. Older checkpoints are kept, and nothing incomplete remains.
         """
-        if step == self._saved_at:
+        if step == self._saved_at and (step or self.current):
             return
         self._step.assign(step)
         self._schedule_state.assign(self._schedule.state())

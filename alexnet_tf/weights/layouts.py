@@ -50,6 +50,10 @@ SHAPES = (
 )
 
 
+# The layers of our networks that read outputs of dropout.
+DROPOUT_READERS = {"alexnet": ("fc7", "fc8"), "alexnet_owt": ("fc6", "fc7")}
+
+
 class _Convention(NamedTuple):
     """How a kind of file stores layers."""
 
