@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import types
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,6 @@ import tensorflow as tf
 from alexnet_tf import flagfiles
 from alexnet_tf.data import augmentation
 from alexnet_tf.export import litert
-from alexnet_tf.export import onnx_network
 from alexnet_tf.export import parity
 from alexnet_tf.export import saved_model
 from alexnet_tf.export import signatures
@@ -143,6 +143,7 @@ def _convert(run, format, precision, card):
         return {"logits": logits, "probabilities": tf.nn.softmax(logits)}
 
     if format == "onnx":
+        onnx_network = import_onnx_network()
         image_input = onnx_network.ImageInput(mean_image, run_config.crop_size, run_config.input_scale)
         model = onnx_network.to_onnx(run.model, pixels=image_input, weights_dtype=precision, metadata=card)
         contents = model.SerializeToString()
@@ -152,6 +153,21 @@ def _convert(run, format, precision, card):
         program, outputs = "LiteRT", litert.run(contents, pixels)
     expected = classify(tf.constant(pixels))["logits"].numpy()
     return contents, parity.check(program, outputs and outputs["logits"], expected, precision)
+
+
+def import_onnx_network() -> types.ModuleType:
+    """Imports `onnx_network`, whose library only ONNX files need.
+
+    Raises:
+      ModuleNotFoundError: if the library is not installed.
+    """
+    try:
+        from alexnet_tf.export import onnx_network
+    except ModuleNotFoundError as error:
+        if error.name != "onnx":
+            raise
+        raise ModuleNotFoundError("Expected the package onnx for ONNX files; pip install onnx") from None
+    return onnx_network
 
 
 def _file_card(run, name, precision):

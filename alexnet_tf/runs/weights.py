@@ -13,10 +13,10 @@ import keras
 import numpy as np
 
 from alexnet_tf import flagfiles
-from alexnet_tf.export import onnx_layers
-from alexnet_tf.export import onnx_network
 from alexnet_tf.export import parity
 from alexnet_tf.export import saved_model
+from alexnet_tf.models import layers
+from alexnet_tf.runs import export
 from alexnet_tf.runs import restore
 from alexnet_tf.utils import files
 from alexnet_tf.utils import output
@@ -125,6 +125,7 @@ def _write_preprocessing(run, file, description):
 
 
 def _write_onnx(run, file, description, names):
+    onnx_network = export.import_onnx_network()
     model = onnx_network.to_onnx(run.model, metadata=description).SerializeToString()
     shape = [_CHECKED_IMAGES, *run.model.input_shape[1:]]
     images = (np.random.default_rng(0).normal(0, 60, shape) * run.config.input_scale).astype(np.float32)
@@ -183,9 +184,7 @@ def to_torchvision(network: keras.Model) -> dict[str, np.ndarray]:
     same = tuple(weighted) == convert.LAYERS and activations <= {"relu", "linear"}
     if not same or any(weighted[name].kernel.shape[: len(own)] != own for name, own in zip(weighted, shapes.kernels)):
         raise ValueError(f"Expected the network alexnet_owt for torchvision's names. Received: {network.name}")
-    rates = {
-        id(layer.output): layer.rate for layer in network.layers if onnx_layers.kind(layer) == "alexnet_tf>Dropout"
-    }
+    rates = {id(layer.output): layer.rate for layer in network.layers if isinstance(layer, layers.Dropout)}
     readers = [name for name, layer in weighted.items() if id(layer.input) in rates]
     dropout = next(iter(rates.values()), 0.0)
     return convert.to_torchvision(

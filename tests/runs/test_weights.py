@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import sys
 
 import keras
 import numpy as np
@@ -13,6 +14,7 @@ import safetensors
 import safetensors.numpy
 import untrained_runs
 
+import alexnet_tf.export
 from alexnet_tf.export import onnx_network
 from alexnet_tf.export import parity
 from alexnet_tf.models import alexnet_owt
@@ -226,3 +228,13 @@ def test_torchvision_weights_return_to_the_bit(monkeypatch, rate):
         layers_again[name] = convert.Layer(convert.channels_last(kernel) if name == "fc6" else kernel, bias)
     again = convert.to_variables(layers_again, towers="one", dropout_readers=("fc6", "fc7"), dropout=rate)
     assert_equal(again, {variable.path: variable.numpy() for variable in network.weights})
+
+
+def test_without_onnx_its_files_only_are_refused(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    monkeypatch.delitem(sys.modules, "alexnet_tf.export.onnx_network")
+    monkeypatch.delattr(alexnet_tf.export, "onnx_network")
+    with pytest.raises(ModuleNotFoundError, match="^Expected the package onnx for ONNX files; pip install onnx$"):
+        weights.export_weights(run, tmp_path / "a.onnx")
+    assert not list(tmp_path.iterdir())
+    weights.export_weights(run, tmp_path / "a.npz")
