@@ -42,8 +42,7 @@ def read(path: str | os.PathLike) -> contents.Contents:
     """Reads the arrays of an HDF5 file.
 
     Arrays are named by their path, such as "conv_1/conv_1_W", in the order of Keras's lists where the file has them as
-    texts of a fixed size, otherwise sorted. The state of an optimizer is not read. Metadata: "backend" and
-    "keras_version", where the file has them.
+    texts of a fixed size, otherwise sorted. The state of an optimizer is not read.
 
     Raises:
       contents.FormatError: if the file is damaged, or has other things than arrays.
@@ -55,18 +54,14 @@ def read(path: str | os.PathLike) -> contents.Contents:
     try:
         with h5py.File(path, "r", locking=False, rdcc_nbytes=0) as file:
             reader.read_group(file, "", 0)
-            metadata = {}
-            for key in ("backend", "keras_version"):
-                if value := reader.text(file, key):
-                    metadata[key] = value
     # What h5py raises for damage depends on the place of the damage.
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, OverflowError) as error:
         if isinstance(error, contents.FormatError):
             raise
-        raise _error(path, str(error) or type(error).__name__) from None
+        raise _error(path, str(error).strip("'\"") or type(error).__name__) from None
     if not reader.arrays:
         raise _error(path, "a file without arrays")
-    return contents.Contents(FORMAT, reader.in_order(), (), metadata)
+    return contents.Contents(FORMAT, reader.in_order())
 
 
 def _error(path, problem):
@@ -136,7 +131,7 @@ class _Reader:
     def _listed(self, group, key):
         """Returns an attribute of texts of a fixed size; an empty list for others.
 
-        Texts of any length could all be the same one of 100 MB.
+        Texts of any length could all be the same one of 100 MB, and HDF5's library reads a damaged one forever.
         """
         if not h5py.h5a.exists(group.id, key.encode()):
             return []
@@ -151,17 +146,6 @@ class _Reader:
         values = np.empty(attribute.shape, f"S{kind.get_size()}")
         attribute.read(values, mtype=kind)
         return [value.decode("utf-8", "replace") for value in values.tolist()]
-
-    def text(self, file, key):
-        """Returns an attribute of one text; empty if there is none."""
-        if not h5py.h5a.exists(file.id, key.encode()):
-            return ""
-        attribute = h5py.h5a.open(file.id, key.encode())
-        if attribute.get_type().get_class() != h5py.h5t.STRING or attribute.shape:
-            return ""
-        value = file.attrs[key]
-        value = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-        return escaping.one_line(value[:100])
 
     def _read_array(self, dataset, place):
         kind = dataset.id.get_type()

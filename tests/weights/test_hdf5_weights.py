@@ -74,8 +74,6 @@ def test_weights_of_todays_keras(tmp_path, name):
     for variable in model.weights:
         (array,) = [array for array in found.arrays.values() if array.shape == tuple(variable.shape)]
         np.testing.assert_array_equal(array, variable.numpy())
-    if name == "a.h5":
-        assert found.metadata == {"backend": "tensorflow", "keras_version": keras.__version__}
 
 
 def test_packed_weights_and_other_numbers(tmp_path):
