@@ -5,12 +5,12 @@ other than numbers are refused.
 """
 
 import os
-import stat
 
 import h5py
 import numpy as np
 
 from alexnet_tf.utils import escaping
+from alexnet_tf.weights import checks
 from alexnet_tf.weights import contents
 
 FORMAT = "HDF5 weights"
@@ -29,11 +29,10 @@ def is_hdf5(path: str | os.PathLike) -> bool:
     """Returns whether a file has HDF5's signature, at its beginning or after a block of MATLAB's.
 
     Raises:
-      OSError: if the file cannot be read.
+      contents.FormatError: if there is no such file.
+      OSError: if it cannot be read.
     """
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            return False
+    with checks.open_file(path, "a weight file") as file:
         head = file.read(520)
     return head[:8] == SIGNATURE or head[512:520] == SIGNATURE
 

@@ -5,9 +5,9 @@ take more than twice its size. Objects and functions, which MATLAB would run, ar
 https://www.mathworks.com/help/pdf_doc/matlab/matfile_format.pdf
 """
 
+import io
 import math
 import os
-import stat
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_tf.utils import escaping
+from alexnet_tf.weights import checks
 from alexnet_tf.weights import contents
 
 # Of arrays, cells and structures together, each of which is an object of Python.
@@ -131,10 +132,8 @@ def read(path: str | os.PathLike) -> Mapping[str, Any]:
       contents.FormatError: if the file is damaged, or has other values.
       OSError: if it cannot be read.
     """
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=_BLOCK) as file:
+    with io.BufferedReader(checks.open_file(path, "a MATLAB file of arrays, cells and structures"), _BLOCK) as file:
         source = _File(file, os.fspath(path))
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise source.error("a special file or a directory")
         header = source.read(128)
         orders = {b"\x00\x01IM": "<", b"\x01\x00MI": ">"}
         if header[124:128] not in orders:

@@ -7,13 +7,13 @@ https://protobuf.dev/programming-guides/encoding/
 
 import contextlib
 import os
-import stat
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from alexnet_tf.utils import escaping
+from alexnet_tf.weights import checks
 from alexnet_tf.weights import contents
 
 # A network of a few dozen layers has hundreds.
@@ -258,14 +258,9 @@ def open_message(path: str | os.PathLike, what: str) -> Iterator[Message]:
       what: what it should be, with an article, for messages.
 
     Raises:
-      contents.FormatError: if it is damaged.
+      contents.FormatError: if it is missing, damaged or not a file.
       OSError: if it cannot be read.
     """
-    # A pipe would block.
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:
+    with checks.open_file(path, what) as file:
         source = _Source(file, os.fspath(path), what)
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise source.error("a special file or a directory")
-        if not source.size:
-            raise source.error("an empty file")
         yield Message(source, [_Span(0, source.size)])

@@ -171,7 +171,8 @@ def nested(depth):
 @pytest.mark.parametrize(
     "content, message",
     [
-        (b"", "cut off"),
+        (b"", "an empty file"),
+        (b"MATLAB", "cut off"),
         (b"MATLAB 5.0".ljust(128), "another header"),
         (HEADER + matrix(17, [1, 1], element(1, b"MCOS")), "an object of MATLAB.*ONNX"),
         (HEADER + matrix(16, [1, 1]), "a function of MATLAB"),
