@@ -9,7 +9,7 @@ from onnx import numpy_helper
 
 class _Graph:
     def __init__(self):
-        self.nodes, self.weights, self.last = [], [], "images"
+        self.nodes, self.weights, self.last, self.rest = [], [], "images", [None, None, None]
 
     def add(self, kind, *weights, **attributes):
         names = []
@@ -19,6 +19,8 @@ class _Graph:
         output = f"x{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, [self.last, *names], [output], **attributes))
         self.last = output
+        if kind == "Flatten":
+            self.rest = [None]
 
     def run(self, images):
         shape = list(images.shape)
@@ -26,7 +28,7 @@ class _Graph:
             self.nodes,
             "alexnet",
             [helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, shape)],
-            [helper.make_tensor_value_info(self.last, onnx.TensorProto.FLOAT, [shape[0], None])],
+            [helper.make_tensor_value_info(self.last, onnx.TensorProto.FLOAT, [shape[0], *self.rest])],
             self.weights,
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
@@ -45,7 +47,7 @@ def random_layers(shapes, seed):
     return layers
 
 
-def logits(layers, images, *, groups, pads, normalization=None, order="before", pooled=(1, 2, 5), strides=4):
+def logits(layers, images, *, groups, pads, normalization=None, order="before", convolutions_alone=False):
     """Computes logits with onnxruntime.
 
     Args:
@@ -55,6 +57,7 @@ def logits(layers, images, *, groups, pads, normalization=None, order="before", 
       pads: [top, left, bottom, right] of conv1.
       normalization: (k, alpha) of LRN after layers 1 and 2; alpha is the factor of the sum.
       order: whether LRN comes "before" or "after" pooling.
+      convolutions_alone: returns the maps after the last pooling, [batch, channel, row, column].
     """
     graph = _Graph()
 
@@ -65,16 +68,18 @@ def logits(layers, images, *, groups, pads, normalization=None, order="before", 
     for number in (1, 2, 3, 4, 5):
         kernel, bias = layers[f"conv{number}"]
         size = kernel.shape[0]
-        options = {"pads": pads, "strides": [strides] * 2} if number == 1 else {"pads": [size // 2] * 4}
+        options = {"pads": pads, "strides": [4, 4]} if number == 1 else {"pads": [size // 2] * 4}
         graph.add("Conv", kernel.transpose(3, 2, 0, 1), bias, group=groups.get(number, 1), **options)
         graph.add("Relu")
         has_normalization = normalization is not None and number < 3
         if has_normalization and order == "before":
             normalize()
-        if number in pooled:
+        if number in (1, 2, 5):
             graph.add("MaxPool", kernel_shape=[3, 3], strides=[2, 2])
         if has_normalization and order == "after":
             normalize()
+    if convolutions_alone:
+        return graph.run(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
     graph.add("Flatten")
     for name in ("fc6", "fc7", "fc8"):
         graph.add("Gemm", *layers[name])
