@@ -43,6 +43,10 @@ RECIPE_DEFAULTS = {
     "caffenet": _CAFFE_DEFAULTS,
 }
 
+# Fields that are None until a run starts: it takes the value of the run in `initialize_from`, or else this one.
+INHERITED_DEFAULTS = {"input_scale": 1.0}
+MAX_LAYER_RATE = 1000
+
 
 def _option(
     section, default, text, source, *, kind=None, choices=None, low=None, high=None, may_change=False, is_path=False
@@ -69,8 +73,8 @@ def _option(
 class Config:
     """The hyperparameters of a run, which ``alexnet-tf train --help`` lists.
 
-    It is immutable. A value of None stands for the recipe's entry in `RECIPE_DEFAULTS`, if there is one; `resolved`
-    fills it in.
+    It is immutable. A value of None stands for the recipe's entry in `RECIPE_DEFAULTS` or the one in
+    `INHERITED_DEFAULTS`, if there is one; `resolved` fills it in.
 
     Raises:
       ValueError: if a value has the wrong type, is out of range or contradicts another one.
@@ -191,6 +195,13 @@ class Config:
         ("fc8",),
         "layers to reinitialize when using initialize_from, such as fc6,fc7,fc8",
         "original #146",
+        kind=tuple,
+    )
+    freeze: tuple = _option(
+        "network",
+        (),
+        "layers that are not trained, such as conv1,conv2, each with its normalization",
+        "ours",
         kind=tuple,
     )
     precision: str = _option(
@@ -315,11 +326,20 @@ class Config:
         low=0.01,
         high=1000,
     )
-    input_scale: float = _option(
+    mean_image: str = _option(
         "augmentation",
-        1.0,
-        "value that mean-subtracted images are multiplied by, in training and evaluation",
+        "data",
+        "mean image to subtract: that of the training images, or that of the run in initialize_from",
+        "paper 2; initialize_from: ours",
+        choices=("data", "initialize_from"),
+    )
+    input_scale: float | None = _option(
+        "augmentation",
+        None,
+        "value that mean-subtracted images are multiplied by, in training and evaluation; defaults to that of the run "
+        "in initialize_from, or to 1",
         "ours; paper: gray levels unscaled",
+        kind=float,
         low=0.0001,
         high=1000,
     )
@@ -413,6 +433,14 @@ class Config:
         "original #146: 6",
         low=0,
         high=100000,
+    )
+    layer_rates: tuple = _option(
+        "training",
+        (),
+        "learning rates of layers relative to what they would be, such as conv1:0.1,conv2:0.1, each with its "
+        "normalization",
+        "ours",
+        kind=tuple,
     )
     schedule: str = _option(
         "training",
@@ -582,6 +610,7 @@ class Config:
                 f"Expected crop_size to be at most image_size, {self.image_size}. Received: {self.crop_size}"
             )
         self._check_network()
+        self._check_fine_tuning()
         if self.schedule == "plateau" and not self.validation_fraction:
             raise ValueError(
                 "Expected a schedule that does not depend on the validation error, such as epochs, for "
@@ -606,23 +635,62 @@ class Config:
                     f"{field.name}={getattr(self, field.name)}. Received: network={self.network}"
                 )
 
-    def resolved(self) -> "Config":
-        """Returns this configuration with every None that has an entry in `RECIPE_DEFAULTS` replaced by it."""
-        changes = {name: value for name, value in RECIPE_DEFAULTS[self.recipe].items() if getattr(self, name) is None}
+    def _check_fine_tuning(self):
+        """Raises an error for frozen layers that another option trains, and for a missing run to start from."""
+        if self.mean_image == "initialize_from" and not self.initialize_from:
+            raise ValueError("Expected initialize_from for mean_image=initialize_from. Received: none")
+        for option, names in (
+            ("new_layers", self.new_layers if self.initialize_from else ()),
+            ("layer_rates", self.layer_rate_factors()),
+        ):
+            both = [name for name in self.freeze if name in names]
+            if both:
+                raise ValueError(
+                    f"Expected freeze and {option} to name different layers, as frozen layers are not trained. "
+                    f"Received: {', '.join(both)} in both"
+                )
+
+    def layer_rate_factors(self) -> dict[str, float]:
+        """Returns the factors of `layer_rates` by layer."""
+        factors = {}
+        for item in self.layer_rates:
+            name, _, text = item.partition(":")
+            factor = _to_number(text)
+            if not name or name in factors or not 0 < factor <= MAX_LAYER_RATE:
+                raise ValueError(
+                    f"Expected layer_rates to be a LAYER:FACTOR for each layer, with a factor above 0 and at most "
+                    f"{MAX_LAYER_RATE}; to stop a layer, name it in freeze. Received: {','.join(self.layer_rates)}"
+                )
+            factors[name] = factor
+        return factors
+
+    def resolved(self, *, before_start: bool = False) -> "Config":
+        """Returns this configuration with every None that has an entry in `RECIPE_DEFAULTS` replaced by it.
+
+        Args:
+          before_start: whether to leave open what a run with ``initialize_from`` takes from that run when it starts
+            (`INHERITED_DEFAULTS`); otherwise its default for other runs is filled in too.
+        """
+        defaults = dict(RECIPE_DEFAULTS[self.recipe])
+        if not (before_start and self.initialize_from):
+            defaults |= INHERITED_DEFAULTS
+        changes = {name: value for name, value in defaults.items() if getattr(self, name) is None}
         return dataclasses.replace(self, **changes)
 
     def differences(self, other: "Config") -> list[str]:
         """Returns the names of the fields that differ and must not change within a run.
 
-        A split rule of "auto" does not differ from any other.
+        A value that is left open until a run starts does not differ from any other.
         """
         names = [
             field.name
             for field in dataclasses.fields(self)
             if not field.metadata["may_change"] and getattr(self, field.name) != getattr(other, field.name)
         ]
-        is_open = "auto" in (self.split_rule, other.split_rule)
-        return [name for name in names if not (is_open and name == "split_rule")]
+        return [name for name in names if not (self._is_open(name) or other._is_open(name))]
+
+    def _is_open(self, name):
+        return (name, getattr(self, name)) in (("split_rule", "auto"), *((each, None) for each in INHERITED_DEFAULTS))
 
     def fingerprint(self) -> int:
         """Returns a number below 2 ** 32 that is equal for configurations without `differences`."""
@@ -659,3 +727,11 @@ def _check(field, value):
         fits = all(isinstance(item, (int, float)) and math.isfinite(item) for item in value)
     if not fits:
         raise ValueError(f"Expected {field.name} to be {describe_range(field)}. Received: {value!r}")
+
+
+def _to_number(text):
+    """Returns the number that a text is, or NaN."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

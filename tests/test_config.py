@@ -26,6 +26,10 @@ def another(field):
         return 18
     if field.name == "crop_size":
         return 32
+    if field.name == "freeze":
+        return ("conv2", "conv3")
+    if field.name == "layer_rates":
+        return ("conv1:0.25", "fc8:2")
     if metadata["choices"]:
         return next(choice for choice in metadata["choices"] if choice != field.default)
     if metadata["kind"] is float:
@@ -42,6 +46,7 @@ REQUIRED = {
     "crop_size": {"network": "cifar10_18"},
     "validation_fraction": {"schedule": "epochs"},
     "data_service": {"data_dir": "prepared"},
+    "mean_image": {"initialize_from": "runs/before"},
 }
 
 
@@ -153,9 +158,27 @@ def test_recipe_fills_in_missing_values(recipe, expected):
         "dense_weight_decay",
     ]
     assert [name for name in NAMES if getattr(config.Config(recipe=recipe), name) is None] == [
-        name for name in NAMES if name in (*names, "conv1_stddev", "dense_weight_decay")
+        name for name in NAMES if name in (*names, "input_scale", "conv1_stddev", "dense_weight_decay")
     ]
     assert resolved.resolved() == resolved
+
+
+def test_input_scale_is_open_only_until_a_run_that_starts_from_another_has_started():
+    alone, started = config.Config(), config.Config(initialize_from="runs/before")
+    assert alone.resolved().input_scale == started.resolved().input_scale == 1.0
+    assert alone.resolved(before_start=True).input_scale == 1.0
+    waiting = started.resolved(before_start=True)
+    assert waiting.input_scale is None and waiting.mean_crop == "aligned"
+    inherited = dataclasses.replace(waiting, input_scale=0.02)
+    assert waiting.differences(inherited) == inherited.differences(waiting) == []
+    assert inherited.differences(started.resolved()) == ["input_scale"]
+    given = dataclasses.replace(started, input_scale=0.02)
+    assert given.resolved().input_scale == given.resolved(before_start=True).input_scale == 0.02
+
+
+def test_layer_rates_are_factors_by_layer():
+    assert parsed("--layer_rates=conv1:0.1, fc8:2").layer_rate_factors() == {"conv1": 0.1, "fc8": 2.0}
+    assert config.Config().layer_rate_factors() == {}
 
 
 def test_recipe_keeps_given_values():
@@ -321,6 +344,27 @@ def test_bounds_are_inclusive(field):
             r"Expected a schedule that does not depend on the validation error, such as epochs, for "
             r"validation_fraction=0\. Received: schedule=plateau",
         ),
+        (
+            {"mean_image": "initialize_from"},
+            r"Expected initialize_from for mean_image=initialize_from\. Received: none",
+        ),
+        (
+            {"initialize_from": "runs/before", "freeze": ("conv1", "fc8")},
+            r"Expected freeze and new_layers to name different layers, .*\. Received: fc8 in both",
+        ),
+        (
+            {"layer_rates": ("conv1:0.1", "fc8:2"), "freeze": ("conv2", "conv1")},
+            r"Expected freeze and layer_rates to name different layers, .*\. Received: conv1 in both",
+        ),
+        *(
+            (
+                {"layer_rates": rates},
+                r"Expected layer_rates to be a LAYER:FACTOR for each layer, .* name it in freeze\. Received: "
+                + ",".join(rates),
+            )
+            for rates in (("conv1",), ("conv1:",), (":1",), ("conv1:fast",), ("conv1:0",), ("conv1:-1",))
+            + (("conv1:nan",), ("conv1:inf",), ("conv1:1001",), ("conv1:1", "conv1:2"))
+        ),
     ],
 )
 def test_contradictory_values_are_rejected(values, message):
@@ -459,12 +503,14 @@ def test_differences_are_fields_that_must_not_change_within_a_run(field):
     if field.name == "split_rule":
         # Its default is open; see `test_an_open_split_rule_does_not_differ_from_others`.
         default = dataclasses.replace(default, split_rule="shuffle")
+    if field.name == "input_scale":
+        default = dataclasses.replace(default, input_scale=1.0)
     assert default.differences(changed) == ([] if field.name in may_change else [field.name])
 
 
 def test_all_differences_are_listed():
     # 15 may change; network and towers have their defaults.
-    default = config.Config(split_rule="shuffle")
+    default = config.Config(split_rule="shuffle", input_scale=1.0)
     assert len(default.differences(EVERYTHING_ELSE)) == len(FIELDS) - 15 - 2
     assert set(EVERYTHING_ELSE.differences(ONE_TOWER)) == {"towers", "communication"}
 

@@ -172,15 +172,15 @@ def read_experiment(path: str | os.PathLike) -> Experiment:
 
 
 def configure(path: str | os.PathLike, flags: Sequence[str] = ()) -> config.Config:
-    """Returns the resolved configuration of a flagfile followed by `flags`, such as ``--epochs=2``."""
+    """Returns the configuration of a flagfile followed by `flags`, such as ``--epochs=2``, as before a run starts."""
     try:
         if not flags:
-            return flagfiles.read_flagfile(path).resolved()
+            return flagfiles.read_flagfile(path).resolved(before_start=True)
         # A file, so that flags are parsed exactly as a run parses them.
         with tempfile.NamedTemporaryFile("w", suffix=".flags", encoding="utf-8") as file:
             file.write("\n".join([f"--flagfile={path}", *flags]) + "\n")
             file.flush()
-            return flagfiles.read_flagfile(file.name).resolved()
+            return flagfiles.read_flagfile(file.name).resolved(before_start=True)
     except ValueError as error:
         raise ValueError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
 
@@ -240,7 +240,9 @@ def differing_fields(
 ) -> list[str]:
     """Returns the names of the fields, other than the `ignored` ones, that differ between two configurations."""
     names = [field.name for field in dataclasses.fields(first) if field.name not in ignored]
-    return [name for name in names if getattr(first, name) != getattr(second, name)]
+    # What a run takes from another one is known when it starts.
+    inherited = [name for name in config.INHERITED_DEFAULTS if None in (getattr(first, name), getattr(second, name))]
+    return [name for name in names if getattr(first, name) != getattr(second, name) and name not in inherited]
 
 
 def training_differences(first: config.Config, second: config.Config) -> list[str]:

@@ -261,5 +261,5 @@ def with_features(model: keras.Model) -> keras.Model:
     Returns:
       A ``keras.Model`` with the same input. Its outputs are the logits and the features, ``[batch, units]``.
     """
-    last = [layer for layer in model.layers if layer.trainable_weights][-1]
+    last = [layer for layer in model.layers if layer.weights][-1]
     return keras.Model(model.inputs, [model.outputs[0], last.input])

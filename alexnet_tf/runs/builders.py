@@ -3,7 +3,9 @@
 import functools
 import os
 from collections.abc import Callable
+from collections.abc import Collection
 from collections.abc import Container
+from collections.abc import Iterable
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,6 +37,12 @@ def build_model(run_config: config.Config, num_classes: int, **changes: Any) -> 
       run_config: the resolved configuration.
       num_classes: number of classes.
       **changes: arguments of the network that differ from the configuration.
+
+    Returns:
+      The network, in which the layers of ``freeze`` are not trainable.
+
+    Raises:
+      ValueError: if ``freeze`` or ``layer_rates`` names a layer that the network does not have, or ``freeze`` all.
     """
     network = registry.find(run_config.network)
     arguments = {
@@ -49,7 +57,10 @@ def build_model(run_config: config.Config, num_classes: int, **changes: Any) -> 
     }
     if not network.has_towers:
         del arguments["devices"]
-    return registry.load_class(network)(**arguments)
+    model = registry.load_class(network)(**arguments)
+    freeze_layers(model, run_config.freeze)
+    check_layers("layer_rates", run_config.layer_rate_factors(), model)
+    return model
 
 
 def tower_devices(run_config: config.Config) -> tuple[str, str] | None:
@@ -61,51 +72,46 @@ def tower_devices(run_config: config.Config) -> tuple[str, str] | None:
     return placement.choose_devices(run_config.devices) if run_config.distribute == "none" else None
 
 
-def check_initialization(run_config: config.Config, workdir: str | os.PathLike) -> None:
-    """Checks that ``initialize_from`` has a checkpoint, unless the work directory already has one to resume from.
+def check_layers(option: str, names: Iterable[str], model: keras.Model) -> None:
+    """Checks that a network has the layers that an option names.
 
     Raises:
-      FileNotFoundError: if there is no checkpoint.
-      checkpoints.DamagedError: if there are checkpoints, but none can be read.
+      ValueError: naming those that it does not have.
     """
-    if run_config.initialize_from and not checkpoints.paths(os.path.join(workdir, "checkpoints")):
-        checkpoints.newest_checkpoint(os.path.join(run_config.initialize_from, "checkpoints"))
+    present = {parameter_groups.layer_of(layer.name): None for layer in model.layers if layer.weights}
+    unknown = [name for name in names if name not in present]
+    if unknown:
+        raise ValueError(f"Expected {option} among {', '.join(present)}. Received: {', '.join(unknown)}")
 
 
-def initialize_weights(run_config: config.Config, model: keras.Model) -> str:
-    """Initializes a network with the weights of another run, except for the new layers.
+def freeze_layers(model: keras.Model, names: Collection[str]) -> None:
+    """Freezes layers of a network with their normalizations; batch normalization then uses its averages in training.
 
     Args:
-      run_config: with ``initialize_from`` and ``new_layers``.
-      model: the network. It may have a different number of classes than the other run if its last layer is new.
-
-    Returns:
-      The path of the other run's checkpoint.
+      model: the network.
+      names: names of layers, without a tower's suffix.
 
     Raises:
-      FileNotFoundError: if the other run has no checkpoint.
-      ValueError: if the network has no such new layer, or if another layer is not in the checkpoint or has a different
-        shape there.
+      ValueError: if the network has no such layer, or all of its layers are named.
     """
-    names = {parameter_groups.layer_of(layer.name) for layer in model.layers if layer.trainable_weights}
-    for new in run_config.new_layers:
-        if new not in names:
-            raise ValueError(f"Expected new_layers among {', '.join(sorted(names))}. Received: {new}")
-    # The random state of dropout is not a weight.
-    kept = {
-        variable.path: variable.value
-        for variable in model.variables
-        if parameter_groups.layer_of(variable.path) not in run_config.new_layers
-        and not variable.path.startswith("dropout")
-    }
-    try:
-        return checkpoints.load_weights(os.path.join(run_config.initialize_from, "checkpoints"), kept)
-    except ValueError as error:
-        raise ValueError(f"{error}. Name layers to initialize at random in new_layers") from None
+    check_layers("freeze", names, model)
+    for layer in model.layers:
+        if layer.weights and parameter_groups.find_layer(layer.name, names):
+            layer.trainable = False
+    if not model.trainable_variables:
+        raise ValueError(f"Expected freeze to leave a layer to train. Received: all layers, {', '.join(names)}")
+
+
+def describe_frozen(model: keras.Model) -> str:
+    """Returns a sentence about the frozen layers of a network, and how many of its weights they have."""
+    frozen = [layer for layer in model.layers if layer.weights and not layer.trainable]
+    names = dict.fromkeys(parameter_groups.layer_of(layer.name) for layer in frozen)
+    count = sum(layer.count_params() for layer in frozen)
+    return f"Frozen: {', '.join(names)}, with {count:,} of the {model.count_params():,} weights."
 
 
 def build_optimizer(run_config: config.Config, model: keras.Model) -> optimizer.MomentumSGD:
-    """Builds the optimizer of a model's variables. It takes the learning rates that `learning_rates` returns."""
+    """Builds the optimizer of a model's trainable variables, for the learning rates that `learning_rates` returns."""
     rules = parameter_groups.assign_groups(parameter_group_options(run_config), model.trainable_variables)
     variables = [variable.value for variable in model.trainable_variables]
     return optimizer.MomentumSGD(variables, rules, momentum=run_config.momentum)
@@ -146,6 +152,7 @@ def parameter_group_options(run_config: config.Config) -> parameter_groups.Optio
         new_layers=run_config.new_layers if run_config.initialize_from else (),
         new_layers_factor=run_config.new_layers_rate_factor,
         new_layers_epochs=run_config.new_layers_rate_epochs,
+        layer_factors=run_config.layer_rate_factors(),
         weight_decay=run_config.weight_decay,
         dense_weight_decay=run_config.dense_weight_decay,
         bias_weight_decay=run_config.bias_weight_decay,
@@ -295,7 +302,7 @@ def build_checkpoints(
     Args:
       run_config: the resolved configuration.
       model: the network, whose weights and dropout state are saved.
-      momentum_sgd: its optimizer, whose velocities are saved; None for evaluation.
+      momentum_sgd: its optimizer, whose velocities are saved (frozen layers have none); None for evaluation.
       schedule: the learning rate schedule.
       class_names: names of the classes, which must be the same to resume.
       workdir: the run's directory.

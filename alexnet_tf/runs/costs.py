@@ -2,36 +2,39 @@
 
 import concurrent.futures
 import time
-from collections.abc import Collection
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from alexnet_tf.training import parameter_groups
 from alexnet_tf.utils import machine
 
 # Side of the square matrices whose product measures the speed of the machine: as small as gives the full rate.
 MATRIX_SIDES = {"CPU": 1024, "GPU": 3072}
 
 
-def training_flops(model: keras.Model, first_layers: Collection[str]) -> int:
+def training_flops(model: keras.Model) -> int:
     """Counts the floating-point operations of training on one image, forward and backward.
 
-    Counts two operations per multiplication and addition of convolutions and fully connected layers: forward, for the
-    gradient of the weights and, except in layers that read the images, for the gradient of the inputs.
+    Counts two operations per multiplication and addition of convolutions and fully connected layers: forward; unless
+    the layer is frozen, for the gradient of the weights; and unless no layer before it is trained, for the gradient of
+    the inputs.
 
     Args:
-      model: a functional model.
-      first_layers: names of the layers that read the images.
+      model: a functional model. A frozen layer is frozen in both towers.
     """
     total = 0
+    lowest = None
     for layer in model.layers:
         kernel = getattr(layer, "kernel", None)
         if kernel is None:
             continue
+        if layer.trainable and lowest is None:
+            lowest = parameter_groups.layer_of(layer.name)
+        passes_on = lowest is not None and parameter_groups.layer_of(layer.name) != lowest
         positions = int(np.prod(layer.output.shape[1:-1]))
-        forward = 2 * int(np.prod(kernel.shape)) * positions
-        total += forward * (2 if layer.name in first_layers else 3)
+        total += 2 * int(np.prod(kernel.shape)) * positions * (1 + layer.trainable + passes_on)
     return total
 
 

@@ -94,7 +94,7 @@ def write(
     last, names = results[-1], data.source.class_names
     examples = data.examples[last.split]
     blocks = [
-        *_summary(run_config, data, last, step),
+        *_summary(run_config, model, data, last, step),
         *_errors(run_config, data, results),
         *_curves(workdir, records, results[0].split),
         *_kernels(workdir, run_config, model),
@@ -124,7 +124,7 @@ def write(
     return path
 
 
-def _summary(run_config, data, result, step):
+def _summary(run_config, model, data, result, step):
     names, num_train = data.source.class_names, len(data.source.splits["train"].labels)
     accuracy = 1 - result.results[result.headline].top1_error
     majority = 1 - errors.majority_error(result.labels)
@@ -135,6 +135,7 @@ def _summary(run_config, data, result, step):
         f"{step * run_config.batch_size / num_train:.3g} epochs. It classifies {100 * accuracy:.1f}% of the "
         f"{len(result.labels):,} images of the {result.split} set correctly. Always predicting the most frequent class "
         f"would be correct for {100 * majority:.1f}%."
+        + (f" {builders.describe_frozen(model)}" if run_config.freeze else "")
     )
 
 
@@ -309,7 +310,7 @@ def _draw(workdir, name, draw, caption):
 def _cost(run_config, model, records):
     yield pages.Heading("Cost")
     speed = metrics.images_per_second(records)
-    flops = costs.training_flops(model, registry.find(run_config.network).first_layers)
+    flops = costs.training_flops(model)
     rows = [["parameters", f"{model.count_params():,}"], ["training arithmetic per image", f"{flops / 1e9:.4g} GFLOP"]]
     if speed:
         peak = costs.peak_flops()

@@ -106,11 +106,13 @@ def session(
 
 def layer_weights(
     model: keras.Model, momentum_sgd: optimizer.MomentumSGD
-) -> dict[str, tuple[tf.Variable, tf.Variable]]:
-    """Returns the kernel and its velocity for each layer by name."""
+) -> dict[str, tuple[tf.Variable, tf.Variable | None]]:
+    """Returns the kernel and its velocity for each layer by name; that of a frozen layer is None."""
+    paths = [variable.path for variable in model.trainable_variables]
+    velocities = dict(zip(paths, momentum_sgd.velocities, strict=True))
     return {
-        variable.path.split("/")[0]: (variable.value, velocity)
-        for variable, velocity in zip(model.trainable_variables, momentum_sgd.velocities)
+        variable.path.split("/")[0]: (variable.value, velocities.get(variable.path))
+        for variable in model.weights
         if variable.path.endswith("kernel")
     }
 
@@ -130,7 +132,7 @@ def hyperparameters(run_config: config.Config) -> dict[str, bool | int | float |
 
 
 def summary_images(
-    weights: dict[str, tuple[tf.Variable, tf.Variable]],
+    weights: dict[str, tuple[tf.Variable, tf.Variable | None]],
     first_layers: Sequence[str],
     preprocess: Callable[[Any], tuple[tf.Tensor, tf.Tensor]],
     batch: Any,

@@ -40,6 +40,7 @@ from alexnet_tf.runs import builders
 from alexnet_tf.runs import data_record
 from alexnet_tf.runs import dataset
 from alexnet_tf.runs import diagnosis
+from alexnet_tf.runs import initialization
 from alexnet_tf.runs import report
 from alexnet_tf.runs import restore
 from alexnet_tf.runs import split_results
@@ -105,7 +106,7 @@ def train(
       distribution.WorkerLostError: if another process of this run was lost.
       stopping.Stopped: if a stop was requested. If training had begun, a checkpoint was saved.
     """
-    run_config = _with_split_rule(run_config.resolved(), workdir)
+    run_config = _with_split_rule(initialization.inherit(run_config, workdir).resolved(), workdir)
     _check_configuration(run_config, workdir, is_batch_size_final=False)
     profiler.check_profile_steps(profile_steps)
     # Must come before any other use of TensorFlow.
@@ -147,7 +148,7 @@ def _open(run_config, workdir, processes, locks):
         _lock(workdir, locks)
     # Raise before the images are read, which can take a long time.
     builders.tower_devices(run_config)
-    builders.check_initialization(run_config, workdir)
+    initialization.check(run_config, workdir)
     data, monitored = _open_data(run_config, workdir, console)
     run_config = _with_batches_that_fit(run_config, len(data.examples["train"]), processes.replicas, console)
     _check_configuration(run_config, workdir)
@@ -190,7 +191,10 @@ def _open_data(run_config, workdir, console):
     monitored = dataset.monitored_split(source)
     # With a data service, this process does not read the training images.
     reading = dataclasses.replace(run_config, cache="none") if run_config.data_service else run_config
-    return dataset.load_data(reading, source, ["train", monitored], image_statistics, console), monitored
+    data = dataset.load_data(reading, source, ["train", monitored], image_statistics, console)
+    if not os.path.exists(path):
+        data = data._replace(statistics=initialization.with_mean_image(run_config, data.statistics))
+    return data, monitored
 
 
 def _build_trainer(run_config, data, processes, console):
@@ -218,9 +222,9 @@ def _check_start(run):
             f"trained for {first_step} steps. Received: {run_config.epochs:g}"
         )
     if run_config.initialize_from and not first_step:
-        path = builders.initialize_weights(run_config, run.trainer.model)
-        new = f"all layers but {', '.join(run_config.new_layers)}" if run_config.new_layers else "all layers"
-        run.console.print(f"initialized {new} from {path}", markup=False)
+        initialization.initialize(run_config, run.trainer.model, run.data.statistics, dataset.logger(run.console))
+    if run_config.freeze:
+        run.console.print(builders.describe_frozen(run.trainer.model), markup=False)
 
 
 def _claim(run, locks, exists):

@@ -32,6 +32,7 @@ class Rule(NamedTuple):
 
     group: int  # index of its parameter group into the learning rates that each step receives
     weight_decay: float  # coefficient of the decay in the update (paper, section 5: 0.0005)
+    rate_factor: float = 1.0  # multiplies the learning rate of the group, which the decay is scaled by too
 
 
 class MomentumSGD:
@@ -95,7 +96,7 @@ class MomentumSGD:
         def update(learning_rates, gradients):
             for index, gradient in zip(indices, gradients):
                 rule = self.rules[index]
-                learning_rate = learning_rates[rule.group]
+                learning_rate = learning_rates[rule.group] * rule.rate_factor
                 weight, velocity = momentum_update(
                     weights[index],
                     velocities[index],

@@ -1,7 +1,9 @@
 """Parameter groups: the learning rate and weight decay of each variable."""
 
 import dataclasses
+from collections.abc import Collection
 from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import NamedTuple
 from typing import Protocol
 
@@ -51,6 +53,8 @@ class Options:
         another run's weights.
       new_layers_factor: learning rate of the new layers' weights relative to that of the other weights.
       new_layers_epochs: epochs after which that factor no longer applies; 0 for never.
+      layer_factors: factors of the learning rates of layers, by name without tower suffix, at all times and in addition
+        to those above.
       weight_decay: coefficient of the decay of kernels.
       dense_weight_decay: coefficient of the decay of fully connected layers' kernels; None uses `weight_decay`.
       bias_weight_decay: coefficient of the decay of the biases.
@@ -65,6 +69,7 @@ class Options:
     new_layers: tuple[str, ...] = ()
     new_layers_factor: float = 1.0
     new_layers_epochs: float = 0.0
+    layer_factors: Mapping[str, float] = dataclasses.field(default_factory=dict)
     weight_decay: float = 0.0005
     dense_weight_decay: float | None = None
     bias_weight_decay: float = 0.0005
@@ -122,6 +127,19 @@ def layer_of(path: str) -> str:
     return path.split("/")[0].removesuffix("_a").removesuffix("_b")
 
 
+def find_layer(path: str, names: Collection[str]) -> str | None:
+    """Returns the one of `names` that a variable belongs to, or None.
+
+    Args:
+      path: of a variable or a layer, such as "conv1_a/kernel".
+      names: names of layers, without a tower's suffix. A layer's normalization belongs to it, so "norm1_a/gamma"
+        belongs to "norm1" or else to "conv1".
+    """
+    layer = layer_of(path)
+    owner = "conv" + layer.removeprefix("norm") if layer.startswith("norm") else layer
+    return next((name for name in (layer, owner) if name in names), None)
+
+
 def assign_groups(options: Options, variables: Iterable[Variable]) -> list[optimizer.Rule]:
     """Assigns each variable to its group.
 
@@ -130,10 +148,15 @@ def assign_groups(options: Options, variables: Iterable[Variable]) -> list[optim
       variables: the trainable variables of a network.
 
     Returns:
-      A rule for each variable: the index of its group into `LearningRates`, and its weight decay.
+      A rule for each variable: the index of its group into `LearningRates`, its weight decay, and the factor of its
+      learning rate.
     """
     return [
-        optimizer.Rule(GROUPS.index(group_of(variable.path, options.new_layers)), _weight_decay(options, variable))
+        optimizer.Rule(
+            GROUPS.index(group_of(variable.path, options.new_layers)),
+            _weight_decay(options, variable),
+            options.layer_factors.get(find_layer(variable.path, options.layer_factors), 1.0),
+        )
         for variable in variables
     ]
 

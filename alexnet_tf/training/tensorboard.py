@@ -49,18 +49,19 @@ class Summaries:
         known = {name: value for name, value in values.items() if value is not None}
         self.scalars(step, **{f"{name}/{part}": value for name, value in known.items()})
 
-    def weights(self, step: int, weights: Mapping[str, tuple[tf.Variable, tf.Variable]]) -> None:
+    def weights(self, step: int, weights: Mapping[str, tuple[tf.Variable, tf.Variable | None]]) -> None:
         """Writes a histogram of each layer's weights and the ratio of its last update to its weights.
 
         Args:
           step: the step.
           weights: dict from a layer's name to two variables of the same shape: its weights and their last update,
-            which in the paper's rule is the velocity.
+            which in the paper's rule is the velocity; None for a layer that is not updated.
         """
         with self._writer.as_default(step=step):
             for layer, (weight, update) in weights.items():
                 tf.summary.histogram(f"weights/{layer}", _sample(weight))
-                tf.summary.scalar(f"update_over_weights/{layer}", update_ratio(weight, update))
+                if update is not None:
+                    tf.summary.scalar(f"update_over_weights/{layer}", update_ratio(weight, update))
         self._writer.flush()
 
     def images(self, step: int, images: Mapping[str, np.ndarray]) -> None:

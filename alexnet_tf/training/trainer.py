@@ -36,7 +36,7 @@ class Trainer:
 
     Args:
       model: callable, ``model(images, training=True)`` returns logits ``[batch, num_classes]``.
-      optimizer: updates the model's variables.
+      optimizer: updates variables of the model. The loss is differentiated with respect to these only.
       preprocess: maps a batch of the data set to (images, labels): the model's input, and int64 ``[batch]``.
       strategy: a ``tf.distribute.Strategy`` in whose scope model and optimizer were created. Each replica takes the
         step with an equal part of the batch, and applies the mean of all gradients. None for a single replica.
@@ -75,7 +75,9 @@ class Trainer:
     def _replica_step(self, batch, learning_rates):
         with tf.name_scope("preprocess"):
             images, labels = self.preprocess(batch)
-        with tf.GradientTape() as tape:
+        # Only what is trained is recorded, so the backward pass ends at the lowest trained layer.
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(self.optimizer.variables)
             logits = self.model(images, training=True)
             with tf.name_scope("loss"):
                 losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)

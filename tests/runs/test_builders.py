@@ -1,4 +1,4 @@
-"""Networks built from configurations: both precisions, and initialization from another run."""
+"""Networks built from configurations, in both precisions."""
 
 import dataclasses
 
@@ -70,75 +70,3 @@ def test_a_small_network_is_restored_on_one_device(tmp_path):
     assert step == 7
     for before, after in zip(model.variables, restored.variables):
         np.testing.assert_array_equal(before.numpy(), after.numpy())
-
-
-SIX = config.Config(recipe="original", image_size=32, crop_size=32, sixth_convolution=True, bottleneck=8, seed=1)
-
-
-@pytest.fixture(scope="module")
-def before(tmp_path_factory):
-    """A run of a small network with six convolutional layers, a bottleneck and seven classes, and its weights."""
-    workdir, run_config = tmp_path_factory.mktemp("before"), SIX.resolved()
-    model = builders.build_model(run_config, 7)
-    for variable in model.trainable_variables:
-        variable.assign_add(0.5 * tf.ones_like(variable))
-    schedule = builders.build_schedule(run_config)
-    builders.build_checkpoints(run_config, model, None, schedule, "abcdefg", workdir).save(9)
-    return workdir, {variable.path: variable.numpy() for variable in model.trainable_variables}
-
-
-def begun(before, num_classes=5, **changes):
-    """Returns the weights of a network initialized from that run, and those that it had before."""
-    workdir, _ = before
-    run_config = dataclasses.replace(SIX, seed=2, initialize_from=str(workdir), **changes).resolved()
-    model = builders.build_model(run_config, num_classes)
-    own = {variable.path: variable.numpy() for variable in model.trainable_variables}
-    path = builders.initialize_weights(run_config, model)
-    assert path == str(workdir / "checkpoints" / "ckpt-9")
-    return {variable.path: variable.numpy() for variable in model.trainable_variables}, own
-
-
-@pytest.mark.parametrize(
-    "changes, anew",
-    [
-        ({"new_layers": ("fc8",)}, {"fc8"}),
-        # As net #146 continues from 2011 to 2012: without the bottleneck, fc8 reads fc7.
-        ({"new_layers": ("fc8",), "bottleneck": 0}, {"fc8"}),
-        # As it starts in 2011: the convolutional layers are kept.
-        (
-            {"new_layers": ("fc6", "fc7", "bottleneck", "fc8"), "bottleneck": 12},
-            {"fc6_a", "fc6_b", "fc7_a", "fc7_b", "bottleneck_a", "bottleneck_b", "fc8"},
-        ),
-        # As in 2009, when it starts from a network with five convolutional layers.
-        ({"new_layers": ("conv6", "fc8")}, {"conv6_a", "conv6_b", "fc8"}),
-    ],
-)
-def test_a_run_is_initialized_from_another_except_for_new_layers(before, changes, anew):
-    found, own = begun(before, **changes)
-    assert {path.split("/")[0] for path in found} >= anew
-    for path, value in found.items():
-        expected = own[path] if path.split("/")[0] in anew else before[1][path]
-        np.testing.assert_array_equal(value, expected, err_msg=path)
-
-
-@pytest.mark.parametrize(
-    "changes, message",
-    [
-        ({"new_layers": ("fc9",)}, "Expected new_layers among .*fc8.* Received: fc9"),
-        ({"new_layers": ()}, "fc8.* Name layers to initialize at random in new_layers"),
-        (
-            {"new_layers": ("fc8",), "removed_layer": "conv3"},
-            "conv4.* Name layers to initialize at random in new_layers",
-        ),
-        ({"new_layers": ("fc8",), "towers": "one"}, "conv1.* Name layers to initialize at random in new_layers"),
-    ],
-)
-def test_layers_that_differ_from_the_other_run_are_named(before, changes, message):
-    with pytest.raises(ValueError, match=message):
-        begun(before, **changes)
-
-
-def test_initialization_without_a_checkpoint_is_rejected(tmp_path):
-    run_config = dataclasses.replace(SIX, initialize_from=str(tmp_path)).resolved()
-    with pytest.raises(FileNotFoundError, match="Expected a checkpoint in "):
-        builders.initialize_weights(run_config, builders.build_model(run_config, 5))

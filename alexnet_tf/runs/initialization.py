@@ -1,0 +1,163 @@
+"""Starts a run from another one: its weights, and on request its preprocessing."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+
+import keras
+
+from alexnet_tf import config
+from alexnet_tf import flagfiles
+from alexnet_tf.data import statistics
+from alexnet_tf.models import registry
+from alexnet_tf.runs import builders
+from alexnet_tf.runs import restore
+from alexnet_tf.training import checkpoints
+from alexnet_tf.training import parameter_groups
+
+# Options of a network that only matter in training.
+_TRAINING_OPTIONS = ("dropout", "initialization", "conv1_stddev")
+
+
+def inherit(run_config: config.Config, workdir: str | os.PathLike) -> config.Config:
+    """Fills in the values that a run takes from the one in ``initialize_from``, as far as they are not given.
+
+    A run that has started keeps its own, so that the other run is not needed to resume.
+
+    Args:
+      run_config: the configuration.
+      workdir: the run's directory, which may not exist.
+
+    Raises:
+      FileNotFoundError: if a new run starts from a directory that has no run.
+      ValueError: if a ``config.flags`` is damaged.
+    """
+    missing = [name for name in config.INHERITED_DEFAULTS if getattr(run_config, name) is None]
+    if not (missing and run_config.initialize_from):
+        return run_config
+    _check(run_config, workdir)
+    has_started = os.path.exists(os.path.join(workdir, "config.flags"))
+    other = restore.read_config(workdir if has_started else run_config.initialize_from)
+    return dataclasses.replace(run_config, **{name: getattr(other, name) for name in missing})
+
+
+def check(run_config: config.Config, workdir: str | os.PathLike) -> None:
+    """Checks that ``initialize_from`` has what a new run needs; a run that resumes needs nothing of it.
+
+    Raises:
+      FileNotFoundError: if there is no checkpoint or, if requested, no mean image.
+      checkpoints.DamagedError: if there are checkpoints, but none can be read.
+      ValueError: if the requested mean image is damaged or has another size.
+    """
+    if run_config.initialize_from:
+        _check(run_config, workdir)
+        if run_config.mean_image != "data" and not os.path.exists(os.path.join(workdir, "statistics.npz")):
+            _other_mean_image(run_config)
+
+
+def _check(run_config, workdir):
+    if not checkpoints.paths(os.path.join(workdir, "checkpoints")):
+        checkpoints.newest_checkpoint(os.path.join(run_config.initialize_from, "checkpoints"))
+
+
+def with_mean_image(run_config: config.Config, image_statistics: statistics.Statistics) -> statistics.Statistics:
+    """Returns the statistics of a new run: those of its images, with the mean image that ``mean_image`` asks for."""
+    if run_config.mean_image == "data":
+        return image_statistics
+    return image_statistics._replace(mean_image=_other_mean_image(run_config))
+
+
+def _other_mean_image(run_config):
+    """Returns the mean image of the run in ``initialize_from``."""
+    found = restore.read_statistics(run_config.initialize_from).mean_image
+    size = run_config.image_size
+    if found.shape[:2] != (size, size):
+        raise ValueError(
+            f"Expected a mean image of {size} x {size} in {run_config.initialize_from}. Received: "
+            f"{found.shape[0]} x {found.shape[1]}; pass --mean_image=data or another --image_size"
+        )
+    return found
+
+
+def initialize(
+    run_config: config.Config,
+    model: keras.Model,
+    image_statistics: statistics.Statistics | None = None,
+    log: Callable[[str], None] = lambda line: None,
+) -> str:
+    """Initializes a network with the weights of another run, except for the new layers.
+
+    Args:
+      run_config: with ``initialize_from`` and ``new_layers``.
+      model: the network. It may have a different number of classes than the other run if its last layer is new.
+      image_statistics: what the new run subtracts, for the line about the preprocessing; None for no such line.
+      log: called with lines about what is taken from the other run, and where the two differ.
+
+    Returns:
+      The path of the other run's checkpoint.
+
+    Raises:
+      FileNotFoundError: if the other run has no checkpoint.
+      ValueError: if the network has no such new layer, or if another layer is not in the checkpoint or has a different
+        shape there.
+    """
+    builders.check_layers("new_layers", run_config.new_layers, model)
+    # The random state of dropout is not a weight.
+    kept = {
+        variable.path: variable.value
+        for variable in model.variables
+        if parameter_groups.layer_of(variable.path) not in run_config.new_layers
+        and not variable.path.startswith("dropout")
+    }
+    other = _config_of(run_config.initialize_from)
+    differing = network_differences(run_config, other) if other else []
+    remedy = " ".join(f"--{name}={flagfiles.format_value(getattr(other, name))}" for name in differing)
+    described = f"{run_config.initialize_from} was trained with {remedy.replace('--', '').replace(' ', ', ')}"
+    try:
+        path = checkpoints.load_weights(os.path.join(run_config.initialize_from, "checkpoints"), kept)
+    except ValueError as error:
+        hint = f". As {described}, pass {remedy}, or name" if differing else ". Name"
+        raise ValueError(f"{error}{hint} layers to initialize at random in new_layers") from None
+    new = f"all layers but {', '.join(run_config.new_layers)}" if run_config.new_layers else "all layers"
+    log(f"initialized {new} from {path}")
+    if differing:
+        log(
+            f"warning: {described}, so its weights compute something else here; pass {remedy} to start from its network"
+        )
+    if other and image_statistics:
+        log(_preprocessing(run_config, other, image_statistics))
+    return path
+
+
+def _config_of(workdir):
+    """Returns the configuration of a run, or None for a directory that only has checkpoints."""
+    return restore.read_config(workdir) if os.path.exists(os.path.join(workdir, "config.flags")) else None
+
+
+def network_differences(run_config: config.Config, other: config.Config) -> list[str]:
+    """Returns the names of the fields in which two networks differ, other than those that only matter in training."""
+    names = ["network", *registry.find(run_config.network).options, "crop_size"]
+    # A layer that only one of them has is no difference if it, or what reads it, is new anyway.
+    extra = {"sixth_convolution": "conv6", "bottleneck": "fc8"}
+    return [
+        name
+        for name in names
+        if name not in _TRAINING_OPTIONS
+        and getattr(run_config, name) != getattr(other, name)
+        and extra.get(name) not in run_config.new_layers
+    ]
+
+
+def _preprocessing(run_config, other, image_statistics):
+    """Returns the line about the preprocessing of the new run and that of the other one."""
+    name, scale = run_config.initialize_from, f"input_scale={run_config.input_scale:g}"
+    scale += f", as in {name}" if run_config.input_scale == other.input_scale else f" (not {other.input_scale:g})"
+    if run_config.mean_image != "data":
+        return f"preprocessing: {scale}; the mean image is that of {name}; --mean_image=data subtracts that of the data"
+    mean = f"the mean image is that of the data, {image_statistics.mean_image.mean():.1f} gray levels on average"
+    try:
+        others = restore.read_statistics(name).mean_image.mean()
+    except (OSError, ValueError):
+        return f"preprocessing: {scale}; {mean}"
+    advice = "--mean_image=initialize_from subtracts that one"
+    return f"preprocessing: {scale}; {mean}, not {others:.1f} as in {name}; {advice}"

@@ -1,0 +1,199 @@
+"""Runs that start from another one: weights, preprocessing and messages."""
+
+import dataclasses
+import os
+import shutil
+
+import numpy as np
+import pytest
+import small_runs
+import tensorflow as tf
+
+from alexnet_tf import config
+from alexnet_tf.runs import builders
+from alexnet_tf.runs import initialization
+from alexnet_tf.runs import report
+from alexnet_tf.runs import restore
+from alexnet_tf.runs import train
+
+SIX = config.Config(recipe="original", image_size=32, crop_size=32, sixth_convolution=True, bottleneck=8, seed=1)
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory):
+    """A run of a small network with six convolutional layers, a bottleneck and seven classes, and its weights."""
+    workdir, run_config = tmp_path_factory.mktemp("before"), SIX.resolved()
+    model = builders.build_model(run_config, 7)
+    for variable in model.trainable_variables:
+        variable.assign_add(0.5 * tf.ones_like(variable))
+    schedule = builders.build_schedule(run_config)
+    builders.build_checkpoints(run_config, model, None, schedule, "abcdefg", workdir).save(9)
+    return workdir, {variable.path: variable.numpy() for variable in model.trainable_variables}
+
+
+def begun(before, num_classes=5, **changes):
+    """Returns the weights of a network initialized from that run, and those that it had before."""
+    workdir, _ = before
+    run_config = dataclasses.replace(SIX, seed=2, initialize_from=str(workdir), **changes).resolved()
+    model = builders.build_model(run_config, num_classes)
+    own = {variable.path: variable.numpy() for variable in model.trainable_variables}
+    path = initialization.initialize(run_config, model)
+    assert path == str(workdir / "checkpoints" / "ckpt-9")
+    return {variable.path: variable.numpy() for variable in model.trainable_variables}, own
+
+
+@pytest.mark.parametrize(
+    "changes, anew",
+    [
+        ({"new_layers": ("fc8",)}, {"fc8"}),
+        # As net #146 continues from 2011 to 2012: without the bottleneck, fc8 reads fc7.
+        ({"new_layers": ("fc8",), "bottleneck": 0}, {"fc8"}),
+        # As it starts in 2011: the convolutional layers are kept.
+        (
+            {"new_layers": ("fc6", "fc7", "bottleneck", "fc8"), "bottleneck": 12},
+            {"fc6_a", "fc6_b", "fc7_a", "fc7_b", "bottleneck_a", "bottleneck_b", "fc8"},
+        ),
+        # As in 2009, when it starts from a network with five convolutional layers.
+        ({"new_layers": ("conv6", "fc8")}, {"conv6_a", "conv6_b", "fc8"}),
+    ],
+)
+def test_a_run_is_initialized_from_another_except_for_new_layers(before, changes, anew):
+    found, own = begun(before, **changes)
+    assert {path.split("/")[0] for path in found} >= anew
+    for path, value in found.items():
+        expected = own[path] if path.split("/")[0] in anew else before[1][path]
+        np.testing.assert_array_equal(value, expected, err_msg=path)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"new_layers": ("fc9",)}, "Expected new_layers among .*fc8.* Received: fc9"),
+        ({"new_layers": ()}, "fc8.* Name layers to initialize at random in new_layers"),
+        (
+            {"new_layers": ("fc8",), "removed_layer": "conv3"},
+            "conv4.* Name layers to initialize at random in new_layers",
+        ),
+        ({"new_layers": ("fc8",), "towers": "one"}, "conv1.* Name layers to initialize at random in new_layers"),
+    ],
+)
+def test_layers_that_differ_from_the_other_run_are_named(before, changes, message):
+    with pytest.raises(ValueError, match=message):
+        begun(before, **changes)
+
+
+def test_initialization_without_a_checkpoint_is_rejected(tmp_path):
+    run_config = dataclasses.replace(SIX, initialize_from=str(tmp_path)).resolved()
+    with pytest.raises(FileNotFoundError, match="Expected a checkpoint in "):
+        initialization.initialize(run_config, builders.build_model(run_config, 5))
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return small_runs.make_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="module")
+def source_run(pictures, tmp_path_factory):
+    """A trained run with an input scale of 0.01, whose mean image is brighter than that of its images."""
+    workdir = tmp_path_factory.mktemp("source") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "write", lambda workdir, *others: os.path.join(workdir, "none"))
+        train.train(small_runs.make_config(pictures, epochs=1.0), str(workdir))
+    stored = restore.read_statistics(workdir)
+    brighter = stored._replace(mean_image=stored.mean_image + np.float32(7))
+    builders.statistics.save(brighter, workdir / "statistics.npz")
+    return workdir
+
+
+@pytest.fixture
+def without_report(monkeypatch):
+    monkeypatch.setattr(report, "write", lambda workdir, *others: os.path.join(workdir, "none"))
+
+
+def from_source(pictures, source_run, **changes):
+    """A run that does not change the weights of the other one, but for the last layer's."""
+    values = {"epochs": 1.0, "initialize_from": str(source_run), "new_layers": ("fc10",), "input_scale": None}
+    return small_runs.make_config(pictures, **{**values, **changes})
+
+
+def test_input_scale_is_that_of_the_other_run(without_report, pictures, source_run, tmp_path, capsys):
+    away, workdir = tmp_path / "away", tmp_path / "run"
+    shutil.copytree(source_run, tmp_path / "before")
+    run_config = from_source(pictures, tmp_path / "before")
+    train.train(run_config, str(workdir))
+    assert "--input_scale=0.01\n" in (workdir / "config.flags").read_text()
+    said = " ".join(capsys.readouterr().out.split())
+    data_mean = restore.read_statistics(workdir).mean_image.mean()
+    assert (
+        f"preprocessing: input_scale=0.01, as in {tmp_path}/before; the mean image is that of the data, "
+        f"{data_mean:.1f} gray levels on average, not {data_mean + 7:.1f} as in {tmp_path}/before; "
+        "--mean_image=initialize_from subtracts that one"
+    ) in said
+    # The same command resumes, and so does one that states the value, without the other run.
+    (tmp_path / "before").rename(away)
+    train.train(dataclasses.replace(run_config, epochs=2.0), str(workdir))
+    train.train(dataclasses.replace(run_config, epochs=2.0, input_scale=0.01), str(workdir))
+    with pytest.raises(ValueError, match=r"input_scale=0\.01 \(not 1\.0\)"):
+        train.train(dataclasses.replace(run_config, epochs=2.0, input_scale=1.0), str(workdir))
+
+
+def test_a_given_input_scale_is_kept_and_the_other_one_named(without_report, pictures, source_run, tmp_path, capsys):
+    train.train(from_source(pictures, source_run, input_scale=0.25), str(tmp_path / "run"))
+    assert restore.read_config(tmp_path / "run").input_scale == 0.25
+    assert "preprocessing: input_scale=0.25 (not 0.01); " in " ".join(capsys.readouterr().out.split())
+
+
+def test_mean_image_is_that_of_the_data_or_of_the_other_run(without_report, pictures, source_run, tmp_path, capsys):
+    train.train(from_source(pictures, source_run), str(tmp_path / "data"))
+    capsys.readouterr()
+    run_config = from_source(pictures, source_run, mean_image="initialize_from")
+    train.train(run_config, str(tmp_path / "other"))
+    assert f"the mean image is that of {source_run}; " in " ".join(capsys.readouterr().out.split())
+    own, other, source = map(restore.read_statistics, (tmp_path / "data", tmp_path / "other", source_run))
+    np.testing.assert_array_equal(other.mean_image, source.mean_image)
+    np.testing.assert_allclose(own.mean_image + 7, source.mean_image, atol=1e-4)
+    np.testing.assert_array_equal(other.components, own.components)
+    # A resumed run keeps it.
+    train.train(dataclasses.replace(run_config, epochs=2.0), str(tmp_path / "other"))
+    np.testing.assert_array_equal(restore.read_statistics(tmp_path / "other").mean_image, source.mean_image)
+
+
+def test_mean_image_of_another_size_is_rejected(pictures, source_run, tmp_path):
+    run_config = from_source(pictures, source_run, mean_image="initialize_from", image_size=40)
+    with pytest.raises(ValueError) as caught:
+        train.train(run_config, str(tmp_path / "run"))
+    assert str(caught.value) == (
+        f"Expected a mean image of 40 x 40 in {source_run}. Received: 32 x 32; pass --mean_image=data or another "
+        "--image_size"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_network_is_named_with_the_flags_to_pass(pictures, source_run, tmp_path):
+    run_config = from_source(pictures, source_run, network="alexnet", new_layers=("fc8",))
+    with pytest.raises(ValueError) as caught:
+        train.train(run_config, str(tmp_path / "run"))
+    message = str(caught.value)
+    assert f"As {source_run} was trained with network=cifar10_18" in message and "\n" not in message
+    assert "pass --network=cifar10_18, or name layers to initialize at random in new_layers" in message
+
+
+def test_weights_that_fit_a_network_that_computes_something_else_are_a_warning(pictures, source_run, capsys):
+    run_config = from_source(pictures, source_run, pooling="nonoverlapping", activation="tanh").resolved()
+    lines = []
+    initialization.initialize(run_config, builders.build_model(run_config, 2), log=lines.append)
+    assert lines[1] == (
+        f"warning: {source_run} was trained with activation=relu, pooling=overlapping, so its weights compute something "
+        "else here; pass --activation=relu --pooling=overlapping to start from its network"
+    )
+
+
+def test_layers_that_are_new_anyway_are_no_difference():
+    new = dataclasses.replace(SIX, new_layers=("conv6", "fc8"), dropout=0.25, initialization="he")
+    other = dataclasses.replace(SIX, sixth_convolution=False, bottleneck=0)
+    assert initialization.network_differences(new, other) == []
+    assert initialization.network_differences(dataclasses.replace(new, new_layers=("fc8",)), other) == [
+        "sixth_convolution"
+    ]
+    assert initialization.network_differences(new, dataclasses.replace(other, recipe="paper")) == ["recipe"]
