@@ -60,6 +60,7 @@ ROWS = {
     # With TensorFlow Serving's default threads.
     "P12": Row("serving", "answers", _all_cores),
     "P13": Row("training_step", "traces"),
+    "P17": Row("training_step", "frozen"),
     "workers": Row("workers", "two_workers", cores=2),
     "summaries": Row("summaries", "summaries"),
     "forward": Row("inference", "forward"),

@@ -1,4 +1,4 @@
-"""The training step against textbook networks and against itself (rows P1, P2, P7, P8, P11, P13 and growth)."""
+"""The training step against textbook networks and against itself (rows P1, P2, P7, P8, P11, P13, P17 and growth)."""
 
 import dataclasses
 import pathlib
@@ -22,6 +22,7 @@ PARAMETERS = 60_965_224
 # Transferred between the devices in a step at the paper's batch size, excluding the input; it grows with the batch.
 MAX_TRANSFERRED_BYTES = 63e6
 TRANSFER_BATCH = 128
+CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 
 
 def keras_training(batch_size: int) -> dict[str, measuring.Side]:
@@ -213,6 +214,28 @@ def traces(request: measuring.Request) -> measuring.Result:
     )
     values = [measuring.Value("traces of the step", traced.traces, "", 1.0, measuring.EXACTLY)]
     return measuring.Result(f"{steps} steps with two drops of the learning rate", "", {}, [], values=values)
+
+
+def frozen(request: measuring.Request) -> measuring.Result:
+    """P17: our training step with the convolutional layers frozen, and the full step.
+
+    Args:
+      request: `measuring.Request`; its `freeze` is ignored.
+
+    Returns:
+      `measuring.Result`.
+    """
+    full = dataclasses.replace(request.config, freeze=()).resolved()
+    names = (f"{CONVOLUTIONS[0]} to {CONVOLUTIONS[-1]} frozen", "all layers trained")
+    configs = dict(zip(names, (dataclasses.replace(full, freeze=CONVOLUTIONS), full)))
+    builds = dict(zip(names, (sides.build_trainer, sides.shared_trainer)))
+    measured = {name: sides.training_step(configs[name], builds[name](configs[name])) for name in names}
+    return measuring.Result(
+        f"training steps of the full network, batches of {full.batch_size}, {full.precision}",
+        "images/s",
+        sides.interleave(request, measured),
+        [measuring.Ratio(*names, 2.0)],
+    )
 
 
 def growth(request: measuring.Request) -> measuring.Result:

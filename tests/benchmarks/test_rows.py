@@ -45,6 +45,7 @@ EXPECTED = {
     "P6": ([sides.OURS, "tf.matmul"], [1.2], 0),
     "P7": (["bfloat16", "float32"], [1.4], 0),
     "P11": ([sides.OURS, sides.KERAS], [1.5], 0),
+    "P17": (["conv1 to conv5 frozen", "all layers trained"], [2.0], 0),
     "forward": (
         [f"{side}, {size}" for side in (sides.OURS, sides.KERAS, *torch_if_installed) for size in (1, 2)],
         [None] * (2 + 2 * len(torch_if_installed)),

@@ -52,31 +52,27 @@ def stepped(steps=3, **changes):
 
 
 def operations(**changes):
-    """Counts the operations in the traced training step by kind, and the calls of compiled gradients."""
+    """Counts the operations in the traced training step by kind."""
     trainer, run_config = built(**changes)
     graph = tensorboard.step_graph(trainer, sides.synthetic_batch(run_config, 5), run_config)
     found = collections.Counter(operation.type for operation in graph.get_operations())
-    calls = [each.get_attr("f").name for each in graph.get_operations() if each.type.endswith("PartitionedCall")]
-    found["normalization gradient"] = sum("response_normalization_gradient" in name for name in calls)
+    # Preprocessing and six normalizations are compiled functions; each other one is the gradient of a normalization.
+    found["normalization gradient"] = found["PartitionedCall"] - 7
     return found
 
 
-GRADIENTS = ("Conv2DBackpropFilter", "Conv2DBackpropInput", "MaxPoolGrad", "ReluGrad", "normalization gradient")
+GRADIENTS = ("Conv2DBackpropFilter", "MaxPoolGrad", "ReluGrad", "normalization gradient", "MatMul")
 
 
 @pytest.mark.parametrize("devices", [(), ("/CPU:0", "/CPU:1")], ids=["one_device", "two_devices"])
 def test_backward_pass_ends_at_the_lowest_trained_layer(devices):
-    full = operations(devices=devices)
-    assert [full[kind] for kind in GRADIENTS] == [10, 10, 6, 14, 6]
-    # conv4, conv5 and one pooling are differentiated in each tower.
-    upper = operations(devices=devices, freeze=CONVOLUTIONS[:3])
-    assert [upper[kind] for kind in GRADIENTS] == [4, 4, 2, 8, 0]
-    dense = operations(devices=devices, freeze=CONVOLUTIONS)
-    assert [dense[kind] for kind in GRADIENTS] == [0, 0, 0, 4, 0]
-    last = operations(devices=devices, freeze=(*CONVOLUTIONS, "fc6", "fc7"))
-    assert [last[kind] for kind in GRADIENTS] == [0] * 5
-    assert full["MatMul"] > upper["MatMul"] == dense["MatMul"] > last["MatMul"] or full["MatMul"] == upper["MatMul"]
-    assert full["Conv2D"] == dense["Conv2D"] == last["Conv2D"] == 10
+    counted = lambda *frozen: [operations(devices=devices, freeze=frozen)[kind] for kind in GRADIENTS]
+    assert counted() == [10, 6, 14, 6, 15]
+    assert counted(*CONVOLUTIONS[:3]) == [4, 2, 8, 0, 15]
+    # The gradients of the lowest layer's inputs are missing too; on devices they are traced, but nothing reads them.
+    unread = 2 if devices else 0
+    assert counted(*CONVOLUTIONS) == [0, 0, 4, 0, 13 + unread]
+    assert counted(*CONVOLUTIONS, "fc6", "fc7") == [0, 0, 0, 0, 6 + unread // 2]
 
 
 @pytest.mark.parametrize("devices", [(), ("/CPU:0", "/CPU:1")], ids=["one_device", "two_devices"])
@@ -149,7 +145,7 @@ def test_dropout_goes_on():
 
 
 def test_rates_of_layers_multiply_those_of_their_group():
-    """The first update is the gradient times the rate: without decay and momentum, twice the rate moves twice as far."""
+    """The first update is the gradient times the rate: without decay, twice the rate moves twice as far."""
     plain = {"weight_decay": 0.0, "bias_weight_decay": 0.0}
     before, one = stepped(1, **plain)
     _, rated = stepped(1, **plain, layer_rates=("conv1:0.25", "fc8:4"))
@@ -247,4 +243,4 @@ def test_run_with_frozen_layers_is_reported_evaluated_and_exported(pictures, tmp
     evaluate.evaluate(workdir, "test")
     run = restore.open_run(workdir)
     assert [layer.name for layer in run.model.layers if not layer.trainable] == ["conv1", "norm1", "fc10"]
-    export.export(workdir, str(tmp_path / "served"))
+    export.export_run(workdir, str(tmp_path / "served"))

@@ -184,8 +184,8 @@ def test_weights_that_fit_a_network_that_computes_something_else_are_a_warning(p
     lines = []
     initialization.initialize(run_config, builders.build_model(run_config, 2), log=lines.append)
     assert lines[1] == (
-        f"warning: {source_run} was trained with activation=relu, pooling=overlapping, so its weights compute something "
-        "else here; pass --activation=relu --pooling=overlapping to start from its network"
+        f"warning: {source_run} was trained with activation=relu, pooling=overlapping, so its weights compute "
+        "something else here; pass --activation=relu --pooling=overlapping to start from its network"
     )
 
 
