@@ -37,7 +37,7 @@ def recurrence(start, gradients, momentum=0.9):
     weights = [weight.astype(np.float64) for weight in start]
     velocities = [np.zeros_like(weight) for weight in weights]
     for step, step_gradients in enumerate(gradients):
-        for i, (rate, decay) in enumerate(RULES):
+        for i, (rate, decay, _) in enumerate(RULES):
             epsilon = rates_at(step)[rate]
             velocities[i] = momentum * velocities[i] - decay * epsilon * weights[i] - epsilon * step_gradients[i]
             weights[i] = weights[i] + velocities[i]
