@@ -18,7 +18,7 @@ from alexnet_tf.runs import evaluate
 from alexnet_tf.runs import export
 from alexnet_tf.runs import report
 from alexnet_tf.runs import restore
-from alexnet_tf.runs import tensorboard
+from alexnet_tf.runs import summary_contents
 from alexnet_tf.runs import train
 from alexnet_tf.training import distribution
 
@@ -54,7 +54,7 @@ def stepped(steps=3, **changes):
 def operations(**changes):
     """Counts the operations in the traced training step by kind."""
     trainer, run_config = built(**changes)
-    graph = tensorboard.step_graph(trainer, sides.synthetic_batch(run_config, 5), run_config)
+    graph = summary_contents.step_graph(trainer, sides.synthetic_batch(run_config, 5), run_config)
     found = collections.Counter(operation.type for operation in graph.get_operations())
     # Preprocessing and six normalizations are compiled functions; each other one is the gradient of a normalization.
     found["normalization gradient"] = found["PartitionedCall"] - 7
