@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from alexnet_tf.weights import checks
 from alexnet_tf.weights import contents
 from alexnet_tf.weights import wire_format
 
@@ -74,6 +75,7 @@ def read(path: str | os.PathLike) -> contents.Contents:
             operations.append(_read_layer(layer, form, arrays, metadata))
         if not arrays:
             raise network.error(f"a network description of {len(layers)} layers without weights")
+    checks.check_names(path, "a Caffe model", arrays)
     return contents.Contents(FORMAT, arrays, tuple(operations), metadata)
 
 

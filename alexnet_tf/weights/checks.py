@@ -2,6 +2,7 @@
 
 import os
 import stat
+from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import IO
 
@@ -93,6 +94,17 @@ def shape_problem(shape: object) -> str:
     return ""
 
 
+def check_names(path: str | os.PathLike, what: str, arrays: Iterable[str]) -> None:
+    """Checks that the names of arrays can be printed in a line; `path` and `what` are as for `error`.
+
+    Raises:
+      FormatError: for the first name that cannot.
+    """
+    for name in arrays:
+        if not name or len(name) > MAX_NAME or escaping.one_line(name) != name:
+            raise error(what, path, f"an array of the name {name[:40]!r}; rename it")
+
+
 def result(
     path: str | os.PathLike, what: str, file_size: int, format: str, arrays: Mapping[str, np.ndarray], **metadata
 ) -> contents.Contents:
@@ -112,9 +124,7 @@ def result(
         raise error(what, path, "no numeric array; name a file with weights")
     if len(arrays) > MAX_ARRAYS:
         raise error(what, path, f"more than {MAX_ARRAYS:,} arrays; save the weights only")
-    for name in arrays:
-        if not name or len(name) > MAX_NAME or escaping.one_line(name) != name:
-            raise error(what, path, f"an array of the name {name[:40]!r}; rename it")
+    check_names(path, what, arrays)
     total = sum(array.nbytes for array in arrays.values())
     # Twice for bfloat16, which becomes float32, and twice for shared weights.
     if total > 4 * file_size:

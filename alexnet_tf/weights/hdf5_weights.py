@@ -60,6 +60,7 @@ def read(path: str | os.PathLike) -> contents.Contents:
         raise _error(path, str(error).strip("'\"") or type(error).__name__) from None
     if not reader.arrays:
         raise _error(path, "a file without arrays")
+    checks.check_names(path, "an HDF5 file of arrays", reader.arrays)
     return contents.Contents(FORMAT, reader.in_order())
 
 

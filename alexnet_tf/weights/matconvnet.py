@@ -5,6 +5,7 @@ import os
 import numpy as np
 
 from alexnet_tf.utils import escaping
+from alexnet_tf.weights import checks
 from alexnet_tf.weights import contents
 from alexnet_tf.weights import hdf5_weights
 from alexnet_tf.weights import mat_file
@@ -46,6 +47,7 @@ def read(path: str | os.PathLike) -> contents.Contents:
         raise _error(path, f"{len(layers)} layers without weights")
     meta = network.get("meta", network)
     metadata = _metadata(meta if isinstance(meta, dict) else {})
+    checks.check_names(path, "a network of MatConvNet", reader.arrays)
     return contents.Contents(FORMAT, reader.arrays, tuple(reader.operations), metadata)
 
 

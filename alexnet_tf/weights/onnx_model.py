@@ -9,6 +9,7 @@ import os
 
 import numpy as np
 
+from alexnet_tf.weights import checks
 from alexnet_tf.weights import contents
 from alexnet_tf.weights import wire_format
 
@@ -64,6 +65,7 @@ def read(path: str | os.PathLike) -> contents.Contents:
             operations.add(node)
         if not arrays:
             raise model.error("a graph without weights")
+    checks.check_names(path, "an ONNX model", arrays)
     return contents.Contents(FORMAT, arrays, tuple(operations.found), metadata)
 
 

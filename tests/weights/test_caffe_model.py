@@ -129,7 +129,7 @@ def test_mean_image_that_is_not_one(tmp_path):
 
 
 def of_layer(*blobs, **fields):
-    return caffe_files.message("Net", layer=[{"name": "conv1", "type": "Convolution", "blobs": blobs, **fields}])
+    return caffe_files.message("Net", layer=[{"name": "conv1", "type": "Convolution", "blobs": blobs} | fields])
 
 
 @pytest.mark.parametrize(
@@ -166,6 +166,7 @@ def test_hostile_files_are_refused(tmp_path):
         (nested, "without weights"),
         (net.SerializeToString(), "two layers conv1"),
         (caffe_files.message("Net", layer=[normalization]).SerializeToString(), "normalization over 0"),
+        (of_layer(one, name="a\x1b[31m\nb").SerializeToString(), "an array of the name"),
         (caffe_files.message("Net", layer=[{"name": "a\x1b[31m\nb"}]).SerializeToString(), "without weights"),
     ):
         damaged_weights.check_refused(caffe_model.read, path, content, message)
