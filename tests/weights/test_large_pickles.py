@@ -1,4 +1,4 @@
-"""Files of the size of torchvision's AlexNet: time and memory of reading them, each in a process."""
+"""Files of arrays and pickles of the size of AlexNet: time and memory of reading them, each in a process."""
 
 import collections
 import pathlib
