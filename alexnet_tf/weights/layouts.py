@@ -6,6 +6,7 @@ position by position. All become `convert.Layer` here.
 """
 
 import dataclasses
+import json
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -50,6 +51,8 @@ SHAPES = (
 )
 
 
+# The name of this package in the files that it writes.
+_OWN_PRODUCER = "alexnet_tf"
 # The layers of our networks that read outputs of dropout.
 DROPOUT_READERS = {"alexnet": ("fc7", "fc8"), "alexnet_owt": ("fc6", "fc7")}
 
@@ -128,6 +131,13 @@ def recognize(found: contents.Contents, *, channels: str | None = None) -> Recog
       ValueError: if the file has no AlexNet that the package can be. The message names what does not fit.
     """
     _refuse_others(found)
+    if found.metadata.get("producer") == _OWN_PRODUCER:
+        raise ValueError(
+            f"Expected weights of another program. Received: an ONNX file of {_OWN_PRODUCER}; import the .safetensors "
+            "file of the same run, or use --initialize_from"
+        )
+    if own := _own_layers(found):
+        return own
     convention, stored = _stored_layers(found)
     order = channels or convention.channels
     layers = {name: _to_layer(name, parts, convention) for name, parts in stored.items()}
@@ -156,6 +166,46 @@ def recognize(found: contents.Contents, *, channels: str | None = None) -> Recog
         class_names=tuple(found.metadata.get("class_names", ())),
         notes=tuple(notes),
     )
+
+
+def _own_layers(found):
+    """Recognizes an array file that this package has written, by the paths of variables; None for any other file."""
+    towers = "two" if "conv1_a/kernel" in found.arrays else "one"
+    expected = [f"conv{number}{'_a' * (towers == 'two')}/kernel" for number in range(1, 6)]
+    description = _own_description(found)
+    if not description and towers == "one":
+        return None
+    if missing := [path for path in expected if path not in found.arrays]:
+        raise ValueError(f"Expected all of conv1 to conv5. Received: none of {', '.join(missing)}")
+    network = description.get("network", {}).get("name", "alexnet")
+    if network not in DROPOUT_READERS:
+        raise ValueError(f"Expected the weights of an AlexNet. Received: the network {network}")
+    layers = convert.from_variables(found.arrays, towers=towers, dropout_readers=DROPOUT_READERS[network])
+    for name, layer in layers.items():
+        if not all(np.isfinite(values).all() for values in layer):
+            raise ValueError(f"Expected finite weights in {name}. Received: NaN or infinity")
+    preprocessing = description.get("preprocessing", {})
+    scale = preprocessing.get("scale")
+    mean = preprocessing.get("mean_color")
+    return Recognized(
+        convention=_OWN_PRODUCER,
+        network=_match(layers).network,
+        towers=towers,
+        layers=layers,
+        recipe=description.get("network", {}).get("recipe") if network == "alexnet" else "",
+        preprocessing=convert.Preprocessing(mean and tuple(mean), (1 / scale,) * 3) if scale else None,
+        class_names=tuple(description.get("classes", ())),
+        notes=("the mean image is constant here; import FILE.mean.npy with --mean for that of the run",) * bool(mean),
+    )
+
+
+def _own_description(found):
+    """Returns what this package has written to the metadata of a .safetensors file; empty for any other file."""
+    try:
+        description = json.loads(found.metadata.get("safetensors", {}).get("description", "{}"))
+    except ValueError:
+        return {}
+    return description if isinstance(description, dict) and description.get("names") == "ours" else {}
 
 
 def _refuse_others(found):

@@ -92,7 +92,7 @@ def tar():
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", "a pointer of Git LFS.*git lfs pull"),
         (b"\n<!DOCTYPE html>\n<html><body>Sign in</body></html>", "a web page; download the file itself"),
         (b"<html>", "a web page"),
-        (gzip.compress(b"a"), "an archive; extract it"),
+        (gzip.compress(b"a", mtime=0), "an archive; extract it"),
         (tar(), "an archive; extract it"),
         (weight_files.zip_file([("weights.pth", b"a")]), "an archive; extract it"),
         (

@@ -1,5 +1,7 @@
 """Layers in the layouts of several frameworks are recognized and become the same."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -183,6 +185,27 @@ def test_variables_and_back_are_equal_to_the_bit(network, towers):
         # fc6 reads the maps of tower a, then those of tower b.
         np.testing.assert_array_equal(variables["fc6_a/kernel"][129], layers["fc6"].kernel[256 + 1, :4])
         np.testing.assert_array_equal(variables["fc6_a/kernel"][36 * 128], layers["fc6"].kernel[128, :4])
+
+
+def test_arrays_of_our_own_are_recognized_by_the_paths_of_variables():
+    layers = layers_of("alexnet")
+    variables = convert.to_variables(layers, towers="two", dropout_readers=layouts.DROPOUT_READERS["alexnet"])
+    description = {
+        "names": "ours",
+        "network": {"name": "alexnet", "recipe": "original"},
+        "preprocessing": {"scale": 0.5, "mean_color": [1.0, 2.0, 3.0]},
+        "classes": ["a", "b", "c"],
+    }
+    metadata = {"safetensors": {"description": json.dumps(description)}}
+    found = layouts.recognize(contents.Contents("safetensors", variables, metadata=metadata))
+    same(found.layers, layers)
+    assert (found.recipe, found.class_names) == ("original", ("a", "b", "c"))
+    assert found.preprocessing == convert.Preprocessing((1.0, 2.0, 3.0), (2.0, 2.0, 2.0))
+    without = layouts.recognize(contents.Contents("NumPy", variables))
+    same(without.layers, layers)
+    assert without.recipe is None and without.preprocessing is None
+    with pytest.raises(ValueError, match="import the .safetensors file of the same run"):
+        layouts.recognize(contents.Contents("ONNX model", {}, metadata={"producer": "alexnet_tf"}))
 
 
 def changed(layers, name, kernel):
