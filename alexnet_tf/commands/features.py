@@ -3,9 +3,10 @@
 alexnet-tf features --workdir=runs/mine --layer=fc7,conv5 --images=photographs --out=features.npz
 alexnet-tf features --workdir=runs/mine --layer=fc7 --split=test --out=features/
 
-A layer includes the activation function that directly follows it: fc7 is the output of its ReLU, before
-dropout. A name stands for both towers, joined along the last axis; conv5_a is a single one. Unreadable
-images are listed and skipped, with status 1. An interrupted computation resumes with the same command.
+A layer includes the activation function that directly follows it: fc7 is the output of its ReLU,
+before dropout. A name stands for both towers, joined along the last axis; conv5_a is a single one.
+Unreadable images are listed and skipped, with status 1. An interrupted computation resumes with the
+same command.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Describes weight files of other frameworks, makes runs of them, and writes the weights of a run to such a file.
+"""Describes weight files, makes runs of them, and writes them.
 
 alexnet-tf weights inspect alexnet-owt-7be5be79.pth
 alexnet-tf weights import --weights=alexnet-owt-7be5be79.pth --workdir=runs/torchvision

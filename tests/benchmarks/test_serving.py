@@ -35,6 +35,7 @@ def test_export_is_measured_by_files_and_by_pixels(small):
     assert found["values"][0]["value"] > 0
 
 
+@pytest.mark.slow
 def test_server_under_load_gives_the_answers_of_the_export(small, monkeypatch):
     monkeypatch.setattr(serving, "CLIENTS", (1, 3))
     monkeypatch.setattr(serving, "REQUESTS", 7)

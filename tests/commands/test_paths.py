@@ -19,7 +19,7 @@ from alexnet_tf.serving import stub_server
 PROGRAMS = console_command.PROGRAMS
 ABOUT_PATHS = re.compile(r"\b(file|files|directory|folder|an export|flagfiles|DIR)\b")
 # Flags whose help mentions directories or files that they do not name.
-OTHERS = {"checkpoint_steps"}
+OTHERS = {"checkpoint_steps", "recipe", "channels"}
 
 
 def parse(module, *arguments):
@@ -118,6 +118,7 @@ def test_export_in_a_directory_with_characters_of_patterns_is_served(tmp_path, n
             assert remote.predict([image])["scores"].tolist() == here["scores"].tolist()
 
 
+@pytest.mark.slow
 def test_run_in_a_directory_with_brackets_trains_resumes_and_is_exported(tmp_path):
     folder = small_runs.make_pictures(tmp_path / "d[1]*")
     workdir, served = tmp_path / "runs" / "b[lr=0.01]", tmp_path / "served[0]"
@@ -148,6 +149,7 @@ def rename(folder, name, odd):
     os.rename(os.path.join(os.fsencode(folder), name), os.path.join(os.fsencode(folder), odd))
 
 
+@pytest.mark.slow
 def test_photographs_whose_names_are_not_utf_8_are_used_and_named(tmp_path):
     folder = small_runs.make_pictures(tmp_path / "d")
     rename(folder / "test" / "dark", b"0.png", b"caf\xe9.png")

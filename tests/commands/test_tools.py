@@ -134,7 +134,7 @@ def test_every_program_has_a_tool():
         (["surplus"], 2, "Expected flags only. Received: surplus"),
         ([], 2, "Expected --workdir"),
         (["--batch_size=0"], 1, "Expected batch_size to be 1 to 65536. Received: 0"),
-        (["--recipe=caffe"], 1, "Expected recipe to be paper | original. Received: 'caffe'"),
+        (["--recipe=vgg"], 1, "Expected recipe to be paper | original | caffe | caffenet. Received: 'vgg'"),
         (["--workdir=runs/none", "--source=folder:/nowhere"], 1, "DIR/train/CLASS/IMAGE"),
         (["--workdir=runs/none", "--data_dir=/nowhere"], 1, "/tools/prepare.py, with its manifest.json, in /nowhere"),
         (
@@ -188,6 +188,7 @@ def steps_reported(workdir):
     return len(small_runs.lines(workdir, "train"))
 
 
+@pytest.mark.slow
 def test_killed_run_resumes_with_identical_bits(photographs, tmp_path):
     arguments = small_net(photographs)
     whole = forks.run("train", f"--workdir={tmp_path / 'whole'}", *arguments, report=False)
@@ -312,6 +313,7 @@ def no_tensorflow(tmp_path):
     return {**os.environ, "PYTHONPATH": f"{directory}{os.pathsep}{ROOT}"}
 
 
+@pytest.mark.slow
 def test_experiments_run_once_and_produce_a_table(experiment, no_tensorflow, tmp_path):
     done = run("experiments", *experiment, "--seeds=0,1", f"--table={tmp_path / 'table.md'}")
     assert done.returncode == 0, done.stderr

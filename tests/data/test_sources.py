@@ -262,7 +262,7 @@ def test_the_hashed_split_holds_out_at_least_one_image_of_each_class():
     assert sorted(contents(train) + contents(validation)) == list(range(107))
     np.testing.assert_array_equal(np.bincount(sources.hashed_split(numbered(labels), 0.9, 0)[0].labels), [10, 1, 1, 1])
     with pytest.raises(
-        ValueError, match="Received: 2 images of 2 classes; add images, or a validation set, or monitor"
+        ValueError, match="Received: 2 images of 2 classes; add images or a validation set, or with a test set"
     ):
         sources.hashed_split(numbered([0, 1]), 0.5, 0)
 

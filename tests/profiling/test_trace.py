@@ -171,13 +171,18 @@ def test_newest_profile_of_a_run_is_used(tmp_path):
 
 
 @pytest.mark.parametrize("profiled", ["two"], indirect=True)
+def without_commands(text):
+    """Returns a text in one line, in which programs of a checkout have the names of an installed package."""
+    return re.sub(r"python \S+/tools/(\w+)\.py", r"alexnet-tf \1", " ".join(text.split()))
+
+
 def test_program_prints_the_report_or_one_line_about_a_missing_profile(profiled, tmp_path):
     _, _, directory, found = profiled
     figures = tmp_path / "report.json"
     done = forks.run("profile_report", f"--workdir={directory}", f"--json={figures}")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == bottlenecks.to_text(found) + "\n"
-    assert json.loads(figures.read_text()) == found
+    assert without_commands(done.stdout) == without_commands(bottlenecks.to_text(found) + "\n")
+    assert without_commands(figures.read_text()) == without_commands(json.dumps(found, indent=2) + "\n")
     done = forks.run("profile_report", f"--workdir={tmp_path}")
     assert (done.returncode, done.stdout) == (1, "")
     assert re.fullmatch(r"profile_report\.py: No profile in [^\n]+ writes one\n", done.stderr)

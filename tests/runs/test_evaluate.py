@@ -248,6 +248,7 @@ def evaluate_as_program(*arguments):
     return forks.run("evaluate", *arguments)
 
 
+@pytest.mark.slow
 def test_program_evaluates_an_ensemble(runs):
     done = evaluate_as_program(f"--workdir={','.join(runs)}", "--search_seed=1")
     assert done.returncode == 0, done.stderr

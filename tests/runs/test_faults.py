@@ -258,6 +258,7 @@ def restless_clock(tmp_path_factory):
     return library
 
 
+@pytest.mark.slow
 def test_a_jumping_clock_changes_nothing(restless_clock, folder, undisturbed, tmp_path):
     workdir = tmp_path / "run"
     tool = pathlib.Path(__file__).resolve().parents[2] / "tools" / "train.py"
@@ -275,6 +276,7 @@ def test_a_jumping_clock_changes_nothing(restless_clock, folder, undisturbed, tm
     assert all(line["images_per_second"] > 0 for line in small_runs.lines(workdir, "train"))
 
 
+@pytest.mark.slow
 def test_a_lost_data_service_ends_the_run_in_one_line_and_it_resumes_without(server, tmp_path, monkeypatch):
     generator = np.random.default_rng(0)
     for split, count in (("train", 8), ("val", 2)):

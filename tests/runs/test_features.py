@@ -146,6 +146,7 @@ def test_program_lists_unreadable_images_with_status_1(workdir, folder, tmp_path
     assert done.returncode == 0 and not done.stderr, done.stderr
 
 
+@pytest.mark.slow
 def test_program_that_is_killed_resumes(workdir, folder, tmp_path, paths):
     (tmp_path / "list.txt").write_text("\n".join(paths * 500))
     arguments = [f"--workdir={workdir}", "--layer=fc7", f"--images={tmp_path / 'list.txt'}", f"--out={tmp_path}/out"]

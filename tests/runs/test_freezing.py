@@ -64,7 +64,11 @@ def operations(**changes):
 GRADIENTS = ("Conv2DBackpropFilter", "MaxPoolGrad", "ReluGrad", "normalization gradient", "MatMul")
 
 
-@pytest.mark.parametrize("devices", [(), ("/CPU:0", "/CPU:1")], ids=["one_device", "two_devices"])
+@pytest.mark.parametrize(
+    "devices",
+    [(), pytest.param(("/CPU:0", "/CPU:1"), marks=pytest.mark.slow)],
+    ids=["one_device", "two_devices"],
+)
 def test_backward_pass_ends_at_the_lowest_trained_layer(devices):
     counted = lambda *frozen: [operations(devices=devices, freeze=frozen)[kind] for kind in GRADIENTS]
     assert counted() == [10, 6, 14, 6, 15]

@@ -158,6 +158,7 @@ def assert_ended_as(workdir, undisturbed):
     assert [line["step"] for line in small_runs.lines(workdir, "train")] == list(range(1, STEPS + 1))
 
 
+@pytest.mark.slow
 def test_a_stopped_job_ends_with_the_same_weights(server, folder, two_workers, tmp_path):
     workdir, arguments = tmp_path / "run", small_runs.flags(config(folder))
     stop_at_fourth_step(server, workdir, arguments, tmp_path / "log")

@@ -103,7 +103,11 @@ def weights_of(trainer):
     return {variable.path: variable.numpy() for variable in trainer.model.trainable_variables}
 
 
-@pytest.mark.parametrize("make", [small_config, alexnet_config], ids=["cifar10_18", "alexnet"])
+@pytest.mark.parametrize(
+    "make",
+    [small_config, pytest.param(alexnet_config, marks=pytest.mark.slow)],
+    ids=["cifar10_18", "alexnet"],
+)
 def test_two_replicas_with_16_images_each_equal_one_with_32_over_20_steps(make, mirrored):
     run_config = make()
     one, results = train(run_config, distribution.Distribution(), 20)
