@@ -16,6 +16,7 @@ from alexnet_tf import flagfiles
 from alexnet_tf.data import statistics
 from alexnet_tf.runs import builders
 from alexnet_tf.training import checkpoints
+from alexnet_tf.utils import messages
 
 
 class OpenedRun(NamedTuple):
@@ -99,6 +100,11 @@ def restore_network(
       FileNotFoundError: if there is no checkpoint.
       ValueError: if the checkpoint has other classes or another network, or cannot be read.
     """
+    if not class_names:
+        raise ValueError(
+            f"Expected a run with a classifier in {workdir}. Received: one without; train from it "
+            f"with {messages.program('train')} --initialize_from={workdir}"
+        )
     model = builders.build_model(run_config, len(class_names), devices=None, **changes)
     return model, *_restore(model, run_config, class_names, workdir, log)
 

@@ -66,6 +66,12 @@ def test_features_equal_those_of_another_engine(toronto, imported):
         run.features(images, layer="fc7")
 
 
+def test_programs_that_need_a_classifier_say_so(imported, tmp_path):
+    done = forks.run("export", f"--workdir={imported}", f"--export_dir={tmp_path}/export")
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert "Expected a run with a classifier in " in done.stderr and "--initialize_from=" in done.stderr
+
+
 def test_record_names_the_file_and_the_preprocessing(toronto, imported):
     record = json.loads((imported / "weights.json").read_text())
     assert record["file"] == "weights.npy" and len(record["sha256"]) == 64
