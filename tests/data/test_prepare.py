@@ -478,6 +478,7 @@ def test_finished_data_set_is_unchanged(source, finished, tmp_path, monkeypatch)
     assert_same_files(directory, finished)
 
 
+@pytest.mark.slow
 def test_leftovers_of_a_kill_after_the_manifest_are_removed(source, finished, tmp_path, monkeypatch):
     directory = tmp_path / "data"
 

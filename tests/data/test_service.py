@@ -202,6 +202,7 @@ def processes():
         process.communicate(timeout=60)
 
 
+@pytest.mark.slow
 def test_batches_continue_after_a_data_worker_is_killed(made, processes):
     """A second data worker is killed and replaced by one in this process; then the service ends."""
     address = f"grpc://{workers.free_addresses(1)[0]}"

@@ -194,6 +194,7 @@ def test_a_damaged_record_ends_in_one_line(folder, workdir, damage):
     assert str(workdir) in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_prepared_data_set_that_was_made_anew_is_refused(tmp_path):
     pictures = small_runs.make_pictures(str(tmp_path / "photographs"))
     shutil.rmtree(tmp_path / "photographs" / "test")

@@ -200,6 +200,7 @@ def test_run_without_checkpoint_or_with_other_classes_is_named(runs, folder, tmp
         rejected([runs[0], other], f"Expected {other} to have the 6 classes of the data set, {message}")
 
 
+@pytest.mark.slow
 def test_runs_that_hold_out_other_images_are_rejected(runs, folder, tmp_path):
     run_config = flagfiles.read_flagfile(f"{runs[0]}/config.flags")
 

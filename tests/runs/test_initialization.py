@@ -144,6 +144,7 @@ def test_a_given_input_scale_is_kept_and_the_other_one_named(without_report, pic
     assert "preprocessing: input_scale=0.25 (not 0.01); " in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.slow
 def test_mean_image_is_that_of_the_data_or_of_the_other_run(without_report, pictures, source_run, tmp_path, capsys):
     train.train(from_source(pictures, source_run), str(tmp_path / "data"))
     capsys.readouterr()

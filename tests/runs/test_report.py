@@ -183,6 +183,7 @@ def test_without_matplotlib_the_report_says_what_is_missing(run, monkeypatch):
     assert "Expected matplotlib for this picture" in page
 
 
+@pytest.mark.slow
 def test_a_run_on_two_devices_has_a_placement_report(tmp_path, photographs):
     devices = ("/CPU:0", "/CPU:1")
     run_config = dataclasses.replace(CONFIG, source=f"folder:{photographs}", devices=devices)
