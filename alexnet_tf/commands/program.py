@@ -5,7 +5,6 @@ import importlib
 import os
 import signal
 import sys
-import tempfile
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -23,6 +22,7 @@ from alexnet_tf.utils import escaping
 from alexnet_tf.utils import machine
 from alexnet_tf.utils import messages
 from alexnet_tf.utils import pathnames
+from alexnet_tf.utils import standard_error
 
 USAGE_STATUS = 2
 ALL_FIELDS = tuple(field.name for field in dataclasses.fields(config.Config))
@@ -220,19 +220,8 @@ def load_tensorflow() -> None:
     """Imports TensorFlow without what it logs to standard error while it is imported."""
     # Read on import: its C++ log has nothing that a user could act on.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.stderr.flush()
-    standard_error = os.dup(2)
-    with tempfile.TemporaryFile() as log:
-        os.dup2(log.fileno(), 2)
-        try:
-            importlib.import_module("tensorflow")
-        except Exception:
-            log.seek(0)
-            os.write(standard_error, log.read())
-            raise
-        finally:
-            os.dup2(standard_error, 2)
-            os.close(standard_error)
+    with standard_error.suppressed():
+        importlib.import_module("tensorflow")
 
 
 def set_up_process(run_config: config.Config) -> None:

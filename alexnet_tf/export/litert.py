@@ -1,16 +1,14 @@
 """Converts a network, with the preprocessing of pixels, to a LiteRT (TensorFlow Lite) file, and runs it."""
 
-import contextlib
-import os
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable
-from collections.abc import Iterator
 
 import keras
 import numpy as np
 import tensorflow as tf
+
+from alexnet_tf.utils import standard_error
 
 
 def convert(
@@ -31,7 +29,7 @@ def convert(
     # As for a SavedModel, the archive finds the variables that the function uses.
     archive = keras.export.ExportArchive()
     archive.add_endpoint("serving_default", classify, [spec])
-    with tempfile.TemporaryDirectory() as folder, _without_log():
+    with tempfile.TemporaryDirectory() as folder, standard_error.suppressed():
         archive.write_out(folder, verbose=False)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         if weights_dtype == "float16":
@@ -50,25 +48,7 @@ def run(model: bytes, images: np.ndarray) -> dict[str, np.ndarray]:
     Returns:
       Its outputs by name.
     """
-    # TensorFlow announces that the interpreter will move to a package of its own.
-    with _without_log(), warnings.catch_warnings(action="ignore", category=UserWarning):
+    # TensorFlow announces that the interpreter will move to another package.
+    with standard_error.suppressed(), warnings.catch_warnings(action="ignore", category=UserWarning):
         interpreter = tf.lite.Interpreter(model_content=model)
         return interpreter.get_signature_runner("serving_default")(images=images)
-
-
-@contextlib.contextmanager
-def _without_log() -> Iterator[None]:
-    """Drops what TensorFlow's converter and interpreter log to standard error, unless the block fails."""
-    sys.stderr.flush()
-    standard_error = os.dup(2)
-    with tempfile.TemporaryFile() as log:
-        os.dup2(log.fileno(), 2)
-        try:
-            yield
-        except Exception:
-            log.seek(0)
-            os.write(standard_error, log.read())
-            raise
-        finally:
-            os.dup2(standard_error, 2)
-            os.close(standard_error)
