@@ -6,6 +6,7 @@ import numpy as np
 
 from alexnet_tf.weights import checks
 from alexnet_tf.weights import contents
+from alexnet_tf.weights import pickle_values
 from alexnet_tf.weights import restricted_pickle
 
 _WHAT = "a pickle of arrays by name"
@@ -44,12 +45,12 @@ def named_arrays(value, path, what):
       FormatError: if the value is not a dictionary, or an array has no data.
     """
     # NumPy's .npy files have an array of one object.
-    if isinstance(value, restricted_pickle.Array) and isinstance(value.value, list) and len(value.value) == 1:
+    if isinstance(value, pickle_values.Array) and isinstance(value.value, list) and len(value.value) == 1:
         value = value.value[0]
     if not isinstance(value, dict):
         raise checks.error(what, path, "a pickle of another value; save a dictionary of arrays by name")
     arrays = {}
-    for name, array in restricted_pickle.walk(value, "/", restricted_pickle.Array, path=path, what=what):
+    for name, array in restricted_pickle.walk(value, "/", pickle_values.Array, path=path, what=what):
         if not isinstance(array.value, np.ndarray):
             raise checks.error(what, path, f"an array without data, {name!r}", checks.DOWNLOAD_AGAIN)
         if name in arrays:

@@ -1,14 +1,12 @@
 """An interpreter of pickles that hold arrays only: nothing in a pickle is imported or called.
 
 Python's own unpickler imports what a pickle names and calls it, and takes the memory that a pickle asks for. This one
-reads the opcodes itself. A name of a class or function is a `Name`, a string; what is "called" by it is looked up in
-the table of a reader, whose functions only rearrange what was read: arrays of NumPy and JAX, ordered dictionaries. Any
+reads the opcodes itself. The name of a class or function becomes a `pickle_values.Name`. A call looks the name up in
+the reader's table of functions, which only rearrange what was read: arrays of NumPy and JAX, ordered dictionaries. Any
 other call, any object, and opcodes that weight files do not need are refused. Bytes are views of the buffer, lengths
 are checked against it before they are used, and copies and opcodes are limited.
 """
 
-import codecs
-import dataclasses
 import os
 import struct
 from collections.abc import Callable
@@ -16,9 +14,8 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from alexnet_tf.weights import checks
+from alexnet_tf.weights import pickle_values
 
 # An AlexNet has some 300 opcodes, ResNet-152 with its optimizer some 20,000. Each takes up to some 100 bytes.
 _MAX_OPCODES = 200_000
@@ -26,184 +23,6 @@ _MAX_OPCODES = 200_000
 _MAX_COPY, _MAX_COPIES = 256, 4 << 20
 # Values in nested dictionaries and lists, which may be reached in several ways.
 _MAX_VALUES = 20_000
-# Types of numbers by NumPy's names, without the order of bytes.
-_NUMBERS = frozenset("f2 f4 f8 i1 i2 i4 i8 u1 u2 u4 u8 b1".split())
-_OBJECTS = frozenset(("O", "O4", "O8"))
-
-
-class _Refused(Exception):
-    """What is wrong with a pickle, and what to do about it."""
-
-    def __init__(self, received: str, remedy: str = checks.DOWNLOAD_AGAIN):
-        super().__init__(received)
-        self.remedy = remedy
-
-
-@dataclasses.dataclass(frozen=True)
-class Name:
-    """The name of a class or a function in a pickle, such as "collections.OrderedDict". Nothing is imported."""
-
-    name: str
-
-
-class LongText:
-    """A long text, in which Python 3 writes bytes for older protocols: one character for each byte."""
-
-    def __init__(self, view: memoryview):
-        self._view = view
-        self._bytes = None
-
-    def to_bytes(self) -> bytes:
-        """Returns the bytes; the same object at each call."""
-        if self._bytes is None:
-            decoder, found = codecs.getincrementaldecoder("utf-8")(), bytearray()
-            for start in range(0, len(self._view), 1 << 20):
-                found += decoder.decode(self._view[start : start + (1 << 20)]).encode("latin-1")
-            decoder.decode(b"", final=True)
-            self._bytes = found
-        return self._bytes
-
-
-class Array:
-    """A NumPy array that a pickle builds.
-
-    Attributes:
-      value: the array; the list of its objects if it is one of objects; None until it has its data.
-    """
-
-    value: np.ndarray | list | None = None
-
-    def set_state(self, state: Any) -> None:
-        if not isinstance(state, tuple) or len(state) != 5:
-            raise _Refused("an array without its shape, type and data")
-        _, shape, number, is_fortran, data = state
-        self.value = _array(data, number, shape, "F" if is_fortran in (True, 1) else "C")
-
-
-class _NumberType:
-    """A NumPy dtype that a pickle builds."""
-
-    def __init__(self, name: str):
-        self.name, self.order = name, "<"
-
-    def set_state(self, state: Any) -> None:
-        if not isinstance(state, tuple) or len(state) < 2 or state[2:5] not in ((), (None,) * 3):
-            raise _Refused("a structured type of numbers", "save arrays of numbers")
-        order = _text(state[1])
-        if order not in ("<", ">", "|", "="):
-            raise _Refused("an unknown order of bytes")
-        self.order = "<" if order in "|=" else order
-
-
-class Dictionary(dict):
-    """A dictionary that a pickle builds by a call; attributes that follow are ignored."""
-
-    def set_state(self, state: Any) -> None:
-        """Ignores attributes, such as PyTorch's `_metadata`."""
-
-
-def _text(value):
-    return value.decode("latin-1") if isinstance(value, bytes) else value
-
-
-def _array(data, number, shape, order):
-    if not isinstance(number, _NumberType):
-        raise _Refused("an array without a type of numbers")
-    if isinstance(shape, int):
-        shape = (shape,)
-    if problem := checks.shape_problem(shape):
-        raise _Refused(problem)
-    if number.name in _OBJECTS:
-        if not isinstance(data, list) or len(data) != checks.number_of_values(shape):
-            raise _Refused("an array of objects of another size")
-        return data
-    if isinstance(data, (LongText, str)):
-        data = data.to_bytes() if isinstance(data, LongText) else data.encode("latin-1")
-    if not isinstance(data, (bytes, bytearray, memoryview)):
-        raise _Refused("an array without data")
-    dtype = np.dtype(number.order + number.name)
-    needed = checks.number_of_values(shape) * dtype.itemsize
-    if needed != len(data):
-        raise _Refused(f"an array of shape {list(shape)} and type {dtype} with {len(data):,} bytes, not {needed:,}")
-    return np.frombuffer(data, dtype).reshape(shape, order=order)
-
-
-def _new_array(kind, shape, code):
-    if kind != Name("numpy.ndarray"):
-        raise _Refused("a subclass of numpy.ndarray", "save plain NumPy arrays")
-    return Array()
-
-
-def _array_of_buffer(data, number, shape, order):
-    found = Array()
-    found.value = _array(data, number, shape, "F" if order == "F" else "C")
-    return found
-
-
-def _number_type(name, *_):
-    if _text(name) not in _NUMBERS | _OBJECTS:
-        raise _Refused(f"an array of type {str(_text(name))[:40]!r}", "save arrays of float32")
-    return _NumberType(_text(name))
-
-
-def _scalar(number, data):
-    found = Array()
-    found.value = _array(data, number, (), "C")
-    return found
-
-
-def _encode(text, encoding):
-    if encoding not in ("latin1", "latin-1") or not isinstance(text, (str, LongText)):
-        raise _Refused("text in an unknown encoding")
-    return text.to_bytes() if isinstance(text, LongText) else text.encode("latin-1")
-
-
-def _jax_array(function, arguments, state, _):
-    if not isinstance(function, Name) or not isinstance(arguments, tuple) or "_reconstruct" not in function.name:
-        raise _Refused("a JAX array without data")
-    found = _new_array(*arguments)
-    found.set_state(state)
-    return found
-
-
-def _dictionary(items=()):
-    if isinstance(items, dict):
-        return items
-    found = Dictionary()
-    if items != ():
-        if not isinstance(items, list) or not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in items):
-            raise _Refused("a dictionary of unknown items")
-        found.update((_key(key), value) for key, value in items)
-        # Not to be copied again and again.
-        items.clear()
-    return found
-
-
-def _key(key):
-    # Integers below 2**60 are their own hashes, so that no file can make them collide.
-    if type(key) in (str, bytes) or (type(key) is int and abs(key) < 2**60):
-        return key
-    raise _Refused("a dictionary whose keys are not text", "save a dictionary of arrays by name")
-
-
-# What may be called, by name.
-CALLS: Mapping[str, Callable] = {
-    "numpy.core.multiarray._reconstruct": _new_array,
-    "numpy._core.multiarray._reconstruct": _new_array,
-    "numpy.core.numeric._frombuffer": _array_of_buffer,
-    "numpy._core.numeric._frombuffer": _array_of_buffer,
-    "numpy.core.multiarray.scalar": _scalar,
-    "numpy._core.multiarray.scalar": _scalar,
-    "numpy.dtype": _number_type,
-    "_codecs.encode": _encode,
-    # No bytes, by Python 3 for protocol 2.
-    "__builtin__.bytes": lambda: b"",
-    "collections.OrderedDict": _dictionary,
-    "flax.core.frozen_dict.FrozenDict": _dictionary,
-    "jax._src.array._reconstruct_array": _jax_array,
-    "jax._src.device_array.reconstruct_device_array": _jax_array,
-    "jax.interpreters.xla.reconstruct_device_array": _jax_array,
-}
 
 
 class _Machine:
@@ -222,13 +41,13 @@ class _Machine:
                 return self.pop()
             operation = _OPCODES.get(opcode)
             if operation is None:
-                raise _Refused(f"opcode {bytes([opcode])!r}, which arrays do not need", self.remedy)
+                raise pickle_values.Refused(f"opcode {bytes([opcode])!r}, which arrays do not need", self.remedy)
             operation(self)
-        raise _Refused(f"more than {_MAX_OPCODES:,} opcodes", self.remedy)
+        raise pickle_values.Refused(f"more than {_MAX_OPCODES:,} opcodes", self.remedy)
 
     def take(self, size):
         if size > len(self.view) - self.position:
-            raise _Refused("an incomplete pickle")
+            raise pickle_values.Refused("an incomplete pickle")
         self.position += size
         return self.view[self.position - size : self.position]
 
@@ -239,7 +58,7 @@ class _Machine:
         """Returns the text up to the next newline, at most 200 characters."""
         line, newline, _ = bytes(self.view[self.position : self.position + 200]).partition(b"\n")
         if not newline:
-            raise _Refused("the name of a class without an end")
+            raise pickle_values.Refused("the name of a class without an end")
         self.position += len(line) + 1
         return line.decode("utf-8")
 
@@ -248,7 +67,7 @@ class _Machine:
 
     def pop(self):
         if len(self.stack) <= (self.marks[-1] if self.marks else 0):
-            raise _Refused("a pickle that takes more than it has")
+            raise pickle_values.Refused("a pickle that takes more than it has")
         return self.stack.pop()
 
     def discard(self):
@@ -261,12 +80,12 @@ class _Machine:
         value = self.pop()
         self.stack.append(value)
         if not isinstance(value, kind):
-            raise _Refused("a pickle that adds items to what has none")
+            raise pickle_values.Refused("a pickle that adds items to what has none")
         return value
 
     def pop_mark(self):
         if not self.marks:
-            raise _Refused("a pickle that takes more than it has")
+            raise pickle_values.Refused("a pickle that takes more than it has")
         mark = self.marks.pop()
         items = self.stack[mark:]
         del self.stack[mark:]
@@ -275,7 +94,7 @@ class _Machine:
     def copy_of(self, view):
         self.copied += len(view)
         if self.copied > _MAX_COPIES:
-            raise _Refused(f"more than {_MAX_COPIES:,} bytes of short texts", self.remedy)
+            raise pickle_values.Refused(f"more than {_MAX_COPIES:,} bytes of short texts", self.remedy)
         return bytes(view)
 
     def push_bytes(self, form):
@@ -290,7 +109,7 @@ class _Machine:
 
     def push_text(self, form):
         view = self.take(self.number(form))
-        self.push(self.copy_of(view).decode("utf-8") if len(view) <= _MAX_COPY else LongText(view))
+        self.push(self.copy_of(view).decode("utf-8") if len(view) <= _MAX_COPY else pickle_values.LongText(view))
 
     def push_tuple(self, size):
         items = [self.pop() for _ in range(size)]
@@ -309,13 +128,13 @@ class _Machine:
 
     def set_item(self):
         value, key = self.pop(), self.pop()
-        self.top(dict)[_key(key)] = value
+        self.top(dict)[pickle_values.key(key)] = value
 
     def set_items(self):
         items = self.pop_mark()
         if len(items) % 2:
-            raise _Refused("a dictionary with a key and no value")
-        self.top(dict).update((_key(key), value) for key, value in zip(items[::2], items[1::2]))
+            raise pickle_values.Refused("a dictionary with a key and no value")
+        self.top(dict).update((pickle_values.key(key), value) for key, value in zip(items[::2], items[1::2]))
 
     def put(self, number):
         value = self.pop()
@@ -324,52 +143,52 @@ class _Machine:
 
     def get(self, number):
         if number not in self.memo:
-            raise _Refused("a pickle that refers to what it has not stored")
+            raise pickle_values.Refused("a pickle that refers to what it has not stored")
         self.push(self.memo[number])
 
     def long(self):
         size = self.number("<B")
         if size > 16:
-            raise _Refused("a number of more than 16 bytes", self.remedy)
+            raise pickle_values.Refused("a number of more than 16 bytes", self.remedy)
         self.push(int.from_bytes(self.take(size), "little", signed=True))
 
     def name(self):
-        self.push(Name(f"{self.line()}.{self.line()}"))
+        self.push(pickle_values.Name(f"{self.line()}.{self.line()}"))
 
     def name_of_texts(self):
         name, module = self.pop(), self.pop()
         if not isinstance(name, str) or not isinstance(module, str):
-            raise _Refused("a class without a name")
-        self.push(Name(f"{module}.{name}"))
+            raise pickle_values.Refused("a class without a name")
+        self.push(pickle_values.Name(f"{module}.{name}"))
 
     def call(self):
         arguments, name = self.pop(), self.pop()
-        if not isinstance(name, Name) or not isinstance(arguments, tuple):
-            raise _Refused("a call of what is not a function", self.remedy)
+        if not isinstance(name, pickle_values.Name) or not isinstance(arguments, tuple):
+            raise pickle_values.Refused("a call of what is not a function", self.remedy)
         if name.name not in self.calls:
-            raise _Refused(f"an object or a call of {name.name[:80]!r}, not only arrays", self.remedy)
+            raise pickle_values.Refused(f"an object or a call of {name.name[:80]!r}, not only arrays", self.remedy)
         try:
             self.push(self.calls[name.name](*arguments))
         except TypeError:
-            raise _Refused(f"unexpected arguments of {name.name}") from None
+            raise pickle_values.Refused(f"unexpected arguments of {name.name}") from None
 
     def new_object(self):
         self.pop()
         name = self.pop()
-        name = name.name[:80] if isinstance(name, Name) else "an unknown class"
-        raise _Refused(f"an object or a call of {name!r}, not only arrays", self.remedy)
+        name = name.name[:80] if isinstance(name, pickle_values.Name) else "an unknown class"
+        raise pickle_values.Refused(f"an object or a call of {name!r}, not only arrays", self.remedy)
 
     def build(self):
         state = self.pop()
         value = self.pop()
         self.push(value)
         if not hasattr(value, "set_state"):
-            raise _Refused("attributes of an unknown object", self.remedy)
+            raise pickle_values.Refused("attributes of an unknown object", self.remedy)
         value.set_state(state)
 
     def persistent_id(self):
         if self.persistent is None:
-            raise _Refused("a reference to data outside of the pickle", self.remedy)
+            raise pickle_values.Refused("a reference to data outside of the pickle", self.remedy)
         self.push(self.persistent(self.pop()))
 
 
@@ -432,7 +251,7 @@ def load(
     path: str | os.PathLike,
     what: str,
     remedy: str,
-    calls: Mapping[str, Callable] = CALLS,
+    calls: Mapping[str, Callable] = pickle_values.CALLS,
     persistent: Callable[[Any], Any] | None = None,
 ) -> tuple[Any, int]:
     """Reads one pickle of a protocol from 2 on.
@@ -455,15 +274,10 @@ def load(
     machine = _Machine(buffer, start, calls, persistent, remedy)
     try:
         return machine.run(), machine.position
-    except _Refused as refused:
+    except pickle_values.Refused as refused:
         raise checks.error(what, path, refused, refused.remedy) from None
     except UnicodeError:
         raise checks.error(what, path, "text that cannot be decoded", checks.DOWNLOAD_AGAIN) from None
-
-
-def refuse(received: str, remedy: str = checks.DOWNLOAD_AGAIN) -> Exception:
-    """Returns the exception that a function in `calls`, or `persistent`, raises about what it refuses."""
-    return _Refused(received, remedy)
 
 
 def walk(
@@ -483,7 +297,7 @@ def walk(
     pending, room = [("", value, 0)], _MAX_VALUES
     while pending:
         name, each, depth = pending.pop()
-        if isinstance(each, Array) and isinstance(each.value, list):
+        if isinstance(each, pickle_values.Array) and isinstance(each.value, list):
             each = each.value
         if isinstance(each, leaves):
             yield name, each
@@ -501,5 +315,5 @@ def walk(
 
 
 def _inside(name, key, separator):
-    key = str(_text(key))
+    key = str(pickle_values.text(key))
     return f"{name}{separator}{key}" if name else key

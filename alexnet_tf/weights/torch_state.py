@@ -15,6 +15,7 @@ import numpy as np
 from alexnet_tf.weights import bfloat16
 from alexnet_tf.weights import checks
 from alexnet_tf.weights import contents
+from alexnet_tf.weights import pickle_values
 from alexnet_tf.weights import restricted_pickle
 from alexnet_tf.weights import stored_zip
 
@@ -58,7 +59,7 @@ class _Tensor:
 
 
 def _tensor(storage, offset, shape, strides, *_):
-    refuse = restricted_pickle.refuse
+    refuse = pickle_values.Refused
     for sizes in (shape, strides):
         if not isinstance(sizes, tuple) or checks.shape_problem(sizes):
             raise refuse("a tensor with an impossible shape or stride")
@@ -77,7 +78,7 @@ def _parameter(data, *_):
 
 
 _CALLS: Mapping[str, Callable] = {
-    **restricted_pickle.CALLS,
+    **pickle_values.CALLS,
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_parameter": _parameter,
@@ -93,13 +94,13 @@ class _Storages:
 
     def persistent(self, identity):
         """Returns the storage that a persistent id of a pickle names."""
-        refuse = restricted_pickle.refuse
+        refuse = pickle_values.Refused
         if isinstance(identity, tuple) and identity[:1] == ("module",):
             raise refuse("a whole network, a Python object", _REMEDY)
         if not isinstance(identity, tuple) or len(identity) not in (5, 6) or identity[0] != "storage":
             raise refuse("a reference to what is not a storage")
         _, kind, key, _, size, *view = identity
-        kind = kind.name.rpartition(".")[2] if isinstance(kind, restricted_pickle.Name) else ""
+        kind = kind.name.rpartition(".")[2] if isinstance(kind, pickle_values.Name) else ""
         if kind not in _STORAGES:
             raise refuse(f"a storage of type {kind[:40]!r}", "save a state_dict of float32 tensors")
         if view not in ([], [None]):
