@@ -1,5 +1,7 @@
 """AlexNet in one tower without response normalization, as torchvision's ``alexnet``."""
 
+from typing import NamedTuple
+
 import keras
 
 from alexnet_tf.models import layers
@@ -21,6 +23,61 @@ def _check(num_classes, activation, initialization, image_size, conv1_stddev):
         raise ValueError(f"Expected image_size to be {IMAGE_SIZE}. Received: {image_size!r}")
     if conv1_stddev is not None and not (layers.is_finite(conv1_stddev) and conv1_stddev > 0):
         raise ValueError(f"Expected conv1_stddev to be a finite number above 0, or None. Received: {conv1_stddev!r}")
+
+
+class _Builder(NamedTuple):
+    """Builds the layers of the network from the arguments that they share."""
+
+    activation: str
+    initialization: str
+    conv1_stddev: float | None
+    dropout: float
+    seed: int | None
+    dtype: object
+
+    def own_seed(self, number):
+        return None if self.seed is None else 1000 * self.seed + number
+
+    def initializer(self, number):
+        if number == 1 and self.conv1_stddev is not None:
+            return layers.kernel_initializer("recipe", self.conv1_stddev, self.own_seed(number))
+        return layers.kernel_initializer(self.initialization, 0.01, self.own_seed(number))
+
+    def activate(self, number, x):
+        return keras.layers.Activation(self.activation, dtype=self.dtype, name=f"{self.activation}{number}")(x)
+
+    def convolution(self, number, size, x, **options):
+        options = {"padding": "same", "data_format": "channels_last", "dtype": self.dtype, **options}
+        kernels, initializer = KERNELS[number - 1], self.initializer(number)
+        x = keras.layers.Conv2D(kernels, size, kernel_initializer=initializer, name=f"conv{number}", **options)(x)
+        return self.activate(number, x)
+
+    def pooling(self, number, x):
+        options = {"data_format": "channels_last", "dtype": self.dtype}
+        return keras.layers.MaxPooling2D(3, 2, name=f"pool{number}", **options)(x)
+
+    def dense(self, number, units, x):
+        options = {"kernel_initializer": self.initializer(number), "dtype": self.dtype}
+        return keras.layers.Dense(units, name=f"fc{number}", **options)(x)
+
+    def convolutions(self, images):
+        """Applies layers 1 to 5."""
+        options = {"data_format": "channels_last", "dtype": self.dtype}
+        x = keras.layers.ZeroPadding2D(((2, 1), (2, 1)), name="edge1", **options)(images)
+        x = self.pooling(1, self.convolution(1, 11, x, strides=4, padding="valid"))  # 27
+        x = self.pooling(2, self.convolution(2, 5, x))  # 13
+        x = self.convolution(3, 3, x)  # 13
+        x = self.convolution(4, 3, x)  # 13
+        return self.pooling(5, self.convolution(5, 3, x))  # 6
+
+    def logits(self, num_classes, x):
+        """Applies layers 6 to 8, and returns float32 logits."""
+        x = keras.layers.Flatten("channels_last", dtype=self.dtype, name="flatten5")(x)  # 9216
+        for number in (6, 7):
+            dropout = f"dropout{number - 1}"
+            x = layers.Dropout(self.dropout, seed=self.own_seed(10 + number), dtype=self.dtype, name=dropout)(x)
+            x = self.activate(number, self.dense(number, UNITS, x))
+        return keras.layers.Activation("linear", dtype="float32", name="logits")(self.dense(8, num_classes, x))
 
 
 @keras.saving.register_keras_serializable(package="alexnet_tf")
@@ -100,40 +157,9 @@ class AlexNetOWT(network.Network):
         _check(num_classes, activation, initialization, image_size, conv1_stddev)
         dtype = network.resolve_dtype(dtype)
 
-        def own_seed(number):
-            return None if seed is None else 1000 * seed + number
-
-        def initializer(number):
-            if number == 1 and conv1_stddev is not None:
-                return layers.kernel_initializer("recipe", conv1_stddev, own_seed(number))
-            return layers.kernel_initializer(initialization, 0.01, own_seed(number))
-
-        def convolution(number, size, x, **options):
-            options = {"padding": "same", "data_format": "channels_last", "dtype": dtype, **options}
-            kernels = KERNELS[number - 1]
-            x = keras.layers.Conv2D(
-                kernels, size, kernel_initializer=initializer(number), name=f"conv{number}", **options
-            )(x)
-            return keras.layers.Activation(activation, dtype=dtype, name=f"{activation}{number}")(x)
-
-        def pooling(number, x):
-            return keras.layers.MaxPooling2D(3, 2, data_format="channels_last", dtype=dtype, name=f"pool{number}")(x)
-
-        def dense(number, units, x):
-            return keras.layers.Dense(units, kernel_initializer=initializer(number), dtype=dtype, name=f"fc{number}")(x)
-
+        builder = _Builder(activation, initialization, conv1_stddev, dropout, seed, dtype)
         images = keras.Input([image_size, image_size, 3], dtype="float32", name="images")
-        x = keras.layers.ZeroPadding2D(((2, 1), (2, 1)), data_format="channels_last", dtype=dtype, name="edge1")(images)
-        x = pooling(1, convolution(1, 11, x, strides=4, padding="valid"))  # 27
-        x = pooling(2, convolution(2, 5, x))  # 13
-        x = convolution(3, 3, x)  # 13
-        x = convolution(4, 3, x)  # 13
-        x = pooling(5, convolution(5, 3, x))  # 6
-        x = keras.layers.Flatten("channels_last", dtype=dtype, name="flatten5")(x)  # 9216
-        for number in (6, 7):
-            x = layers.Dropout(dropout, seed=own_seed(10 + number), dtype=dtype, name=f"dropout{number - 1}")(x)
-            x = keras.layers.Activation(activation, dtype=dtype, name=f"{activation}{number}")(dense(number, UNITS, x))
-        logits = keras.layers.Activation("linear", dtype="float32", name="logits")(dense(8, num_classes, x))
+        logits = builder.logits(num_classes, builder.convolutions(images))
         super().__init__(inputs=images, outputs=logits, name=name, **kwargs)
         self._arguments = {
             "num_classes": num_classes,
