@@ -32,6 +32,12 @@ def error(what: str, path: str | os.PathLike, received: object, remedy: str = ""
     return contents.FormatError(escaping.one_line(schema.error(what, path, received, remedy)))
 
 
+def another_kind(path: str | os.PathLike, what: str, received: object, remedy: str) -> contents.FormatError:
+    """Returns the error for a file that is damaged or not of a format; arguments as of `error`."""
+    name, problem = escaping.one_line(os.fspath(path)), escaping.one_line(received)
+    return contents.FormatError(f"Expected {name} to be {what}. Received: {problem}; {remedy}")
+
+
 def open_file(path: str | os.PathLike, what: str) -> IO[bytes]:
     """Opens a weight file, unbuffered; `what` and `path` are as for `error`.
 

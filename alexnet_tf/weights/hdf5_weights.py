@@ -14,6 +14,7 @@ from alexnet_tf.weights import checks
 from alexnet_tf.weights import contents
 
 FORMAT = "HDF5 weights"
+_WHAT = "an HDF5 file of arrays"
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 MAX_OBJECTS, MAX_DEPTH = 20_000, 32
@@ -60,15 +61,13 @@ def read(path: str | os.PathLike) -> contents.Contents:
         raise _error(path, str(error).strip("'\"") or type(error).__name__) from None
     if not reader.arrays:
         raise _error(path, "a file without arrays")
-    checks.check_names(path, "an HDF5 file of arrays", reader.arrays)
+    checks.check_names(path, _WHAT, reader.arrays)
     return contents.Contents(FORMAT, reader.in_order())
 
 
 def _error(path, problem):
-    return contents.FormatError(
-        f"Expected {escaping.one_line(os.fspath(path))} to be an HDF5 file of arrays. Received: "
-        f"{escaping.one_line(problem)[:300]}; download or copy it again, or save only the weights"
-    )
+    problem = escaping.one_line(problem)[:300]
+    return checks.another_kind(path, _WHAT, problem, "download or copy it again, or save only the weights")
 
 
 class _Reader:

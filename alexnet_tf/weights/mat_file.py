@@ -14,9 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_tf.utils import escaping
 from alexnet_tf.weights import checks
-from alexnet_tf.weights import contents
 
 # Of arrays, cells and structures together, each of which is an object of Python.
 MAX_VALUES = 50_000
@@ -52,10 +50,8 @@ class _File:
         self._packed = None
 
     def error(self, problem):
-        return contents.FormatError(
-            f"Expected {escaping.one_line(self._path)} to be a MATLAB file of arrays, cells and structures. Received: "
-            f"{escaping.one_line(problem)}; download or copy it again, or save arrays instead"
-        )
+        what = "a MATLAB file of arrays, cells and structures"
+        return checks.another_kind(self._path, what, problem, "download or copy it again, or save arrays instead")
 
     def take_memory(self, count):
         self._memory += count

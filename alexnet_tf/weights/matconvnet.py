@@ -52,10 +52,8 @@ def read(path: str | os.PathLike) -> contents.Contents:
 
 
 def _error(path, problem):
-    return contents.FormatError(
-        f"Expected the layers of a network of MatConvNet in {escaping.one_line(os.fspath(path))}. Received: "
-        f"{escaping.one_line(problem)[:300]}; convert it with MatConvNet (simplenn), or export ONNX"
-    )
+    remedy = "convert it with MatConvNet (simplenn), or export ONNX"
+    return checks.error("the layers of a network of MatConvNet", path, escaping.one_line(problem)[:300], remedy)
 
 
 class _Layers:

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alexnet_tf.utils import escaping
 from alexnet_tf.weights import checks
 from alexnet_tf.weights import contents
 
@@ -54,10 +53,8 @@ class _Source:
         self._num_fields = 0
 
     def error(self, problem):
-        return contents.FormatError(
-            f"Expected {escaping.one_line(self._path)} to be {self._what}. Received: {escaping.one_line(problem)}; "
-            "download or copy it again, or check its format"
-        )
+        remedy = "download or copy it again, or check its format"
+        return checks.another_kind(self._path, self._what, problem, remedy)
 
     def count_field(self):
         self._num_fields += 1
