@@ -200,6 +200,26 @@ def damage_all(content):
     return b"\0" * len(content)
 
 
+def checkpoints_5_and_damaged_6(directory, file, damage):
+    """Saves two checkpoints, and damages or removes a file of the newer one.
+
+    Returns:
+      The shapes of the variables, and the values in the older checkpoint.
+    """
+    shapes = {"fc/kernel": [100, 100]}
+    saved = Run(directory, seed=1, shapes=shapes)
+    saved.checkpoints.save(5)
+    expected = saved.values()
+    saved.variables["fc/kernel"].assign(tf.zeros([100, 100]))
+    saved.checkpoints.save(6)
+    path = directory / f"ckpt-6{file}"
+    if damage:
+        path.write_bytes(damage(path.read_bytes()))
+    else:
+        path.unlink()
+    return shapes, expected
+
+
 @pytest.mark.parametrize("file", [".index", ".data-00000-of-00001"])
 @pytest.mark.parametrize("damage", [damage_half, damage_bit, damage_all, lambda content: b"", None])
 def test_damaged_checkpoint_is_rejected_in_one_line_and_changes_nothing(file, damage, tmp_path):
@@ -220,17 +240,7 @@ def test_damaged_checkpoint_is_rejected_in_one_line_and_changes_nothing(file, da
 @pytest.mark.parametrize("file", [".index", ".data-00000-of-00001"])
 @pytest.mark.parametrize("damage", [damage_half, damage_bit, damage_all, lambda content: b"", None])
 def test_previous_checkpoint_is_restored_with_a_warning_if_the_newest_is_damaged(file, damage, tmp_path):
-    shapes = {"fc/kernel": [100, 100]}
-    saved = Run(tmp_path, seed=1, shapes=shapes)
-    saved.checkpoints.save(5)
-    expected = saved.values()
-    saved.variables["fc/kernel"].assign(tf.zeros([100, 100]))
-    saved.checkpoints.save(6)
-    path = tmp_path / f"ckpt-6{file}"
-    if damage:
-        path.write_bytes(damage(path.read_bytes()))
-    else:
-        path.unlink()
+    shapes, expected = checkpoints_5_and_damaged_6(tmp_path, file, damage)
     run = Run(tmp_path, seed=2, shapes=shapes)
     lines = []
     assert run.checkpoints.restore(lines.append) == 5
@@ -247,17 +257,7 @@ def test_previous_checkpoint_is_restored_with_a_warning_if_the_newest_is_damaged
 @pytest.mark.parametrize("file", [".index", ".data-00000-of-00001"])
 @pytest.mark.parametrize("damage", [damage_half, damage_bit, damage_all, None])
 def test_weights_are_those_of_the_previous_checkpoint_if_the_newest_is_damaged(file, damage, tmp_path):
-    shapes = {"fc/kernel": [100, 100]}
-    saved = Run(tmp_path, seed=1, shapes=shapes)
-    saved.checkpoints.save(5)
-    expected = saved.values()
-    saved.variables["fc/kernel"].assign(tf.zeros([100, 100]))
-    saved.checkpoints.save(6)
-    path = tmp_path / f"ckpt-6{file}"
-    if damage:
-        path.write_bytes(damage(path.read_bytes()))
-    else:
-        path.unlink()
+    shapes, expected = checkpoints_5_and_damaged_6(tmp_path, file, damage)
     started, lines = Run(tmp_path / "new", seed=2, shapes=shapes), []
     assert checkpoints.load_weights(str(tmp_path), started.variables, lines.append) == str(tmp_path / "ckpt-5")
     assert_same(started.values(), expected)
