@@ -622,11 +622,15 @@ class Config:
         network = registry.find(self.network)
         if self.crop_size not in network.crop_sizes:
             raise ValueError(
-                f"Expected crop_size to be {registry.crop_sizes_text(network)} for network={self.network}. "
+                f"Expected crop_size to be {registry.crop_sizes_text(network.crop_sizes)} for network={self.network}. "
                 f"Received: {self.crop_size}"
             )
-        if "recipe" in network.options and self.crop_size not in registry.recipe_crop_sizes(self.recipe, network):
-            raise ValueError(f"Expected crop_size to be 227 or 32 for recipe={self.recipe}. Received: {self.crop_size}")
+        sizes = registry.recipe_crop_sizes(self.recipe, network)
+        if "recipe" in network.options and self.crop_size not in sizes:
+            raise ValueError(
+                f"Expected crop_size to be {registry.crop_sizes_text(sizes)} for recipe={self.recipe}. "
+                f"Received: {self.crop_size}"
+            )
         refused = registry.refused_options(self.network)
         for field in dataclasses.fields(self):
             if field.name in refused and getattr(self, field.name) != field.default:

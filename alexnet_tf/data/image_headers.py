@@ -27,7 +27,7 @@ _BLOCKS_AT_A_TIME = 64
 
 
 def rarely(function: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
-    """Compiles a branch of a graph so that it costs a single operation where it is not taken, and not all of its own.
+    """Compiles a branch of a graph so that it costs a single operation, not all of its operations, if it is not taken.
 
     Otherwise TensorFlow would insert its operations into the graph, and skip them one by one.
     """

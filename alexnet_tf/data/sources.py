@@ -33,6 +33,11 @@ class Split(NamedTuple):
     # Maps int64 [indices] to the sizes of the photographs' files in bytes, -1 for a missing file; None if unknown.
     sizes_of: Callable[[np.ndarray], np.ndarray] | None = None
 
+    def sizes(self) -> np.ndarray:
+        """Returns the sizes of the files of all examples in bytes, int64 ``[examples]``; -1 if unknown."""
+        count = len(self.labels)
+        return np.full(count, -1, np.int64) if self.sizes_of is None else self.sizes_of(np.arange(count))
+
     def names(self, root: str = "") -> np.ndarray:
         """Returns the names of all examples relative to `Source.root`, bytes ``[examples]``."""
         if self.records is not None:

@@ -150,15 +150,12 @@ def networks_with(option: str) -> tuple[str, ...]:
     return tuple(network.name for network in NETWORKS.values() if option in network.options)
 
 
-def crop_sizes_text(network: Network) -> str:
-    """Describes the crop sizes of a network, for messages: "224 or 32", or "a multiple of 8"."""
-    if isinstance(network.crop_sizes, range):
-        return f"a multiple of {network.crop_sizes.step}"
-    return (
-        ", ".join(map(str, network.crop_sizes[:-1]))
-        + " or " * (len(network.crop_sizes) > 1)
-        + str(network.crop_sizes[-1])
-    )
+def crop_sizes_text(sizes: tuple[int, ...] | range) -> str:
+    """Describes crop sizes, for messages: "224, 227 or 32", or "a multiple of 8"."""
+    if isinstance(sizes, range):
+        return f"a multiple of {sizes.step}"
+    *first, last = map(str, sizes)
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 def recipe_crop_sizes(recipe: str, network: Network) -> tuple[int, ...] | range:

@@ -5,7 +5,6 @@ They are written once, when training starts. Later the data set is compared with
 run was trained on is never evaluated as held out, and images that were added since are left out.
 """
 
-import hashlib
 import os
 import pathlib
 from collections.abc import Callable
@@ -47,7 +46,7 @@ class SplitRecord(NamedTuple):
     def digest(self) -> str:
         """Returns a SHA-256 that depends on all entries."""
         parts = [b"\0".join(self.names.tolist()), self.labels.tobytes(), self.sizes.tobytes()]
-        return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+        return files.digest(parts)
 
 
 class Record(NamedTuple):
@@ -66,9 +65,7 @@ def of_source(source: sources.Source) -> Record:
 
 
 def _split_record(part, root):
-    count = len(part.labels)
-    sizes = part.sizes_of(np.arange(count)) if part.sizes_of else np.full(count, -1, np.int64)
-    return SplitRecord(part.names(root), np.asarray(part.labels, np.int64), sizes)
+    return SplitRecord(part.names(root), np.asarray(part.labels, np.int64), part.sizes())
 
 
 def write(workdir: str | os.PathLike, source: sources.Source) -> None:

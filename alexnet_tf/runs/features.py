@@ -1,6 +1,5 @@
 """Computes activations of a run's network for many images, and writes them to a file or a directory."""
 
-import hashlib
 import os
 import shutil
 from collections.abc import Callable
@@ -42,7 +41,7 @@ class Images(NamedTuple):
         """Returns a checksum of names, sizes and labels."""
         names = b"\0".join(map(os.fsencode, self.names))
         parts = [names, self.sizes.tobytes(), b"" if self.labels is None else self.labels.tobytes()]
-        return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+        return files.digest(parts)
 
 
 class Result(NamedTuple):
@@ -137,11 +136,11 @@ def _of_split(run, split, source, data_dir, console):
     data_source, _ = dataset.open_data(run_config, dataset.logger(console), workdir=run.workdir)
     queries.check_split(data_source, split)
     part = data_source.splits[split]
-    indices = np.arange(len(part.labels))
-    sizes = part.sizes_of(indices) if part.sizes_of else np.full(len(indices), -1, np.int64)
-    names = [part.name_of(index) for index in indices.tolist()]
+    names = [part.name_of(index) for index in range(len(part.labels))]
     read = lambda index: inputs.read_example(part, index, run_config.image_size)
-    return Images(names, read, np.asarray(sizes, np.int64), np.asarray(part.labels, np.int64), data_source.class_names)
+    return Images(
+        names, read, np.asarray(part.sizes(), np.int64), np.asarray(part.labels, np.int64), data_source.class_names
+    )
 
 
 def _write(

@@ -59,11 +59,11 @@ def import_weights(name: str | os.PathLike, workdir: str | os.PathLike, options:
     identified = identify.identify(name, channels=options.channels or None)
     recognized = identified.recognized
     recipe = _recipe(identified, options)
-    preprocessing = _preprocessing(identified, options)
+    preprocessing, mean = _preprocessing(identified, options)
     layers, scale = convert.fold_deviation(recognized.layers, preprocessing)
     run_config = _configuration(recognized, recipe, scale)
     class_names, words = _class_names(identified, options, console)
-    mean_image = _mean_image(recognized, preprocessing, options)
+    mean_image = _mean_image(preprocessing, mean)
     variables = convert.to_variables(
         layers, towers=recognized.towers, dropout_readers=layouts.DROPOUT_READERS[recognized.network]
     )
@@ -114,7 +114,8 @@ def _recipe(identified, options):
 
 
 def _preprocessing(identified, options):
-    """Returns the preprocessing: that of the file, changed by what the user says."""
+    """Returns the preprocessing, and its mean image or None: those of the file, changed by what the user says."""
+    image = identified.recognized.mean_image
     own = identified.recognized.preprocessing
     if own is None:
         raise ValueError(
@@ -126,17 +127,17 @@ def _preprocessing(identified, options):
             raise ValueError(f"Expected three deviations above 0. Received: {', '.join(map(str, options.deviation))}")
         own = own._replace(deviation=tuple(options.deviation))
     if options.mean:
-        image = _read_mean(options.mean, options)
+        image = _read_mean(options.mean)
         own = own._replace(mean=tuple(float(value) for value in image.mean(axis=(0, 1))))
     if own.mean is None:
         raise ValueError(
             f"Expected the mean to subtract, as {identified.path} does not say it: --mean=R,G,B or a file; that of "
             "Caffe's networks is 122.68,116.67,104.01. Received: none"
         )
-    return own
+    return own, image
 
 
-def _read_mean(mean, options):
+def _read_mean(mean):
     """Returns the mean that the user gives as an RGB image, float32 [height, width, 3]."""
     parts = mean.split(",")
     if len(parts) == 3:
@@ -172,10 +173,9 @@ def _read_array(path):
     return (values if values.shape[-1] == 3 else values.transpose(1, 2, 0)[..., ::-1]).astype(np.float32)
 
 
-def _mean_image(recognized, preprocessing, options):
-    """Returns the mean image, float32 [256, 256, 3]."""
+def _mean_image(preprocessing, image):
+    """Returns the mean image, float32 [256, 256, 3], of `_preprocessing`'s results."""
     size = photograph.IMAGE_SIZE
-    image = _read_mean(options.mean, options) if options.mean else recognized.mean_image
     if image is None or image.shape[:2] == (1, 1):
         return np.zeros([size, size, 3], np.float32) + np.float32(preprocessing.mean)
     height, width = image.shape[:2]

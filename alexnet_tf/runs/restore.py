@@ -164,7 +164,7 @@ def open_available(
     path = checkpoints.newest_checkpoint(directory)
     metadata = checkpoints.read_metadata(path)
     names = list(metadata["classes"])
-    # A network has at least two classes, also without the layer that tells them apart.
+    # A network has at least two classes, even if the checkpoint lacks the layer that distinguishes them.
     model = builders.build_model(run_config, max(2, len(names)), devices=None, **changes)
     lacking = set(checkpoints.lacking(path, [variable.path for variable in model.variables]))
     missing = ()

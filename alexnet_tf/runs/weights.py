@@ -184,9 +184,8 @@ def to_torchvision(network: keras.Model) -> dict[str, np.ndarray]:
     same = tuple(weighted) == convert.LAYERS and activations <= {"relu", "linear"}
     if not same or any(weighted[name].kernel.shape[: len(own)] != own for name, own in zip(weighted, shapes.kernels)):
         raise ValueError(f"Expected the network alexnet_owt for torchvision's names. Received: {network.name}")
-    rates = {id(layer.output): layer.rate for layer in network.layers if isinstance(layer, layers.Dropout)}
-    readers = [name for name, layer in weighted.items() if id(layer.input) in rates]
-    dropout = next(iter(rates.values()), 0.0)
+    readers = layouts.DROPOUT_READERS["alexnet_owt"]
+    dropout = next(layer.rate for layer in network.layers if isinstance(layer, layers.Dropout))
     return convert.to_torchvision(
         convert.from_variables(_arrays(network), towers="one", dropout_readers=readers, dropout=dropout)
     )

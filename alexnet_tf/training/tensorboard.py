@@ -104,7 +104,7 @@ class Summaries:
 class Session:
     """Tells the HParams plugin how a run ended, which it shows as running until then: a context and an action.
 
-    The end is in an event file of its own, which is removed when the run resumes: TensorBoard shows the first end that
+    The end is in a separate event file, which is removed when the run resumes: TensorBoard shows the first end that
     it reads. A stopped run is "unknown", as it may resume; one that ends with an error has failed.
 
     Args:

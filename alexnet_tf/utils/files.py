@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import stat
@@ -156,6 +157,11 @@ def _open_lock(path):
             return descriptor
         os.close(descriptor)
     raise OSError(f"Expected the lock {path} to be a file. Received: a link or a special file; remove it")
+
+
+def digest(parts: Iterable[bytes]) -> str:
+    """Returns a SHA-256, in hexadecimal digits, that depends on every part and on where parts end."""
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
 
 def write_json(path: str | os.PathLike, values: Any) -> None:

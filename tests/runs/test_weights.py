@@ -81,13 +81,13 @@ def test_onnx_computes_the_same_and_has_the_preprocessing(run, network, tmp_path
     contents = pathlib.Path(path).read_bytes()
     model = onnx.load_model_from_string(contents)
     described = {each.key: each.value for each in model.metadata_props}
-    beside = json.loads(pathlib.Path(f"{path}.json").read_text())
-    assert beside.pop("sha256") == hashlib.sha256(contents).hexdigest()
-    assert json.loads(described["preprocessing"]) == beside["preprocessing"]
+    stored = json.loads(pathlib.Path(f"{path}.json").read_text())
+    assert stored.pop("sha256") == hashlib.sha256(contents).hexdigest()
+    assert json.loads(described["preprocessing"]) == stored["preprocessing"]
     assert json.loads(described["classes"]) == CLASS_NAMES
 
     # From pixels, with what the files say.
-    preprocessing = beside["preprocessing"]
+    preprocessing = stored["preprocessing"]
     mean_image = np.load(tmp_path / preprocessing["mean_image"])
     pixels = np.random.default_rng(1).integers(0, 256, [3, 40, 40, 3])
     crop = slice(4, 36)
