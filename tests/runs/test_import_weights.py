@@ -181,7 +181,7 @@ def test_a_complete_file_of_pytorch(tmp_path):
     layers["fc8"] = tuple(value / 30 for value in layers["fc8"])
     own = {name: convert.Layer(*layer) for name, layer in layers.items()}
     own["fc6"] = convert.Layer(convert.channels_last(own["fc6"].kernel), own["fc6"].bias)
-    arrays = {f"module.{name}": value for name, value in convert.to_torchvision(own).items()}
+    arrays = {f"module.{name}": weight_files.Tensor(value) for name, value in convert.to_torchvision(own).items()}
     (tmp_path / "weights.pth.tar").write_bytes(weight_files.torch_stream({"state_dict": arrays, "epoch": 90}))
     (tmp_path / "classes.txt").write_text("\n".join(CLASSES))
     options = import_weights.Options(classes=str(tmp_path / "classes.txt"))
