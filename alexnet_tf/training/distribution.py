@@ -6,6 +6,7 @@ a process reads, how sums are taken over all processes, and which process writes
 
 import collections
 import contextlib
+import functools
 import json
 import re
 import types
@@ -246,7 +247,7 @@ def start(
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         if len(devices) == 1:
             raise ValueError(f"Expected several devices for distribute=mirrored. Received: {devices[0].name}")
-        return Mirrored(tf.distribute.MirroredStrategy([device.name for device in devices]))
+        return Mirrored(_mirrored_strategy(tuple(device.name for device in devices)))
     if cluster is None:
         raise ValueError("Expected the cluster for distribute=multiworker. Received: none")
     peers.wait_for_workers(cluster.addresses, cluster.index, configuration, log)
@@ -259,6 +260,13 @@ def start(
     with lost_workers(len(cluster.addresses)):
         strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver)
     return Mirrored(strategy, (cluster.index, len(cluster.addresses)))
+
+
+@functools.cache
+def _mirrored_strategy(devices):
+    # Every MirroredStrategy numbers its collective operations from the same start, and TensorFlow keeps their shapes
+    # by number. A second strategy in a process would be refused for the shapes of the first.
+    return tf.distribute.MirroredStrategy(devices)
 
 
 @contextlib.contextmanager

@@ -128,6 +128,15 @@ def test_two_replicas_with_16_images_each_equal_one_with_32_over_20_steps(make, 
         np.testing.assert_array_equal(first.numpy(), second.numpy())
 
 
+def test_a_process_can_train_several_networks_on_replicas(mirrored):
+    """TensorFlow keeps the shapes of sums by number and refuses another strategy that counts from the same start."""
+    for changes in ({}, {"normalization": "none", "network": "alexnet"}, {}):
+        joined = distribution.start("mirrored")
+        assert joined.replicas == mirrored.replicas
+        _, results = train(small_config(batch_size=2, **changes), joined, 1)
+        assert np.isfinite(results[:, 0]).all()
+
+
 def test_gradients_may_be_reduced_in_bfloat16(mirrored):
     run_config = small_config(normalization="none", reduce_precision="bfloat16")
     narrow, _ = train(run_config, mirrored, 1)
