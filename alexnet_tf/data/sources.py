@@ -14,6 +14,7 @@ from alexnet_tf.data import folders
 from alexnet_tf.data import ilsvrc2010
 from alexnet_tf.data import image_records
 from alexnet_tf.data import tfds_sets
+from alexnet_tf.data import tiny_imagenet
 from alexnet_tf.utils import escaping
 from alexnet_tf.utils import pathnames
 
@@ -56,7 +57,7 @@ class Source(NamedTuple):
     class_names: tuple[str, ...]
     splits: dict[str, Split]  # "train" and, if they exist, "validation" and "test"
     license: str = ""
-    # For each class a dict of further metadata, such as its WordNet identifier; or empty.
+    # For each class a dict of further metadata, such as "wnid", its WordNet identifier, and "words"; or empty.
     class_metadata: tuple[dict[str, Any], ...] = ()
     # The folder with which the names of all examples begin, if there is one.
     root: str = ""
@@ -64,13 +65,26 @@ class Source(NamedTuple):
     version: str = ""
     notes: tuple[str, ...] = ()  # a line for each kind of file, folder, split or example that is not read
 
+    @property
+    def class_words(self) -> dict[str, str]:
+        """The words of the classes that have some, by class name: "goldfish, Carassius auratus" of n01443537."""
+        found = {name: each.get("words") for name, each in zip(self.class_names, self.class_metadata)}
+        return {name: words for name, words in found.items() if words and isinstance(words, str)}
+
+    @property
+    def display_names(self) -> tuple[str, ...]:
+        """The names of the classes as people read them: with the first of their words, as in "goldfish (n01443537)"."""
+        words = self.class_words
+        return tuple(f"{words[name].split(',')[0]} ({name})" if name in words else name for name in self.class_names)
+
 
 def open_source(specification: str, as_version_0_1: bool = False) -> Source:
     """Opens a data set.
 
     Args:
       specification: ``elpv``, ``folder:DIR``, ``tfds:NAME``, ``imagenet2012:DIR`` (the folder of the two tar files),
-        ``ilsvrc2010:DIR`` (the folder of `ilsvrc2010.open_archives`) or ``synthetic``.
+        ``ilsvrc2010:DIR`` (the folder of `ilsvrc2010.open_archives`), ``tiny_imagenet:DIR`` (that of
+        `tiny_imagenet.open_folder`) or ``synthetic``.
       as_version_0_1: whether to read only the files and splits that version 0.1 read; see `folders.open_folder` and
         `tfds_sets.open_set`.
 
@@ -90,6 +104,7 @@ def open_source(specification: str, as_version_0_1: bool = False) -> Source:
         "tfds": tfds_by_name,
         "imagenet2012": imagenet2012,
         "ilsvrc2010": open_ilsvrc2010,
+        "tiny_imagenet": open_tiny_imagenet,
     }
     if argument and kind in ("folder", "tfds"):
         source = with_argument[kind](argument, as_version_0_1)
@@ -99,8 +114,8 @@ def open_source(specification: str, as_version_0_1: bool = False) -> Source:
         source = alone[kind]()
     else:
         raise ValueError(
-            "Expected source to be elpv, folder:DIR, tfds:NAME, imagenet2012:DIR, ilsvrc2010:DIR or synthetic. "
-            f"Received: {specification!r}"
+            "Expected source to be elpv, folder:DIR, tfds:NAME, imagenet2012:DIR, ilsvrc2010:DIR, tiny_imagenet:DIR or "
+            f"synthetic. Received: {specification!r}"
         )
     if len(source.class_names) < 2:
         raise ValueError(f"Expected {specification} to have at least two classes. Received: {source.class_names}")
@@ -269,6 +284,20 @@ def open_ilsvrc2010(directory: str | os.PathLike) -> Source:
     splits = {name: Split(*split) for name, split in found.splits.items()}
     class_names = tuple(each["wnid"] for each in found.classes)
     return Source(f"ilsvrc2010:{directory}", class_names, splits, class_metadata=found.classes)
+
+
+def open_tiny_imagenet(directory: str | os.PathLike) -> Source:
+    """Opens Tiny ImageNet; see `tiny_imagenet.open_folder`. Classes are sorted by WordNet identifier."""
+    found = tiny_imagenet.open_folder(directory)
+    return Source(
+        f"tiny_imagenet:{directory}",
+        tuple(each["wnid"] for each in found.classes),
+        {split: _files(*part) for split, part in found.splits.items()},
+        tiny_imagenet.LICENSE,
+        class_metadata=found.classes,
+        root=pathnames.printable(pathlib.Path(directory)),
+        notes=found.notes,
+    )
 
 
 def tfds_by_name(name: str, as_version_0_1: bool = False) -> Source:

@@ -27,7 +27,8 @@ _STRUCTURE = schema.Object(
         "version": schema.Text(),
         "classes": schema.List(schema.Text()),
         "splits": schema.Map(schema.Object({"digest": schema.Text()})),
-    }
+    },
+    optional={"class_words": schema.Map(schema.Text())},
 )
 _COLUMNS = {
     "names": schema.Array("S", (None,)),
@@ -56,12 +57,13 @@ class Record(NamedTuple):
     version: str  # `sources.Source.version`
     class_names: tuple[str, ...]
     splits: dict[str, SplitRecord]
+    class_words: dict[str, str] = {}  # `sources.Source.class_words`
 
 
 def of_source(source: sources.Source) -> Record:
     """Returns the record of a data set with the splits of a run."""
     splits = {split: _split_record(part, source.root) for split, part in source.splits.items()}
-    return Record(source.name, source.version, tuple(source.class_names), splits)
+    return Record(source.name, source.version, tuple(source.class_names), splits, source.class_words)
 
 
 def _split_record(part, root):
@@ -81,6 +83,8 @@ def write(workdir: str | os.PathLike, source: sources.Source) -> None:
         np.savez_compressed(file, **arrays)
     splits = {split: {"examples": len(part.names), "digest": part.digest()} for split, part in record.splits.items()}
     values = {"source": record.source, "version": record.version, "classes": record.class_names, "splits": splits}
+    if record.class_words:
+        values["class_words"] = record.class_words
     # Last: without it there is no record.
     files.write_json(directory / FILE, values)
 
@@ -110,7 +114,20 @@ def read(workdir: str | os.PathLike) -> Record | None:
             f"Expected the {damaged[0]} images that {directory / FILE} describes in {directory / ARRAYS}. "
             "Received: others; restore both files from a copy"
         )
-    return Record(values["source"], values["version"], tuple(values["classes"]), splits)
+    words = values.get("class_words", {})
+    return Record(values["source"], values["version"], tuple(values["classes"]), splits, words)
+
+
+def read_class_words(workdir: str | os.PathLike) -> dict[str, str]:
+    """Returns the words of a run's classes by class name, as of `sources.Source.class_words`; empty if it has none.
+
+    Raises:
+      ValueError: if the record is damaged.
+    """
+    path = pathlib.Path(workdir) / FILE
+    if not path.exists():
+        return {}
+    return schema.read_json(path, _STRUCTURE, "the images of the run", _REMEDY).get("class_words", {})
 
 
 class _Match(NamedTuple):

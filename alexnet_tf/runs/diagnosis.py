@@ -32,7 +32,7 @@ def of_run(
       results: of the evaluated splits, the monitored one first.
       source: the data set.
     """
-    found = [text for result in results for text in split_results.warnings(result, source.class_names)]
+    found = [text for result in results for text in split_results.warnings(result, source.display_names)]
     return found + _of_curve(run_config, records, source, results[0].split)
 
 

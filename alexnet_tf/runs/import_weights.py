@@ -14,6 +14,7 @@ from alexnet_tf.data import photograph
 from alexnet_tf.data import statistics
 from alexnet_tf.models import variants
 from alexnet_tf.runs import builders
+from alexnet_tf.runs import restore
 from alexnet_tf.utils import files
 from alexnet_tf.utils import messages
 from alexnet_tf.utils import output
@@ -22,7 +23,6 @@ from alexnet_tf.weights import convert
 from alexnet_tf.weights import identify
 from alexnet_tf.weights import layouts
 
-RECORD = "weights.json"
 _WORDNET_ID = re.compile(r"n\d{8}(\s|$)")
 
 
@@ -72,7 +72,7 @@ def import_weights(name: str | os.PathLike, workdir: str | os.PathLike, options:
     with _new_directory(workdir) as part:
         _save(run_config, variables, recognized, class_names, part)
         statistics.save(image_statistics, os.path.join(part, "statistics.npz"))
-        files.write_json(os.path.join(part, RECORD), _record(identified, preprocessing, scale, words))
+        files.write_json(os.path.join(part, restore.IMPORT_RECORD), _record(identified, preprocessing, scale, words))
         with files.atomic_write(os.path.join(part, "config.flags")) as file:
             file.write(flagfiles.to_text(run_config))
     for line in [*identified.warnings, *recognized.notes]:

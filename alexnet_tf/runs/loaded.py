@@ -51,6 +51,7 @@ class LoadedRun:
       model: a ``keras.Model`` from float32 ``[batch, crop_size, crop_size, 3]``, preprocessed, to logits. Of a run with
         convolutions alone, it ends where their weights do.
       class_names: list of str in the order of the logits; empty if the run has no classifier.
+      class_words: dict of str, the words of those classes whose names are identifiers, such as n01443537, by name.
       config: the `config.Config` of the run.
       workdir: str, the run's directory.
       checkpoint: str, the path of the checkpoint that was loaded.
@@ -65,6 +66,7 @@ class LoadedRun:
         self.layers = _available(run)
         self.model: keras.Model = activations.part(run.model, self.layers[-1:]) if run.missing_layers else run.model
         self.class_names: list[str] = run.class_names
+        self.class_words: dict[str, str] = restore.read_class_words(run.workdir)
         self.config: config.Config = run.config
         self.workdir: str = run.workdir
         self.checkpoint: str = run.checkpoint

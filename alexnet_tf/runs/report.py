@@ -91,7 +91,7 @@ def write(
     os.makedirs(os.path.join(workdir, FIGURES), exist_ok=True)
     all_records = metrics.read(os.path.join(workdir, "metrics.jsonl"))
     records = [record for record in all_records if record["step"] <= step]
-    last, names = results[-1], data.source.class_names
+    last, names = results[-1], data.source.display_names
     examples = data.examples[last.split]
     blocks = [
         *_summary(run_config, model, data, last, step),
@@ -125,7 +125,7 @@ def write(
 
 
 def _summary(run_config, model, data, result, step):
-    names, num_train = data.source.class_names, len(data.source.splits["train"].labels)
+    names, num_train = data.source.display_names, len(data.source.splits["train"].labels)
     accuracy = 1 - result.results[result.headline].top1_error
     majority = 1 - errors.majority_error(result.labels)
     network = registry.find(run_config.network).description
@@ -262,7 +262,7 @@ def _confusion(workdir, result, names):
 
 
 def _hardest(workdir, result, data):
-    names, examples = data.source.class_names, data.examples[result.split]
+    names, examples = data.source.display_names, data.examples[result.split]
     probabilities = result.probabilities[result.headline]
     of_true_class = probabilities[np.arange(len(result.labels)), result.labels]
     places = np.argsort(of_true_class, kind="stable")[:SHOWN]

@@ -15,8 +15,14 @@ from alexnet_tf import config
 from alexnet_tf import flagfiles
 from alexnet_tf.data import statistics
 from alexnet_tf.runs import builders
+from alexnet_tf.runs import data_record
 from alexnet_tf.training import checkpoints
 from alexnet_tf.utils import messages
+from alexnet_tf.utils import schema
+
+# What an imported run has in place of a `data_record`.
+IMPORT_RECORD = "weights.json"
+_IMPORT_STRUCTURE = schema.Object({}, optional={"class_words": schema.Map(schema.Text())})
 
 
 class OpenedRun(NamedTuple):
@@ -65,6 +71,21 @@ def read_class_names(workdir: str | os.PathLike) -> list[str]:
     """
     newest = checkpoints.newest_checkpoint(os.path.join(workdir, "checkpoints"))
     return list(checkpoints.read_metadata(newest)["classes"])
+
+
+def read_class_words(workdir: str | os.PathLike) -> dict[str, str]:
+    """Returns the words of a run's classes, such as "goldfish, Carassius auratus" of n01443537, by class name.
+
+    Empty if there are none, and for a run whose names of classes are words.
+
+    Raises:
+      ValueError: if the file that has them is damaged.
+    """
+    path = os.path.join(workdir, IMPORT_RECORD)
+    if os.path.isfile(path):
+        record = schema.read_json(path, _IMPORT_STRUCTURE, "the record of an import", "import the weights again")
+        return record.get("class_words", {})
+    return data_record.read_class_words(workdir)
 
 
 def read_statistics(workdir: str | os.PathLike) -> statistics.Statistics:

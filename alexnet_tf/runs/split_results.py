@@ -135,10 +135,11 @@ def print_result(result: SplitResult, data: dataset.Data, console: rich.console.
     console.print(f"{result.split}: {len(result.labels)} images, each evaluated once", markup=False)
     console.print(errors.table(result.results, majority), markup=False)
     worst = errors.worst_confusions(result.results[result.headline].confusion, data.source.class_names)
+    shown = dict(zip(data.source.class_names, data.source.display_names))
     for true, predicted, count, fraction in worst:
-        line = f"  {true} classified as {predicted}: {count} images, {100 * fraction:.1f}% of the class"
+        line = f"  {shown[true]} classified as {shown[predicted]}: {count} images, {100 * fraction:.1f}% of the class"
         console.print(escaping.one_line(line), markup=False)
-    for text in warnings(result, data.source.class_names):
+    for text in warnings(result, data.source.display_names):
         console.print(escaping.one_line(f"warning: {text}"), markup=False)
     return {
         "majority_error": majority,

@@ -132,7 +132,18 @@ def test_folder_with_another_layout_describes_the_expected_one(tmp_path):
 
 @pytest.mark.parametrize(
     "specification",
-    ["", "elpv:now", "folder", "folder:", "tfds:", "imagenet2012", "synthetic:10", "cifar10", "FOLDER:x"],
+    [
+        "",
+        "elpv:now",
+        "folder",
+        "folder:",
+        "tfds:",
+        "imagenet2012",
+        "tiny_imagenet",
+        "synthetic:10",
+        "cifar10",
+        "FOLDER:x",
+    ],
 )
 def test_unknown_specification_raises(specification):
     with pytest.raises(ValueError, match=f"Expected source to be elpv, folder:DIR, .*Received: '{specification}'"):

@@ -62,6 +62,21 @@ def test_a_record_is_read_as_it_was_written(folder, workdir):
     assert (workdir / data_record.FILE).read_bytes() == before
 
 
+def test_the_words_of_classes_are_recorded(folder, tmp_path):
+    (tmp_path / "other").mkdir()
+    metadata = ({"wnid": "a", "words": "ant, pismire"}, {"wnid": "b", "words": "bee"})
+    data_record.write(tmp_path / "other", open_data(folder)._replace(class_metadata=metadata))
+    words = {"a": "ant, pismire", "b": "bee"}
+    assert data_record.read(tmp_path / "other").class_words == restore.read_class_words(tmp_path / "other") == words
+    # A run that has none, and one of version 0.1, which has no record.
+    data_record.write(tmp_path, open_data(folder))
+    assert "class_words" not in json.loads((tmp_path / data_record.FILE).read_text())
+    assert restore.read_class_words(tmp_path) == restore.read_class_words(folder) == {}
+    (tmp_path / "other" / data_record.FILE).write_text('{"class_words": {"a": 1}}')
+    with pytest.raises(ValueError, match="Expected the images of the run"):
+        restore.read_class_words(tmp_path / "other")
+
+
 @pytest.mark.parametrize("resuming", [True, False])
 def test_an_unchanged_data_set_needs_no_line(folder, workdir, resuming):
     lines = []

@@ -10,6 +10,7 @@ import weight_files
 
 import alexnet_tf
 from alexnet_tf.runs import import_weights
+from alexnet_tf.runs import restore
 from alexnet_tf.weights import convert
 from alexnet_tf.weights import identify
 from alexnet_tf.weights import layouts
@@ -193,3 +194,4 @@ def test_a_complete_file_of_pytorch(tmp_path):
     np.testing.assert_allclose(classified(tmp_path / "run", images), expected, rtol=1e-3, atol=1e-5)
     record = json.loads((tmp_path / "run" / "weights.json").read_text())
     assert record["class_words"]["n01440764"] == "tench, Tinca tinca"
+    assert restore.read_class_words(tmp_path / "run") == record["class_words"]

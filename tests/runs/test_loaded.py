@@ -76,6 +76,7 @@ def probabilities(answers):
 def test_a_run_is_loaded_with_its_network_classes_and_configuration(run, workdir):
     assert isinstance(run, loaded.LoadedRun) and isinstance(run.model, keras.Model)
     assert (run.class_names, run.workdir, run.step) == (CLASS_NAMES, workdir, 7)
+    assert run.class_words == {}
     assert run.config == restore.read_config(workdir) and repr(run) == f"<alexnet of {workdir}, step 7, 3 classes>"
     # It computes without random numbers.
     images = np.zeros([2, 32, 32, 3], np.float32)
