@@ -20,6 +20,7 @@ from alexnet_tf.data import sources
 from alexnet_tf.data import statistics
 from alexnet_tf.runs import data_record
 from alexnet_tf.utils import escaping
+from alexnet_tf.utils import output
 
 # Unreadable files that are listed by name.
 _MAX_LISTED = 10
@@ -197,7 +198,7 @@ def logger(console: rich.console.Console) -> Callable[[str], None]:
     return lambda line: console.print(line, markup=False)
 
 
-def progress_bar(console: rich.console.Console | None) -> rich.progress.Progress:
+def progress_bar(console: rich.console.Console | None) -> output.Progress:
     """Returns a progress bar with the remaining time; it is disabled if the console is None."""
     columns = (
         rich.progress.TextColumn("{task.description}", markup=False),
@@ -205,7 +206,8 @@ def progress_bar(console: rich.console.Console | None) -> rich.progress.Progress
         rich.progress.MofNCompleteColumn(),
         rich.progress.TimeRemainingColumn(elapsed_when_finished=True),
     )
-    return rich.progress.Progress(*columns, console=console, transient=True, disable=console is None)
+    is_disabled = console is None
+    return output.Progress(*columns, console=console or output.Console(), transient=True, disable=is_disabled)
 
 
 def _slow_reporter(console):

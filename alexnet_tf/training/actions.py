@@ -48,6 +48,8 @@ class FlatLoss:
 class Terminal:
     """Shows a progress bar with images per second and the time left; printed lines stay above it.
 
+    Where the output is not a terminal, it prints a line every minute, at the next report.
+
     Args:
       steps: number of steps of the run.
       first_step: number of steps already taken.
@@ -57,7 +59,7 @@ class Terminal:
 
     def __init__(self, steps: int, first_step: int, steps_per_epoch: int, console: rich.console.Console | None = None):
         self._console = console or output.Console(file=sys.stdout)
-        self._bar = rich.progress.Progress(
+        self._bar = output.Progress(
             rich.progress.TextColumn("{task.description}", markup=False),
             rich.progress.BarColumn(bar_width=24),
             rich.progress.TextColumn("{task.completed}/{task.total} {task.fields[speed]}"),

@@ -9,6 +9,7 @@ import rich.console
 import small_progress
 
 from alexnet_tf.training import actions
+from alexnet_tf.utils import output
 
 
 def flat_loss_warnings(losses, num_classes=10, after=3):
@@ -103,3 +104,20 @@ def test_lines_go_to_standard_output_and_no_bar_where_that_is_a_file(capsys):
         terminal.print("epoch 1: " + "a long line that no terminal may break " * 5)
     lines = [line for line in capsys.readouterr().out.splitlines() if line]
     assert lines == ["epoch 1: " + "a long line that no terminal may break " * 5]
+
+
+def test_a_file_gets_a_line_each_minute():
+    now, file = 0.0, io.StringIO()
+    console = output.Console(file=file, get_time=lambda: now)
+    with actions.Terminal(1000, 100, 50, console=console) as terminal:
+        # A report every 25 seconds, of 10 steps of 16 images.
+        for number in range(1, 9):
+            now += 25
+            step = 100 + 10 * number
+            values = {"epoch": step / 50, "train_loss": 5 - number / 8, "images_per_second": 160 / 25}
+            terminal(small_progress.progress_at(step, **values))
+    lines = [line for line in file.getvalue().splitlines() if line]
+    assert lines == [
+        "epoch 2.60/20 loss 4.625: 130 of 1000 steps, 6.4 images/s, 0:36:15 left",
+        "epoch 3.20/20 loss 4.250: 160 of 1000 steps, 6.4 images/s, 0:35:00 left",
+    ]
