@@ -215,7 +215,7 @@ class Config:
     source: str = _option(
         "data",
         "",
-        "image source: elpv, folder:DIR, tfds:NAME, imagenet2012:DIR, ilsvrc2010:DIR or synthetic",
+        "image source: elpv, folder:DIR, tfds:NAME, imagenet2012:DIR, ilsvrc2010:DIR, tiny_imagenet:DIR or synthetic",
         "paper 2: ILSVRC-2010 and 2012",
         may_change=True,
         is_path=True,
@@ -265,7 +265,7 @@ class Config:
     crop_size: int = _option(
         "augmentation",
         224,
-        "height and width of the network's input; for AlexNet 224, 227 with Caffe's recipes, or 32 for small images",
+        "height and width of the network's input; for AlexNet 224, 227 with Caffe's recipes, 56 or 32 for small images",
         "paper 4.1",
         low=8,
         high=256,

@@ -337,8 +337,8 @@ def test_bounds_are_inclusive(field):
             r"Expected crop_size to be at most image_size, 32\. Received: 33",
         ),
         ({"image_size": 223}, r"Expected crop_size to be at most image_size, 223\. Received: 224"),
-        ({"crop_size": 225}, r"Expected crop_size to be 224, 227 or 32 for network=alexnet\. Received: 225"),
-        ({"recipe": "caffe"}, r"Expected crop_size to be 227 or 32 for recipe=caffe\. Received: 224"),
+        ({"crop_size": 225}, r"Expected crop_size to be 224, 227, 56 or 32 for network=alexnet\. Received: 225"),
+        ({"recipe": "caffe"}, r"Expected crop_size to be 227, 56 or 32 for recipe=caffe\. Received: 224"),
         (
             {"validation_fraction": 0.0},
             r"Expected a schedule that does not depend on the validation error, such as epochs, for "

@@ -37,6 +37,8 @@ _NONE = re.compile(r"none\b")
 # Fields that say where the data are. They don't change what is trained.
 DATA_FIELDS = ("source", "data_dir")
 IMAGENET = ("imagenet", "ilsvrc")
+# A part of ImageNet that anybody can get.
+TINY_IMAGENET = "tiny_imagenet"
 
 
 class Header(NamedTuple):
@@ -58,6 +60,11 @@ class Header(NamedTuple):
     @property
     def needs_imagenet(self) -> bool:
         return self.data.lower().startswith(IMAGENET)
+
+    @property
+    def has_top5_error(self) -> bool:
+        """Whether the top-5 error is compared even if none is expected."""
+        return self.needs_imagenet or self.data == TINY_IMAGENET
 
 
 class Experiment(NamedTuple):

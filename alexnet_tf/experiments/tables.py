@@ -14,7 +14,7 @@ from alexnet_tf.models import registry
 from alexnet_tf.utils import escaping
 
 # The number of images on which errors are measured, by the data set that a header names. Some may be unreadable.
-NUM_EVALUATED = {"cifar10": 10_000, "ilsvrc2012": 50_000, "ilsvrc2010": 150_000}
+NUM_EVALUATED = {"cifar10": 10_000, headers.TINY_IMAGENET: 10_000, "ilsvrc2012": 50_000, "ilsvrc2010": 150_000}
 HEAD = (
     "experiment",
     "paper",
@@ -99,10 +99,10 @@ def _label(experiment, found):
 
 
 def _compared_errors(result, experiment):
-    """Returns the top-1 error, and the top-5 error where the header expects it or the data are ImageNet."""
+    """Returns the top-1 error, and the top-5 error where the header expects it or the data have its classes."""
     header = experiment.header
     views = headers.VIEWS[header.views or registry.find(experiment.config.network).default_views]
-    return results.errors_in_percent(result, views)[: len(header.expected) or (2 if header.needs_imagenet else 1)]
+    return results.errors_in_percent(result, views)[: len(header.expected) or (2 if header.has_top5_error else 1)]
 
 
 def _spread(rows, unit="seed", sign=""):

@@ -15,16 +15,11 @@ from alexnet_tf.models import variants
 
 
 def _layer1(tower, images):
-    """Applies 48 kernels of 11 x 11 x 3 with stride 4 to the whole image; to a 32 x 32 image, 5 x 5 with stride 1."""
-    size = tower.variant.image_size
-    if size == 32:
-        x = tower.convolution(1, 5, bias=0)(images)
-    else:
-        if size != variants.EDGELESS_SIZE:
-            # The paper gives the sizes only. As in original #145, the last of 55 positions extends 3 pixels past the
-            # right and bottom edges and reads zeros there, the mean of the images.
-            images = tower.zero_padding(((0, 3), (0, 3)), "edge1")(images)  # 227
-        x = tower.convolution(1, 11, strides=4, padding="valid", bias=0)(images)  # 55
+    """Applies 48 kernels of 11 x 11 x 3 with stride 4 to the whole image; smaller ones to small images."""
+    shape = tower.geometry
+    if shape.edge:
+        images = tower.zero_padding(((0, shape.edge), (0, shape.edge)), "edge1")(images)  # 227
+    x = tower.convolution(1, shape.kernel, strides=shape.strides, padding=shape.padding, bias=0)(images)  # 55
     return tower.activation(1)(x) if tower.recipe.activation == "before" else x
 
 
@@ -96,7 +91,8 @@ def _layer5(tower, x):
     if tower.variant.removed_layer == "conv5":
         return tower.pooling(5)(x)
     # 13 positions become 11, which pooling without overlap reduces to 6 (original #147).
-    padding = "valid" if tower.variant.pooling == "nonoverlapping" else "same"
+    is_reduced = tower.variant.pooling == "nonoverlapping" and tower.geometry.pool5 == "valid"
+    padding = "valid" if is_reduced else "same"
     options = {"stddev": tower.recipe.middle_stddev, "bias": tower.recipe.initial_bias}
     x = tower.convolution(5, 3, padding=padding, **options)(x)  # 13
     if tower.recipe.activation == "before":
@@ -226,10 +222,12 @@ class AlexNet(network.Network):
         of both towers (original #146).
       bottleneck: even int, the number of units of a linear layer before fc8, half in each tower, for a very
         large number of classes (original #146: 2048); 0 for no such layer.
-      image_size: 224; 227 for images that need no zeros at the edge; None for the side that the recipe has; or 32 for
-        a smaller network of the same layers, to test the paper's claims on small images. It is ours: 16, 32, 48, 48
-        and 32 kernels and 256 units per tower (48 in conv2 and 512 in fc6 with ``communication="fc8"``), and 5 x 5
-        kernels with stride 1 in conv1.
+      image_size: 224; 227 for images that need no zeros at the edge; None for the side that the recipe has; or 56 or 32
+        for a smaller network of the same layers, to test the paper's claims on small images. They are ours. For 56: 24,
+        48, 64, 64 and 48 kernels and 512 units per tower (64 in conv2 and 1024 in fc6 with ``communication="fc8"``),
+        and 7 x 7 kernels with stride 3 in conv1; 1,953,608 parameters for 200 classes. For 32: 16, 32, 48, 48 and 32
+        kernels and 256 units per tower (48 in conv2 and 512 in fc6 with ``communication="fc8"``), and 5 x 5 kernels
+        with stride 1 in conv1.
       initialization: "recipe" for the recipe's initial weights; "he" for weights N(0, 2 / inputs) and biases 0, for few
         classes and few images.
       seed: int, the seed of the initial weights and of dropout; None for a random one.

@@ -87,7 +87,7 @@ NETWORKS = {
                 "sixth_convolution",
                 "bottleneck",
             ),
-            crop_sizes=(224, 227, 32),
+            crop_sizes=(224, 227, 56, 32),
             num_classes=1000,
             parameters=60_965_224,
             first_layers=("conv1", "conv1_a", "conv1_b"),
@@ -151,7 +151,7 @@ def networks_with(option: str) -> tuple[str, ...]:
 
 
 def crop_sizes_text(sizes: tuple[int, ...] | range) -> str:
-    """Describes crop sizes, for messages: "224, 227 or 32", or "a multiple of 8"."""
+    """Describes crop sizes, for messages: "224, 227, 56 or 32", or "a multiple of 8"."""
     if isinstance(sizes, range):
         return f"a multiple of {sizes.step}"
     *first, last = map(str, sizes)

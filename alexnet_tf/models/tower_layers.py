@@ -44,6 +44,10 @@ class Tower(NamedTuple):
     def widths(self):
         return variants.widths(self.variant)
 
+    @property
+    def geometry(self):
+        return variants.geometry(self.variant)
+
     def layer(self, layer_class, *args, name, **kwargs):
         """Returns a layer on the tower's device, named as in the paper with the tower's letter appended."""
         name = f"{name}_{self.name}" if self.name else name
@@ -104,8 +108,9 @@ class Tower(NamedTuple):
     def pooling(self, number):
         """Returns max pooling with overlapping windows (paper, section 3.4) or without overlap (original #147)."""
         size = layers.POOLINGS[self.variant.pooling]
-        # Windows of 2 x 2 extend past the edge where the side is odd; windows of 3 x 3 always fit here.
-        padding = "same" if size == 2 else "valid"
+        # Windows of 2 x 2 extend past the edge where the side is odd; windows of 3 x 3 fit, but for those of pool5 in small
+        # networks.
+        padding = "same" if size == 2 or (number == 5 and self.geometry.pool5 == "same") else "valid"
         options = {"padding": padding, "data_format": "channels_last"}
         return self.layer(MaxPooling2D, size, 2, name=f"pool{number}", **options)
 

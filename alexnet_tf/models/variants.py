@@ -9,6 +9,8 @@ from alexnet_tf.models import normalizations
 IMAGE_SIZE = 224
 # The side of images that need no zeros at the edge.
 EDGELESS_SIZE = 227
+# The sides of images for smaller networks of the same layers, which are ours.
+SMALL_SIZES = (56, 32)
 
 
 class Recipe(NamedTuple):
@@ -33,7 +35,7 @@ class Recipe(NamedTuple):
     # Initial biases of conv2, conv4, conv5, fc6 and fc7; those of other layers are 0.
     initial_bias: float = 1.0
     # Sides of the images that the network accepts.
-    image_sizes: tuple[int, ...] = (IMAGE_SIZE, EDGELESS_SIZE, 32)
+    image_sizes: tuple[int, ...] = (IMAGE_SIZE, EDGELESS_SIZE, *SMALL_SIZES)
 
 
 _CAFFE = {
@@ -44,7 +46,7 @@ _CAFFE = {
     "bias": 1.0,
     "crosses_towers": True,
     "dense_stddev": 0.005,
-    "image_sizes": (EDGELESS_SIZE, 32),
+    "image_sizes": (EDGELESS_SIZE, *SMALL_SIZES),
 }
 RECIPES = {
     "paper": Recipe(activation="before", alpha=1e-4, same_map_normalization=False, middle_stddev=0.01),
@@ -78,7 +80,29 @@ CHOICES = {
     "normalization": normalizations.NORMALIZATIONS,
     "pooling": tuple(layers.POOLINGS),
     "removed_layer": ("none", "conv3", "conv4", "conv5"),
-    "image_size": (IMAGE_SIZE, EDGELESS_SIZE, 32),
+    "image_size": (IMAGE_SIZE, EDGELESS_SIZE, *SMALL_SIZES),
+}
+
+
+class Geometry(NamedTuple):
+    """What depends on the size of the images: the kernels of layer 1, and the padding of its input and of pool5's."""
+
+    kernel: int  # side of a kernel of layer 1
+    strides: int
+    padding: str  # "same" or "valid"
+    edge: int = 0  # zeros to add at the right and bottom edges of the image
+    # "same" if windows of pool5 extend past the edge. Without overlap, conv5 then has the padding that it has otherwise.
+    pool5: str = "valid"
+
+
+# By image size. The paper gives the sizes of its layers only. As in original #145, the last of 55 positions extends 3
+# pixels past the right and bottom edges and reads zeros there, the mean of the images. In images of 56 x 56 the last of
+# 19 positions extends 5 pixels past them, and pool5 reduces 4 positions to 2.
+GEOMETRIES = {
+    IMAGE_SIZE: Geometry(11, 4, "valid", edge=3),
+    EDGELESS_SIZE: Geometry(11, 4, "valid"),
+    56: Geometry(7, 3, "valid", edge=5, pool5="same"),
+    32: Geometry(5, 1, "same"),
 }
 
 
@@ -97,14 +121,20 @@ class Widths(NamedTuple):
 
 # The widths of one tower, by image size and kind of tower. "two": one of the paper's two. "two, apart": one of two that
 # exchange outputs before fc8 only; conv2 and fc6 are wider, to compensate for their fewer inputs. "one": a single tower
-# as wide as both. "half": one of the paper's two, but with conv5, fc6 and fc7 as wide as both. The widths for 32 x 32
-# are ours.
+# as wide as both. "half": one of the paper's two, but with conv5, fc6 and fc7 as wide as both. The widths for 56 x 56
+# and 32 x 32 are ours.
 WIDTHS = {
     224: {
         "two": Widths(48, 128, 192, 192, 128, 128, 2048, 2048),
         "two, apart": Widths(48, 160, 192, 192, 128, 128, 4096, 2048),  # original #150
         "one": Widths(96, 256, 384, 384, 256, 256, 4096, 4096),
         "half": Widths(48, 128, 192, 192, 256, 256, 4096, 4096),  # original #145-half
+    },
+    56: {
+        "two": Widths(24, 48, 64, 64, 48, 48, 512, 512),
+        "two, apart": Widths(24, 64, 64, 64, 48, 48, 1024, 512),
+        "one": Widths(48, 96, 128, 128, 96, 96, 1024, 1024),
+        "half": Widths(24, 48, 64, 64, 96, 96, 1024, 1024),
     },
     32: {
         "two": Widths(16, 32, 48, 48, 32, 32, 256, 256),
@@ -118,6 +148,11 @@ WIDTHS = {
 def default_image_size(recipe: str) -> int:
     """Returns the side of a recipe's images."""
     return RECIPES[recipe].image_sizes[0] if recipe in RECIPES else IMAGE_SIZE
+
+
+def geometry(variant: Variant) -> Geometry:
+    """Returns the geometry of a variant."""
+    return GEOMETRIES[variant.image_size]
 
 
 def widths(variant: Variant) -> Widths:
@@ -142,7 +177,8 @@ def check(
         raise ValueError(f"Expected initialization to be recipe or he. Received: {initialization=}")
     _check_values(variant)
     if variant.image_size not in RECIPES[recipe].image_sizes:
-        sizes = " or ".join(map(str, RECIPES[recipe].image_sizes))
+        *others, last = map(str, RECIPES[recipe].image_sizes)
+        sizes = f"{', '.join(others)} or {last}"
         raise ValueError(f"Expected image_size to be {sizes} for {recipe=}. Received: {variant.image_size}")
     if variant.towers != "two" and devices:
         raise ValueError(f"Expected devices=None for towers={variant.towers!r}. Received: {devices=}")

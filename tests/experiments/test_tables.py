@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 
 import pytest
 import small_experiments as small
@@ -133,3 +134,16 @@ def test_threshold_epochs_covers_all_seeds(flagfile, variant):
     assert f"- {names[2]}: not within 3 epochs for 1 of 2 seeds\n" in text
     assert tables.curves(statuses) == {names[0]: found[:2], names[2]: found[2:]}
     assert tables.threshold_epochs([runner.RunStatus(runs[0], "not run")], 0.3) == ""
+
+
+def test_tiny_imagenet_is_not_imagenet(flagfile, directories):
+    """Anybody can get it, so it is not listed as missing; its classes are ImageNet's, so both errors are shown."""
+    text = flagfile.read_text().replace("Data: pictures", "Data: tiny_imagenet")
+    text = re.sub("# Expected: .*", "# Expected: none (no error is recorded)", text)
+    flagfile.write_text(re.sub("# Band: .*", "# Band: none", text))
+    (run,) = plan.plan([flagfile], [0])
+    table = tables.table([runner.run_status(run, directories)], directories)
+    assert small.cells(table, "small")["status"] == "not run" and "ImageNet was not available" not in table
+    row = small.cells(tables.table(small.leave_results(directories, [run], [(0.30, 0.10)]), directories), "small")
+    assert row["ours"] == "30.00 / 10.00 (1 seed)"
+    assert row["data"] == "other than tiny_imagenet (100 train, 20 test)"

@@ -126,7 +126,8 @@ def forward(
     """Computes the outputs of the network in inference, where dropout halves outputs.
 
     Args:
-      weights, images: as returned by `large_weights` and `random_images`. For images of 32 x 32, conv1 has stride 1.
+      weights, images: as returned by `large_weights` and `random_images`. conv1 has stride 1 for images
+        of 32 x 32, and 3 for those of 56 x 56.
       recipe, towers, ...: as in `AlexNet`. The weights determine the widths.
 
     Returns:
@@ -134,6 +135,7 @@ def forward(
     """
     stages = {}
     images = images.astype(np.float64)
+    is_small = images.shape[1] == 56
     names = ["_a", "_b"] if towers == "two" else [""]
     activate = {"relu": relu, "tanh": np.tanh}[activation]
     window = {"overlapping": 3, "nonoverlapping": 2}[pooling]
@@ -176,7 +178,7 @@ def forward(
         if images.shape[1] == 32:
             x = convolve(1, tower, images, 2)
         else:
-            x = convolve(1, tower, pad(images, 0, 3), 0, stride=4)
+            x = convolve(1, tower, pad(images, 0, 5 if is_small else 3), 0, stride=3 if is_small else 4)
         if recipe == "paper":
             x = keep(f"{activation}1{tower}", activate(x))
         x = normalize(1, tower, x)
@@ -196,7 +198,9 @@ def forward(
             x = keep(f"{activation}4{tower}", activate(convolve(4, tower, x, 1)))
         if removed_layer != "conv5":
             # Activation and pooling commute, so only the stage after both is compared.
-            x = activate(convolve(5, tower, x, 1 if pooling == "overlapping" else 0))
+            x = activate(convolve(5, tower, x, 1 if pooling == "overlapping" or is_small else 0))
+        # The last window of 3 x 3 of 4 x 4 positions extends past the edge.
+        x = np.pad(x, [(0, 0), (0, 1), (0, 1), (0, 0)], constant_values=-np.inf) if is_small and window == 3 else x
         outputs.append(max_pooling(x, window))
 
     if sixth_convolution:

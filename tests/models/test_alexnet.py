@@ -272,7 +272,7 @@ def test_no_grouped_convolution(fresh):
             "removed_layer to be one of none, conv3, conv4, conv5. Received: removed_layer='conv2'",
         ),
         ({"removed_layer": ["conv3"]}, r"removed_layer to be one of .* Received: removed_layer=\['conv3'\]"),
-        ({"image_size": 225}, "image_size to be one of 224, 227, 32. Received: image_size=225"),
+        ({"image_size": 225}, "image_size to be one of 224, 227, 56, 32. Received: image_size=225"),
         ({"sixth_convolution": "conv6"}, "sixth_convolution to be a bool. Received: 'conv6'"),
         ({"sixth_convolution": 1}, "sixth_convolution to be a bool. Received: 1"),
         (

@@ -112,6 +112,6 @@ def test_two_maps_cross_the_border_each_way_per_normalization():
 
 
 def test_images_of_other_sizes_are_refused():
-    with pytest.raises(ValueError, match="^Expected image_size to be 227 or 32 for recipe='caffe'. Received: 224$"):
+    with pytest.raises(ValueError, match="^Expected image_size to be 227, 56 or 32 for recipe='caffe'. Received: 224$"):
         alexnet.AlexNet(5, "caffe", image_size=224)
     assert alexnet.AlexNet(5, "caffenet").input_shape == (None, 227, 227, 3)

@@ -1,7 +1,7 @@
 """Compares each variant of AlexNet with a second implementation and with parameter counts worked out by hand.
 
-Each is built at full size to count its parameters, and for images of 32 x 32 to compute logits and to take a training
-step on one device and on two.
+Each is built at full size to count its parameters, for images of 56 x 56 to compute logits, and for those of 32 x 32 to
+compute logits and to take a training step on one device and on two.
 """
 
 import functools
@@ -371,3 +371,106 @@ def test_config_round_trip(arguments):
     assert [variable.path for variable in copy.variables] == [variable.path for variable in model.variables]
     for received, expected in zip(copy.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(received, expected)
+
+
+# Of the network for 56 x 56, as `TWO` and `FC8`.
+MEDIUM = {
+    "conv1": (2, 7 * 7 * 3, 24),
+    "conv2": (2, 5 * 5 * 24, 48),
+    "conv3": (2, 3 * 3 * 96, 64),
+    "conv4": (2, 3 * 3 * 64, 64),
+    "conv5": (2, 3 * 3 * 64, 48),
+    "fc6": (2, 2 * 2 * 96, 512),
+    "fc7": (2, 1024, 512),
+    "fc8": (1, 1024, 200),
+}
+MEDIUM_VARIANTS = {
+    "paper": {},
+    "one tower": {
+        "conv1": (1, 7 * 7 * 3, 48),
+        "conv2": (1, 5 * 5 * 48, 96),
+        "conv3": (1, 3 * 3 * 96, 128),
+        "conv4": (1, 3 * 3 * 128, 128),
+        "conv5": (1, 3 * 3 * 128, 96),
+        "fc6": (1, 2 * 2 * 96, 1024),
+        "fc7": (1, 1024, 1024),
+    },
+    "half": {
+        "conv1": (1, 7 * 7 * 3, 24),
+        "conv2": (1, 5 * 5 * 24, 48),
+        "conv3": (1, 3 * 3 * 48, 64),
+        "conv4": (1, 3 * 3 * 64, 64),
+        "conv5": (1, 3 * 3 * 64, 96),
+        "fc6": (1, 2 * 2 * 96, 1024),
+        "fc7": (1, 1024, 1024),
+    },
+    "fc8": {
+        "conv2": (2, 5 * 5 * 24, 64),
+        "conv3": (2, 3 * 3 * 64, 64),
+        "fc6": (2, 2 * 2 * 48, 1024),
+        "fc7": (2, 1024, 512),
+    },
+    "nonoverlapping": {},
+    "first, original": {},
+    "none": {},
+    "batch, original": {},
+    "tanh, original": {},
+    "without conv3": {"conv3": None, "conv4": (2, 3 * 3 * 96, 64)},
+    "without conv4": {"conv4": None},
+    "without conv5": {"conv5": None, "fc6": (2, 2 * 2 * 128, 512)},
+    "sixth convolution": {"conv6": (2, 3 * 3 * 96, 48)},
+}
+
+
+@pytest.mark.parametrize("name", MEDIUM_VARIANTS)
+def test_images_of_56(name):
+    """Compares the number of parameters of each layer with the expected one, and the logits."""
+    case = CASES[name]._replace(layers=MEDIUM | MEDIUM_VARIANTS[name])
+    model = AlexNet(200, case.recipe, image_size=56, jit_compile=False, seed=1, **case.arguments)
+    weights = set_large_weights(model, case.arguments.get("activation", "relu"))
+    counts = {layer.name: layer.count_params() for layer in model.layers if hasattr(layer, "kernel")}
+    assert counts == {layer: inputs * units + units for layer, (inputs, units) in units_of(case).items()}
+    assert model.count_params() <= 3_600_000
+    images = reference_network.random_images(2, seed=2, size=56)
+    assert_logits_agree(model(images).numpy(), weights, images, case)
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        ({}, [19, 9, 9, 4, 4, 4, 4, 2]),
+        # Less padding in conv2 leads to the same pooled sizes.
+        ({"pooling": "nonoverlapping"}, [19, 10, 8, 4, 4, 4, 4, 2]),
+    ],
+)
+def test_spatial_sizes_of_images_of_56(arguments, expected):
+    model = AlexNet(200, image_size=56, jit_compile=False, seed=1, **arguments)
+    for tower in "ab":
+        stages = ["conv1", "pool1", "conv2", "pool2", "conv3", "conv4", "conv5", "pool5"]
+        shapes = [tuple(model.get_layer(f"{stage}_{tower}").output.shape[1:3]) for stage in stages]
+        assert shapes == [(side, side) for side in expected]
+    if not arguments:
+        assert model.count_params() == 1_953_608
+
+
+@pytest.mark.parametrize("recipe", ["caffe", "caffenet"])
+def test_caffes_recipes_take_images_of_56(recipe):
+    model = AlexNet(5, recipe, image_size=56, jit_compile=False, seed=1)
+    assert model(reference_network.random_images(1, seed=2, size=56)).shape == (1, 5)
+
+
+def test_two_devices_give_equal_results_for_images_of_56():
+    images = reference_network.random_images(2, seed=2, size=56)
+    models = [
+        AlexNet(200, "original", devices, image_size=56, jit_compile=False, seed=1) for devices in (None, DEVICES)
+    ]
+    weights = set_large_weights(models[0])
+    for name, values in weights.items():
+        models[1].get_layer(name).set_weights(values)
+    gradients = []
+    for model in models:
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(model(images) ** 2)
+        gradients.append(tape.gradient(loss, model.trainable_variables))
+    for one, two in zip(*gradients, strict=True):
+        np.testing.assert_allclose(two, one, rtol=0, atol=1e-6 * np.max(np.abs(one)))
