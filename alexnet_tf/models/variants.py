@@ -91,7 +91,7 @@ class Geometry(NamedTuple):
     strides: int
     padding: str  # "same" or "valid"
     edge: int = 0  # zeros to add at the right and bottom edges of the image
-    # "same" if windows of pool5 extend past the edge. Without overlap, conv5 then has the padding that it has otherwise.
+    # "same" if windows of pool5 extend past the edge. Then pooling without overlap does not change conv5's padding.
     pool5: str = "valid"
 
 
