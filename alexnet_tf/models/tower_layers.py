@@ -108,8 +108,8 @@ class Tower(NamedTuple):
     def pooling(self, number):
         """Returns max pooling with overlapping windows (paper, section 3.4) or without overlap (original #147)."""
         size = layers.POOLINGS[self.variant.pooling]
-        # Windows of 2 x 2 extend past the edge where the side is odd. Windows of 3 x 3 fit, except for pool5 in images of
-        # 56 x 56.
+        # Windows of 2 x 2 extend past the edge where the side is odd. Windows of 3 x 3 fit, except for pool5 of small
+        # networks.
         padding = "same" if size == 2 or (number == 5 and self.geometry.pool5 == "same") else "valid"
         options = {"padding": padding, "data_format": "channels_last"}
         return self.layer(MaxPooling2D, size, 2, name=f"pool{number}", **options)
