@@ -224,8 +224,8 @@ class AlexNet(network.Network):
         large number of classes (original #146: 2048); 0 for no such layer.
       image_size: 224; 227 for images that need no zeros at the edge; None for the side that the recipe has; or 56 or 32
         for a smaller network of the same layers, to test the paper's claims on small images. They are ours. For 56: 24,
-        48, 64, 64 and 48 kernels and 512 units per tower (64 in conv2 and 1024 in fc6 with ``communication="fc8"``),
-        and 7 x 7 kernels with stride 3 in conv1; 1,953,608 parameters for 200 classes. For 32: 16, 32, 48, 48 and 32
+        48, 64, 64 and 48 kernels and 768 units per tower (64 in conv2 and 1536 in fc6 with ``communication="fc8"``),
+        and 7 x 7 kernels with stride 3 in conv1; 3,564,360 parameters for 200 classes. For 32: 16, 32, 48, 48 and 32
         kernels and 256 units per tower (48 in conv2 and 512 in fc6 with ``communication="fc8"``), and 5 x 5 kernels
         with stride 1 in conv1.
       initialization: "recipe" for the recipe's initial weights; "he" for weights N(0, 2 / inputs) and biases 0, for few
