@@ -12,6 +12,7 @@ import rich.console
 
 from alexnet_tf import config
 from alexnet_tf.data import sources
+from alexnet_tf.models import registry
 from alexnet_tf.runs import split_results
 from alexnet_tf.training import diagnostics
 from alexnet_tf.training import loop
@@ -32,8 +33,18 @@ def of_run(
       results: of the evaluated splits, the monitored one first.
       source: the data set.
     """
-    found = [text for result in results for text in split_results.warnings(result, source.display_names)]
+    found = [text for result in results for text in split_results.warnings(run_config, result, source.display_names)]
     return found + _of_curve(run_config, records, source, results[0].split)
+
+
+def flat_loss(run_config: config.Config, chance: float) -> str:
+    """Returns the warning about a loss that stays at `chance`, ln(classes)."""
+    options = registry.NETWORKS[run_config.network].options
+    return diagnostics.flat_loss(
+        chance,
+        has_own_weights=run_config.initialization == "recipe" and not run_config.initialize_from,
+        recipe=run_config.recipe if "recipe" in options else None,
+    )
 
 
 def _of_curve(run_config, records, source, monitored):

@@ -63,7 +63,7 @@ def evaluate(
     run = restore.open_run(workdirs[0], configs[0], data_source.class_names)
     data = dataset.load_data(run.config, data_source, [split], run.image_statistics, console)
     (result,) = split_results.evaluate_splits(run.config, run.model, data, [split], console)
-    evaluation = {split: split_results.print_result(result, data, console)}
+    evaluation = {split: split_results.print_result(run.config, result, data, console)}
     written = {"step": run.step, "checkpoint": run.checkpoint, "evaluation": evaluation}
     files.write_json(os.path.join(run.workdir, "evaluation.json"), written)
     return written

@@ -129,7 +129,9 @@ def headline_views(run_config: config.Config) -> str:
     return "center crop" if run_config.flips == "none" else "ten views"
 
 
-def print_result(result: SplitResult, data: dataset.Data, console: rich.console.Console) -> dict[str, Any]:
+def print_result(
+    run_config: config.Config, result: SplitResult, data: dataset.Data, console: rich.console.Console
+) -> dict[str, Any]:
     """Prints the errors of a split, its most frequent mistakes and warnings, and returns the errors for JSON."""
     majority = errors.majority_error(result.labels)
     console.print(f"{result.split}: {len(result.labels)} images, each evaluated once", markup=False)
@@ -139,7 +141,7 @@ def print_result(result: SplitResult, data: dataset.Data, console: rich.console.
     for true, predicted, count, fraction in worst:
         line = f"  {shown[true]} classified as {shown[predicted]}: {count} images, {100 * fraction:.1f}% of the class"
         console.print(escaping.one_line(line), markup=False)
-    for text in warnings(result, data.source.display_names):
+    for text in warnings(run_config, result, data.source.display_names):
         console.print(escaping.one_line(f"warning: {text}"), markup=False)
     return {
         "majority_error": majority,
@@ -148,13 +150,23 @@ def print_result(result: SplitResult, data: dataset.Data, console: rich.console.
     }
 
 
-def warnings(result: SplitResult, class_names: Sequence[str]) -> list[str]:
+def warnings(run_config: config.Config, result: SplitResult, class_names: Sequence[str]) -> list[str]:
     """Returns warnings, one line each, if the errors of a held-out split show that a network learned nothing."""
     found = result.results[result.headline]
     return diagnostics.texts(
-        diagnostics.not_better_than_majority(result.split, found.top1_error, errors.majority_error(result.labels)),
+        diagnostics.not_better_than_majority(
+            result.split,
+            found.top1_error,
+            errors.majority_error(result.labels),
+            suits_few_images=_suits_few_images(run_config),
+        ),
         diagnostics.one_class_predicted(result.split, found.confusion, class_names),
     )
+
+
+def _suits_few_images(run_config):
+    """Whether a run has the options of ``flags/own_pictures.flags`` that matter most with few images."""
+    return run_config.initialization == "he" and run_config.dropout == 0 and run_config.schedule == "linear"
 
 
 def collect(

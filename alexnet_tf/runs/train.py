@@ -367,7 +367,10 @@ def _actions(run, terminal, latest, stop):
         terminal.print(f"warning: {text}")
         writer.write(kind="warning", step=progress.step, epoch=progress.epoch, text=text)
 
-    flat = actions.FlatLoss(len(run.data.source.class_names), warn)
+    flat = actions.FlatLoss(
+        len(run.data.source.class_names),
+        lambda progress, chance: warn(progress, diagnosis.flat_loss(run.config, chance)),
+    )
     early_cut = diagnosis.EarlyCut(run.workdir, run.config, run.data.source, warn)
     epoch_end.log = validation.epoch_log(run.monitored, terminal, writer, summaries)
     epoch = run.first_step / run.steps_per_epoch
@@ -405,7 +408,9 @@ def _finish(run):
     written = {
         "step": run.steps,
         "checkpoint": run.checkpoints.current,
-        "evaluation": {result.split: split_results.print_result(result, data, console) for result in results},
+        "evaluation": {
+            result.split: split_results.print_result(run.config, result, data, console) for result in results
+        },
     }
     files.write_json(os.path.join(workdir, "train.json"), written)
     diagnosis.record(workdir, run.config, data.source, results, run.steps, run.steps_per_epoch, console)

@@ -17,15 +17,15 @@ _SPEED_PERIOD = 3600
 
 
 class FlatLoss:
-    """Warns once if the loss stays at that of random guessing, with the likely cause.
+    """Warns once if the loss stays at that of random guessing.
 
     Args:
       num_classes: the number of classes.
-      warn: called with the `loop.Progress` and the warning.
+      warn: called with the `loop.Progress` and ln(num_classes).
       after: number of consecutive reports with a loss close to ln(num_classes).
     """
 
-    def __init__(self, num_classes: int, warn: Callable[[loop.Progress, str], None], after: int = 10):
+    def __init__(self, num_classes: int, warn: Callable[[loop.Progress, float], None], after: int = 10):
         self._chance = math.log(num_classes)
         self._warn = warn
         self._after = after
@@ -37,12 +37,7 @@ class FlatLoss:
         self._flat = self._flat + 1 if flat else 0
         if self._flat == self._after and not self._warned:
             self._warned = True
-            self._warn(
-                progress,
-                f"the loss stays at ln(classes) = {self._chance:.3f}, as if the network guessed. The paper's weights "
-                "of 0.01 and biases of 1 start slowly: wait, or use --recipe=original (0.03 in conv3 to conv5). A "
-                "learning rate that is too high has the same effect",
-            )
+            self._warn(progress, self._chance)
 
 
 class Terminal:

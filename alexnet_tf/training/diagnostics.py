@@ -29,7 +29,7 @@ def label_entropy(labels: np.ndarray) -> float:
     return float(-(shares * np.log(shares)).sum())
 
 
-def not_better_than_majority(split: str, error: float, majority_error: float) -> str | None:
+def not_better_than_majority(split: str, error: float, majority_error: float, *, suits_few_images: bool) -> str | None:
     """Warns if a held-out error is not below that of always predicting the most frequent class.
 
     Args:
@@ -37,14 +37,46 @@ def not_better_than_majority(split: str, error: float, majority_error: float) ->
       error: top-1 error of the network on the split, in [0, 1].
       majority_error: from `errors.majority_error`, for the same split. With 0, the split has only one class, which says
         nothing about the network.
+      suits_few_images: whether the run has the options of ``flags/own_pictures.flags`` already.
     """
     if not majority_error or error < majority_error:
         return None
     return (
         f"the {split} error of {_percent(error)} is not below the {_percent(majority_error)} of always predicting the "
-        "most frequent class: the network is no better than a guess; add images, train for more epochs, or use the "
-        "options of flags/own_pictures.flags"
+        "most frequent class: the network is no better than a guess; add images, train for more epochs, or "
+        + (
+            "start from the weights of another run (--initialize_from)"
+            if suits_few_images
+            else "use the options of flags/own_pictures.flags"
+        )
     )
+
+
+def flat_loss(chance: float, *, has_own_weights: bool, recipe: str | None) -> str:
+    """Returns the warning about a loss that stays at that of random guessing, with the likely cause.
+
+    Args:
+      chance: ln(classes), in nats.
+      has_own_weights: whether the initial weights are those of the network's recipe, which are small, rather than
+        He's or those of another run.
+      recipe: the network's recipe; None for a network without recipes.
+    """
+    if not has_own_weights:
+        advice = (
+            "The learning rate may be too high, or much too low: start again with a new --workdir and another "
+            "--learning_rate"
+        )
+    elif recipe == "paper":
+        advice = (
+            "The paper's weights of 0.01 and biases of 1 start slowly: wait, or use --recipe=original (0.03 in conv3 "
+            "to conv5). A learning rate that is too high has the same effect"
+        )
+    else:
+        advice = (
+            "Small initial weights start slowly: wait, or use --initialization=he and --input_scale=0.02, as "
+            "flags/own_pictures.flags does. A learning rate that is too high has the same effect"
+        )
+    return f"the loss stays at ln(classes) = {chance:.3f}, as if the network guessed. {advice}"
 
 
 def one_class_predicted(split: str, confusion: np.ndarray, class_names: Sequence[str]) -> str | None:

@@ -1,12 +1,16 @@
 """Warnings about runs that failed to learn: in the terminal, in metrics.jsonl and in the report."""
 
+import dataclasses
 import json
+import pathlib
 
 import numpy as np
 import pytest
 import small_progress
 import small_runs
 
+from alexnet_tf import config
+from alexnet_tf import flagfiles
 from alexnet_tf.data import sources
 from alexnet_tf.evaluation import errors
 from alexnet_tf.runs import diagnosis
@@ -62,6 +66,21 @@ def test_a_run_that_learned_has_no_warning():
     for schedule in ("plateau", "epochs", "linear"):
         run_config = small_runs.make_config("any", validation_fraction=0.1, schedule=schedule)
         assert diagnosis.of_run(run_config, records, [result(LABELS)], source()) == []
+
+
+def test_warnings_recommend_nothing_that_the_run_has():
+    own_pictures = flagfiles.read_flagfile(pathlib.Path(__file__).parents[2] / "flags" / "own_pictures.flags")
+    for run_config in (own_pictures, dataclasses.replace(own_pictures, learning_rate=0.002, batch_size=8)):
+        found = diagnosis.of_run(run_config, [], [result([1] * 10)], source())
+        assert "is not below the 60.0%" in found[0] and "own_pictures" not in found[0]
+        assert "--initialization" not in diagnosis.flat_loss(run_config, 1.0986)
+    for changes in ({"dropout": 0.5}, {"schedule": "plateau"}, {"initialization": "recipe"}):
+        found = diagnosis.of_run(dataclasses.replace(own_pictures, **changes), [], [result([1] * 10)], source())
+        assert "use the options of flags/own_pictures.flags" in found[0]
+    for changes in ({}, {"initialize_from": "runs/other", "new_layers": ("fc8",)}):
+        run_config = config.Config(source="folder:any", **changes)
+        assert ("--recipe=original" in diagnosis.flat_loss(run_config, 1.0986)) == (not changes)
+    assert "--recipe" not in diagnosis.flat_loss(config.Config(source="folder:any", network="cifar10_26"), 1.0986)
 
 
 def test_a_linear_schedule_has_no_cut():

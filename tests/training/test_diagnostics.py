@@ -34,11 +34,33 @@ def test_label_entropy_is_the_loss_of_constant_predictions():
     [(0.737, 0.474, True), (0.474, 0.474, True), (0.4, 0.474, False), (0.0, 0.474, False), (0.5, 0.0, False)],
 )
 def test_an_error_not_below_the_majority_class_is_reported(error, majority, warned):
-    text = diagnostics.not_better_than_majority("test", error, majority)
+    text = diagnostics.not_better_than_majority("test", error, majority, suits_few_images=False)
     assert bool(text) == warned
     if warned:
         assert f"the test error of {100 * error:.1f}% is not below the 47.4%" in text
         assert "flags/own_pictures.flags" in text and "\n" not in text
+
+
+def test_options_that_a_run_has_are_not_recommended_to_it():
+    text = diagnostics.not_better_than_majority("test", 0.5, 0.4, suits_few_images=True)
+    assert "own_pictures" not in text and text.endswith("or start from the weights of another run (--initialize_from)")
+
+
+@pytest.mark.parametrize(
+    "has_own_weights, recipe, advice, absent",
+    [
+        (True, "paper", "use --recipe=original (0.03 in conv3 to conv5)", "--initialization"),
+        (True, "original", "use --initialization=he and --input_scale=0.02", "--recipe"),
+        (True, "caffe", "use --initialization=he and --input_scale=0.02", "--recipe"),
+        (True, None, "use --initialization=he and --input_scale=0.02", "--recipe"),
+        (False, "paper", "another --learning_rate", "--initialization"),
+        (False, "original", "another --learning_rate", "--recipe"),
+    ],
+)
+def test_flat_loss_is_explained_by_what_the_run_has(has_own_weights, recipe, advice, absent):
+    text = diagnostics.flat_loss(CHANCE, has_own_weights=has_own_weights, recipe=recipe)
+    assert text.startswith("the loss stays at ln(classes) = 1.099, as if the network guessed. ")
+    assert advice in text and "learning" in text and absent not in text
 
 
 @pytest.mark.parametrize(
