@@ -3,7 +3,6 @@
 A run saves its configuration as a flagfile (`to_text`), so the same command line syntax runs it again.
 """
 
-import codecs
 import contextlib
 import dataclasses
 import itertools
@@ -18,6 +17,7 @@ from absl import flags
 
 from alexnet_tf import config
 from alexnet_tf.utils import pathnames
+from alexnet_tf.utils import text_files
 
 # Old spellings of flags, which stay valid in command lines, flagfiles and the headers of flagfiles.
 ALIASES = {
@@ -33,18 +33,14 @@ VALUE_ALIASES = {
     "views": {"centre": "center"},
 }
 
+# For messages about files.
+WHAT = "a flagfile"
+
 _PACKAGE = os.path.dirname(os.path.abspath(__file__))
 # Where flagfiles are found by name: in an installed package, and in a checkout.
 FLAGFILE_DIRECTORIES = (os.path.join(_PACKAGE, "_flags"), os.path.join(os.path.dirname(_PACKAGE), "flags"))
 _MAX_INCLUDES = 50
 _QUOTED = re.compile(r'".*"', re.DOTALL)
-# Those of UTF-32 first: the one of UTF-16 is the beginning of one of them.
-_BYTE_ORDER_MARKS = (
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
 
 
 class _PathParser(flags.ArgumentParser):
@@ -195,7 +191,7 @@ def _read_lines(path, including):
     if len(including) == _MAX_INCLUDES:
         raise ValueError(f"Expected at most {_MAX_INCLUDES} flagfiles that include each other. Received: more")
     lines = []
-    for line in map(str.strip, read_text(path).split("\n")):
+    for line in map(str.strip, text_files.read(path, WHAT).split("\n")):
         if line.startswith(("--flagfile=", "-flagfile=")):
             included = find_flagfile(line.partition("=")[2].strip(), included_from=path)
             lines += _read_lines(included, (*including, real_path))
@@ -203,30 +199,6 @@ def _read_lines(path, including):
             name, equals, value = line.partition("=")
             lines.append(f"{name}{equals}{_unquote(value)}")
     return lines
-
-
-def read_text(path: str | os.PathLike) -> str:
-    """Returns the text of a flagfile, with ``\\n`` at the end of lines.
-
-    It is UTF-8, or what its byte order mark says, which editors on Windows write.
-
-    Raises:
-      ValueError: if the file cannot be read, or has another encoding.
-    """
-    try:
-        with open(path, "rb") as file:
-            content = file.read()
-        encoding = next((name for mark, name in _BYTE_ORDER_MARKS if content.startswith(mark)), "utf-8")
-        text = content.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"Expected a flagfile. Received: {path} ({error}); save it as UTF-8") from None
-    except (OSError, ValueError) as error:
-        raise ValueError(f"Expected a flagfile. Received: {path} ({error})") from None
-    if "\0" in text:
-        # Such as UTF-16 without a byte order mark.
-        raise ValueError(f"Expected a flagfile. Received: {path} with zero bytes; save it as UTF-8")
-    # Files that were joined have byte order marks between them.
-    return text.replace("\ufeff", "").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _quote(value):

@@ -14,7 +14,7 @@ ROOT = source_code.ROOT
 # network, training, evaluation and serving, never backwards. Evaluation and export receive a network, not build it.
 MAY_IMPORT = {
     "alexnet_tf": ["alexnet_tf.models.keras_import"],
-    "alexnet_tf.flagfiles": ["alexnet_tf.config", "alexnet_tf.utils.pathnames"],
+    "alexnet_tf.flagfiles": ["alexnet_tf.config", "alexnet_tf.utils.pathnames", "alexnet_tf.utils.text_files"],
     "alexnet_tf.config": ["alexnet_tf.models.registry"],
     "alexnet_tf.models": [],
     "alexnet_tf.models.registry": [],

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from alexnet_tf.data import folders
 from alexnet_tf.utils import messages
 from alexnet_tf.utils import pathnames
+from alexnet_tf.utils import text_files
 
 LIST_SUFFIX = ".txt"
 _CYCLE = ("link to a folder that contains it", "links to folders that contain them")
@@ -35,7 +36,7 @@ def find(requests: Sequence[str]) -> Found:
 
     Raises:
       FileNotFoundError: for a request that matches nothing.
-      ValueError: for a list that is empty.
+      ValueError: for a list in another encoding than UTF-8.
     """
     paths, notes = [], []
     for request in requests:
@@ -82,5 +83,6 @@ def _below(directory, unread, parents) -> Iterator[str]:
 
 def _listed(path):
     """Returns the paths in a list, which are relative to the current directory as those on a command line."""
-    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
-        return [pathnames.expand(line) for line in map(str.strip, file) if line]
+    # Names of files may have any bytes.
+    text = text_files.read(path, "a list of images", errors="surrogateescape")
+    return [pathnames.expand(line) for line in map(str.strip, text.split("\n")) if line]

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from alexnet_tf import config
 from alexnet_tf import flagfiles
+from alexnet_tf.utils import text_files
 
 KEYS = (
     "Claim",
@@ -164,7 +165,7 @@ def _split_header(path):
 
 def _read_comment(path):
     """Returns the lines of the comment that a file begins with."""
-    lines = flagfiles.read_text(path).splitlines()
+    lines = text_files.read(path, flagfiles.WHAT).splitlines()
     end = next((number for number, line in enumerate(lines) if not line.startswith("#")), len(lines))
     return lines[:end]
 

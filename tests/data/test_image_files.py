@@ -54,6 +54,14 @@ def test_patterns_files_and_lists_keep_their_order_and_duplicates(tree, monkeypa
     assert image_files.find(["d/a/x[1].webp"]).paths == ["d/a/x[1].webp"]
 
 
+def test_a_list_in_an_encoding_of_windows_is_read(tree):
+    (tree / "list.txt").write_bytes("e/1.gif\r\ncafé.png\r\n".encode("utf-16"))
+    assert image_files.find(["list.txt"]).paths == ["e/1.gif", "café.png"]
+    (tree / "list.txt").write_bytes("e/1.gif\r\n".encode("utf-16-le"))
+    with pytest.raises(ValueError, match="^Expected a list of images. Received: list.txt with zero bytes; save it as"):
+        image_files.find(["list.txt"])
+
+
 @pytest.mark.parametrize("request_, received", [("nowhere", "nowhere"), ("d/*.gif", "d/*.gif"), ("a\0b", r"a\\x00b")])
 def test_a_request_without_a_match_is_an_error(tree, request_, received):
     message = f"^Expected a folder, an image, a list of images .* Received: {received.replace('*', '.')}$"
