@@ -15,9 +15,11 @@ from alexnet_tf.data import statistics
 from alexnet_tf.models import variants
 from alexnet_tf.runs import builders
 from alexnet_tf.runs import restore
+from alexnet_tf.utils import escaping
 from alexnet_tf.utils import files
-from alexnet_tf.utils import messages
 from alexnet_tf.utils import output
+from alexnet_tf.utils import schema
+from alexnet_tf.utils import text_files
 from alexnet_tf.weights import caffe_model
 from alexnet_tf.weights import convert
 from alexnet_tf.weights import identify
@@ -83,7 +85,9 @@ def import_weights(name: str | os.PathLike, workdir: str | os.PathLike, options:
 @contextlib.contextmanager
 def _new_directory(path):
     """Yields a temporary directory that becomes `path` at the end, or is removed after an error."""
-    part = f"{os.path.abspath(path)}.part"
+    parent, name = os.path.split(os.path.abspath(path))
+    # A name that only an import makes: nothing of a user is removed.
+    part = os.path.join(parent, f".importing-{name}")
     # A killed import leaves it.
     shutil.rmtree(part, ignore_errors=True)
     os.makedirs(part)
@@ -92,6 +96,7 @@ def _new_directory(path):
         if os.path.isdir(path):
             os.rmdir(path)
         os.rename(part, path)
+        files.sync_directory(parent)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
@@ -156,19 +161,11 @@ def _read_mean(mean):
 
 def _read_array(path):
     """Reads a mean image of NumPy: [height, width, 3] in RGB or, as Caffe's, [3, height, width] in BGR."""
-    try:
-        values = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"Expected a mean image in {path}. Received: {messages.first_line(error)}") from None
-    if (
-        not isinstance(values, np.ndarray)
-        or values.dtype.kind not in "fiu"
-        or values.ndim != 3
-        or 3 not in values.shape
-    ):
-        shape = list(getattr(values, "shape", ()))
+    values = schema.read_array(path, "a mean image")
+    if values.dtype.kind not in "fiu" or values.ndim != 3 or 3 not in values.shape or not values.size:
         raise ValueError(
-            f"Expected numbers of shape [height, width, 3] or [3, height, width] in {path}. Received: {shape}"
+            f"Expected numbers of shape [height, width, 3] or [3, height, width] in {path}. Received: {values.dtype} "
+            f"{list(values.shape)}"
         )
     return (values if values.shape[-1] == 3 else values.transpose(1, 2, 0)[..., ::-1]).astype(np.float32)
 
@@ -201,8 +198,8 @@ def _class_names(identified, options, console):
         return [], {}
     lines = list(recognized.class_names)
     if options.classes:
-        with open(options.classes, encoding="utf-8") as file:
-            lines = [line.strip() for line in file if line.strip()]
+        text = text_files.read(options.classes, "one class per line")
+        lines = [line.strip() for line in text.split("\n") if line.strip()]
     if not lines:
         console.print(
             f"warning: the classes are numbered, as {identified.path} does not name them; --classes names a file with "
@@ -213,6 +210,7 @@ def _class_names(identified, options, console):
     if len(lines) != recognized.num_classes:
         where = options.classes or identified.path
         raise ValueError(f"Expected {recognized.num_classes} classes in {where}. Received: {len(lines)}")
+    escaping.check_names(lines, "class")
     words = {}
     if all(_WORDNET_ID.match(line) for line in lines):
         pairs = [line.partition(" ") for line in lines]

@@ -307,6 +307,26 @@ def read_npz(
         raise error(what, path, failed, remedy) from None
 
 
+def read_array(path: str | os.PathLike, what: str) -> np.ndarray:
+    """Returns the array in an npy file. Nothing is unpickled.
+
+    Args:
+      path: path of the file.
+      what: as in `check`.
+
+    Raises:
+      FileNotFoundError: if there is no file.
+      ValueError: if it is damaged, or another kind of file.
+    """
+    try:
+        with open(path, "rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except FileNotFoundError:
+        raise
+    except _NUMPY_ERRORS as failed:
+        raise error(what, path, failed) from None
+
+
 def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns an object for JSON with a checksum of itself, under the key `SEAL`; `check_seal` compares it."""
     values = {name: value for name, value in values.items() if name != SEAL}

@@ -1,12 +1,12 @@
 """Recognizes an AlexNet in the arrays of a weight file, and converts its layers to one layout, `convert.Layer`."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
+from alexnet_tf.utils import schema
 from alexnet_tf.weights import contents
 from alexnet_tf.weights import convert
 from alexnet_tf.weights import stored_layers
@@ -16,6 +16,23 @@ CAFFE_NORMALIZATION = convert.Normalization(5, 1.0, 2e-5, 0.75)
 # Models of torchvision read images that are scaled to [0, 1] and standardized by ImageNet's statistics.
 TORCHVISION_PREPROCESSING = convert.Preprocessing((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 _UNSCALED = (1.0, 1.0, 1.0)
+
+
+# What of an export's description an import reads.
+_OWN_DESCRIPTION = schema.Object(
+    {},
+    optional={
+        "network": schema.Object({}, optional={"name": schema.Text(), "recipe": schema.Text()}),
+        "preprocessing": schema.Object(
+            {},
+            optional={
+                "scale": schema.Number(positive=True),
+                "mean_color": schema.List(schema.Number(low=0, high=255), length=3),
+            },
+        ),
+        "classes": schema.List(schema.Text()),
+    },
+)
 
 
 class Shapes(NamedTuple):
@@ -170,11 +187,13 @@ def _own_layers(found):
 
 def _own_description(found):
     """Returns what this package has written to the metadata of a .safetensors file; empty for any other file."""
+    text = found.metadata.get("safetensors", {}).get("description", "{}")
     try:
-        description = json.loads(found.metadata.get("safetensors", {}).get("description", "{}"))
+        description = schema.parse(text, schema.Object({"names": schema.Text(("ours",))}), "", "")
     except ValueError:
         return {}
-    return description if isinstance(description, dict) and description.get("names") == "ours" else {}
+    schema.check(description, _OWN_DESCRIPTION, "the description of an export", "its metadata", "export the run again")
+    return description
 
 
 def _refuse_others(found):

@@ -1,6 +1,8 @@
 """A weight file becomes a run that computes what another engine computes with the file."""
 
 import json
+import pathlib
+import types
 
 import forks
 import numpy as np
@@ -137,6 +139,69 @@ def test_inspect_describes_files_and_what_is_none(toronto, tmp_path):
     (description,) = json.loads(done.stdout)
     assert description["layers"]["conv2"] == [5, 5, 48, 256] and description["warnings"]
     assert (tmp_path / "kernels.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "content, received",
+    [
+        (b"PK\3\4" + bytes(60), "."),
+        (b"\x93NUMPY\1\0", "."),
+        (b"\x93NUMPY\1\0v\0{'descr': '<f4', 'fortran_order': False, 'shape': (1000000, 1000000, 1000), }", "."),
+        (b"", "."),
+        (weight_files.npy_dictionary({"a": [np.zeros(3, np.float32)] * 2}), "Object arrays cannot be loaded"),
+    ],
+    ids=["archive", "header", "petabyte", "nothing", "pickle"],
+)
+def test_a_damaged_mean_is_one_line_with_its_name(tmp_path, content, received):
+    path = tmp_path / "mean.npy"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"^Expected a mean image in .*mean.npy. Received: .*{received}.*") as caught:
+        import_weights._read_mean(str(path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("array", [np.zeros([3, 4]), np.zeros([0, 4, 3]), np.full([2, 2, 3], "a")], ids=str)
+def test_a_mean_of_another_shape_is_refused(tmp_path, array):
+    np.save(tmp_path / "mean.npy", array)
+    with pytest.raises(ValueError, match="^Expected numbers of shape .*mean.npy. Received: "):
+        import_weights._read_mean(str(tmp_path / "mean.npy"))
+
+
+def class_names(path, content, count=2):
+    path.write_bytes(content)
+    recognized = types.SimpleNamespace(num_classes=count, class_names=())
+    identified = types.SimpleNamespace(recognized=recognized, path="weights.npy")
+    return import_weights._class_names(identified, import_weights.Options(classes=str(path)), None)[0]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_class_names_are_read_as_windows_writes_them(tmp_path, encoding):
+    assert class_names(tmp_path / "classes.txt", "café\r\n\r\ntea\r\n".encode(encoding)) == ["café", "tea"]
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"caf\xe9\ntea", "^Expected one class per line. Received: .*classes.txt .*; save it as UTF-8$"),
+        (b"a\x1b[31m\nb", r"^Expected the name of a class without control characters. Received: number 0, 'a\\x1b"),
+    ],
+)
+def test_class_names_that_cannot_be_shown_are_refused(tmp_path, content, message):
+    with pytest.raises(ValueError, match=message):
+        class_names(tmp_path / "classes.txt", content)
+
+
+def test_nothing_but_what_an_import_left_is_removed(tmp_path):
+    (tmp_path / "run.part").mkdir()
+    (tmp_path / "run.part" / "mine").write_text("mine")
+    (tmp_path / ".importing-run").mkdir()
+    (tmp_path / ".importing-run" / "left").write_text("")
+    with import_weights._new_directory(tmp_path / "run") as part:
+        (pathlib.Path(part) / "new").write_text("new")
+        assert not (tmp_path / "run").exists()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["new"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run.part"]
+    assert (tmp_path / "run.part" / "mine").read_text() == "mine"
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import json
 
+import mutations
 import numpy as np
 import pytest
 
@@ -190,13 +191,7 @@ def test_variables_and_back_are_equal_to_the_bit(network, towers):
 def test_arrays_of_our_own_are_recognized_by_the_paths_of_variables():
     layers = layers_of("alexnet")
     variables = convert.to_variables(layers, towers="two", dropout_readers=layouts.DROPOUT_READERS["alexnet"])
-    description = {
-        "names": "ours",
-        "network": {"name": "alexnet", "recipe": "original"},
-        "preprocessing": {"scale": 0.5, "mean_color": [1.0, 2.0, 3.0]},
-        "classes": ["a", "b", "c"],
-    }
-    metadata = {"safetensors": {"description": json.dumps(description)}}
+    metadata = {"safetensors": {"description": json.dumps(DESCRIPTION)}}
     found = layouts.recognize(contents.Contents("safetensors", variables, metadata=metadata))
     same(found.layers, layers)
     assert (found.recipe, found.class_names) == ("original", ("a", "b", "c"))
@@ -206,6 +201,35 @@ def test_arrays_of_our_own_are_recognized_by_the_paths_of_variables():
     assert without.recipe is None and without.preprocessing is None
     with pytest.raises(ValueError, match="import the .safetensors file of the same run"):
         layouts.recognize(contents.Contents("ONNX model", {}, metadata={"producer": "alexnet_tf"}))
+
+
+DESCRIPTION = {
+    "names": "ours",
+    "network": {"name": "alexnet", "recipe": "original"},
+    "preprocessing": {"scale": 0.5, "mean_color": [1.0, 2.0, 3.0]},
+    "classes": ["a", "b", "c"],
+}
+
+
+def test_a_damaged_description_is_one_line():
+    content = json.dumps(DESCRIPTION).encode()
+    for version in mutations.of_json(content, 300) + mutations.of_bytes(content, 20):
+        metadata = {"safetensors": {"description": version.decode("utf-8", "replace")}}
+        try:
+            found = layouts._own_description(contents.Contents("safetensors", {}, metadata=metadata))
+        except ValueError as error:
+            assert str(error).startswith("Expected the description of an export in its metadata. Received: ")
+            assert "\n" not in str(error) and "\x1b" not in str(error)
+            continue
+        # Any other structure is that of another program, and has no description.
+        assert not found or layouts._OWN_DESCRIPTION.problem(found, "") == ""
+
+
+@pytest.mark.parametrize("change", [{"network": [1]}, {"preprocessing": {"scale": 0}}, {"classes": "abc"}])
+def test_a_description_of_another_structure_is_refused(change):
+    metadata = {"safetensors": {"description": json.dumps(DESCRIPTION | change)}}
+    with pytest.raises(ValueError, match="^Expected the description of an export in its metadata. Received: "):
+        layouts._own_description(contents.Contents("safetensors", {}, metadata=metadata))
 
 
 def changed(layers, name, kernel):
