@@ -83,9 +83,9 @@ class Writer:
                 continue
             header = feature_index.header((0, *shape), "float32")
             size = len(header) + 4 * self._rows * int(np.prod(shape, dtype=np.int64))
-            if self._rows and (not part.is_file() or part.stat().st_size < size):
-                raise schema.error(f"at least {size} bytes", part, "fewer", _REMEDY)
-            file = open(part, "r+b" if self._rows else "wb")
+            if self._rows and (part.is_symlink() or not part.is_file() or part.stat().st_size < size):
+                raise schema.error(f"at least {size} bytes", part, "fewer, or a link", _REMEDY)
+            file = open(part, "r+b") if self._rows else os.fdopen(files.create(part), "wb")
             self._files[name] = file
             file.truncate(size)
             file.write(header)

@@ -46,7 +46,7 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
       OSError: naming the file, if it cannot be written.
     """
     temporary = f"{os.fspath(path)}.part"
-    descriptor = _create(temporary)
+    descriptor = create(temporary)
     ours = os.fstat(descriptor)
     try:
         with named_if_full(path), open(descriptor, mode, encoding=None if "b" in mode else "utf-8") as file:
@@ -63,7 +63,7 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
         raise
 
 
-def _create(path):
+def create(path: str | os.PathLike) -> int:
     """Returns the descriptor of a new file, in place of one that a killed process left or of a link."""
     with contextlib.suppress(FileNotFoundError):
         os.remove(path)

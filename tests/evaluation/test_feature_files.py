@@ -134,6 +134,24 @@ def test_features_that_are_not_finite_or_of_another_shape_are_errors(tmp_path):
             writer.add({"fc7": np.zeros([1, 4], "f"), "conv5": np.zeros([1, 2, 2, 3], "f")}, [])
 
 
+@pytest.mark.parametrize("kill_after", [0, 2])
+def test_a_link_in_the_place_of_a_part_is_not_followed(complete, tmp_path, kill_after):
+    directory, target = tmp_path / "killed", tmp_path / "target"
+    with pytest.raises(Killed):
+        write(directory, kill_after=kill_after)
+    part = directory / "fc7.npy.part"
+    part.rename(target)
+    part.symlink_to(target)
+    before = target.read_bytes()
+    if kill_after:
+        with pytest.raises(ValueError, match="fc7.npy.part. Received: fewer, or a link; delete the directory to start"):
+            write(directory)
+    else:
+        write(directory)
+        assert contents(directory) == contents(complete)
+    assert target.read_bytes() == before
+
+
 @pytest.mark.parametrize("name", ["progress.json", "request.json", "fc7.npy.part"])
 @pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b'{"done": 4, "rows": 4, "skipped": []}', None])
 def test_damage_is_an_error_of_one_line(tmp_path, name, content):
