@@ -19,7 +19,13 @@ def is_integer(value: object, minimum: int) -> bool:
 
 def is_finite(value: object) -> bool:
     """Returns whether a value is a finite real number, and not a bool."""
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        # An int with more than 308 digits.
+        return False
 
 
 def kernel_initializer(initialization: str, stddev: float, seed: int | None) -> keras.initializers.Initializer:

@@ -63,6 +63,7 @@ def test_saved_model_loads_with_the_same_outputs(tmp_path):
         (lambda: normalizations.LocalResponseNormalization(True), "int of at least 0. Received: depth_radius=True"),
         (lambda: normalizations.LocalResponseNormalization("2"), "int of at least 0. Received: depth_radius='2'"),
         (lambda: normalizations.LocalResponseNormalization(bias=float("inf")), "finite numbers bias > 0.*bias=inf"),
+        (lambda: normalizations.LocalResponseNormalization(bias=10**400), "finite numbers bias > 0.*bias=10000"),
         (lambda: normalizations.LocalResponseNormalization(bias=True), "finite numbers bias > 0.*bias=True"),
         (lambda: normalizations.LocalResponseNormalization(bias="2"), "finite numbers bias > 0.*bias='2'"),
         (lambda: normalizations.LocalResponseNormalization(alpha=np.inf), "finite numbers.*alpha=inf"),
