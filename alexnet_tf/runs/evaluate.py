@@ -16,6 +16,7 @@ from alexnet_tf.runs import data_record
 from alexnet_tf.runs import dataset
 from alexnet_tf.runs import restore
 from alexnet_tf.runs import split_results
+from alexnet_tf.utils import escaping
 from alexnet_tf.utils import files
 from alexnet_tf.utils import output
 
@@ -104,6 +105,11 @@ def _evaluate_ensemble(workdirs, configs, data_source, split, search, console):
         for name, stack in members.probabilities.items()
     }
     _print_ensemble(members, ensemble, split, search, console)
+    for run_config, (workdir, results) in zip(configs, members.results):
+        headline = split_results.headline_views(run_config)
+        result = split_results.SplitResult(split, members.labels, {}, results, headline)
+        for text in split_results.warnings(run_config, result, data_source.display_names):
+            console.print(escaping.one_line(f"warning: {workdir}: {text}"), markup=False)
     select = lambda field: {name: getattr(each, field) for name, each in ensemble.items()}
     written = {
         "split": split,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_tf.reporting import kernels
+from alexnet_tf.utils import escaping
 from alexnet_tf.utils import messages
 from alexnet_tf.utils import output
 from alexnet_tf.weights import identify
@@ -96,7 +97,7 @@ _RECIPES = {
 def _text(description):
     name = os.path.basename(description["file"])
     if "error" in description:
-        return f"{name}: {description['error']}"
+        return escaping.one_line(f"{name}: {description['error']}")
     conv1 = description["conv1"]
     share = 100 * conv1["low_frequency_share"]
     rows = {
@@ -118,7 +119,9 @@ def _text(description):
             )
     lines = [name, *(f"  {key:<14}{value}" for key, value in rows.items())]
     lines += [f"  note: {note}" for note in description["notes"]]
-    return "\n".join([*lines, *(f"  warning: {warning}" for warning in description["warnings"])])
+    lines += [f"  warning: {warning}" for warning in description["warnings"]]
+    # What a file says may have line breaks.
+    return "\n".join(map(escaping.one_line, lines))
 
 
 def _images(description):

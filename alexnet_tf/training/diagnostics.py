@@ -90,7 +90,10 @@ def one_class_predicted(split: str, confusion: np.ndarray, class_names: Sequence
     predicted = np.flatnonzero(confusion.sum(axis=0))
     if len(predicted) != 1 or np.count_nonzero(confusion.sum(axis=1)) < 2:
         return None
-    return f"all {confusion.sum()} {split} images are classified as {class_names[predicted[0]]}"
+    return (
+        f"all {confusion.sum()} {split} images are classified as {class_names[predicted[0]]}: the network ignores the "
+        "images; train for more epochs, or start again with a new --workdir and another --learning_rate"
+    )
 
 
 def rate_cut_before_loss_fell(curve: Mapping[str, Sequence[float | None]], ignorant_loss: float) -> str | None:

@@ -126,6 +126,14 @@ def test_members_have_the_results_that_they_have_alone(runs, alone, together):
     assert json.loads((pathlib.Path(runs[0]) / "evaluation.json").read_text())["step"] == 1
 
 
+def test_members_that_learned_nothing_are_named(together):
+    for member in together.written["members"]:
+        is_bad = member["ten_views"]["top1_error"] >= together.written["majority_error"]
+        warning = f"warning: {member['workdir']}: the validation error of "
+        assert (warning in together.printed) == is_bad
+    assert "warning: " in together.printed
+
+
 def test_ensemble_averages_the_probabilities_of_its_members(together):
     written, ((first, labels), (second, _)) = together.written, together.kept
     search, held_out = ensembles.divide(labels, 0.5, 2)
