@@ -42,6 +42,8 @@ def main(argv: Sequence[str]) -> None:
 def _evaluate(run_config):
     from alexnet_tf.runs import evaluate
 
+    if len(_WORKDIR.value) == 1:
+        program.report_unused([_SEARCH_FRACTION, _SEARCH_SEED], "with a single --workdir")
     evaluate.evaluate(
         _WORKDIR.value,
         _SPLIT.value,

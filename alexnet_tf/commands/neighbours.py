@@ -66,7 +66,12 @@ def _find(run_config):
     location = {"source": run_config.source, "data_dir": run_config.data_dir}
     workdir = _WORKDIR.value
     indices = program.integers(_QUERY, "0,5,17")
+    if not (indices or _RANDOM.value):
+        program.report_unused([_QUERY_SPLIT], "without --query or --random")
+    if not _RANDOM.value:
+        program.report_unused([_RANDOM_SEED], "without --random")
     if not (_IMAGE.value or indices or _RANDOM.value):
+        program.report_unused([_K, _METHOD, _JSON, _FIGURE], "without --image, --query or --random")
         index = neighbours.index_run(workdir, _INDEX_SPLIT.value, _INDEX_DIR.value, dtype=_DTYPE.value, **location)
         print(f"indexed {len(index)} {_INDEX_SPLIT.value} images in {index.directory}")
         return

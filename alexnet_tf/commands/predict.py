@@ -61,6 +61,7 @@ def _open_backend():
     from alexnet_tf.serving import client
 
     if _SAVED_MODEL.value:
+        program.report_unused([_PROTOCOL, _MODEL_NAME, _TIMEOUT], "without --server")
         return client.SavedModel(_SAVED_MODEL.value)
     return client.open_server(_SERVER.value, _PROTOCOL.value, _MODEL_NAME.value, _TIMEOUT.value)
 

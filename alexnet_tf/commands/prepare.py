@@ -39,7 +39,10 @@ def _prepare(run_config):
     if _VERIFY.value:
         if not run_config.data_dir:
             raise program.UsageError("Expected --data_dir. Received: none")
+        program.report_unused([_STORAGE, _JPEG_QUALITY, _SHARD_EXAMPLES], "with --verify")
         dataset.verify_data_dir(run_config.data_dir, console)
         return
+    if _STORAGE.value == "raw":
+        program.report_unused([_JPEG_QUALITY], "with --storage=raw")
     options = prepare.Options(_STORAGE.value, _JPEG_QUALITY.value, _SHARD_EXAMPLES.value, run_config.seed)
     dataset.prepare_data_dir(run_config, options, console)

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Sequence
 from typing import NamedTuple
 from typing import NoReturn
@@ -198,6 +199,17 @@ def require(flag: flags.FlagHolder):
     if not flag.value:
         raise UsageError(f"Expected --{flag.name}. Received: none")
     return flag.value
+
+
+def report_unused(holders: Iterable[flags.FlagHolder], where: str) -> None:
+    """Prints a line about flags that were given but have no effect.
+
+    Args:
+      holders: the flags that have none.
+      where: why not, such as "without --server".
+    """
+    if given := [f"--{holder.name}" for holder in holders if holder.present]:
+        print(f"warning: no effect {where}: {', '.join(given)}", file=sys.stderr)
 
 
 def integers(flag: flags.FlagHolder, example: str) -> tuple[int, ...]:

@@ -22,6 +22,7 @@ from absl import flags
 
 from alexnet_tf import flagfiles
 from alexnet_tf.commands import program
+from alexnet_tf.utils import pathnames
 
 # The flags of all actions. An action accepts those that it names.
 FLAGS = flags.FlagValues()
@@ -99,7 +100,7 @@ def _inspect(names):
 
     if not names:
         raise program.UsageError("Expected one file or more. Received: none")
-    inspect_weights.inspect(names, as_json=_JSON.value, kernels_file=_KERNELS.value)
+    inspect_weights.inspect([*map(pathnames.expand, names)], as_json=_JSON.value, kernels_file=_KERNELS.value)
 
 
 def _import(_):

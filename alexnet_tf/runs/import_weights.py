@@ -195,6 +195,10 @@ def _class_names(identified, options, console):
     """Returns the names of the classes, and a dict from names to words if the names are WordNet ids."""
     recognized = identified.recognized
     if recognized.num_classes is None:
+        if options.classes:
+            raise ValueError(
+                f"Expected no classes for {identified.path}, which has no classifier. Received: {options.classes}"
+            )
         return [], {}
     lines = list(recognized.class_names)
     if options.classes:

@@ -191,6 +191,13 @@ def test_class_names_that_cannot_be_shown_are_refused(tmp_path, content, message
         class_names(tmp_path / "classes.txt", content)
 
 
+def test_classes_of_convolutions_alone_are_refused(tmp_path):
+    with pytest.raises(
+        ValueError, match="^Expected no classes for weights.npy, which has no classifier. Received: .*txt$"
+    ):
+        class_names(tmp_path / "classes.txt", b"a", count=None)
+
+
 def test_nothing_but_what_an_import_left_is_removed(tmp_path):
     (tmp_path / "run.part").mkdir()
     (tmp_path / "run.part" / "mine").write_text("mine")
