@@ -73,6 +73,46 @@ LAYERS = [
 INPUT = [1, 3, 21, 21]
 
 
+def _convolution(name, num_output, kernel_size, **parameters):
+    own = {"num_output": num_output, "kernel_size": [kernel_size], **parameters}
+    return [(name, "Convolution", own), (f"relu{name[-1]}", "ReLU", {})]
+
+
+def _classifier(name, num_output):
+    return [(name, "InnerProduct", {"num_output": num_output})]
+
+
+_POOLING = {"pool": 0, "kernel_size": 3, "stride": 2}
+_LRN = {"local_size": 5, "alpha": 0.0001, "beta": 0.75}
+
+
+def alexnet(recipe, classes):
+    """Returns the layers of Caffe's two AlexNets, "caffe" and "caffenet", in the form of `LAYERS`."""
+
+    def both(number):
+        found = [(f"norm{number}", "LRN", _LRN), (f"pool{number}", "Pooling", _POOLING)]
+        return found if recipe == "caffe" else found[::-1]
+
+    return [
+        *_convolution("conv1", 96, 11, stride=[4]),
+        *both(1),
+        *_convolution("conv2", 256, 5, pad=[2], group=2),
+        *both(2),
+        *_convolution("conv3", 384, 3, pad=[1]),
+        *_convolution("conv4", 384, 3, pad=[1], group=2),
+        *_convolution("conv5", 256, 3, pad=[1], group=2),
+        ("pool5", "Pooling", _POOLING),
+        *_classifier("fc6", 4096),
+        ("relu6", "ReLU", {}),
+        ("drop6", "Dropout", {"dropout_ratio": 0.5}),
+        *_classifier("fc7", 4096),
+        ("relu7", "ReLU", {}),
+        ("drop7", "Dropout", {"dropout_ratio": 0.5}),
+        *_classifier("fc8", classes),
+        ("prob", "Softmax", {}),
+    ]
+
+
 @functools.cache
 def _classes():
     file = google.protobuf.descriptor_pb2.FileDescriptorProto(
@@ -124,16 +164,18 @@ def weights(seed=0):
     }
 
 
-def model(form, arrays):
-    """Returns the bytes of a model of `LAYERS`.
+def model(form, arrays, layers=LAYERS, shape=INPUT):
+    """Returns the bytes of a model.
 
     Args:
       form: "today", "v1" or "v0".
       arrays: as `weights` returns.
+      layers: as `LAYERS`.
+      shape: shape of the input, [batch, channels, height, width].
     """
-    net = message("Net", name="small", input=["data"], input_dim=INPUT)
+    net = message("Net", name="small", input=["data"], input_dim=shape)
     bottom = "data"
-    for name, kind, parameters in LAYERS:
+    for name, kind, parameters in layers:
         blobs = [blob(array, legacy=form != "today") for key, array in arrays.items() if key.split("/")[0] == name]
         field = {"InnerProduct": "inner_product_param"}.get(kind, f"{kind.lower()}_param")
         own = {field: parameters} if parameters else {}
@@ -151,11 +193,11 @@ def model(form, arrays):
     return net.SerializeToString()
 
 
-def description():
-    """Returns the text that Caffe and OpenCV read next to a model of `LAYERS`."""
-    lines = ['name: "small"', 'input: "data"', *[f"input_dim: {size}" for size in INPUT]]
+def description(layers=LAYERS, shape=INPUT):
+    """Returns the text that Caffe and OpenCV read next to a `model`."""
+    lines = ['name: "small"', 'input: "data"', *[f"input_dim: {size}" for size in shape]]
     bottom = "data"
-    for name, kind, parameters in LAYERS:
+    for name, kind, parameters in layers:
         field = {"InnerProduct": "inner_product_param"}.get(kind, f"{kind.lower()}_param")
         values = " ".join(f"{key}: {np.ravel(value)[0]}" for key, value in parameters.items())
         own = f"{field} {{ {values} }}" if values else ""

@@ -4,6 +4,7 @@ import json
 import pathlib
 import types
 
+import caffe_files
 import forks
 import numpy as np
 import onnx_alexnet
@@ -267,3 +268,31 @@ def test_a_complete_file_of_pytorch(tmp_path):
     record = json.loads((tmp_path / "run" / "weights.json").read_text())
     assert record["class_words"]["n01440764"] == "tench, Tinca tinca"
     assert restore.read_class_words(tmp_path / "run") == record["class_words"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe, form", [("caffe", "v1"), ("caffenet", "today")])
+def test_a_complete_file_of_caffe(recipe, form, tmp_path):
+    dnn = pytest.importorskip("cv2.dnn", reason="OpenCV reads Caffe models")
+    layers = random_layers("alexnet")
+    layers["fc8"] = tuple(value / 30 for value in layers["fc8"])
+    arrays = {}
+    for name, (kernel, bias) in layers.items():
+        outputs_first = kernel.transpose(3, 2, 0, 1) if kernel.ndim == 4 else kernel.T
+        # Caffe's conv1 reads BGR.
+        arrays[f"{name}/0"] = outputs_first[:, ::-1] if name == "conv1" else outputs_first
+        arrays[f"{name}/1"] = bias
+    network = caffe_files.alexnet(recipe, len(CLASSES)), [2, 3, 227, 227]
+    content = caffe_files.model(form, arrays, *network)
+    (tmp_path / "weights.caffemodel").write_bytes(content)
+    (tmp_path / "classes.txt").write_text("\n".join(CLASSES))
+    options = import_weights.Options(classes=str(tmp_path / "classes.txt"), mean=",".join(map(str, MEAN)))
+    import_weights.import_weights(tmp_path / "weights.caffemodel", tmp_path / "run", options)
+    images = photographs()
+    crops = images[:, 14:241, 14:241].astype(np.float32) - np.float32(MEAN)
+    described = caffe_files.description(*network)
+    engine = dnn.readNetFromCaffe(*(np.frombuffer(each, np.uint8) for each in (described, content)))
+    engine.setInput(np.ascontiguousarray(crops[..., ::-1].transpose(0, 3, 1, 2)))
+    expected = engine.forward("prob")
+    assert expected.max() < 0.999
+    np.testing.assert_allclose(classified(tmp_path / "run", images), expected, rtol=1e-3, atol=1e-5)
