@@ -229,7 +229,7 @@ class AlexNet(network.Network):
         kernels and 256 units per tower (48 in conv2 and 512 in fc6 with ``communication="fc8"``), and 5 x 5 kernels
         with stride 1 in conv1.
       initialization: "recipe" for the recipe's initial weights; "he" for weights N(0, 2 / inputs) and biases 0, for few
-        classes and few images.
+        classes and few images; "zeros", for weights that are assigned afterwards.
       seed: int, the seed of the initial weights and of dropout; None for a random one.
       jit_compile: bool, whether to compile the normalizations with XLA. Set it to False for a model to be exported.
       dtype: a Keras dtype or dtype policy for the layers, such as "mixed_bfloat16"; None for the global policy, which a

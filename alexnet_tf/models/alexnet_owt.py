@@ -17,8 +17,8 @@ def _check(num_classes, activation, initialization, image_size, conv1_stddev):
         raise ValueError(f"Expected num_classes to be an int of at least 2. Received: {num_classes=}")
     if activation not in layers.ACTIVATIONS:
         raise ValueError(f"Expected activation to be one of {', '.join(layers.ACTIVATIONS)}. Received: {activation!r}")
-    if initialization not in ("recipe", "he"):
-        raise ValueError(f"Expected initialization to be recipe or he. Received: {initialization!r}")
+    if initialization not in layers.INITIALIZATIONS:
+        raise ValueError(f"Expected initialization to be recipe, he or zeros. Received: {initialization!r}")
     if image_size != IMAGE_SIZE:
         raise ValueError(f"Expected image_size to be {IMAGE_SIZE}. Received: {image_size!r}")
     if conv1_stddev is not None and not (layers.is_finite(conv1_stddev) and conv1_stddev > 0):
@@ -115,7 +115,8 @@ class AlexNetOWT(network.Network):
       num_classes: int, at least 2.
       dropout: float in [0, 1), the dropout rate before fc6 and fc7.
       activation: "relu" or "tanh".
-      initialization: "recipe" for weights N(0, 0.01 ** 2); "he" for weights N(0, 2 / inputs). Biases are 0.
+      initialization: "recipe" for weights N(0, 0.01 ** 2); "he" for weights N(0, 2 / inputs);
+        "zeros", for weights that are assigned afterwards. Biases are 0.
       conv1_stddev: float above 0, the standard deviation of conv1's initial kernels; None to follow `initialization`.
       image_size: 224.
       seed: int, the seed of the initial weights and of dropout; None for a random one.

@@ -96,7 +96,7 @@ def _check(layout, num_classes, image_size, activation, normalization, pooling, 
         ("activation", activation, layers.ACTIVATIONS),
         ("normalization", normalization, normalizations.NORMALIZATIONS),
         ("pooling", pooling, tuple(layers.POOLINGS)),
-        ("initialization", initialization, ("recipe", "he")),
+        ("initialization", initialization, layers.INITIALIZATIONS),
     ):
         if value not in allowed:
             raise ValueError(f"Expected {name} to be one of {', '.join(allowed)}. Received: {value!r}")
@@ -127,7 +127,7 @@ class Cifar10Net(network.Network):
       normalization: "response" for the layout's own; "first" after the first pooling only; "none"; or "batch", "group"
         or "layer" to replace it. Only "cifar10_18" has normalizations.
       pooling: "overlapping" for windows of 3 x 3, "nonoverlapping" for 2 x 2, both with stride 2.
-      initialization: "recipe", or "he" for weights N(0, 2 / inputs).
+      initialization: "recipe"; "he" for weights N(0, 2 / inputs); "zeros", for weights that are assigned afterwards.
       seed: int, the seed of the initial weights; None for a random one.
       jit_compile: bool, whether to compile the normalizations with XLA. Set it to False for a model to be exported.
       dtype: a Keras dtype or dtype policy for the layers; None for the global policy, which a saved model keeps.

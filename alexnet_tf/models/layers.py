@@ -28,15 +28,21 @@ def is_finite(value: object) -> bool:
         return False
 
 
+# How networks can be initialized. "zeros" is for weights that are assigned afterwards, which makes random ones a waste.
+INITIALIZATIONS = ("recipe", "he", "zeros")
+
+
 def kernel_initializer(initialization: str, stddev: float, seed: int | None) -> keras.initializers.Initializer:
-    """Returns an initializer that draws from a normal distribution of mean 0, which is not truncated.
+    """Returns an initializer of zeros, or one that draws from a normal distribution of mean 0, which is not truncated.
 
     Args:
       initialization: "recipe" for the standard deviation `stddev` (paper, section 5; original #145); "he" for
-        ``sqrt(2 / inputs)`` (He et al., "Delving Deep into Rectifiers", 2015).
+        ``sqrt(2 / inputs)`` (He et al., "Delving Deep into Rectifiers", 2015); "zeros".
       stddev: float.
       seed: int, or None for a random one.
     """
+    if initialization == "zeros":
+        return keras.initializers.Zeros()
     if initialization == "he":
         return keras.initializers.VarianceScaling(2.0, "fan_in", "untruncated_normal", seed=seed)
     return keras.initializers.RandomNormal(stddev=stddev, seed=seed)

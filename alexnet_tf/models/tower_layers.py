@@ -61,7 +61,7 @@ class Tower(NamedTuple):
         """Returns the initializers of a layer's kernel and bias as keyword arguments."""
         return {
             "kernel_initializer": layers.kernel_initializer(self.initialization, stddev, self.layer_seed(number)),
-            "bias_initializer": keras.initializers.Constant(0 if self.initialization == "he" else bias),
+            "bias_initializer": keras.initializers.Constant(bias if self.initialization == "recipe" else 0),
         }
 
     def convolution(self, number, size, *, strides=1, padding="same", stddev=0.01, bias, seed_number=None):

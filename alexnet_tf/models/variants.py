@@ -173,8 +173,8 @@ def check(
         raise ValueError(f"Expected num_classes to be an int of at least 2. Received: {num_classes=}")
     if recipe not in RECIPES:
         raise ValueError(f"Expected recipe to be one of {sorted(RECIPES)}. Received: {recipe=}")
-    if initialization not in ("recipe", "he"):
-        raise ValueError(f"Expected initialization to be recipe or he. Received: {initialization=}")
+    if initialization not in layers.INITIALIZATIONS:
+        raise ValueError(f"Expected initialization to be recipe, he or zeros. Received: {initialization=}")
     _check_values(variant)
     if variant.image_size not in RECIPES[recipe].image_sizes:
         *others, last = map(str, RECIPES[recipe].image_sizes)

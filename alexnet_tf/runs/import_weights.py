@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import shutil
+from typing import Any
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,8 @@ from alexnet_tf.weights import convert
 from alexnet_tf.weights import identify
 from alexnet_tf.weights import layouts
 
+# Bytes.
+_BLOCK = 1 << 24
 _WORDNET_ID = re.compile(r"n\d{8}(\s|$)")
 
 
@@ -58,6 +61,31 @@ def import_weights(name: str | os.PathLike, workdir: str | os.PathLike, options:
     if os.path.exists(workdir) and (not os.path.isdir(workdir) or os.listdir(workdir)):
         raise ValueError(f"Expected a new or empty workdir. Received: {workdir}")
     console = output.Console()
+    run = _read(name, workdir, options, console)
+    with _new_directory(workdir) as part:
+        statistics.save(run.image_statistics, os.path.join(part, "statistics.npz"))
+        files.write_json(os.path.join(part, restore.IMPORT_RECORD), run.record)
+        with files.atomic_write(os.path.join(part, "config.flags")) as file:
+            file.write(flagfiles.to_text(run.run_config))
+        _save(run, part)
+    for line in run.lines:
+        console.print(line, markup=False)
+
+
+class _Run(NamedTuple):
+    """What is written. Nothing else of the file is kept in memory."""
+
+    run_config: config.Config
+    layers: dict[str, convert.Layer]  # emptied by `_save`
+    towers: str
+    class_names: list[str]
+    image_statistics: statistics.Statistics
+    record: dict[str, Any]  # what is known of the file
+    lines: list[str]  # warnings, notes and a summary, for the terminal
+
+
+def _read(name, workdir, options, console):
+    """Reads and converts what a run needs."""
     identified = identify.identify(name, channels=options.channels or None)
     recognized = identified.recognized
     recipe = _recipe(identified, options)
@@ -65,21 +93,20 @@ def import_weights(name: str | os.PathLike, workdir: str | os.PathLike, options:
     layers, scale = convert.fold_deviation(recognized.layers, preprocessing)
     run_config = _configuration(recognized, recipe, scale)
     class_names, words = _class_names(identified, options, console)
-    mean_image = _mean_image(preprocessing, mean)
-    variables = convert.to_variables(
-        layers, towers=recognized.towers, dropout_readers=layouts.DROPOUT_READERS[recognized.network]
-    )
     # The file does not say how colors vary.
-    image_statistics = statistics.Statistics(mean_image, np.eye(3, dtype=np.float32), np.zeros(3, np.float32), 0)
-    with _new_directory(workdir) as part:
-        _save(run_config, variables, recognized, class_names, part)
-        statistics.save(image_statistics, os.path.join(part, "statistics.npz"))
-        files.write_json(os.path.join(part, restore.IMPORT_RECORD), _record(identified, preprocessing, scale, words))
-        with files.atomic_write(os.path.join(part, "config.flags")) as file:
-            file.write(flagfiles.to_text(run_config))
-    for line in [*identified.warnings, *recognized.notes]:
-        console.print(f"{'warning: ' if line in identified.warnings else ''}{line}", markup=False)
-    console.print(_summary(identified, run_config, workdir), markup=False)
+    image_statistics = statistics.Statistics(
+        _mean_image(preprocessing, mean), np.eye(3, dtype=np.float32), np.zeros(3, np.float32), 0
+    )
+    warnings = [f"warning: {line}" for line in identified.warnings]
+    return _Run(
+        run_config,
+        layers,
+        recognized.towers,
+        class_names,
+        image_statistics,
+        _record(identified, preprocessing, scale, words),
+        [*warnings, *recognized.notes, _summary(identified, run_config, workdir)],
+    )
 
 
 @contextlib.contextmanager
@@ -225,15 +252,35 @@ def _class_names(identified, options, console):
     return lines, words
 
 
-def _save(run_config, variables, recognized, class_names, workdir):
-    """Writes the checkpoint of step 0."""
-    model = builders.build_model(run_config, max(2, len(class_names)), devices=None, jit_compile=False)
+def _save(run, workdir):
+    """Writes the checkpoint of step 0. A layer is converted, copied into the network and removed before the next."""
+    is_complete = run.layers.keys() >= set(convert.LAYERS)
+    options = {"initialization": "zeros", "devices": None, "jit_compile": False}
+    model = builders.build_model(run.run_config, max(2, len(run.class_names)), **options)
     own = {variable.path: variable.value for variable in model.variables}
-    for path, value in variables.items():
-        own[path].assign(value)
-    schedule = builders.build_schedule(run_config)
-    only = variables if recognized.missing_layers else None
-    builders.build_checkpoints(run_config, model, None, schedule, class_names, workdir, only).save(0)
+    assigned = []
+    while run.layers:
+        assigned += _assign_last(run, own)
+    schedule = builders.build_schedule(run.run_config)
+    only = None if is_complete else assigned
+    builders.build_checkpoints(run.run_config, model, None, schedule, run.class_names, workdir, only).save(0)
+
+
+def _assign_last(run, variables):
+    """Removes the last layer, assigns its values, and returns the paths of the variables."""
+    readers = layouts.DROPOUT_READERS[run.run_config.network]
+    # No name refers to the layer, so that it is freed as soon as it is converted.
+    values = convert.to_variables(dict([run.layers.popitem()]), towers=run.towers, dropout_readers=readers)
+    for path, value in values.items():
+        _assign(variables[path], value)
+    return list(values)
+
+
+def _assign(variable, value):
+    """Assigns an array in blocks. TensorFlow would copy it twice, once into its order in memory."""
+    rows = max(1, _BLOCK // max(1, value[:1].nbytes))
+    for first in range(0, len(value), rows):
+        variable[first : first + rows].assign(value[first : first + rows])
 
 
 def _record(identified, preprocessing, scale, words):
