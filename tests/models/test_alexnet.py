@@ -253,7 +253,7 @@ def test_no_grouped_convolution(fresh):
         ({"num_classes": 1}, "int of at least 2. Received: num_classes=1"),
         ({"num_classes": 10.0}, "int of at least 2. Received: num_classes=10.0"),
         ({"recipe": "vgg"}, r"one of \['caffe', 'caffenet', 'original', 'paper'\]. Received: recipe='vgg'"),
-        ({"initialization": "glorot"}, "recipe or he. Received: initialization='glorot'"),
+        ({"initialization": "glorot"}, "recipe, he or zeros. Received: initialization='glorot'"),
         ({"dropout": 1.0}, r"\[0, 1\). Received: rate=1.0"),
         ({"devices": "/CPU:0"}, "two device names. Received: devices='/CPU:0'"),
         ({"devices": ("/CPU:0",)}, r"two device names. Received: devices=\('/CPU:0',\)"),

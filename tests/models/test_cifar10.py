@@ -261,7 +261,7 @@ def test_seed_determines_the_initial_weights():
         ({"activation": "gelu"}, "Expected activation to be one of relu, tanh. Received: 'gelu'"),
         ({"normalization": "local"}, "Expected normalization to be one of response, first, none, .*'local'"),
         ({"pooling": "average"}, "Expected pooling to be one of overlapping, nonoverlapping. Received: 'average'"),
-        ({"initialization": "glorot"}, "Expected initialization to be one of recipe, he. Received: 'glorot'"),
+        ({"initialization": "glorot"}, "Expected initialization to be one of recipe, he, zeros. Received: 'glorot'"),
         ({"num_classes": 1}, "Expected num_classes to be an int of at least 2. Received: num_classes=1"),
         ({"num_classes": 10.0}, "Expected num_classes to be an int of at least 2. Received: num_classes=10.0"),
         ({"image_size": 30}, "Expected image_size to be a multiple of 8. Received: image_size=30"),
