@@ -25,6 +25,7 @@ from alexnet_tf.data import prepared
 from alexnet_tf.data import records
 from alexnet_tf.data import sources
 from alexnet_tf.data import statistics
+from alexnet_tf.utils import checksums
 from alexnet_tf.utils import escaping
 from alexnet_tf.utils import files
 from alexnet_tf.utils import messages
@@ -321,7 +322,7 @@ def _finish(source, jobs, request):
         "storage": request["storage"],
         "request": request,
         "files": {
-            name: prepared.checksum(directory / name)
+            name: checksums.of_file(directory / name)
             for name in (prepared.INDEX, prepared.STATISTICS, prepared.CLASSES, *prepared.TFDS_FILES)
         },
         "splits": splits,

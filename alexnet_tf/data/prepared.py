@@ -25,6 +25,7 @@ from alexnet_tf.data import image_records
 from alexnet_tf.data import records
 from alexnet_tf.data import sources
 from alexnet_tf.data import statistics
+from alexnet_tf.utils import checksums
 from alexnet_tf.utils import messages
 from alexnet_tf.utils import schema
 
@@ -133,7 +134,7 @@ def open_data_dir(directory: str | os.PathLike) -> tuple[sources.Source, statist
     image_statistics = statistics.load(directory / STATISTICS)
     # Last, as the errors above say more about what is wrong.
     for file in (INDEX, STATISTICS, CLASSES):
-        if checksum(directory / file) != manifest["files"].get(file):
+        if checksums.of_file(directory / file) != manifest["files"].get(file):
             raise schema.error("the bytes that were written", directory / file, "others", _REMEDY)
     return source, image_statistics
 
@@ -226,12 +227,6 @@ def _existing(path, what):
     return path
 
 
-def checksum(path: str | os.PathLike) -> str:
-    """Returns the SHA-256 of a file as hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def verify(directory: str | os.PathLike, progress: Callable[[int], None] | None = None) -> list[str]:
     """Reads an entire prepared data set and compares it with its manifest.
 
@@ -251,7 +246,7 @@ def verify(directory: str | os.PathLike, progress: Callable[[int], None] | None 
     problems = [
         f"{directory / file}: not the bytes that were written"
         for file, expected in manifest["files"].items()
-        if not (directory / file).is_file() or checksum(directory / file) != expected
+        if not (directory / file).is_file() or checksums.of_file(directory / file) != expected
     ]
     problems += _verify_tfds_metadata(directory, manifest)
     if problems:
@@ -313,6 +308,6 @@ def _verify_shard(path, shard, index, members):
                 continue
             if example.features.feature["label"].int64_list.value[0] != label:
                 problems.append(f"{path}: {name.decode()} has a label that differs from {INDEX}")
-    if not problems and checksum(path) != shard["sha256"]:
+    if not problems and checksums.of_file(path) != shard["sha256"]:
         problems.append(f"{path}: not the bytes that were written")
     return problems

@@ -18,6 +18,7 @@ from alexnet_tf.data import image_headers
 from alexnet_tf.export import deployment
 from alexnet_tf.export import signatures
 from alexnet_tf.serving import protocol
+from alexnet_tf.utils import checksums
 from alexnet_tf.utils import files
 
 # The name is part of paths and of REST URLs.
@@ -168,6 +169,9 @@ def _write_saved_model(served, directory):
     for name, (function, spec) in served.endpoints().items():
         archive.add_endpoint(name, function, [spec])
     archive.write_out(directory, verbose=False)
+    # The mean image and the class names. TensorFlow has checksums of the variables.
+    names = ["saved_model.pb", *(f"assets/{name}" for name in sorted(os.listdir(os.path.join(directory, "assets"))))]
+    checksums.write(directory, names)
 
 
 def _metadata(served, preprocessing, class_names, options):

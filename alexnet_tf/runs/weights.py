@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import json
 import os
 import tempfile
@@ -18,6 +17,7 @@ from alexnet_tf.export import saved_model
 from alexnet_tf.models import layers
 from alexnet_tf.runs import export
 from alexnet_tf.runs import restore
+from alexnet_tf.utils import checksums
 from alexnet_tf.utils import files
 from alexnet_tf.utils import output
 from alexnet_tf.weights import convert
@@ -119,9 +119,7 @@ def _write_preprocessing(run, file, description):
     """Writes the files next to the weights."""
     with files.atomic_write(f"{file}.mean.npy", "wb") as mean:
         np.save(mean, run.image_statistics.mean_image)
-    with open(file, "rb") as written:
-        digest = hashlib.file_digest(written, "sha256").hexdigest()
-    files.write_json(f"{file}.json", {**description, "sha256": digest})
+    files.write_json(f"{file}.json", {**description, "sha256": checksums.of_file(file)})
 
 
 def _write_onnx(run, file, description, names):

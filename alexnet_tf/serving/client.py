@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from alexnet_tf.serving import protocol
+from alexnet_tf.utils import checksums
 from alexnet_tf.utils import messages
 from alexnet_tf.utils import pathnames
 
@@ -69,6 +70,15 @@ def newest_version(directory: str | os.PathLike) -> tuple[str, int]:
     return versions[newest], newest
 
 
+def check(directory: str | os.PathLike) -> None:
+    """Checks the files of a version of an export that TensorFlow would read whatever their bytes are.
+
+    Raises:
+      ValueError: if one of them is not as it was exported.
+    """
+    checksums.check(directory, "the files of an export", "export the run again")
+
+
 def _is_saved_model(directory):
     return os.path.isfile(os.path.join(directory, "saved_model.pb"))
 
@@ -80,11 +90,12 @@ class SavedModel(_Closable):
       directory: an export or a SavedModel, as for `newest_version`.
 
     Raises:
-      ValueError: if there is no SavedModel, or it cannot be loaded.
+      ValueError: if there is no SavedModel, or it is damaged.
     """
 
     def __init__(self, directory: str | os.PathLike):
         self._directory, _ = newest_version(directory)
+        check(self._directory)
         try:
             self._model = tf.saved_model.load(pathnames.without_patterns(self._directory))
         except (OSError, ValueError, KeyError, tf.errors.OpError) as error:

@@ -178,6 +178,7 @@ def serve(
             f"Received: {max_batch_size=}, {workers=}, {batch_timeout_ms=}"
         )
     newest, version = client.newest_version(directory)
+    client.check(newest)
     model = stub_model.Model(newest)
     service = Service(model, model_name, version, max_batch_size, batch_timeout_ms / 1000)
     try:

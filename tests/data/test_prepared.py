@@ -1,6 +1,5 @@
 """Reading a prepared data set: images as they were written, and messages that name every damage."""
 
-import hashlib
 import json
 import os
 import pathlib
@@ -405,13 +404,6 @@ def test_unfinished_data_set_says_what_to_do(jpegs):
         assert str(caught.value).endswith(
             f"in {jpegs}. Received: an unfinished preparation; run the same command again"
         )
-
-
-def test_checksum_is_the_sha_256_of_a_file(tmp_path):
-    content = np.random.default_rng(0).bytes(3 * 2**20 + 7)
-    (tmp_path / "file").write_bytes(content)
-    expected = hashlib.sha256(content).hexdigest()
-    assert prepared.checksum(tmp_path / "file") == expected
 
 
 def test_data_set_of_version_0_1_opens():

@@ -18,6 +18,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from alexnet_tf.export import deployment
 from alexnet_tf.export import saved_model
+from alexnet_tf.serving import client
 from alexnet_tf.serving import protocol
 from alexnet_tf.utils import files
 
@@ -205,6 +206,28 @@ def test_number_of_classes_must_match_the_network(tmp_path):
     with pytest.raises(ValueError) as caught:
         write(tmp_path, class_names=["a", "b"])
     assert str(caught.value) == "Expected 3 class_names. Received: 2"
+
+
+@pytest.mark.parametrize("name", ["saved_model.pb", "assets/labels.txt", "checksums.json"])
+@pytest.mark.parametrize("damage", ["zero", "remove", "empty"])
+def test_damage_that_tensorflow_would_not_notice_is_reported(version, tmp_path, name, damage):
+    client.check(version)
+    copy = pathlib.Path(shutil.copytree(version, tmp_path / "1"))
+    content = (copy / name).read_bytes()
+    if damage == "remove":
+        (copy / name).unlink()
+    else:
+        half = len(content) // 2
+        (copy / name).write_bytes(content[:half] + bytes(4) + content[half + 4 :] if damage == "zero" else b"")
+    if (name, damage) == ("checksums.json", "remove"):
+        # As in an export of version 0.1.
+        client.check(copy)
+        return
+    with pytest.raises(
+        ValueError, match="^Expected the files of an export in .* Received: .*; export the run again$"
+    ) as caught:
+        client.check(copy)
+    assert "\n" not in str(caught.value)
 
 
 def test_signatures_have_the_documented_inputs_and_outputs(meta_graph):

@@ -9,6 +9,8 @@ import pytest
 import stand_in
 
 from alexnet_tf.serving import client
+from alexnet_tf.serving import stub_server
+from alexnet_tf.utils import checksums
 
 COLORS = [(10, 20, 70), (90, 5, 5), (0, 200, 10)]
 
@@ -51,6 +53,17 @@ def test_all_clients_return_the_same_outputs(backend):
     assert outputs["classes"].tolist() == [[b"blue", green], [b"", b""], [b"red", green]]
     np.testing.assert_allclose(outputs["scores"], [[0.7, 0.2], [0, 0], [0.9, 0.05]], rtol=1e-6)
     assert outputs["errors"].tolist() == [b"", stand_in.ERROR.encode(), b""]
+
+
+def test_damaged_export_is_not_loaded(tmp_path):
+    (tmp_path / "saved_model.pb").write_bytes(b"graph")
+    checksums.write(tmp_path, ["saved_model.pb"])
+    (tmp_path / "saved_model.pb").write_bytes(b"grapf")
+    for load in (client.SavedModel, stub_server.serve):
+        with pytest.raises(
+            ValueError, match="^Expected the files of an export in .* Received: saved_model.pb with other"
+        ):
+            load(tmp_path)
 
 
 def test_all_clients_return_features(backend):
