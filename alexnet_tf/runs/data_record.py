@@ -20,6 +20,7 @@ from alexnet_tf.utils import schema
 
 FILE = "data.json"
 ARRAYS = "data.npz"
+_WHAT = "the images of the run"
 _REMEDY = "restore data.json and data.npz from a copy"
 _STRUCTURE = schema.Object(
     {
@@ -86,7 +87,7 @@ def write(workdir: str | os.PathLike, source: sources.Source) -> None:
     if record.class_words:
         values["class_words"] = record.class_words
     # Last: without it there is no record.
-    files.write_json(directory / FILE, values)
+    files.write_json(directory / FILE, schema.sealed(values))
 
 
 def read(workdir: str | os.PathLike) -> Record | None:
@@ -98,13 +99,12 @@ def read(workdir: str | os.PathLike) -> Record | None:
     directory = pathlib.Path(workdir)
     if not (directory / FILE).exists():
         return None
-    what = "the images of the run"
-    values = schema.read_json(directory / FILE, _STRUCTURE, what, _REMEDY)
+    values = _read_values(directory / FILE)
     columns = {f"{split}.{field}": array for split in values["splits"] for field, array in _COLUMNS.items()}
     path = directory / ARRAYS
     if not path.is_file():
-        raise schema.error(what, path, "none", _REMEDY)
-    arrays = schema.read_npz(path, columns, what, _REMEDY)
+        raise schema.error(_WHAT, path, "none", _REMEDY)
+    arrays = schema.read_npz(path, columns, _WHAT, _REMEDY)
     splits = {
         split: SplitRecord(*(arrays[f"{split}.{field}"] for field in SplitRecord._fields)) for split in values["splits"]
     }
@@ -125,9 +125,13 @@ def read_class_words(workdir: str | os.PathLike) -> dict[str, str]:
       ValueError: if the record is damaged.
     """
     path = pathlib.Path(workdir) / FILE
-    if not path.exists():
-        return {}
-    return schema.read_json(path, _STRUCTURE, "the images of the run", _REMEDY).get("class_words", {})
+    return _read_values(path).get("class_words", {}) if path.exists() else {}
+
+
+def _read_values(path):
+    values = schema.read_json(path, _STRUCTURE, _WHAT, _REMEDY)
+    schema.check_seal(values, _WHAT, path, _REMEDY)
+    return values
 
 
 class _Match(NamedTuple):

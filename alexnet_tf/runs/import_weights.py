@@ -64,7 +64,7 @@ def import_weights(name: str | os.PathLike, workdir: str | os.PathLike, options:
     run = _read(name, workdir, options, console)
     with _new_directory(workdir) as part:
         statistics.save(run.image_statistics, os.path.join(part, "statistics.npz"))
-        files.write_json(os.path.join(part, restore.IMPORT_RECORD), run.record)
+        files.write_json(os.path.join(part, restore.IMPORT_RECORD), schema.sealed(run.record))
         with files.atomic_write(os.path.join(part, "config.flags")) as file:
             file.write(flagfiles.to_text(run.run_config))
         _save(run, part)

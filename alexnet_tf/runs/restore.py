@@ -83,7 +83,9 @@ def read_class_words(workdir: str | os.PathLike) -> dict[str, str]:
     """
     path = os.path.join(workdir, IMPORT_RECORD)
     if os.path.isfile(path):
-        record = schema.read_json(path, _IMPORT_STRUCTURE, "the record of an import", "import the weights again")
+        what, remedy = "the record of an import", "import the weights again"
+        record = schema.read_json(path, _IMPORT_STRUCTURE, what, remedy)
+        schema.check_seal(record, what, path, remedy)
         return record.get("class_words", {})
     return data_record.read_class_words(workdir)
 

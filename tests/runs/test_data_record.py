@@ -191,11 +191,14 @@ def test_an_added_class_names_the_way_out(folder, workdir):
     assert f"--initialize_from={workdir}" in str(caught.value)
 
 
-@pytest.mark.parametrize("damage", ["json", "arrays", "bytes", "none"])
+@pytest.mark.parametrize("damage", ["json", "text", "arrays", "bytes", "none"])
 def test_a_damaged_record_ends_in_one_line(folder, workdir, damage):
     path = workdir / data_record.ARRAYS
     if damage == "json":
         (workdir / data_record.FILE).write_text("[]")
+    elif damage == "text":
+        described = workdir / data_record.FILE
+        described.write_text(described.read_text().replace("folder:", "golder:"))
     elif damage == "arrays":
         path.unlink()
     elif damage == "bytes":

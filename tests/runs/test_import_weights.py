@@ -76,6 +76,15 @@ def test_programs_that_need_a_classifier_say_so(imported, tmp_path):
     assert "Expected a run with a classifier in " in done.stderr and "--initialize_from=" in done.stderr
 
 
+def test_a_damaged_record_is_one_line(imported, tmp_path):
+    assert restore.read_class_words(imported) == {}
+    content = (imported / "weights.json").read_text()
+    for damaged in (content.replace("weights.npy", "weights.npz", 1), "[]", ""):
+        (tmp_path / "weights.json").write_text(damaged)
+        with pytest.raises(ValueError, match="^Expected the record of an import in .*; import the weights again$"):
+            restore.read_class_words(tmp_path)
+
+
 def test_record_names_the_file_and_the_preprocessing(toronto, imported):
     record = json.loads((imported / "weights.json").read_text())
     assert record["file"] == "weights.npy" and len(record["sha256"]) == 64
