@@ -91,6 +91,7 @@ setuptools.setup(
             "pytest-xdist>=3.8",
             "pyyaml>=6",
             "ruff==0.17.6",
+            "scikit-learn>=1.8",
             "scipy>=1.11",
             "xprof>=2.24",
         ],

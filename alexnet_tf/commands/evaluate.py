@@ -5,6 +5,10 @@ alexnet-tf evaluate --workdir=runs/first,runs/second,runs/third
 
 Errors are those of the center crop and of ten views. Each run is evaluated with its own
 configuration; set --source or --data_dir only if its data set has moved.
+
+Of a single run, evaluation.json also has precision, recall and F1 of each class, the confusion
+matrix and the calibration error. --fit_temperature and --sensitivity choose on the monitored split,
+usually validation, and apply what they chose to --split.
 """
 
 from collections.abc import Sequence
@@ -33,6 +37,23 @@ _SEARCH_FRACTION = flags.DEFINE_float(
 _SEARCH_SEED = flags.DEFINE_integer(
     "search_seed", 0, "seed of the choice of that fraction", lower_bound=0, flag_values=FLAGS
 )
+_CLASSES_CSV = flagfiles.define_path(
+    "classes_csv", "", "write precision, recall, F1 and number of images of each class to this file", flag_values=FLAGS
+)
+_CONFUSION_CSV = flagfiles.define_path(
+    "confusion_csv", "", "write the confusion matrix to this file: true classes in rows", flag_values=FLAGS
+)
+_FIT_TEMPERATURE = flags.DEFINE_boolean(
+    "fit_temperature", False, "fit the temperature that calibrates the probabilities, for an export", flag_values=FLAGS
+)
+_SENSITIVITY = flags.DEFINE_float(
+    "sensitivity",
+    None,
+    "with two classes, choose the probability from which on an image counts as --positive_class, so that this share of "
+    "its images is found, such as 0.95",
+    flag_values=FLAGS,
+)
+_POSITIVE_CLASS = flags.DEFINE_string("positive_class", "", "name of the class of --sensitivity", flag_values=FLAGS)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -51,4 +72,11 @@ def _evaluate(run_config):
         data_dir=run_config.data_dir,
         search_fraction=_SEARCH_FRACTION.value,
         search_seed=_SEARCH_SEED.value,
+        options=evaluate.Options(
+            fit_temperature=_FIT_TEMPERATURE.value,
+            sensitivity=_SENSITIVITY.value,
+            positive_class=_POSITIVE_CLASS.value,
+            classes_csv=_CLASSES_CSV.value,
+            confusion_csv=_CONFUSION_CSV.value,
+        ),
     )

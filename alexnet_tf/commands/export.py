@@ -44,6 +44,13 @@ _PRECISION = flags.DEFINE_string(
     "float32 or bfloat16; defaults to the precision of the run. Of onnx and litert: float32 or float16 for the weights",
     flag_values=FLAGS,
 )
+_TEMPERATURE = flags.DEFINE_string(
+    "temperature",
+    "1",
+    "divide the logits by this number, which calibrates the probabilities; fitted: the temperature that evaluate "
+    "--fit_temperature found for this checkpoint",
+    flag_values=FLAGS,
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -64,7 +71,19 @@ def _export(_):
         top=_TOP.value,
         max_pixels=_MAX_PIXELS.value,
         precision=_PRECISION.value,
+        temperature=_temperature(),
     )
+
+
+def _temperature():
+    if _TEMPERATURE.value == "fitted":
+        return "fitted"
+    try:
+        return float(_TEMPERATURE.value)
+    except ValueError:
+        raise program.UsageError(
+            f"Expected --temperature to be a positive number or fitted. Received: {_TEMPERATURE.value}"
+        ) from None
 
 
 def _export_file():
@@ -80,5 +99,10 @@ def _export_file():
     from alexnet_tf.runs import export
 
     export.export_file(
-        _WORKDIR.value, _EXPORT_DIR.value, format=_FORMAT.value, name=_NAME.value, precision=_PRECISION.value
+        _WORKDIR.value,
+        _EXPORT_DIR.value,
+        format=_FORMAT.value,
+        name=_NAME.value,
+        precision=_PRECISION.value,
+        temperature=_temperature(),
     )

@@ -31,6 +31,7 @@ def to_onnx(
     pixels: ImageInput | None = None,
     weights_dtype: str = "float32",
     metadata: Mapping[str, Any] | None = None,
+    temperature: float = 1.0,
 ) -> onnx.ModelProto:
     """Converts a network to an ONNX model.
 
@@ -44,6 +45,7 @@ def to_onnx(
       pixels: the preprocessing to include; None for the network alone.
       weights_dtype: as of `onnx_layers.Graph`.
       metadata: stored in the model: strings, and other values as JSON.
+      temperature: what the logits are divided by.
 
     Raises:
       ValueError: if the network has a layer that ONNX cannot express, or is too large for a file of ONNX.
@@ -54,6 +56,8 @@ def to_onnx(
         raise ValueError(f"Expected at most 2 GiB of weights for ONNX. Received: {size / 2**30:.1f} GiB")
     images = _add_input(graph, pixels)
     logits = _add_layers(graph, network, images)
+    if temperature != 1:
+        logits = graph.add("Div", [logits, graph.constant("temperature", np.float32(temperature))], "tempered")
     graph.nodes.append(onnx.helper.make_node("Identity", [logits], ["logits"], name="output"))
     graph.nodes.append(onnx.helper.make_node("Softmax", ["logits"], ["probabilities"], name="softmax", axis=1))
     if pixels:

@@ -35,6 +35,7 @@ class Options(NamedTuple):
     max_pixels: int = signatures.MAX_PIXELS
     # Batch sizes of the requests that a server runs before it answers any.
     warmup_batch_sizes: tuple[int, ...] = (1, 8, 32)
+    temperature: float = 1.0  # as of `signatures.Signatures`
 
 
 def export(
@@ -123,6 +124,7 @@ def _served(network, preprocessing, class_names, options):
             views=options.views,
             top=options.top,
             max_pixels=options.max_pixels,
+            temperature=options.temperature,
         )
 
 

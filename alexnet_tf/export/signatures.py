@@ -23,7 +23,15 @@ _OLD_VIEWS = {"centre": "center"}
 
 # Far above that of any pixel, and far below those whose products and sums overflow.
 _MAX_PIXEL_VALUE = 2.0**16
+# Keeps the logarithm of a probability that float32 rounded to zero finite.
+_MIN_PROBABILITY = 1e-37
 _NOT_PIXELS = "Expected RGB values in [0, 255]. Received: NaN, infinity or numbers above 65536"
+
+
+def check_temperature(temperature: float) -> None:
+    """Raises a ValueError unless the temperature is a positive number."""
+    if not 0 < temperature < float("inf"):
+        raise ValueError(f"Expected temperature to be a positive number. Received: {temperature=:g}")
 
 
 class Preprocessing(NamedTuple):
@@ -94,9 +102,10 @@ class Signatures:
       views: "center" for the central crop, "ten" for the mean of the probabilities of ten views.
       top: number of classes that a response names; all of them if there are fewer.
       max_pixels: as for `decode_images`.
+      temperature: what the logits are divided by; of ten views, the logarithms of their mean probabilities.
 
     Raises:
-      ValueError: if `views`, `top` or `max_pixels` is out of range.
+      ValueError: if `views`, `top`, `max_pixels` or `temperature` is out of range.
     """
 
     def __init__(
@@ -108,6 +117,7 @@ class Signatures:
         views: str = "center",
         top: int = 5,
         max_pixels: int = MAX_PIXELS,
+        temperature: float = 1.0,
     ):
         self.views = _OLD_VIEWS.get(views, views)
         if self.views not in VIEWS:
@@ -116,6 +126,8 @@ class Signatures:
             raise ValueError(f"Expected top to be at least 1. Received: {top=}")
         if not 1 <= max_pixels <= MAX_PIXELS:
             raise ValueError(f"Expected max_pixels to be from 1 to {MAX_PIXELS}. Received: {max_pixels=}")
+        check_temperature(temperature)
+        self._temperature = temperature
         self._network = network
         self._preprocessing = preprocessing
         initializer = tf.lookup.TextFileInitializer(
@@ -126,7 +138,7 @@ class Signatures:
         self._max_pixels = max_pixels
         cut = {"center": lambda images: [self._central_view(images)], "ten": self._ten_views}
         self._probabilities_of_views = errors.probability_function(
-            lambda images, training: network(images, training=training)[0], cut[self.views]
+            lambda images, training: self._tempered(network(images, training=training)[0], "center"), cut[self.views]
         )
 
     def endpoints(self) -> dict[str, tuple[Any, tf.TensorSpec]]:
@@ -183,6 +195,9 @@ class Signatures:
           ``[batch, top]``.
         """
         probabilities = tf.reduce_mean(self._probabilities_of_views(images), axis=0)
+        if self.views == "ten" and self._temperature != 1:
+            logarithms = tf.math.log(tf.maximum(probabilities, probabilities.dtype.as_numpy_dtype(_MIN_PROBABILITY)))
+            probabilities = tf.nn.softmax(self._tempered(logarithms, "ten"))
         scores, indices = tf.math.top_k(probabilities, self._top)
         classes = self.class_names.lookup(tf.cast(indices, tf.int64))
         return {"probabilities": probabilities, "classes": classes, "scores": scores}
@@ -220,6 +235,10 @@ class Signatures:
         _, features = self._network(self._central_view(images), training=False)
         features = tf.where(tf.equal(messages, "")[:, None], tf.cast(features, tf.float32), 0.0)
         return {"features": features, "errors": messages}
+
+    def _tempered(self, logits, views):
+        """Returns logits divided by the temperature, if they are those of the view set."""
+        return logits / self._temperature if self.views == views and self._temperature != 1 else logits
 
     def _decode(self, image_bytes):
         return decode_images(image_bytes, size=self._preprocessing.image_size, max_pixels=self._max_pixels)

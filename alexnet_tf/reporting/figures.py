@@ -1,4 +1,4 @@
-"""Figures drawn with matplotlib: curves, predictions, confusion matrices, galleries and nearest neighbors.
+"""Figures drawn with matplotlib: curves, predictions, confusion matrices, reliability, galleries and neighbors.
 
 Functions that return a ``matplotlib.figure.Figure`` raise ModuleNotFoundError if matplotlib is not installed.
 """
@@ -19,6 +19,8 @@ from alexnet_tf.utils import files
 
 if TYPE_CHECKING:
     import matplotlib.figure
+
+    from alexnet_tf.evaluation import calibration
 
 # Letters of a class name, of a name below a small image, and of a line below an image of a gallery.
 _MAX_NAME, _MAX_SMALL_NAME, _MAX_LINE = 22, 15, 36
@@ -219,6 +221,35 @@ def confusion_matrix(matrix: np.ndarray, class_names: Sequence[str]) -> "matplot
             color = _readable_on(drawn.cmap(shares[row, column]))
             axes.text(column, row, text, ha="center", va="center", fontsize=8, color=color)
     figure.colorbar(drawn, label="% of the images of the true class")
+    return figure
+
+
+def reliability(curves: Mapping[str, "calibration.Reliability"]) -> "matplotlib.figure.Figure":
+    """Draws reliability diagrams: accuracy by confidence at the top, the share of the images in each bin below.
+
+    Args:
+      curves: dict from a label to a `calibration.Reliability`, all of the same bins.
+
+    Returns:
+      A figure with two axes; the bars at the bottom are those of the first curve.
+    """
+    figure = _blank(4.6, 5.2)
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    top.plot([0, 1], [0, 1], color="gray", linewidth=0.8)
+    for (label, curve), style in zip(curves.items(), itertools.cycle(["o-", "s--", "^:"])):
+        has_images = curve.counts > 0
+        top.plot(curve.confidence[has_images], curve.accuracy[has_images], style, markersize=4, label=label)
+    first = next(iter(curves.values()))
+    shares = 100 * first.counts / first.counts.sum()
+    bottom.bar(first.edges[:-1], shares, np.diff(first.edges), align="edge", color="tab:blue", alpha=0.6)
+    top.set_ylabel("accuracy")
+    top.set_xlim(0, 1)
+    top.set_ylim(0, 1)
+    top.legend(loc="upper left")
+    bottom.set_ylabel("% of images")
+    bottom.set_xlabel("confidence")
+    for axes in (top, bottom):
+        axes.grid(True, alpha=0.3)
     return figure
 
 

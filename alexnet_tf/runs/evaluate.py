@@ -12,13 +12,31 @@ import numpy as np
 
 from alexnet_tf.evaluation import ensembles
 from alexnet_tf.evaluation import errors
+from alexnet_tf.runs import classification
 from alexnet_tf.runs import data_record
 from alexnet_tf.runs import dataset
+from alexnet_tf.runs import fitted_temperature
 from alexnet_tf.runs import restore
 from alexnet_tf.runs import split_results
+from alexnet_tf.utils import csv_files
 from alexnet_tf.utils import escaping
 from alexnet_tf.utils import files
 from alexnet_tf.utils import output
+
+
+class Options(NamedTuple):
+    """What to compute and write in addition to the errors of a single run.
+
+    Temperatures and thresholds are chosen on the monitored split of training, usually the validation set, whichever
+    split is evaluated.
+    """
+
+    fit_temperature: bool = False  # also writes ``temperature.json`` to the work directory
+    # The share of the images of the positive class, of two, that a threshold is to find, in (0, 1]; None for none.
+    sensitivity: float | None = None
+    positive_class: str = ""
+    classes_csv: str = ""  # path of a table of precision, recall, F1 and support of each class; empty for none
+    confusion_csv: str = ""  # path of a table of the confusion matrix; empty for none
 
 
 def evaluate(
@@ -29,6 +47,7 @@ def evaluate(
     data_dir: str | None = None,
     search_fraction: float = 0.5,
     search_seed: int = 0,
+    options: Options | None = None,
 ) -> dict[str, Any]:
     """Evaluates the newest checkpoint of a run, or of several runs and their ensemble, with all view sets.
 
@@ -42,6 +61,7 @@ def evaluate(
       source, data_dir: the new location of a data set that has moved; None for both uses the first run's.
       search_fraction: float in (0, 1), the share of each class that the weights are searched on.
       search_seed: seed of the choice of these images.
+      options: what else to compute and write for a single run.
 
     Returns:
       The results, which it also writes to ``evaluation.json`` in the work directory, or for several runs to
@@ -59,15 +79,64 @@ def evaluate(
     if split not in data_source.splits:
         raise ValueError(f"Expected split to be one of {', '.join(data_source.splits)}. Received: {split}")
     if len(workdirs) > 1:
+        if options not in (None, Options()):
+            raise ValueError("Expected one run for figures by class, temperatures and thresholds. Received: several")
         search = {"fraction": search_fraction, "seed": search_seed}
         return _evaluate_ensemble(workdirs, configs, data_source, split, search, console)
-    run = restore.open_run(workdirs[0], configs[0], data_source.class_names)
-    data = dataset.load_data(run.config, data_source, [split], run.image_statistics, console)
-    (result,) = split_results.evaluate_splits(run.config, run.model, data, [split], console)
-    evaluation = {split: split_results.print_result(run.config, result, data, console)}
-    written = {"step": run.step, "checkpoint": run.checkpoint, "evaluation": evaluation}
-    files.write_json(os.path.join(run.workdir, "evaluation.json"), written)
+    return _evaluate_one(workdirs[0], configs[0], data_source, split, options or Options(), console)
+
+
+def _evaluate_one(workdir, run_config, data_source, split, options, console):
+    """Evaluates one run; writes and returns the figures."""
+    positive = _check_options(options, data_source.class_names)
+    is_chosen = options.fit_temperature or options.sensitivity is not None
+    monitored = dataset.monitored_split(data_source)
+    splits = list(dict.fromkeys([monitored, split] if is_chosen else [split]))
+    run = restore.open_run(workdir, run_config, data_source.class_names)
+    data = dataset.load_data(run.config, data_source, splits, run.image_statistics, console)
+    results = split_results.evaluate_splits(run.config, run.model, data, splits, console)
+    result = results[-1]
+    choice = classification.choose(
+        results[0], fit_temperature=options.fit_temperature, sensitivity=options.sensitivity, positive=positive
+    )
+    section = classification.to_json(result, data_source.class_names, choice)
+    written = {
+        "step": run.step,
+        "checkpoint": run.checkpoint,
+        "evaluation": {split: split_results.print_result(run.config, result, data, console)},
+        "classification": {split: section},
+    }
+    classification.print_figures(result, section, data_source.display_names, choice, console)
+    path = os.path.join(run.workdir, "evaluation.json")
+    files.write_json(path, written, short_lists=True)
+    console.print(f"errors {path}")
+    if options.fit_temperature:
+        console.print(f"temperatures {fitted_temperature.write(run.workdir, choice, run.step)}")
+    _write_tables(options, result, data_source.class_names, console)
     return written
+
+
+def _check_options(options, class_names):
+    """Returns the index of the positive class; raises for options that would be of no use after the evaluation."""
+    for path in filter(None, (options.classes_csv, options.confusion_csv)):
+        csv_files.check(path)
+    if options.sensitivity is None:
+        if options.positive_class:
+            raise ValueError(f"Expected sensitivity with positive_class={options.positive_class}. Received: none")
+        return 1
+    if not 0 < options.sensitivity <= 1:
+        raise ValueError(f"Expected sensitivity to be above 0 and at most 1. Received: {options.sensitivity:g}")
+    return classification.positive_index(class_names, options.positive_class)
+
+
+def _write_tables(options, result, class_names, console):
+    for path, write in (
+        (options.classes_csv, classification.write_classes_csv),
+        (options.confusion_csv, classification.write_confusion_csv),
+    ):
+        if path:
+            write(path, result, class_names)
+            console.print(f"table {path}")
 
 
 def _check_directories(workdirs):

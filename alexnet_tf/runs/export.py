@@ -4,6 +4,7 @@ import dataclasses
 import os
 import types
 from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -15,6 +16,7 @@ from alexnet_tf.export import parity
 from alexnet_tf.export import saved_model
 from alexnet_tf.export import signatures
 from alexnet_tf.runs import builders
+from alexnet_tf.runs import fitted_temperature
 from alexnet_tf.runs import restore
 from alexnet_tf.training import metrics
 from alexnet_tf.utils import files
@@ -29,7 +31,12 @@ _EVALUATIONS = ("evaluation.json", "train.json")
 
 
 def export_run(
-    workdir: str | os.PathLike, export_dir: str | os.PathLike, *, precision: str = "", **options: Any
+    workdir: str | os.PathLike,
+    export_dir: str | os.PathLike,
+    *,
+    precision: str = "",
+    temperature: float | str = 1.0,
+    **options: Any,
 ) -> str:
     """Exports the newest checkpoint of a run as the next version of a served model.
 
@@ -37,6 +44,8 @@ def export_run(
       workdir: a directory in which `train.train` ran. Its data set is not needed.
       export_dir: directory of the versions, created if it does not exist.
       precision: "float32", or "bfloat16" for weights of half the size; empty for the run's own.
+      temperature: what the logits are divided by; "fitted" for the temperature that `evaluate.evaluate` fitted for this
+        checkpoint and these views.
       **options: of `saved_model.Options`.
 
     Returns:
@@ -58,13 +67,16 @@ def export_run(
         mean_crop=run_config.mean_crop,
         scale=run_config.input_scale,
     )
+    views = "ten views" if options.get("views") == "ten" else "center crop"
+    chosen = _choose_temperature(run, temperature, views)
     model = _to_bfloat16(run) if run_config.precision == "bfloat16" else run.model
-    version = saved_model.export(
-        model, preprocessing, run.class_names, _model_card(run), export_dir, saved_model.Options(**options)
-    )
+    options = saved_model.Options(**options, temperature=chosen.value)
+    card = _model_card(run) | chosen.card()
+    version = saved_model.export(model, preprocessing, run.class_names, card, export_dir, options)
     console.print(
         f"export {version}\n  from        {run.checkpoint}, step {run.step}, {run_config.precision}\n"
-        f"  size        {_size(version) / 1e6:.1f} MB\n"
+        + chosen.text("  temperature ", "\n")
+        + f"  size        {_size(version) / 1e6:.1f} MB\n"
         f"  try it      {messages.program('predict')} --saved_model={export_dir} IMAGE\n"
         f"  serve it    sh {os.path.join(export_dir, 'serve.sh')}",
         markup=False,
@@ -79,6 +91,7 @@ def export_file(
     format: str,
     name: str = "alexnet",
     precision: str = "",
+    temperature: float | str = 1.0,
 ) -> str:
     """Exports the newest checkpoint of a run as a single file from pixels to probabilities.
 
@@ -92,6 +105,7 @@ def export_file(
       format: a key of `FILE_FORMATS`.
       name: of the file, without the suffix.
       precision: "float32", or "float16" for weights of half the size; empty for float32.
+      temperature: as in `export_run`, for the center crop.
 
     Returns:
       The path of the file.
@@ -113,8 +127,9 @@ def export_file(
     run_config = dataclasses.replace(restore.read_config(workdir), precision="float32")
     run = restore.open_run(workdir, run_config, jit_compile=False)
     saved_model.check_numbers(run.model, run.image_statistics.mean_image)
-    card = _file_card(run, name, precision or "float32")
-    contents, checked = _convert(run, format, precision or "float32", card)
+    chosen = _choose_temperature(run, temperature, "center crop")
+    card = _file_card(run, name, precision or "float32") | chosen.card()
+    contents, checked = _convert(run, format, precision or "float32", card, chosen.value)
     os.makedirs(export_dir, exist_ok=True)
     path = os.path.join(export_dir, name + FILE_FORMATS[format])
     if format == "litert":
@@ -125,13 +140,46 @@ def export_file(
         file.write(contents)
     size = run.config.image_size
     output.Console().print(
-        f"export {path}: {len(contents) / 1e6:.1f} MB, {run.checkpoint}; {checked}; run it with images: uint8 "
-        f"[n, {size}, {size}, 3]"
+        f"export {path}: {len(contents) / 1e6:.1f} MB, {run.checkpoint}; {chosen.text('temperature ', '; ')}{checked}; "
+        f"run it with images: uint8 [n, {size}, {size}, 3]"
     )
     return path
 
 
-def _convert(run, format, precision, card):
+class _Temperature(NamedTuple):
+    """What logits are divided by, and where it comes from."""
+
+    value: float
+    source: str = ""  # empty if it was given
+
+    def card(self):
+        """Returns the entry of the model card; none for 1."""
+        if self.value == 1:
+            return {}
+        return {
+            "temperature": {
+                "value": self.value,
+                "source": self.source or "given",
+                "applied_to": "logits; losses on this card are without it",
+            }
+        }
+
+    def text(self, before, after):
+        """Returns the temperature in words, empty for 1."""
+        if self.value == 1:
+            return ""
+        return f"{before}{self.value:.4g}, {self.source or 'as given'}{after}"
+
+
+def _choose_temperature(run, requested, views):
+    if requested != "fitted":
+        signatures.check_temperature(requested)
+        return _Temperature(float(requested))
+    found = fitted_temperature.require(run.workdir, run.step)
+    return _Temperature(found[views], f"fitted on {found['num_examples']} {found['split']} images, {views}")
+
+
+def _convert(run, format, precision, card, temperature):
     """Returns the contents of a file, and how much its logits differ from the network's."""
     run_config, mean_image = run.config, run.image_statistics.mean_image
     pixels_shape = [_CHECKED_IMAGES, *mean_image.shape]
@@ -140,12 +188,14 @@ def _convert(run, format, precision, card):
     def classify(images):
         view = augmentation.central_view(images, mean_image, size=run_config.crop_size, scale=run_config.input_scale)
         logits = run.model(view, training=False)
+        logits = logits if temperature == 1 else logits / temperature
         return {"logits": logits, "probabilities": tf.nn.softmax(logits)}
 
     if format == "onnx":
         onnx_network = import_onnx_network()
         image_input = onnx_network.ImageInput(mean_image, run_config.crop_size, run_config.input_scale)
-        model = onnx_network.to_onnx(run.model, pixels=image_input, weights_dtype=precision, metadata=card)
+        options = {"weights_dtype": precision, "metadata": card, "temperature": temperature}
+        model = onnx_network.to_onnx(run.model, pixels=image_input, **options)
         contents = model.SerializeToString()
         program, outputs = "onnxruntime", onnx_network.run(contents, pixels)
     else:

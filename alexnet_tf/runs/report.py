@@ -13,7 +13,9 @@ from alexnet_tf.models import registry
 from alexnet_tf.reporting import figures
 from alexnet_tf.reporting import kernels
 from alexnet_tf.reporting import pages
+from alexnet_tf.reporting import pictures
 from alexnet_tf.runs import builders
+from alexnet_tf.runs import class_report
 from alexnet_tf.runs import costs
 from alexnet_tf.runs import dataset
 from alexnet_tf.runs import diagnosis
@@ -28,8 +30,6 @@ from alexnet_tf.utils import machine
 from alexnet_tf.utils import messages
 from alexnet_tf.utils import output
 
-# Subdirectory of the work directory.
-FIGURES = "figures"
 # Images in a figure.
 SHOWN = 8
 # Classes named for an image.
@@ -78,7 +78,8 @@ def write(
       run_config: its resolved configuration.
       model: its trained network.
       data: with the examples of the evaluated splits.
-      results: of the evaluated splits. All sections but "Errors" and "Training curves" are about the last one.
+      results: of the evaluated splits. All sections but "Errors" and "Training curves" are about the last one;
+        thresholds are chosen on the first.
       step: number of steps that the network was trained for.
 
     Returns:
@@ -88,7 +89,7 @@ def write(
     Raises:
       OSError: if a file cannot be written.
     """
-    os.makedirs(os.path.join(workdir, FIGURES), exist_ok=True)
+    os.makedirs(os.path.join(workdir, pictures.FOLDER), exist_ok=True)
     all_records = metrics.read(os.path.join(workdir, "metrics.jsonl"))
     records = [record for record in all_records if record["step"] <= step]
     last, names = results[-1], data.source.display_names
@@ -100,6 +101,7 @@ def write(
         *_kernels(workdir, run_config, model),
         *_predictions(workdir, last, examples, names),
         *_confusion(workdir, last, names),
+        *class_report.sections(workdir, results, names, step),
         *_hardest(workdir, last, data),
         *_neighbors(workdir),
         *_cost(run_config, model, records),
@@ -194,7 +196,7 @@ def _curves(workdir, records, monitored):
         key: [curve[name][place] for place in places]
         for key, name in (("epoch", "epoch"), ("error", "watched_error"), ("loss", "watched_loss"))
     }
-    yield from _draw(
+    yield from pictures.blocks(
         workdir,
         "curves.png",
         lambda: figures.error_curves(training, validation, name=monitored),
@@ -230,7 +232,7 @@ def _predictions(workdir, result, examples, names):
     probabilities = result.probabilities[result.headline]
     predicted = [_most_probable(probabilities[place], names) for place in places]
     yield pages.Heading("Example predictions")
-    yield from _draw(
+    yield from pictures.blocks(
         workdir,
         "answers.png",
         lambda: figures.predictions(
@@ -249,7 +251,7 @@ def _most_probable(probabilities, names):
 def _confusion(workdir, result, names):
     matrix = result.results[result.headline].confusion
     yield pages.Heading("Confusion matrix")
-    yield from _draw(
+    yield from pictures.blocks(
         workdir,
         "confusion.png",
         lambda: figures.confusion_matrix(matrix, names),
@@ -275,7 +277,7 @@ def _hardest(workdir, result, data):
         captions.append(f"{number}. {names[result.labels[place]]}: {true}\npredicted {names[predicted]}: {share}")
         rows.append([number, name_of(place), names[result.labels[place]], true, names[predicted], share])
     yield pages.Heading("Hardest images")
-    yield from _draw(
+    yield from pictures.blocks(
         workdir,
         "hardest.png",
         lambda: figures.gallery(examples.images(places), captions),
@@ -285,7 +287,7 @@ def _hardest(workdir, result, data):
 
 
 def _neighbors(workdir):
-    path = os.path.join(FIGURES, "neighbours.png")
+    path = os.path.join(pictures.FOLDER, "neighbours.png")
     if os.path.exists(os.path.join(workdir, path)):
         yield pages.Heading("Nearest neighbors")
         yield pages.Picture(
@@ -293,18 +295,6 @@ def _neighbors(workdir):
             "Left: images that the network was not trained on. Right of each: the six training images with the nearest "
             "features in the last hidden layer. (The paper's Figure 4, right.)",
         )
-
-
-def _draw(workdir, name, draw, caption):
-    """Yields a figure, or without matplotlib a paragraph that says what is missing."""
-    try:
-        figures.require_matplotlib("this picture")
-    except ModuleNotFoundError as error:
-        yield pages.Paragraph(str(error))
-        return
-    path = os.path.join(FIGURES, name)
-    figures.save_figure(draw(), os.path.join(workdir, path))
-    yield pages.Picture(path, caption)
 
 
 def _cost(run_config, model, records):

@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import stat
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from typing import Any
 
 # What a write raises, without the file's name, if the disk, a quota or the largest size of a file is exhausted.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# A list of numbers and null in indented JSON.
+_NUMBERS = re.compile(r"\[\n(?:\s+(?:-?\d[^\s,]*|null),?\n)+\s*\]")
 
 
 @contextlib.contextmanager
@@ -164,8 +167,20 @@ def digest(parts: Iterable[bytes]) -> str:
     return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
 
-def write_json(path: str | os.PathLike, values: Any) -> None:
-    """Writes a value as an indented JSON file, atomically."""
+def write_json(path: str | os.PathLike, values: Any, *, short_lists: bool = False) -> None:
+    """Writes a value as an indented JSON file, atomically.
+
+    Args:
+      path: of the file.
+      values: the value.
+      short_lists: whether a list of numbers is on one line, as for matrices.
+    """
     with atomic_write(path) as file:
-        json.dump(values, file, indent=2)
+        if short_lists:
+            # No text of JSON has a line break in it, so only lists match.
+            file.write(
+                _NUMBERS.sub(lambda match: f"[{' '.join(match[0][1:-1].split())}]", json.dumps(values, indent=2))
+            )
+        else:
+            json.dump(values, file, indent=2)
         file.write("\n")

@@ -114,6 +114,16 @@ def test_float16_weights_halve_the_file():
         onnx_network.to_onnx(network, weights_dtype="float16")
 
 
+def test_temperature_divides_the_logits():
+    network = cifar10.Cifar10Net("cifar10_26")
+    images = inputs_of(network)
+    logits, tempered = (
+        onnx_network.run(onnx_network.to_onnx(network, temperature=each).SerializeToString(), images)["logits"]
+        for each in (1.0, 4.0)
+    )
+    np.testing.assert_array_equal(tempered, logits / 4)
+
+
 def test_interface_and_metadata():
     network = cifar10.Cifar10Net("cifar10_26")
     model = onnx_network.to_onnx(network, metadata={"step": 7, "classes": ["Bläßhuhn", "b\nc"], "run": "a"})

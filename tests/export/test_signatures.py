@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from alexnet_tf.data import augmentation
 from alexnet_tf.data import photograph
+from alexnet_tf.evaluation import calibration
 from alexnet_tf.export import signatures
 
 GOOD = [
@@ -188,6 +189,16 @@ def test_ten_views_are_the_mean_of_ten_calls(images, mean_crop):
     np.testing.assert_allclose(served.classify_images(images)["probabilities"], expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("views", ["center", "ten"])
+def test_temperature_is_that_of_the_evaluation(images, views):
+    expected, found = (
+        small.served(views=views, temperature=temperature).classify_images(images)["probabilities"].numpy()
+        for temperature in (1.0, 2.5)
+    )
+    assert np.abs(found - expected).max() > 0.01
+    np.testing.assert_allclose(found, calibration.apply_temperature(expected, 2.5), atol=1e-6)
+
+
 def test_files_frames_and_pixels_give_the_same_outputs(served, classify_bytes):
     picture = small.pixels(55, 72)
     by_bytes = classify_bytes(tf.constant([small.encoded(picture, "PNG")]))
@@ -233,6 +244,8 @@ def test_features_are_the_input_of_the_last_layer(served, classify_bytes):
     [
         ({"views": "five"}, "Expected views to be one of center, ten. Received: views='five'"),
         ({"top": 0}, "Expected top to be at least 1. Received: top=0"),
+        ({"temperature": 0.0}, "Expected temperature to be a positive number. Received: temperature=0"),
+        ({"temperature": np.nan}, "Expected temperature to be a positive number. Received: temperature=nan"),
         ({"max_pixels": 0}, "Expected max_pixels to be from 1 to 100000000. Received: max_pixels=0"),
     ],
 )

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from alexnet_tf.evaluation import calibration
 from alexnet_tf.reporting import figures
 
 SIZES, SECONDS, PEAKS = [1, 8, 512], [0.0731, 0.158, 5.94], [1.54e9, 1.61e9, 7.08e9]
@@ -137,6 +138,25 @@ def test_percentages_of_a_confusion_matrix_are_readable(share):
     text = axes.texts[0]
     assert text.get_text() == str(share)
     assert contrast(background, matplotlib.colors.to_rgb(text.get_color())) >= 4.5
+
+
+@needs_matplotlib
+def test_reliability_shows_bins_with_images():
+    edges, nan = np.linspace(0, 1, 4), np.nan
+    curves = {
+        "as trained": calibration.Reliability(
+            edges, np.array([0, 3, 9]), np.array([nan, 0.5, 0.9]), np.array([nan, 0.4, 0.8])
+        ),
+        "temperature 2": calibration.Reliability(
+            edges, np.array([0, 12, 0]), np.array([nan, 0.6, nan]), np.array([nan, 0.7, nan])
+        ),
+    }
+    top, bottom = figures.reliability(curves).axes
+    _, first, second = top.lines
+    np.testing.assert_array_equal(first.get_xydata(), [[0.5, 0.4], [0.9, 0.8]])
+    np.testing.assert_array_equal(second.get_xydata(), [[0.6, 0.7]])
+    assert [text.get_text() for text in top.get_legend().get_texts()] == list(curves)
+    assert [bar.get_height() for bar in bottom.patches] == [0, 25, 75]
 
 
 @needs_matplotlib

@@ -153,6 +153,41 @@ def test_ensemble_averages_the_probabilities_of_its_members(together):
             assert found[key]["loss"] == pytest.approx(loss, rel=1e-6)
 
 
+def test_figures_by_class_and_temperatures_are_written(runs, folder, tmp_path, capsys):
+    run = shutil.copytree(runs[0], tmp_path / "run")
+    tables = {"classes_csv": str(tmp_path / "classes.csv"), "confusion_csv": str(tmp_path / "confusion.csv")}
+    written = evaluate.evaluate(run, options=evaluate.Options(fit_temperature=True, **tables))
+    assert json.loads((run / "evaluation.json").read_text()) == json.loads(json.dumps(written))
+    found = written["classification"]["validation"]
+    assert found["class_names"] == list(CLASSES) and found["support"] == [2] * 6
+    for key in KEYS:
+        matrix = np.array(found[key]["confusion_matrix"])
+        assert 1 - np.trace(matrix) / 12 == pytest.approx(written["evaluation"]["validation"][key]["top1_error"])
+    stored = json.loads((run / "temperature.json").read_text())
+    assert (stored["step"], stored["split"], stored["num_examples"]) == (1, "validation", 12)
+    assert [stored[key] for key in KEYS] == [found[key]["calibrated"]["temperature"] for key in KEYS]
+    assert all(pathlib.Path(path).read_text().count("\n") == 7 for path in tables.values())
+    assert f"temperatures {run}/temperature.json" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "count, options, message",
+    [
+        (
+            2,
+            {"fit_temperature": True},
+            "^Expected one run for figures by class, temperatures and .* Received: several$",
+        ),
+        (1, {"sensitivity": 0.9}, "^Expected two classes to choose a threshold for a sensitivity. Received: 6$"),
+        (1, {"sensitivity": 2.0}, "^Expected sensitivity to be above 0 and at most 1. Received: 2$"),
+        (1, {"positive_class": "ant"}, "^Expected sensitivity with positive_class=ant. Received: none$"),
+    ],
+)
+def test_options_of_no_use_are_rejected(runs, count, options, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate.evaluate(runs[:count], options=evaluate.Options(**options))
+
+
 def test_list_of_one_run_is_evaluated_as_that_run(runs, alone):
     assert evaluate.evaluate(runs[:1]) == alone[0]
 

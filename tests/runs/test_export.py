@@ -19,8 +19,11 @@ from alexnet_tf.data import augmentation
 from alexnet_tf.data import pipeline
 from alexnet_tf.data import statistics
 from alexnet_tf.evaluation import errors
+from alexnet_tf.export import saved_model
+from alexnet_tf.runs import classification
 from alexnet_tf.runs import dataset
 from alexnet_tf.runs import export
+from alexnet_tf.runs import fitted_temperature
 from alexnet_tf.runs import restore
 
 CLASS_NAMES, CONFIG, SMALL = untrained_runs.CLASS_NAMES, untrained_runs.CONFIG, untrained_runs.SMALL
@@ -166,6 +169,35 @@ def test_the_newest_checkpoint_is_exported_with_its_errors_on_the_model_card(tmp
     assert "None" not in (version / "model_card.md").read_text()
     assert card["data"] == {"source": "elpv", "training_images": 123}
     assert "--network=cifar10_18" in card["configuration"]
+
+
+def test_fitted_temperature_is_that_of_the_views_and_the_checkpoint(small_run, tmp_path, monkeypatch, capsys):
+    exported = []
+
+    def export_version(model, preprocessing, class_names, card, export_dir, options):
+        exported.append((options.temperature, card["temperature"]["source"]))
+        return str(tmp_path)
+
+    monkeypatch.setattr(saved_model, "export", export_version)
+    run = shutil.copytree(small_run, tmp_path / "run")
+    temperatures = {"center crop": 1.5, "ten views": 1.25}
+    choice = classification.Choice("validation", 90, temperatures)
+    fitted_temperature.write(run, choice, 7)
+    for views in ("center", "ten"):
+        export.export_run(run, tmp_path / "out", temperature="fitted", views=views)
+    assert exported == [
+        (1.5, "fitted on 90 validation images, center crop"),
+        (1.25, "fitted on 90 validation images, ten views"),
+    ]
+    assert "temperature 1.5, fitted on 90 validation images, center crop" in capsys.readouterr().out
+    fitted_temperature.write(run, choice, 6)
+    with pytest.raises(
+        ValueError, match="^Expected a temperature that was fitted for step 7 in .*. Received: none; run "
+    ):
+        export.export_run(run, tmp_path / "out", temperature="fitted")
+    (run / "temperature.json").write_text('{"step": 7}')
+    with pytest.raises(ValueError, match="temperature.json"):
+        export.export_run(run, tmp_path / "out", temperature="fitted")
 
 
 def test_export_prints_what_it_wrote(small_run, tmp_path, capsys):

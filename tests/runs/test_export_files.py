@@ -12,6 +12,7 @@ import tensorflow as tf
 import untrained_runs
 
 from alexnet_tf.data import augmentation
+from alexnet_tf.evaluation import calibration
 from alexnet_tf.export import litert
 from alexnet_tf.export import onnx_network
 from alexnet_tf.runs import export
@@ -87,17 +88,24 @@ def test_files_next_to_litert_have_class_names_and_the_card(exported):
 
 
 @pytest.mark.parametrize("format", export.FILE_FORMATS)
-def test_float16_halves_the_file(run, exported, pictures, tmp_path, format, capfd):
-    path = pathlib.Path(export.export_file(run, tmp_path, format=format, name="narrow", precision="float16"))
+def test_float16_halves_the_file_and_a_temperature_divides_the_logits(run, exported, pictures, tmp_path, format, capfd):
+    options = {"name": "narrow", "precision": "float16", "temperature": 2.0}
+    path = pathlib.Path(export.export_file(run, tmp_path, format=format, **options))
     captured = capfd.readouterr()
     (line,) = captured.out.splitlines()
     assert line.startswith(f"export {path}: ") and line.endswith("; run it with images: uint8 [n, 37, 37, 3]")
     assert "logits for 8 random images differ from the network's by at most " in line
+    assert "temperature 2, as given" in line
     assert not captured.err
     suffix = export.FILE_FORMATS[format]
     assert path.stat().st_size < 0.55 * (exported / f"alexnet{suffix}").stat().st_size
-    images, expected = pictures
+    images, probabilities = pictures
+    expected = calibration.apply_temperature(probabilities, 2.0)
+    assert np.abs(expected - probabilities).max() > 0.02
     np.testing.assert_allclose(RUN[format](path.read_bytes(), images)["probabilities"], expected, atol=5e-3)
+    if format == "litert":
+        card = json.loads((tmp_path / "narrow.json").read_text())
+        assert card["temperature"]["value"] == 2.0 and card["temperature"]["source"] == "given"
 
 
 @pytest.mark.parametrize("format", export.FILE_FORMATS)
@@ -115,6 +123,8 @@ def test_a_file_that_computes_something_else_is_not_written(run, tmp_path, monke
     [
         ({"format": "pb"}, "^Expected format to be one of onnx, litert. Received: pb$"),
         ({"precision": "bfloat16"}, "^Expected precision to be one of float32, float16 for onnx. Received: bfloat16$"),
+        ({"temperature": -1.0}, "^Expected temperature to be a positive number. Received: temperature=-1$"),
+        ({"temperature": "fitted"}, "^Expected a temperature that was fitted for step 7 in .* --fit_temperature$"),
         ({"name": "../a"}, "^Expected name to consist of letters, "),
     ],
 )

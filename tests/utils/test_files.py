@@ -82,6 +82,16 @@ def test_json_round_trips(tmp_path):
     assert schema.read_json(tmp_path / "values.json", schema.Map(), "values") == values
 
 
+def test_lists_of_numbers_are_on_one_line_if_requested(tmp_path):
+    values = {"m": [[1, -2], [3e-9, None]], "text": ["[\n  1\n]", "a"], "mixed": [1, "2"], "empty": []}
+    path = tmp_path / "values.json"
+    files.write_json(path, values, short_lists=True)
+    assert schema.read_json(path, schema.Map(), "values") == values
+    lines = path.read_text().splitlines()
+    assert "    [1, -2]," in lines and "    [3e-09, null]" in lines
+    assert lines[lines.index('  "mixed": [') + 1] == "    1,"
+
+
 def test_content_and_name_are_on_disk_before_the_block_is_left(tmp_path, monkeypatch):
     synced = []
     fsync = os.fsync
