@@ -12,9 +12,7 @@ from alexnet_tf.reporting import pages
 FOLDER = "figures"
 
 
-def blocks(
-    directory: str | os.PathLike, name: str, draw: Callable[[], Any], caption: str
-) -> Iterator[pages.Block]:
+def blocks(directory: str | os.PathLike, name: str, draw: Callable[[], Any], caption: str) -> Iterator[pages.Block]:
     """Draws a figure and yields it, or without matplotlib a paragraph that says what is missing.
 
     Args:
