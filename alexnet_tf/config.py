@@ -357,6 +357,21 @@ class Config:
         "paper: not stated; original #145: no",
         kind=bool,
     )
+    sampling: str = _option(
+        "training",
+        "uniform",
+        "images of an epoch: uniform: each once; balanced: as many in all, each class equally often",
+        "ours; paper: not stated",
+        choices=("uniform", "balanced"),
+    )
+    class_weights: str = _option(
+        "training",
+        "none",
+        "weights of the classes in the training loss: none; balanced: the same total for each class; or a CSV or JSON "
+        "file of class names and weights; scaled to a mean of 1 over the images drawn",
+        "ours; paper: none",
+        is_path=True,
+    )
     learning_rate: float = _option("training", 0.01, "initial learning rate of the weights", "paper 5", low=0, high=10)
     learning_rate_scaling: str = _option(
         "training",
@@ -611,6 +626,7 @@ class Config:
             )
         self._check_network()
         self._check_fine_tuning()
+        self._check_imbalance()
         if self.schedule == "plateau" and not self.validation_fraction:
             raise ValueError(
                 "Expected a schedule that does not depend on the validation error, such as epochs, for "
@@ -653,6 +669,28 @@ class Config:
                     f"Expected freeze and {option} to name different layers, as frozen layers are not trained. "
                     f"Received: {', '.join(both)} in both"
                 )
+
+    def _check_imbalance(self):
+        """Raises an error for options against imbalance that contradict each other or the order of the images."""
+        if not self.class_weights:
+            raise ValueError("Expected class_weights to be none, balanced or a file. Received: an empty name")
+        if self.sampling != "balanced":
+            return
+        if self.class_weights == "balanced":
+            raise ValueError(
+                "Expected either sampling=balanced or class_weights=balanced, as each alone balances the classes. "
+                "Received: both"
+            )
+        if self.reshuffle is False:
+            raise ValueError(
+                "Expected reshuffle=true for sampling=balanced, which draws a new order for each epoch. "
+                "Received: reshuffle=false"
+            )
+        if self.data_service:
+            raise ValueError(
+                "Expected no data_service for sampling=balanced, which it does not support. "
+                f"Received: data_service={self.data_service}"
+            )
 
     def layer_rate_factors(self) -> dict[str, float]:
         """Returns the factors of `layer_rates` by layer."""

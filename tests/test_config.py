@@ -56,11 +56,13 @@ def with_value(field, value):
     return config.Config(**required), config.Config(**required, **{field.name: value})
 
 
-# One tower excludes two devices and communication between towers; a network for CIFAR-10 excludes all of these.
+# One tower excludes two devices and communication between towers; a network for CIFAR-10 excludes all of these. A data
+# service excludes balanced sampling.
 EVERYTHING_ELSE = config.Config(
     **{field.name: another(field) for field in FIELDS}
-    | {"network": "alexnet", "towers": "two", "image_size": 96, "distribute": "none"}
+    | {"network": "alexnet", "towers": "two", "image_size": 96, "distribute": "none", "sampling": "uniform"}
 )
+BALANCED = dataclasses.replace(EVERYTHING_ELSE, sampling="balanced", data_service="")
 REPLICAS = dataclasses.replace(EVERYTHING_ELSE, distribute="mirrored", devices=())
 ONE_TOWER = dataclasses.replace(EVERYTHING_ELSE, towers="half", communication="paper", devices=())
 SMALL_NET = dataclasses.replace(
@@ -205,12 +207,13 @@ def test_flagfile_of_one_changed_value_round_trips(field, tmp_path):
         config.Config().resolved(),
         config.Config(recipe="original").resolved(),
         EVERYTHING_ELSE,
+        BALANCED,
         REPLICAS,
         ONE_TOWER,
         SMALL_NET,
         dataclasses.replace(EVERYTHING_ELSE, deterministic=True, devices=(), drop_epochs=(), new_layers=()),
     ],
-    ids=["default", "paper", "original", "everything_else", "replicas", "one_tower", "small_net", "empty_lists"],
+    ids=["default", "paper", "original", "everything_else", "balanced", "replicas", "one_tower", "small_net", "empty"],
 )
 def test_flagfile_round_trips(value, tmp_path):
     assert read(tmp_path, flagfiles.to_text(value)) == value
@@ -247,10 +250,11 @@ def test_round_trips_cover_every_field():
     def differing(other):
         return {name for name in NAMES if getattr(other, name) != getattr(config.Config(), name)}
 
-    assert set(NAMES) - differing(EVERYTHING_ELSE) == {"network", "towers", "distribute"}
-    assert set(NAMES) - differing(REPLICAS) == {"network", "towers"}
-    assert set(NAMES) - differing(ONE_TOWER) == {"network", "communication", "distribute"}
-    assert set(NAMES) - differing(SMALL_NET) == {*registry.refused_options("cifar10_19"), "distribute"}
+    assert set(NAMES) - differing(EVERYTHING_ELSE) == {"network", "towers", "distribute", "sampling"}
+    assert set(NAMES) - differing(BALANCED) == {"network", "towers", "distribute", "data_service"}
+    assert set(NAMES) - differing(REPLICAS) == {"network", "towers", "sampling"}
+    assert set(NAMES) - differing(ONE_TOWER) == {"network", "communication", "distribute", "sampling"}
+    assert set(NAMES) - differing(SMALL_NET) == {*registry.refused_options("cifar10_19"), "distribute", "sampling"}
 
 
 def test_flagfile_names_every_field_of_a_resolved_configuration():
@@ -330,6 +334,19 @@ def test_bounds_are_inclusive(field):
         (
             {"towers": "half", "communication": "fc8"},
             r"Expected towers=two for communication=fc8\. Received: towers=half",
+        ),
+        ({"class_weights": ""}, r"Expected class_weights to be none, balanced or a file\. Received: an empty name"),
+        (
+            {"sampling": "balanced", "class_weights": "balanced"},
+            r"Expected either sampling=balanced or class_weights=balanced, .*\. Received: both",
+        ),
+        (
+            {"sampling": "balanced", "reshuffle": False},
+            r"Expected reshuffle=true for sampling=balanced, .*\. Received: reshuffle=false",
+        ),
+        (
+            {"sampling": "balanced", "data_dir": "prepared", "data_service": "grpc://HOST:5050"},
+            r"Expected no data_service for sampling=balanced, .*\. Received: data_service=grpc://HOST:5050",
         ),
         ({"bottleneck": 2047}, r"Expected bottleneck to be even\. Received: 2047"),
         (
@@ -509,9 +526,9 @@ def test_differences_are_fields_that_must_not_change_within_a_run(field):
 
 
 def test_all_differences_are_listed():
-    # 15 may change; network and towers have their defaults.
+    # 15 may change; network, towers and sampling have their defaults.
     default = config.Config(split_rule="shuffle", input_scale=1.0)
-    assert len(default.differences(EVERYTHING_ELSE)) == len(FIELDS) - 15 - 2
+    assert len(default.differences(EVERYTHING_ELSE)) == len(FIELDS) - 15 - 3
     assert set(EVERYTHING_ELSE.differences(ONE_TOWER)) == {"towers", "communication"}
 
 

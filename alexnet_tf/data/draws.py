@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 # Independent streams of random numbers.
-ORDER, GEOMETRY, NOISE, SHARDS = range(4)
+ORDER, GEOMETRY, NOISE, SHARDS, CLASSES = range(5)
 
 FLIPS = {"none": (False, False), "horizontal": (False, True), "both": (True, True)}
 
@@ -49,6 +49,42 @@ def order(count: int, seed: int, epoch: int) -> np.ndarray:
     indices = _permutation(seed, ORDER, epoch, count)
     indices.flags.writeable = False
     return indices
+
+
+def balanced_order(labels: np.ndarray, seed: int, epoch: int, length: int) -> np.ndarray:
+    """Returns the images of an epoch that draws each class equally often.
+
+    Over the whole run, the numbers of draws of two classes differ by at most one after each epoch. The images of a
+    class are drawn in random orders, one after another: all of them once, then all of them again, across epochs.
+
+    Args:
+      labels: int ``[count]``, the class of each image. Classes without images are not drawn.
+      seed, epoch: ints of at least 0.
+      length: int, the number of images of an epoch.
+
+    Returns:
+      int64 ``[length]``, indices into `labels`.
+    """
+    present, counts = np.unique(labels, return_counts=True)
+    members = np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])
+    indices = np.empty(length, np.int64)
+    # The places of all epochs belong to the classes in turn; those of an epoch are then shuffled.
+    begin = int(epoch) * length
+    for turn, label in enumerate(present.tolist()):
+        first = (turn - begin) % len(present)
+        own = indices[first :: len(present)]
+        drawn_before = (begin + first) // len(present)
+        own[:] = members[turn][_repeated_permutations(seed, label, len(members[turn]), drawn_before, len(own))]
+    return indices[_permutation(seed, ORDER, epoch, length)]
+
+
+def _repeated_permutations(seed, label, count, first, length):
+    """Returns `length` elements, from `first` on, of an endless sequence of permutations of `count` elements."""
+    rounds = range(first // count, -(-(first + length) // count))
+    begin, words = rounds.start * count, len(rounds) * count
+    numbers = _numbers(seed, CLASSES, label, begin // 4, words // 4 + 2).ravel()[begin % 4 :][:words]
+    permutations = np.argsort(numbers.reshape(-1, count), axis=1, kind="stable").ravel()
+    return permutations[first - begin :][:length]
 
 
 def order_on_disk(count: int, seed: int) -> np.ndarray:

@@ -3,6 +3,8 @@
 A run that resumes at step n therefore gets batch n + 1 at once, without replaying the batches before it.
 """
 
+import functools
+
 import numpy as np
 import tensorflow as tf
 
@@ -16,6 +18,8 @@ _FETCHED_AT_A_TIME = 4
 
 def training_batches(data: examples.Examples, options: sampling.Sampling) -> tf.data.Dataset:
     """Returns batches for training: each image at most once an epoch, without the last, partial batch.
+
+    With ``options.balanced``, each class is drawn equally often instead.
 
     Args:
       data: `examples.Examples`.
@@ -34,10 +38,12 @@ def training_batches(data: examples.Examples, options: sampling.Sampling) -> tf.
     share = options.images_per_worker
     draw_options = options.draw_options(data.image_size)
 
+    order_of = _order_function(data, options, steps_per_epoch)
+
     def batch_of(step):
         position = options.position(int(step), steps_per_epoch)
-        order = draws.order(len(data), options.seed, position.order_epoch)
-        indices = order[(position.order_first + np.arange(share)) % len(data)]
+        order = order_of(position.order_epoch)
+        indices = order[(position.order_first + np.arange(share)) % len(order)]
         positions = range(position.first, position.first + share)
         drawn = draws.draw(options.seed, position.epoch, positions, **draw_options)
         noise = drawn.noise if options.has_noise(int(step), steps_per_epoch) else np.zeros_like(drawn.noise)
@@ -52,6 +58,14 @@ def training_batches(data: examples.Examples, options: sampling.Sampling) -> tf.
     }
     steps = tf.data.Dataset.range(options.first_step, options.steps)
     return _read(steps, batch_of, data, options.crop_size, columns, batch_size=share, drop_remainder=True)
+
+
+def _order_function(data, options, steps_per_epoch):
+    """Returns the function from an epoch to the indices of its images."""
+    if not options.balanced:
+        return lambda epoch: draws.order(len(data), options.seed, epoch)
+    length = steps_per_epoch * options.batch_size
+    return functools.lru_cache(2)(lambda epoch: draws.balanced_order(data.labels, options.seed, epoch, length))
 
 
 def evaluation_batches(

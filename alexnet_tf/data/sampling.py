@@ -38,11 +38,14 @@ class Sampling:
         32).
       reshuffle: bool. True draws a new order for every epoch. False always uses that of the first (original #145);
         each epoch then continues where the one before ended, so no image is left out for good.
+      balanced: bool, whether an epoch draws each class equally often (`draws.balanced_order`) instead of each image
+        once. It has as many steps either way.
       noise_epochs: float, the epoch from which on the color noise is 0; None keeps the noise to the end.
       worker: pair of ints, (index, count): which of `count` equal parts of each batch to read.
 
     Raises:
-      ValueError: if `crops` or `flips` is unknown, or `batch_size` is not a multiple of the workers.
+      ValueError: if `crops` or `flips` is unknown, `batch_size` is not a multiple of the workers, or `balanced` is
+        True without `reshuffle`.
     """
 
     batch_size: int
@@ -54,6 +57,7 @@ class Sampling:
     flips: str = "horizontal"
     images_per_draw: int = 1
     reshuffle: bool = True
+    balanced: bool = False
     noise_epochs: float | None = None
     worker: tuple[int, int] = (0, 1)
 
@@ -61,6 +65,8 @@ class Sampling:
         for name, value, allowed in (("crops", self.crops, CROPS), ("flips", self.flips, tuple(draws.FLIPS))):
             if value not in allowed:
                 raise ValueError(f"Expected {name} to be one of {', '.join(allowed)}. Received: {name}={value!r}")
+        if self.balanced and not self.reshuffle:
+            raise ValueError("Expected reshuffle to be True for balanced=True. Received: reshuffle=False")
         workers = self.worker[1]
         if self.batch_size % workers:
             raise ValueError(

@@ -253,6 +253,7 @@ def build_sampling(
         flips=run_config.flips,
         images_per_draw=run_config.images_per_draw,
         reshuffle=run_config.reshuffle,
+        balanced=run_config.sampling == "balanced",
         noise_epochs=run_config.color_noise_epochs or None,
         worker=worker,
     )
@@ -270,6 +271,7 @@ def build_trainer(
     model: keras.Model,
     image_statistics: statistics.Statistics,
     strategy: tf.distribute.Strategy | None = None,
+    class_weights: np.ndarray | None = None,
 ) -> trainer.Trainer:
     """Builds the training step of a configuration.
 
@@ -278,6 +280,7 @@ def build_trainer(
       model: the network.
       image_statistics: of the training images.
       strategy: if given, each of its replicas takes the step. This function must be called in its scope.
+      class_weights: as in `trainer.Trainer`.
     """
     return trainer.Trainer(
         model,
@@ -285,6 +288,7 @@ def build_trainer(
         build_preprocessing(run_config, image_statistics),
         strategy,
         None if run_config.reduce_precision == "float32" else tf.dtypes.as_dtype(run_config.reduce_precision),
+        class_weights,
     )
 
 

@@ -17,6 +17,7 @@ To resume a run that ended early from its newest checkpoint, repeat the command.
 import contextlib
 import dataclasses
 import os
+import zlib
 from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
@@ -37,6 +38,7 @@ from alexnet_tf.models import placement
 from alexnet_tf.profiling import profiler
 from alexnet_tf.profiling import trace
 from alexnet_tf.runs import builders
+from alexnet_tf.runs import class_weights
 from alexnet_tf.runs import data_record
 from alexnet_tf.runs import dataset
 from alexnet_tf.runs import diagnosis
@@ -54,6 +56,7 @@ from alexnet_tf.training import metrics
 from alexnet_tf.training import schedules
 from alexnet_tf.training import stopping
 from alexnet_tf.training import trainer
+from alexnet_tf.utils import escaping
 from alexnet_tf.utils import files
 from alexnet_tf.utils import messages
 from alexnet_tf.utils import output
@@ -71,6 +74,7 @@ class _Run(NamedTuple):
     console: rich.console.Console
     data: dataset.Data
     monitored: str  # the split that is evaluated after each epoch
+    class_weights: class_weights.ClassWeights | None
     trainer: trainer.Trainer
     schedule: schedules.Schedule  # of the weights' learning rate
     checkpoints: checkpoints.Checkpoints
@@ -154,7 +158,8 @@ def _open(run_config, workdir, processes, locks):
     _check_configuration(run_config, workdir)
     steps_per_epoch = sampling.batches_per_epoch(len(data.examples["train"]), run_config.batch_size)
     steps = max(1, round(run_config.epochs * steps_per_epoch))
-    own_trainer = _build_trainer(run_config, data, processes, console)
+    weights = class_weights.resolve(run_config, data.source.class_names, data.examples["train"].labels, workdir)
+    own_trainer = _build_trainer(run_config, data, weights, processes, console)
     schedule = builders.build_schedule(run_config)
     saved = builders.build_checkpoints(
         run_config, own_trainer.model, own_trainer.optimizer, schedule, data.source.class_names, workdir
@@ -167,6 +172,7 @@ def _open(run_config, workdir, processes, locks):
         console,
         data,
         monitored,
+        weights,
         own_trainer,
         schedule,
         saved,
@@ -197,7 +203,7 @@ def _open_data(run_config, workdir, console):
     return data, monitored
 
 
-def _build_trainer(run_config, data, processes, console):
+def _build_trainer(run_config, data, weights, processes, console):
     """Builds the network and its training step, on each replica."""
     size, replicas = run_config.batch_size, processes.replicas
     if size % replicas:
@@ -209,13 +215,15 @@ def _build_trainer(run_config, data, processes, console):
         )
     with processes.scope():
         model = builders.build_model(run_config, len(data.source.class_names))
-        return builders.build_trainer(run_config, model, data.statistics, processes.strategy)
+        factors = weights and weights.factors(data.source.class_names)
+        return builders.build_trainer(run_config, model, data.statistics, processes.strategy, factors)
 
 
 def _check_start(run):
     """Checks that all processes start at the same step, and initializes a new run from another one if requested."""
     run_config, first_step = run.config, run.first_step
-    run.processes.check_same("checkpoint and configuration", [first_step, run_config.fingerprint()])
+    own = [first_step, run_config.fingerprint(), zlib.crc32(repr(run.class_weights).encode())]
+    run.processes.check_same("checkpoint and configuration", own)
     if first_step > run.steps:
         raise ValueError(
             f"Expected epochs to be at least {first_step / run.steps_per_epoch:g}, as {run.workdir} has already "
@@ -225,6 +233,9 @@ def _check_start(run):
         initialization.initialize(run_config, run.trainer.model, run.data.statistics, dataset.logger(run.console))
     if run_config.freeze:
         run.console.print(builders.describe_frozen(run.trainer.model), markup=False)
+    labels, length = run.data.examples["train"].labels, run.steps_per_epoch * run_config.batch_size
+    for line in class_weights.describe(run.class_weights, run_config, labels, length):
+        run.console.print(escaping.one_line(line), markup=False)
 
 
 def _claim(run, locks, exists):
@@ -235,6 +246,8 @@ def _claim(run, locks, exists):
     run.checkpoints.remove_incomplete()
     statistics.save(run.data.statistics, os.path.join(run.workdir, "statistics.npz"))
     data_record.write(run.workdir, run.data.source)
+    if run.class_weights:
+        class_weights.write(run.workdir, run.class_weights)
     with files.atomic_write(os.path.join(run.workdir, "config.flags")) as file:
         file.write(flagfiles.to_text(run.config))
 

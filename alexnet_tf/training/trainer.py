@@ -5,6 +5,7 @@ from typing import Any
 from typing import NamedTuple
 from typing import Protocol
 
+import numpy as np
 import tensorflow as tf
 
 # Top-5 errors are counted only with more classes than this.
@@ -16,7 +17,7 @@ _BYTES_PER_PACK = 16_000_000
 class StepResult(NamedTuple):
     """The result of one step: scalar tensors that the device may still be computing."""
 
-    loss: tf.Tensor  # mean cross-entropy of the batch, in nats, without weight decay
+    loss: tf.Tensor  # mean cross-entropy of the batch, in nats, without class weights and weight decay
     errors: tf.Tensor  # int32, number of wrong top-1 predictions
     top5_errors: tf.Tensor | None  # int32, number of labels not in the top 5; None with five classes or fewer
     examples: tf.Tensor  # int32, the batch size
@@ -41,6 +42,9 @@ class Trainer:
       strategy: a ``tf.distribute.Strategy`` in whose scope model and optimizer were created. Each replica takes the
         step with an equal part of the batch, and applies the mean of all gradients. None for a single replica.
       reduce_dtype: dtype in which gradients are reduced over the replicas; None keeps their own.
+      class_weights: float ``[num_classes]``, factors of the loss of each example in what is minimized; None for 1. The
+        sum is divided by the number of examples, not by that of their weights, so that equal parts of a batch on
+        several replicas have the gradient of the entire batch.
 
     Attributes:
       step: ``tf.function`` from a batch and the learning rates, float32 ``[rates]``, to a `StepResult`.
@@ -54,6 +58,7 @@ class Trainer:
         preprocess: Callable[[Any], tuple[tf.Tensor, tf.Tensor]],
         strategy: tf.distribute.Strategy | None = None,
         reduce_dtype: tf.DType | None = None,
+        class_weights: np.ndarray | None = None,
     ):
         self.model = model
         self.optimizer = optimizer
@@ -61,6 +66,7 @@ class Trainer:
         self.traces = 0
         self._strategy = strategy
         self._reduce_dtype = reduce_dtype
+        self._class_weights = class_weights
         # Training drops the last, partial batch, so only a mistake causes a batch of another shape and a retrace.
         self.step = tf.function(self._step, autograph=False)
 
@@ -81,8 +87,11 @@ class Trainer:
             logits = self.model(images, training=True)
             with tf.name_scope("loss"):
                 losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
-                loss = tf.reduce_mean(losses)
-        gradients = tape.gradient(loss, self.optimizer.variables)
+                loss = minimized = tf.reduce_mean(losses)
+                if self._class_weights is not None:
+                    weights = tf.gather(tf.constant(self._class_weights, losses.dtype), labels)
+                    minimized = tf.reduce_mean(weights * losses)
+        gradients = tape.gradient(minimized, self.optimizer.variables)
         with tf.name_scope("errors"):
             errors = _count(tf.not_equal(tf.argmax(logits, axis=-1, output_type=labels.dtype), labels))
             top5_errors = None

@@ -58,6 +58,47 @@ def test_order_sorts_the_numbers_of_the_generators_definition(count, seed, epoch
     np.testing.assert_array_equal(draws.order_on_disk(count, seed), sorted_by_numbers(count, seed, 3, 0))
 
 
+@pytest.mark.parametrize("sizes, length", [((50, 3, 1, 10), 64), ((7, 2), 9), ((1, 1, 1), 2), ((5,), 5)])
+def test_a_balanced_order_draws_classes_equally_often_over_any_number_of_epochs(sizes, length):
+    # Label 1 has no images.
+    labels = np.random.default_rng(0).permutation(np.repeat([0, *range(2, len(sizes) + 1)], sizes))
+    drawn = np.concatenate([draws.balanced_order(labels, 3, epoch, length) for epoch in range(12)])
+    for end in range(length, len(drawn) + 1, length):
+        per_class = np.bincount(labels[drawn[:end]], minlength=len(sizes) + 1)
+        counts = per_class[np.unique(labels)]
+        assert counts.sum() == end and counts.max() - counts.min() <= 1
+        # The images of a class are equally often drawn, too.
+        per_image = np.bincount(drawn[:end], minlength=len(labels))
+        for label in np.unique(labels):
+            own = per_image[labels == label]
+            assert own.max() - own.min() <= (2 if end < len(drawn) and length < len(labels) else 1), (label, own)
+
+
+def test_a_balanced_order_follows_from_the_generators_definition():
+    labels = np.array([4, 4, 2, 4, 4, 2, 4])
+    # Epochs of 7: the third one has places 14 to 20, of which the even ones belong to label 2.
+    of_two, of_four = (
+        [np.flatnonzero(labels == label)[place] for place in _permutations(11, label, count, 11)]
+        for label, count in ((2, 2), (4, 5))
+    )
+    turns = [of_two[7], of_four[7], of_two[8], of_four[8], of_two[9], of_four[9], of_two[10]]
+    expected = [turns[place] for place in sorted_by_numbers(7, 11, 0, 2)]
+    np.testing.assert_array_equal(draws.balanced_order(labels, 11, 2, 7), expected)
+
+
+def _permutations(seed, label, count, length):
+    """The first places of an endless sequence of permutations of the images of a class."""
+    drawn = [number for block in range(length) for number in numbers(seed, 4, label, block)]
+    rounds = [drawn[first : first + count] for first in range(0, length + count, count)]
+    return [place for each in rounds for place in sorted(range(count), key=lambda index: each[index])][:length]
+
+
+def test_balanced_orders_differ_between_seeds_and_epochs():
+    labels = np.arange(60) % 3
+    orders = [draws.balanced_order(labels, seed, epoch, 60) for seed in range(3) for epoch in range(3)]
+    assert len({order.tobytes() for order in orders}) == len(orders)
+
+
 def test_cached_order_is_read_only():
     kept = draws.order(10, 0, 0)
     with pytest.raises(ValueError, match="read-only"):

@@ -1,5 +1,7 @@
 """Batches: which images are drawn when, how they are cropped and flipped, and resuming at any step."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import small_examples
@@ -71,11 +73,12 @@ def test_seed_determines_all_draws():
         assert (small_examples.gathered(one, name) != small_examples.gathered(other, name)).any()
 
 
+@pytest.mark.parametrize("balanced", [False, True])
 @pytest.mark.parametrize("first_step", range(7))
-def test_resumed_run_gets_the_batches_of_an_uninterrupted_one(first_step):
+def test_resumed_run_gets_the_batches_of_an_uninterrupted_one(first_step, balanced):
     """Two batches an epoch, so this covers resuming within an epoch and at its end."""
-    whole = small_examples.sampled(small_examples.coded_examples(10), steps=7)
-    rest = small_examples.sampled(small_examples.coded_examples(10), first_step=first_step, steps=7)
+    whole = small_examples.sampled(small_examples.coded_examples(10), steps=7, balanced=balanced)
+    rest = small_examples.sampled(small_examples.coded_examples(10), first_step=first_step, steps=7, balanced=balanced)
     assert len(rest) == 7 - first_step
     for expected, batch in zip(whole[first_step:], rest, strict=True):
         for name in expected:
@@ -186,7 +189,16 @@ def test_noise_stops_at_the_given_epoch():
     )
 
 
-@pytest.mark.parametrize("options", [{}, {"images_per_draw": 3}, {"reshuffle": False}])
+def test_balanced_epochs_have_as_many_steps_and_each_class_equally_often():
+    """Of 13 images in classes of 10, 2 and 1, three batches of four are an epoch."""
+    data = dataclasses.replace(small_examples.blank_examples(13), labels=np.repeat([0, 1, 2], [10, 2, 1]))
+    found = small_examples.gathered(small_examples.sampled(data, steps=6, balanced=True), "labels").reshape(2, 12)
+    assert [np.bincount(epoch).tolist() for epoch in found] == [[4, 4, 4], [4, 4, 4]]
+    with pytest.raises(ValueError, match="Expected reshuffle to be True for balanced=True"):
+        small_examples.sampled(data, balanced=True, reshuffle=False)
+
+
+@pytest.mark.parametrize("options", [{}, {"images_per_draw": 3}, {"reshuffle": False}, {"balanced": True}])
 def test_workers_split_the_batches_of_one_worker(options):
     whole = small_examples.sampled(small_examples.coded_examples(26), batch_size=12, steps=5, **options)
     parts = [

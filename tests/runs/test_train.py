@@ -247,13 +247,22 @@ def test_the_test_set_is_monitored_without_a_validation_set(small_folder, tmp_pa
     [
         # The others restore all that this one does, and more.
         pytest.param({}, marks=pytest.mark.slow),
-        {"normalization": "batch", "crop_size": 24, "crops": "random", "flips": "horizontal", "color_noise": 0.1},
+        {
+            "normalization": "batch",
+            "crop_size": 24,
+            "crops": "random",
+            "flips": "horizontal",
+            "color_noise": 0.1,
+            "reshuffle": True,
+            "sampling": "balanced",
+        },
         {
             "network": "cifar10_26",
             "normalization": "response",
             "schedule": "exponential_steps",
             "conv1_slow_epoch": 1.0,
             "conv1_frozen_epoch": 3.0,
+            "class_weights": "balanced",
         },
     ],
     ids=["cifar10_18", "batch_normalization_and_crops", "cifar10_26_and_rates"],

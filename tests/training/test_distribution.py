@@ -9,6 +9,8 @@ import tensorflow as tf
 from alexnet_tf import config
 from alexnet_tf.runs import builders
 from alexnet_tf.training import distribution
+from alexnet_tf.training import optimizer
+from alexnet_tf.training import trainer
 
 ADDRESSES = ("a:1", "b:2", "c:3")
 
@@ -126,6 +128,29 @@ def test_two_replicas_with_16_images_each_equal_one_with_32_over_20_steps(make, 
         first, second = mirrored.strategy.experimental_local_results(variable.value)
         assert first.device != second.device
         np.testing.assert_array_equal(first.numpy(), second.numpy())
+
+
+def test_class_weights_have_the_same_effect_on_two_replicas_as_on_one(mirrored):
+    generator = np.random.default_rng(0)
+    # The weights in the halves of the batch differ.
+    batch = {
+        "features": tf.constant(generator.standard_normal([8, 5]), tf.float32),
+        "labels": tf.constant([0, 0, 0, 1, 2, 2, 2, 1], tf.int64),
+    }
+
+    def updated(joined):
+        with joined.scope():
+            kernel = tf.Variable(tf.ones([5, 3]))
+            sgd = optimizer.MomentumSGD([kernel], [optimizer.Rule(0, 0.0)], jit_compile=False)
+            model = lambda images, training: tf.matmul(images, kernel)
+            preprocess = lambda part: (part["features"], part["labels"])
+            toy = trainer.Trainer(model, sgd, preprocess, joined.strategy, class_weights=np.array([0.2, 1.0, 3.0]))
+        (part,) = joined.batches([batch])
+        return float(toy.step(part, tf.constant([0.1])).loss), kernel.numpy()
+
+    expected, found = updated(distribution.Distribution()), updated(mirrored)
+    assert found[0] == pytest.approx(expected[0], rel=1e-6)
+    np.testing.assert_allclose(found[1], expected[1], rtol=1e-6)
 
 
 def test_a_process_can_sum_other_shapes_on_replicas_that_are_started_again():

@@ -25,6 +25,30 @@ def test_step_returns_loss_errors_and_batch_size():
     assert (int(result.errors), int(result.examples)) == (mistakes[0], toy_training.BATCH)
 
 
+def test_class_weights_multiply_the_gradients_of_examples_and_not_the_reported_loss():
+    generator = np.random.default_rng(0)
+    features = tf.constant(generator.standard_normal([8, 5]), tf.float32)
+    labels, weights = tf.constant([0, 2, 1, 1, 2, 0, 0, 0], tf.int64), np.array([0.5, 2.0, 3.0])
+
+    def update(examples, class_weights):
+        kernel = tf.Variable(tf.ones([5, 3]))
+        sgd = optimizer.MomentumSGD([kernel], [optimizer.Rule(0, 0.0)], jit_compile=False)
+        model = lambda images, training: tf.matmul(images, kernel)
+        toy = trainer.Trainer(model, sgd, lambda batch: batch, class_weights=class_weights)
+        chosen = tf.gather(features, examples), tf.gather(labels, examples)
+        loss = toy.step(chosen, tf.constant([0.1])).loss
+        return kernel.numpy() - 1, float(loss)
+
+    weighted, loss = update(range(8), weights)
+    plain, plain_loss = update(range(8), None)
+    assert loss == plain_loss and np.abs(weighted - plain).max() > 0.01
+    single = [weights[label] * update([place], None)[0] for place, label in enumerate(labels.numpy())]
+    np.testing.assert_allclose(weighted, np.mean(single, axis=0), rtol=1e-5, atol=1e-7)
+    # Replicas average over equal parts of a batch.
+    halves = [update(part, weights)[0] for part in (range(4), range(4, 8))]
+    np.testing.assert_allclose(np.mean(halves, axis=0), weighted, rtol=1e-5, atol=1e-7)
+
+
 def test_top5_errors_are_counted_where_there_are_more_than_five_classes():
     logits = tf.constant(np.random.default_rng(0).standard_normal([50, 8]), tf.float32)
     labels = tf.constant(np.arange(50) % 8, tf.int64)
