@@ -43,6 +43,13 @@ _CLASSES_CSV = flagfiles.define_path(
 _CONFUSION_CSV = flagfiles.define_path(
     "confusion_csv", "", "write the confusion matrix to this file: true classes in rows", flag_values=FLAGS
 )
+_PREDICTIONS = flagfiles.define_path(
+    "predictions",
+    "",
+    "write the file, true class and most probable classes of each image to this file",
+    flag_values=FLAGS,
+)
+_TOP = flags.DEFINE_integer("top", 5, "number of classes per image in --predictions", lower_bound=1, flag_values=FLAGS)
 _FIT_TEMPERATURE = flags.DEFINE_boolean(
     "fit_temperature", False, "fit the temperature that calibrates the probabilities, for an export", flag_values=FLAGS
 )
@@ -78,5 +85,7 @@ def _evaluate(run_config):
             positive_class=_POSITIVE_CLASS.value,
             classes_csv=_CLASSES_CSV.value,
             confusion_csv=_CONFUSION_CSV.value,
+            predictions_csv=_PREDICTIONS.value,
+            top=_TOP.value,
         ),
     )

@@ -2,6 +2,11 @@
 
 alexnet-tf predict --saved_model=served/quickstart cat.jpg dog.png
 alexnet-tf predict --server=localhost:8500 cat.jpg dog.png
+alexnet-tf predict --saved_model=served/quickstart --csv=predictions.csv photographs
+
+An IMAGE is an image file; a folder, which is searched with all folders below it; a pattern such as
+'photographs/*.jpg'; or a text file (*.txt) with a path on each line. --csv writes a row for each
+image, with a progress bar, whatever their number. Unreadable images are listed, with status 1.
 """
 
 import json
@@ -12,6 +17,7 @@ from absl import flags
 
 from alexnet_tf import flagfiles
 from alexnet_tf.commands import program
+from alexnet_tf.utils import escaping
 from alexnet_tf.utils import pathnames
 
 FLAGS = flags.FlagValues()
@@ -35,6 +41,12 @@ _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 32, "maximum number of images per request", lower_bound=1, flag_values=FLAGS
 )
 _JSON = flags.DEFINE_boolean("json", False, "print a JSON list instead of a table", flag_values=FLAGS)
+_CSV = flagfiles.define_path(
+    "csv",
+    "",
+    "write a table of the most probable classes of each image to this file, instead of printing them",
+    flag_values=FLAGS,
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -42,12 +54,21 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _predict(paths):
+    from alexnet_tf.data import image_files
     from alexnet_tf.serving import classify
 
     if bool(_SAVED_MODEL.value) == bool(_SERVER.value):
         received = "both" if _SERVER.value else "neither"
         raise program.UsageError(f"Expected --saved_model or --server. Received: {received}")
-    paths = [pathnames.expand(path) for path in paths]
+    if _CSV.value and _JSON.value:
+        raise program.UsageError("Expected --csv or --json. Received: both")
+    found = image_files.find_or_keep([pathnames.expand(path) for path in paths])
+    for note in found.notes:
+        print(escaping.one_line(f"warning: {note}"), file=sys.stderr)
+    if _CSV.value:
+        _write_csv(found.paths)
+        return
+    paths = found.paths
     # A character that the terminal cannot show is replaced instead of ending the program.
     sys.stdout.reconfigure(errors="replace")
     with _open_backend() as backend:
@@ -55,6 +76,19 @@ def _predict(paths):
     if failed:
         first = f"{failed[0].path}: {failed[0].error}"
         raise ValueError(f"{len(failed)} of {len(paths)} images could not be classified, the first {first}")
+
+
+def _write_csv(paths):
+    from alexnet_tf.runs import predictions
+    from alexnet_tf.utils import csv_files
+
+    csv_files.check(_CSV.value)
+    with _open_backend() as backend:
+        failures = predictions.write_classified(
+            _CSV.value, backend, paths, top=_TOP.value, batch_size=_BATCH_SIZE.value
+        )
+    if failures.count:
+        raise ValueError(f"{failures.count} of {len(paths)} images could not be classified, the first {failures.first}")
 
 
 def _open_backend():

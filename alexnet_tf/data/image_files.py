@@ -58,6 +58,22 @@ def find(requests: Sequence[str]) -> Found:
     return Found(paths, tuple(notes))
 
 
+def find_or_keep(requests: Sequence[str]) -> Found:
+    """Finds image files as `find` does, but keeps paths of single files, which may not exist: their reader reports it.
+
+    Raises:
+      FileNotFoundError, ValueError: as `find`, for a folder, a list or a pattern.
+    """
+    paths, notes = [], []
+    for request in requests:
+        is_list = request.lower().endswith(LIST_SUFFIX) and os.path.isfile(request)
+        is_pattern = pathnames.has_patterns(request) and not os.path.lexists(request)
+        found = find([request]) if is_list or is_pattern or os.path.isdir(request) else Found([request], ())
+        paths += found.paths
+        notes += found.notes
+    return Found(paths, tuple(notes))
+
+
 def _matches(pattern):
     try:
         return glob.glob(pattern, recursive=True) if pathnames.has_patterns(pattern) else []

@@ -16,6 +16,7 @@ from alexnet_tf.runs import classification
 from alexnet_tf.runs import data_record
 from alexnet_tf.runs import dataset
 from alexnet_tf.runs import fitted_temperature
+from alexnet_tf.runs import predictions
 from alexnet_tf.runs import restore
 from alexnet_tf.runs import split_results
 from alexnet_tf.utils import csv_files
@@ -37,6 +38,8 @@ class Options(NamedTuple):
     positive_class: str = ""
     classes_csv: str = ""  # path of a table of precision, recall, F1 and support of each class; empty for none
     confusion_csv: str = ""  # path of a table of the confusion matrix; empty for none
+    predictions_csv: str = ""  # path of a table of what is predicted for each image; empty for none
+    top: int = 5  # number of classes per image in that table
 
 
 def evaluate(
@@ -112,13 +115,15 @@ def _evaluate_one(workdir, run_config, data_source, split, options, console):
     console.print(f"errors {path}")
     if options.fit_temperature:
         console.print(f"temperatures {fitted_temperature.write(run.workdir, choice, run.step)}")
-    _write_tables(options, result, data_source.class_names, console)
+    _write_tables(options, result, data, console)
     return written
 
 
 def _check_options(options, class_names):
     """Returns the index of the positive class; raises for options that would be of no use after the evaluation."""
-    for path in filter(None, (options.classes_csv, options.confusion_csv)):
+    if not options.top >= 1:
+        raise ValueError(f"Expected top to be at least 1. Received: {options.top}")
+    for path in filter(None, (options.classes_csv, options.confusion_csv, options.predictions_csv)):
         csv_files.check(path)
     if options.sensitivity is None:
         if options.positive_class:
@@ -129,13 +134,15 @@ def _check_options(options, class_names):
     return classification.positive_index(class_names, options.positive_class)
 
 
-def _write_tables(options, result, class_names, console):
+def _write_tables(options, result, data, console):
+    class_names = data.source.class_names
     for path, write in (
-        (options.classes_csv, classification.write_classes_csv),
-        (options.confusion_csv, classification.write_confusion_csv),
+        (options.classes_csv, lambda path: classification.write_classes_csv(path, result, class_names)),
+        (options.confusion_csv, lambda path: classification.write_confusion_csv(path, result, class_names)),
+        (options.predictions_csv, lambda path: predictions.write_evaluated(path, result, data, options.top)),
     ):
         if path:
-            write(path, result, class_names)
+            write(path)
             console.print(f"table {path}")
 
 

@@ -1,5 +1,7 @@
 """Classifies image files with an exported or served network, and prints the predictions."""
 
+import collections
+import concurrent.futures
 import os
 import unicodedata
 from collections.abc import Iterable
@@ -55,7 +57,9 @@ class _File(NamedTuple):
     error: str
 
 
-def classify_files(backend: Backend, paths: Iterable[str | os.PathLike], batch_size: int = 32) -> Iterator[Prediction]:
+def classify_files(
+    backend: Backend, paths: Iterable[str | os.PathLike], batch_size: int = 32, requests: int = 1
+) -> Iterator[Prediction]:
     """Classifies image files in batches.
 
     Args:
@@ -63,6 +67,8 @@ def classify_files(backend: Backend, paths: Iterable[str | os.PathLike], batch_s
       paths: paths of JPEG, PNG, GIF, BMP or WebP files. They are read as predictions are consumed: memory holds the
         files of one request, at most 64 MiB, and one more.
       batch_size: maximum number of images per request.
+      requests: number of requests in progress. With more than one, the backend is called from as many threads, and
+        images are read and decoded while it computes. Memory holds the files of each of them and of one more.
 
     Yields:
       A `Prediction` for each path, in order. A file that cannot be read or decoded yields a prediction with an error
@@ -75,8 +81,28 @@ def classify_files(backend: Backend, paths: Iterable[str | os.PathLike], batch_s
     """
     if batch_size < 1:
         raise ValueError(f"Expected batch_size to be at least 1. Received: {batch_size=}")
-    for batch in _batches(map(_read, paths), batch_size):
-        yield from _predictions(backend, batch)
+    batches = _batches(map(_read, paths), batch_size)
+    if requests == 1:
+        for batch in batches:
+            yield from _predictions(backend, batch)
+    else:
+        yield from _overlapped(backend, batches, requests)
+
+
+def _overlapped(backend, batches, requests):
+    """Yields the predictions for all batches in order, with several requests in progress."""
+    pending = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(requests) as pool:
+        try:
+            for batch in batches:
+                pending.append(pool.submit(lambda batch=batch: list(_predictions(backend, batch))))
+                if len(pending) > requests:
+                    yield from pending.popleft().result()
+            while pending:
+                yield from pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
 
 
 def _read(path):

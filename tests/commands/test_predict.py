@@ -1,5 +1,6 @@
 """Tests of tools/predict.py from the command line."""
 
+import csv
 import json
 import os
 import pathlib
@@ -73,9 +74,32 @@ def test_ascii_terminals_get_names_without_bars(export_dir, tmp_path):
     assert "blue" in done.stdout and "gr??tes Gr?n" in done.stdout and "70.00%" in done.stdout
 
 
+def test_folders_patterns_and_lists_are_written_to_a_table(export_dir, tmp_path):
+    folder = tmp_path / "photographs"
+    (folder / "a, b").mkdir(parents=True)
+    paths = stand_in.write_images(folder / "a, b", [stand_in.png(10, 20, 70), stand_in.png(0, 200, 0)])
+    (tmp_path / "list.txt").write_text(f"{paths[1]}\n{tmp_path / 'none.png'}\n")
+    arguments = [str(folder), f"{folder}/*/*", str(tmp_path / "list.txt"), paths[0]]
+    done = forks.run("predict", f"--saved_model={export_dir}", f"--csv={tmp_path / 'p.csv'}", *arguments)
+    message = f"1 of 7 images could not be classified, the first {tmp_path / 'none.png'}: Cannot read the file"
+    assert ends_with_one_line(done, 1, message)
+    assert "6 of 7 images classified" in done.stdout
+    with open(tmp_path / "p.csv", newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    assert header[:3] == ["file", "class_1", "probability_1"] and header[-1] == "error"
+    assert [row[0] for row in rows] == [*paths, *paths, paths[1], str(tmp_path / "none.png"), paths[0]]
+    assert [row[1] for row in rows] == ["blue", "größtes Grün"] * 2 + ["größtes Grün", "", "blue"]
+
+
 @pytest.mark.parametrize(
     "arguments, status, message",
     [
+        (["--saved_model=a", "--csv=b.csv", "--json", "c.png"], 2, "Expected --csv or --json. Received: both"),
+        (
+            ["--saved_model=a", "--csv=/none/b.csv", "c.png"],
+            1,
+            "Expected a CSV file in an existing directory. Received: ",
+        ),
         (["image.png"], 2, "Expected --saved_model or --server. Received: neither"),
         (["--saved_model=a", "--server=b:1", "image.png"], 2, "Expected --saved_model or --server. Received: both"),
         (["--saved_model=a"], 2, "Expected at least one IMAGE. Received: none"),

@@ -1,6 +1,7 @@
 """Evaluation of several runs as an ensemble."""
 
 import contextlib
+import csv
 import dataclasses
 import io
 import json
@@ -155,8 +156,9 @@ def test_ensemble_averages_the_probabilities_of_its_members(together):
 
 def test_figures_by_class_and_temperatures_are_written(runs, folder, tmp_path, capsys):
     run = shutil.copytree(runs[0], tmp_path / "run")
-    tables = {"classes_csv": str(tmp_path / "classes.csv"), "confusion_csv": str(tmp_path / "confusion.csv")}
-    written = evaluate.evaluate(run, options=evaluate.Options(fit_temperature=True, **tables))
+    tables = {name: str(tmp_path / name) for name in ("classes_csv", "confusion_csv")}
+    others = {"fit_temperature": True, "predictions_csv": str(tmp_path / "predictions.csv"), "top": 2}
+    written = evaluate.evaluate(run, options=evaluate.Options(**tables, **others))
     assert json.loads((run / "evaluation.json").read_text()) == json.loads(json.dumps(written))
     found = written["classification"]["validation"]
     assert found["class_names"] == list(CLASSES) and found["support"] == [2] * 6
@@ -167,6 +169,11 @@ def test_figures_by_class_and_temperatures_are_written(runs, folder, tmp_path, c
     assert (stored["step"], stored["split"], stored["num_examples"]) == (1, "validation", 12)
     assert [stored[key] for key in KEYS] == [found[key]["calibrated"]["temperature"] for key in KEYS]
     assert all(pathlib.Path(path).read_text().count("\n") == 7 for path in tables.values())
+    with open(tmp_path / "predictions.csv", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert len(header) == 6 and all(row[0].startswith(f"train/{row[1]}/") for row in rows)
+    wrong = sum(row[1] != row[2] for row in rows)
+    assert wrong / 12 == written["evaluation"]["validation"]["ten_views"]["top1_error"]
     assert f"temperatures {run}/temperature.json" in capsys.readouterr().out
 
 
@@ -180,6 +187,7 @@ def test_figures_by_class_and_temperatures_are_written(runs, folder, tmp_path, c
         ),
         (1, {"sensitivity": 0.9}, "^Expected two classes to choose a threshold for a sensitivity. Received: 6$"),
         (1, {"sensitivity": 2.0}, "^Expected sensitivity to be above 0 and at most 1. Received: 2$"),
+        (1, {"top": 0}, "^Expected top to be at least 1. Received: 0$"),
         (1, {"positive_class": "ant"}, "^Expected sensitivity with positive_class=ant. Received: none$"),
     ],
 )
