@@ -77,9 +77,17 @@ def runs(folder, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def alone(runs):
-    """The results of each of the runs alone."""
-    return [evaluate.evaluate(workdir) for workdir in runs]
+def tables(tmp_path_factory):
+    """Paths of the tables of the second run, by their names in `evaluate.Options`."""
+    folder = tmp_path_factory.mktemp("tables")
+    return {name: str(folder / name) for name in ("classes_csv", "confusion_csv", "predictions_csv")}
+
+
+@pytest.fixture(scope="module")
+def alone(runs, tables):
+    """The results of each of the runs alone, of the second one with all options."""
+    options = evaluate.Options(fit_temperature=True, top=2, **tables)
+    return [evaluate.evaluate(runs[0]), evaluate.evaluate(runs[1], options=options)]
 
 
 SEARCH = {"search_fraction": 0.5, "search_seed": 2}
@@ -154,27 +162,23 @@ def test_ensemble_averages_the_probabilities_of_its_members(together):
             assert found[key]["loss"] == pytest.approx(loss, rel=1e-6)
 
 
-def test_figures_by_class_and_temperatures_are_written(runs, folder, tmp_path, capsys):
-    run = shutil.copytree(runs[0], tmp_path / "run")
-    tables = {name: str(tmp_path / name) for name in ("classes_csv", "confusion_csv")}
-    others = {"fit_temperature": True, "predictions_csv": str(tmp_path / "predictions.csv"), "top": 2}
-    written = evaluate.evaluate(run, options=evaluate.Options(**tables, **others))
+def test_figures_by_class_predictions_and_temperatures_are_written(runs, alone, tables):
+    run, written = pathlib.Path(runs[1]), alone[1]
     assert json.loads((run / "evaluation.json").read_text()) == json.loads(json.dumps(written))
-    found = written["classification"]["validation"]
+    found, errors_found = written["classification"]["validation"], written["evaluation"]["validation"]
     assert found["class_names"] == list(CLASSES) and found["support"] == [2] * 6
     for key in KEYS:
         matrix = np.array(found[key]["confusion_matrix"])
-        assert 1 - np.trace(matrix) / 12 == pytest.approx(written["evaluation"]["validation"][key]["top1_error"])
+        assert 1 - np.trace(matrix) / 12 == pytest.approx(errors_found[key]["top1_error"])
     stored = json.loads((run / "temperature.json").read_text())
-    assert (stored["step"], stored["split"], stored["num_examples"]) == (1, "validation", 12)
+    assert (stored["step"], stored["split"], stored["num_examples"]) == (2, "validation", 12)
     assert [stored[key] for key in KEYS] == [found[key]["calibrated"]["temperature"] for key in KEYS]
-    assert all(pathlib.Path(path).read_text().count("\n") == 7 for path in tables.values())
-    with open(tmp_path / "predictions.csv", newline="") as file:
+    assert [pathlib.Path(path).read_text().count("\n") for path in tables.values()] == [7, 7, 13]
+    with open(tables["predictions_csv"], newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
     assert len(header) == 6 and all(row[0].startswith(f"train/{row[1]}/") for row in rows)
     wrong = sum(row[1] != row[2] for row in rows)
-    assert wrong / 12 == written["evaluation"]["validation"]["ten_views"]["top1_error"]
-    assert f"temperatures {run}/temperature.json" in capsys.readouterr().out
+    assert wrong / 12 == errors_found["ten_views"]["top1_error"]
 
 
 @pytest.mark.parametrize(
