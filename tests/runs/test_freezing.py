@@ -61,22 +61,30 @@ def operations(**changes):
     return found
 
 
-GRADIENTS = ("Conv2DBackpropFilter", "MaxPoolGrad", "ReluGrad", "normalization gradient", "MatMul")
+GRADIENT_KINDS = ("Conv2DBackpropFilter", "MaxPoolGrad", "ReluGrad", "normalization gradient", "MatMul")
 
 
-@pytest.mark.parametrize(
-    "devices",
-    [(), pytest.param(("/CPU:0", "/CPU:1"), marks=pytest.mark.slow)],
-    ids=["one_device", "two_devices"],
-)
-def test_backward_pass_ends_at_the_lowest_trained_layer(devices):
-    counted = lambda *frozen: [operations(devices=devices, freeze=frozen)[kind] for kind in GRADIENTS]
+def counted(*frozen, devices=()):
+    """Counts gradients in the traced training step by kind."""
+    found = operations(devices=devices, freeze=frozen)
+    return [found[kind] for kind in GRADIENT_KINDS]
+
+
+def test_backward_pass_ends_at_the_lowest_trained_layer():
     assert counted() == [10, 6, 14, 6, 15]
-    assert counted(*CONVOLUTIONS[:3]) == [4, 2, 8, 0, 15]
-    # The gradients of the lowest layer's inputs are missing too; on devices they are traced, but nothing reads them.
+    # The gradients of the lowest layer's inputs are missing too.
+    assert counted(*CONVOLUTIONS) == [0, 0, 4, 0, 13]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [(), ("/CPU:0", "/CPU:1")], ids=["one_device", "two_devices"])
+def test_backward_pass_ends_at_any_layer(devices):
+    assert counted(devices=devices) == [10, 6, 14, 6, 15]
+    assert counted(*CONVOLUTIONS[:3], devices=devices) == [4, 2, 8, 0, 15]
+    # On devices, the gradients of the lowest layer's inputs are traced, but nothing reads them.
     unread = 2 if devices else 0
-    assert counted(*CONVOLUTIONS) == [0, 0, 4, 0, 13 + unread]
-    assert counted(*CONVOLUTIONS, "fc6", "fc7") == [0, 0, 0, 0, 6 + unread // 2]
+    assert counted(*CONVOLUTIONS, devices=devices) == [0, 0, 4, 0, 13 + unread]
+    assert counted(*CONVOLUTIONS, "fc6", "fc7", devices=devices) == [0, 0, 0, 0, 6 + unread // 2]
 
 
 @pytest.mark.parametrize("devices", [(), ("/CPU:0", "/CPU:1")], ids=["one_device", "two_devices"])
