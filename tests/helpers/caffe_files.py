@@ -164,6 +164,15 @@ def weights(seed=0):
     }
 
 
+def arrays_of(layers):
+    """Returns the arrays of layers from `onnx_alexnet.random_layers`, by name as the reader names them."""
+    arrays = {}
+    for name, (kernel, bias) in layers.items():
+        arrays[f"{name}/0"] = kernel.transpose(3, 2, 0, 1) if kernel.ndim == 4 else kernel.T
+        arrays[f"{name}/1"] = bias
+    return arrays
+
+
 def model(form, arrays, layers=LAYERS, shape=INPUT):
     """Returns the bytes of a model.
 

@@ -285,12 +285,9 @@ def test_a_complete_file_of_caffe(recipe, form, tmp_path):
     dnn = pytest.importorskip("cv2.dnn", reason="OpenCV reads Caffe models")
     layers = random_layers("alexnet")
     layers["fc8"] = tuple(value / 30 for value in layers["fc8"])
-    arrays = {}
-    for name, (kernel, bias) in layers.items():
-        outputs_first = kernel.transpose(3, 2, 0, 1) if kernel.ndim == 4 else kernel.T
-        # Caffe's conv1 reads BGR.
-        arrays[f"{name}/0"] = outputs_first[:, ::-1] if name == "conv1" else outputs_first
-        arrays[f"{name}/1"] = bias
+    arrays = caffe_files.arrays_of(layers)
+    # Caffe's conv1 reads BGR.
+    arrays["conv1/0"] = arrays["conv1/0"][:, ::-1]
     network = caffe_files.alexnet(recipe, len(CLASSES)), [2, 3, 227, 227]
     content = caffe_files.model(form, arrays, *network)
     (tmp_path / "weights.caffemodel").write_bytes(content)

@@ -32,10 +32,7 @@ def random_layers(network):
 
 
 def caffe_model():
-    arrays = {}
-    for name, (kernel, bias) in random_layers("alexnet").items():
-        arrays[f"{name}/0"] = kernel.transpose(3, 2, 0, 1) if kernel.ndim == 4 else kernel.T
-        arrays[f"{name}/1"] = bias
+    arrays = caffe_files.arrays_of(random_layers("alexnet"))
     return caffe_files.model("v1", arrays, caffe_files.alexnet("caffe", 1000), [1, 3, 227, 227])
 
 
