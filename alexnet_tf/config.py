@@ -186,7 +186,7 @@ class Config:
     initialize_from: str = _option(
         "network",
         "",
-        "work directory of a run to initialize the weights from, except for new_layers",
+        "work directory of a run to initialize the weights from, except for new_layers; or pretrained:NAME",
         "paper 6; original #146",
         is_path=True,
     )

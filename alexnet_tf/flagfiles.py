@@ -11,6 +11,7 @@ import os
 import re
 import textwrap
 from collections.abc import Iterable
+from collections.abc import Mapping
 from collections.abc import Sequence
 
 from absl import flags
@@ -148,6 +149,27 @@ def read_flagfile(path: str | os.PathLike) -> config.Config:
         # absl stops parsing flags at the first word that is not one.
         raise ValueError(f"{path}: Expected --flag=value on each line. Received: {rest[0]!r}")
     return from_flags(flag_values)
+
+
+def from_values(values: Mapping[str, str], where: str | os.PathLike) -> config.Config:
+    """Returns the configuration of values by field, as in a flagfile. Other fields have their defaults.
+
+    Args:
+      values: texts by field.
+      where: what messages name.
+
+    Raises:
+      ValueError: for an unknown field, or a value outside its range.
+    """
+    flag_values = flags.FlagValues()
+    define_flags(flag_values)
+    if unknown := [name for name in values if name not in flag_values]:
+        raise ValueError(f"{where}: Expected fields of the configuration. Received: {unknown[0]!r}")
+    try:
+        flag_values(["from_values", *(f"--{name}={value}" for name, value in values.items())])
+        return from_flags(flag_values)
+    except (flags.Error, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
 def expand(arguments: Sequence[str], flag_values: flags.FlagValues) -> list[str]:

@@ -1,5 +1,6 @@
-"""Classifies images with an exported network, in this process or on a server.
+"""Classifies images with a trained network, in this process or on a server.
 
+alexnet-tf predict --model=pretrained:tiny_imagenet_small cat.jpg dog.png
 alexnet-tf predict --saved_model=served/quickstart cat.jpg dog.png
 alexnet-tf predict --server=localhost:8500 cat.jpg dog.png
 alexnet-tf predict --saved_model=served/quickstart --csv=predictions.csv photographs
@@ -23,6 +24,9 @@ from alexnet_tf.utils import pathnames
 FLAGS = flags.FlagValues()
 _SAVED_MODEL = flagfiles.define_path(
     "saved_model", "", "an export, or one version of it, to run in this process", flag_values=FLAGS
+)
+_MODEL = flagfiles.define_path(
+    "model", "", "a trained run, or pretrained:NAME, to run in this process", flag_values=FLAGS
 )
 _SERVER = flags.DEFINE_string(
     "server", "", "HOST:PORT of TensorFlow Serving, or http://HOST:PORT for REST", flag_values=FLAGS
@@ -57,9 +61,11 @@ def _predict(paths):
     from alexnet_tf.data import image_files
     from alexnet_tf.serving import classify
 
-    if bool(_SAVED_MODEL.value) == bool(_SERVER.value):
-        received = "both" if _SERVER.value else "neither"
-        raise program.UsageError(f"Expected --saved_model or --server. Received: {received}")
+    given = [f"--{holder.name}" for holder in (_MODEL, _SAVED_MODEL, _SERVER) if holder.value]
+    if len(given) != 1:
+        raise program.UsageError(
+            f"Expected --model, --saved_model or --server. Received: {' and '.join(given) or 'none'}"
+        )
     if _CSV.value and _JSON.value:
         raise program.UsageError("Expected --csv or --json. Received: both")
     found = image_files.find_or_keep([pathnames.expand(path) for path in paths])
@@ -94,9 +100,13 @@ def _write_csv(paths):
 def _open_backend():
     from alexnet_tf.serving import client
 
-    if _SAVED_MODEL.value:
+    if not _SERVER.value:
         program.report_unused([_PROTOCOL, _MODEL_NAME, _TIMEOUT], "without --server")
-        return client.SavedModel(_SAVED_MODEL.value)
+        if _SAVED_MODEL.value:
+            return client.SavedModel(_SAVED_MODEL.value)
+        from alexnet_tf.runs import backend
+
+        return backend.Run(_MODEL.value)
     return client.open_server(_SERVER.value, _PROTOCOL.value, _MODEL_NAME.value, _TIMEOUT.value)
 
 

@@ -10,6 +10,7 @@ The action is the first argument:
   import    makes a run of a file, which the other programs take
   export    the newest checkpoint as .onnx, .safetensors, .keras or .npz: the network alone, with
             its preprocessing in FILE.json and the mean image in FILE.mean.npy
+  pack      a run as one small file, of which import makes a run again
 
 alexnet-tf weights ACTION --help lists the flags of an action.
 """
@@ -59,6 +60,10 @@ _NAMES = flags.DEFINE_enum(
     "names and layout of the weights in .safetensors and .npz; torchvision for network alexnet_owt",
     flag_values=FLAGS,
 )
+_LAYERS = flags.DEFINE_list(
+    "layers", [], "layers to pack, such as conv1,conv2; all of them if empty", flag_values=FLAGS
+)
+_DTYPE = flags.DEFINE_enum("dtype", "float16", ["float16", "float32"], "type of the packed weights", flag_values=FLAGS)
 
 
 class Action(NamedTuple):
@@ -126,6 +131,12 @@ def _export(_):
     weights.export_weights(_WORKDIR.value, _FILE.value, names=_NAMES.value)
 
 
+def _pack(_):
+    from alexnet_tf.runs import packed_runs
+
+    packed_runs.pack(_WORKDIR.value, _FILE.value, layers=_LAYERS.value, dtype=_DTYPE.value)
+
+
 ACTIONS = {
     "inspect": Action(
         """Describes weight files: format, network, classes, preprocessing, published accuracy and license.
@@ -158,6 +169,17 @@ The suffix of --file chooses the format. What the network expects of images is w
 to FILE.json, and the mean image to FILE.mean.npy.""",
         _export,
         (_WORKDIR, _FILE, _NAMES),
+        required=(_WORKDIR, _FILE),
+    ),
+    "pack": Action(
+        """Writes a run as one .safetensors file: configuration, weights, classes, mean image and errors.
+
+alexnet-tf weights pack --workdir=runs/quickstart --file=quickstart.safetensors
+
+The file is half the size of the weights. weights import makes a run of it, to use on another
+machine or to start others from. --layers=conv1,conv2,conv3,conv4,conv5 packs the convolutions alone.""",
+        _pack,
+        (_WORKDIR, _FILE, _LAYERS, _DTYPE),
         required=(_WORKDIR, _FILE),
     ),
 }

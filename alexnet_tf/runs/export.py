@@ -254,7 +254,7 @@ def _model_card(run):
             "source": run_config.source or run_config.data_dir,
             "training_images": run.image_statistics.num_examples,
         },
-        "errors": _read_errors(run.workdir, run.step),
+        "errors": read_errors(run.workdir, run.step),
         "configuration": flagfiles.to_text(run_config),
     }
 
@@ -267,8 +267,8 @@ def _to_bfloat16(run):
     return narrow
 
 
-def _read_errors(workdir, step):
-    """Returns the recorded errors of a run at a step, empty if it was not evaluated at that step."""
+def read_errors(workdir: str | os.PathLike, step: int) -> dict[str, Any]:
+    """Returns the recorded errors of a run at a step by split, empty if it was not evaluated at that step."""
     for name in _EVALUATIONS:
         path = os.path.join(workdir, name)
         if not os.path.exists(path):

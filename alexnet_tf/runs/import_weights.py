@@ -15,6 +15,7 @@ from alexnet_tf.data import photograph
 from alexnet_tf.data import statistics
 from alexnet_tf.models import variants
 from alexnet_tf.runs import builders
+from alexnet_tf.runs import packed_runs
 from alexnet_tf.runs import restore
 from alexnet_tf.utils import escaping
 from alexnet_tf.utils import files
@@ -25,6 +26,7 @@ from alexnet_tf.weights import caffe_model
 from alexnet_tf.weights import convert
 from alexnet_tf.weights import identify
 from alexnet_tf.weights import layouts
+from alexnet_tf.weights import packed
 
 # Bytes.
 _BLOCK = 1 << 24
@@ -61,6 +63,9 @@ def import_weights(name: str | os.PathLike, workdir: str | os.PathLike, options:
     if os.path.exists(workdir) and (not os.path.isdir(workdir) or os.listdir(workdir)):
         raise ValueError(f"Expected a new or empty workdir. Received: {workdir}")
     console = output.Console()
+    if packed.is_packed(name):
+        _unpack(name, workdir, options, console)
+        return
     run = _read(name, workdir, options, console)
     with _new_directory(workdir) as part:
         statistics.save(run.image_statistics, os.path.join(part, "statistics.npz"))
@@ -70,6 +75,14 @@ def import_weights(name: str | os.PathLike, workdir: str | os.PathLike, options:
         _save(run, part)
     for line in run.lines:
         console.print(line, markup=False)
+
+
+def _unpack(name, workdir, options, console):
+    if options != _NO_OPTIONS:
+        raise ValueError(f"Expected no other options for {name}, which is a packed run. Received: some")
+    with _new_directory(workdir) as part:
+        summary = packed_runs.unpack(name, part)
+    console.print(f"run {workdir}: {summary}", markup=False)
 
 
 class _Run(NamedTuple):

@@ -11,6 +11,7 @@ from alexnet_tf import flagfiles
 from alexnet_tf.data import statistics
 from alexnet_tf.models import registry
 from alexnet_tf.runs import builders
+from alexnet_tf.runs import pretrained
 from alexnet_tf.runs import restore
 from alexnet_tf.training import checkpoints
 from alexnet_tf.training import parameter_groups
@@ -37,7 +38,7 @@ def inherit(run_config: config.Config, workdir: str | os.PathLike) -> config.Con
         return run_config
     _check(run_config, workdir)
     has_started = os.path.exists(os.path.join(workdir, "config.flags"))
-    other = restore.read_config(workdir if has_started else run_config.initialize_from)
+    other = restore.read_config(workdir if has_started else pretrained.find(run_config.initialize_from))
     return dataclasses.replace(run_config, **{name: getattr(other, name) for name in missing})
 
 
@@ -57,7 +58,7 @@ def check(run_config: config.Config, workdir: str | os.PathLike) -> None:
 
 def _check(run_config, workdir):
     if not checkpoints.paths(os.path.join(workdir, "checkpoints")):
-        checkpoints.newest_checkpoint(os.path.join(run_config.initialize_from, "checkpoints"))
+        checkpoints.newest_checkpoint(os.path.join(pretrained.find(run_config.initialize_from), "checkpoints"))
 
 
 def with_mean_image(run_config: config.Config, image_statistics: statistics.Statistics) -> statistics.Statistics:
@@ -69,7 +70,7 @@ def with_mean_image(run_config: config.Config, image_statistics: statistics.Stat
 
 def _other_mean_image(run_config):
     """Returns the mean image of the run in ``initialize_from``."""
-    found = restore.read_statistics(run_config.initialize_from).mean_image
+    found = restore.read_statistics(pretrained.find(run_config.initialize_from)).mean_image
     size = run_config.image_size
     if found.shape[:2] != (size, size):
         raise ValueError(
@@ -109,12 +110,12 @@ def initialize(
         if parameter_groups.layer_of(variable.path) not in run_config.new_layers
         and not variable.path.startswith("dropout")
     }
-    other = _config_of(run_config.initialize_from)
+    other = _config_of(pretrained.find(run_config.initialize_from))
     differing = network_differences(run_config, other) if other else []
     remedy = " ".join(f"--{name}={flagfiles.format_value(getattr(other, name))}" for name in differing)
     described = f"{run_config.initialize_from} was trained with {remedy.replace('--', '').replace(' ', ', ')}"
     try:
-        path = checkpoints.load_weights(os.path.join(run_config.initialize_from, "checkpoints"), kept)
+        path = checkpoints.load_weights(os.path.join(pretrained.find(run_config.initialize_from), "checkpoints"), kept)
     except ValueError as error:
         hint = f". As {described}, pass {remedy}, or name" if differing else ". Name"
         raise ValueError(f"{error}{hint} layers to initialize at random in new_layers") from None
@@ -156,7 +157,7 @@ def _preprocessing(run_config, other, image_statistics):
         return f"preprocessing: {scale}; the mean image is that of {name}; --mean_image=data subtracts that of the data"
     mean = f"the mean image is that of the data, {image_statistics.mean_image.mean():.1f} gray levels on average"
     try:
-        others = restore.read_statistics(name).mean_image.mean()
+        others = restore.read_statistics(pretrained.find(name)).mean_image.mean()
     except (OSError, ValueError):
         return f"preprocessing: {scale}; {mean}"
     advice = "--mean_image=initialize_from subtracts that one"

@@ -20,6 +20,7 @@ from alexnet_tf.export import signatures
 from alexnet_tf.runs import builders
 from alexnet_tf.runs import dataset
 from alexnet_tf.runs import inputs
+from alexnet_tf.runs import pretrained
 from alexnet_tf.runs import restore
 from alexnet_tf.serving import protocol
 from alexnet_tf.training import parameter_groups
@@ -201,7 +202,8 @@ def load(workdir: str | os.PathLike, *, jit_compile: bool = False) -> LoadedRun:
     (2, 4096)
 
     Args:
-      workdir: the directory of a run; or an export, or a version of one, whose run is loaded.
+      workdir: the directory of a run; an export, or a version of one, whose run is loaded; or the name of a trained
+        network in the package, such as "pretrained:tiny_imagenet_small".
       jit_compile: whether to compile the normalizations with XLA: faster for many images, slower for the first batch of
         each size.
 
@@ -209,7 +211,7 @@ def load(workdir: str | os.PathLike, *, jit_compile: bool = False) -> LoadedRun:
       FileNotFoundError: if there is no run.
       ValueError: if a file of the run is damaged.
     """
-    directory, card = _find_run(os.fsdecode(workdir))
+    directory, card = _find_run(pretrained.find(workdir))
     log = lambda line: warnings.warn(line.removeprefix("warning: "), stacklevel=2)
     run = restore.open_available(directory, log, jit_compile=jit_compile)
     if card and card["step"] != run.step:

@@ -1,11 +1,15 @@
 """The package as ``pip install .`` leaves it, without the repository, in an empty directory."""
 
+import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
 
+import pictures
+import PIL.Image
 import pytest
 
 import alexnet_tf
@@ -36,14 +40,14 @@ def installed(tmp_path_factory):
     return scratch / "site"
 
 
-def run(installed, directory, *arguments, program=None):
+def run(installed, directory, *arguments, program=None, **environment):
     """Runs the console command, or another program of Python's, in a directory."""
     return subprocess.run(
         [sys.executable, *(program or [str(installed / "bin" / "alexnet-tf")]), *arguments],
         capture_output=True,
         text=True,
         cwd=directory,
-        env={**os.environ, "PYTHONPATH": str(installed)},
+        env={**os.environ, "PYTHONPATH": str(installed), **environment},
         timeout=300,
     )
 
@@ -71,6 +75,16 @@ def test_flagfiles_are_found_by_name(installed, tmp_path):
     place = installed / "alexnet_tf" / "_flags" / "nothere.flags"
     message = f"alexnet-tf train: Expected a flagfile. Received: nothere; searched nothere, {place}\n"
     assert (done.returncode, done.stderr) == (2, message)
+
+
+def test_trained_networks_are_installed(installed, tmp_path):
+    photograph = tmp_path / "photograph.png"
+    PIL.Image.fromarray(pictures.noise(50, 60)).save(photograph)
+    arguments = ["predict", "--model=pretrained:tiny_imagenet_small", "--json", str(photograph)]
+    done = run(installed, tmp_path, *arguments, XDG_CACHE_HOME=str(tmp_path / "cache"))
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    (answer,) = json.loads(done.stdout)
+    assert len(answer["classes"]) == 5 and all(re.fullmatch(r".+ \(n\d{8}\)", name) for name in answer["classes"])
 
 
 def test_training_in_an_empty_directory(installed, tmp_path):

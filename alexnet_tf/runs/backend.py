@@ -1,0 +1,78 @@
+"""A trained run that answers requests as its export would, without an export."""
+
+import os
+import tempfile
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from alexnet_tf.export import signatures
+from alexnet_tf.runs import pretrained
+from alexnet_tf.runs import restore
+from alexnet_tf.utils import messages
+
+
+class Run:
+    """A `classify.Backend` that runs the network of a trained run in this process.
+
+    Classes whose names are identifiers, such as n01443537, are returned with their words: goldfish (n01443537).
+
+    Args:
+      workdir: the directory of a run, or ``pretrained:NAME``.
+
+    Raises:
+      FileNotFoundError: if there is no run.
+      ValueError: if a file of the run is damaged, or the run has no classifier.
+    """
+
+    def __init__(self, workdir: str | os.PathLike):
+        self._workdir = os.fspath(workdir)
+        run = restore.open_run(pretrained.find(workdir), jit_compile=False)
+        preprocessing = signatures.Preprocessing(
+            run.image_statistics.mean_image,
+            run.config.crop_size,
+            mean_crop=run.config.mean_crop,
+            scale=run.config.input_scale,
+        )
+        names = _labels(run.class_names, restore.read_class_words(run.workdir))
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".txt") as labels:
+            labels.writelines(f"{' '.join(name.split())}\n" for name in names)
+            labels.flush()
+            self._signatures = signatures.Signatures(
+                signatures.with_features(run.model), preprocessing, labels.name, top=len(names)
+            )
+        self._functions = {
+            name: tf.function(self._signatures.endpoints()[name][0], input_signature=[tf.TensorSpec([None], tf.string)])
+            for name in ("serving_default", "features")
+        }
+
+    def predict(self, images: Sequence[bytes], signature: str = "serving_default") -> dict[str, np.ndarray]:
+        """Runs a signature, as `client.SavedModel.predict`.
+
+        Args:
+          images: encoded images.
+          signature: "serving_default" or "features".
+
+        Raises:
+          ValueError: if there is no such signature.
+          OSError: if running the network fails.
+        """
+        if signature not in self._functions:
+            raise ValueError(f"Expected signature to be one of {', '.join(self._functions)}. Received: {signature}")
+        try:
+            outputs = self._functions[signature](tf.constant(images, tf.string))
+        except tf.errors.OpError as error:
+            raise OSError(f"Running the network of {self._workdir} failed: {messages.first_line(error)}") from None
+        return {name: value.numpy() for name, value in outputs.items()}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+
+def _labels(names, words):
+    """Returns the names of classes as `sources.Source.display_names` has them."""
+    return [f"{words[name].split(',')[0]} ({name})" if name in words else name for name in names]
