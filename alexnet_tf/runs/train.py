@@ -41,6 +41,7 @@ from alexnet_tf.runs import builders
 from alexnet_tf.runs import class_weights
 from alexnet_tf.runs import data_record
 from alexnet_tf.runs import dataset
+from alexnet_tf.runs import devices
 from alexnet_tf.runs import diagnosis
 from alexnet_tf.runs import initialization
 from alexnet_tf.runs import report
@@ -150,8 +151,9 @@ def _open(run_config, workdir, processes, locks):
         raise ValueError(f"Expected workdir to be a directory. Received: the file {workdir}")
     if processes.is_chief and exists:
         _lock(workdir, locks)
-    # Raise before the images are read, which can take a long time.
-    builders.tower_devices(run_config)
+    # Raises before the images are read, which can take a long time.
+    for line in devices.describe(run_config, processes.replicas):
+        console.print(line, markup=False)
     initialization.check(run_config, workdir)
     data, monitored = _open_data(run_config, workdir, console)
     run_config = _with_batches_that_fit(run_config, len(data.examples["train"]), processes.replicas, console)

@@ -25,7 +25,7 @@ def describe() -> dict[str, Any]:
     return {
         "processor": processor(),
         "cores": available_cores(),
-        "accelerators": _accelerators(),
+        "accelerators": accelerators(),
         "python": platform.python_version(),
         "tensorflow": _version("tensorflow", "tensorflow-cpu"),
         "keras": _version("keras"),
@@ -50,7 +50,8 @@ def _version(*packages):
     return None
 
 
-def _accelerators():
+def accelerators() -> list[str]:
+    """Returns the names of NVIDIA's GPUs, as ``nvidia-smi`` prints them, whether or not TensorFlow can use them."""
     if not shutil.which("nvidia-smi"):
         return []
     command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
