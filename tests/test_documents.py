@@ -203,6 +203,8 @@ RUNNABLE = {
     "python tools/neighbours.py --workdir=runs/mine": "--random=2 --k=2",
     "python tools/features.py --workdir=runs/mine --layer=fc7,conv5": "--layer=fc64,conv3",
     "python tools/features.py --workdir=runs/mine --layer=fc7 --split=train": "--layer=relu1",
+    "python tools/explain.py --workdir=runs/mine cat.jpg": "",
+    "python tools/explain.py --workdir=runs/mine --method=occlusion": "--positions=4",
     "python tools/export.py --workdir=runs/mine": "",
     "python tools/predict.py --saved_model=served/mine": "",
     "python tools/prepare.py --source=folder:photographs": "",

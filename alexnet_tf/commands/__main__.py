@@ -12,6 +12,7 @@ from alexnet_tf.commands import benchmark  # noqa: E402
 from alexnet_tf.commands import data_service  # noqa: E402
 from alexnet_tf.commands import evaluate  # noqa: E402
 from alexnet_tf.commands import experiments  # noqa: E402
+from alexnet_tf.commands import explain  # noqa: E402
 from alexnet_tf.commands import export  # noqa: E402
 from alexnet_tf.commands import features  # noqa: E402
 from alexnet_tf.commands import figures  # noqa: E402
@@ -33,6 +34,7 @@ PROGRAMS = {
     "predict": predict,
     "neighbours": neighbours,
     "features": features,
+    "explain": explain,
     "figures": figures,
     "placement": placement,
     "profile_report": profile_report,

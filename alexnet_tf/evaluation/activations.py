@@ -50,15 +50,41 @@ def part(model: keras.Model, selected: Sequence[str]) -> keras.Model:
     return keras.Model(model.inputs, [_output(model, name) for name in selected])
 
 
-def _output(model, name):
-    layers = {layer.name: layer for layer in model.layers if not isinstance(layer.output, (list, tuple))}
-    if name in layers:
-        return _activated(model, layers[name].output)
-    towers = [layers.get(f"{name}_{each}") for each in _TOWERS]
+def outputs(model: keras.Model, name: str) -> list[keras.KerasTensor]:
+    """Returns the symbolic activations that a name stands for: of one layer, or of towers a and b.
+
+    Args:
+      model: a functional model of one input.
+      name: as for `part`.
+
+    Raises:
+      ValueError: as `part`.
+    """
+    return [_activated(model, layer.output) for layer in layers(model, name)]
+
+
+def layers(model: keras.Model, name: str) -> list[keras.layers.Layer]:
+    """Returns the layers that a name stands for: one, or those of towers a and b.
+
+    Args:
+      model, name: as for `outputs`.
+
+    Raises:
+      ValueError: as `part`.
+    """
+    found = {layer.name: layer for layer in model.layers if not isinstance(layer.output, (list, tuple))}
+    if name in found:
+        return [found[name]]
+    towers = [found.get(f"{name}_{each}") for each in _TOWERS]
     if None in towers:
         raise ValueError(f"Expected layers among {', '.join(names(model))}. Received: {name!r}")
-    joined = keras.layers.Concatenate(dtype=towers[0].dtype_policy)
-    return joined([_activated(model, layer.output) for layer in towers])
+    return towers
+
+
+def _output(model, name):
+    found = outputs(model, name)
+    joined = keras.layers.Concatenate(dtype=layers(model, name)[0].dtype_policy)
+    return joined(found) if len(found) > 1 else found[0]
 
 
 def _activated(model, output):

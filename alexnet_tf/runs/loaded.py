@@ -1,4 +1,4 @@
-"""A trained run in one line: predictions and features of images, as `alexnet_tf.load` returns it."""
+"""A trained run in one line: predictions, features and explanations of images, as `alexnet_tf.load` returns it."""
 
 import os
 import warnings
@@ -19,6 +19,7 @@ from alexnet_tf.evaluation import errors
 from alexnet_tf.export import signatures
 from alexnet_tf.runs import builders
 from alexnet_tf.runs import dataset
+from alexnet_tf.runs import explanations
 from alexnet_tf.runs import inputs
 from alexnet_tf.runs import pretrained
 from alexnet_tf.runs import restore
@@ -123,7 +124,7 @@ class LoadedRun:
         if not isinstance(layer, str):
             raise ValueError(f"Expected layer to be a name among {', '.join(self.layers)}. Received: {layer!r}")
         compute = self.activations([layer]).compute
-        return np.concatenate(list(self._computed(images, lambda pixels: compute(pixels)[0])))
+        return np.concatenate(list(self._computed(images, lambda pixels: compute(pixels)[0].numpy())))
 
     def activations(self, layers: Sequence[str]) -> Activations:
         """Compiles the computation of some layers' activations.
@@ -151,17 +152,73 @@ class LoadedRun:
             self._functions[key] = Activations(compute, [tuple(output.shape[1:]) for output in part.outputs])
         return self._functions[key]
 
+    def explain(
+        self,
+        images: Any,
+        *,
+        method: str = "grad_cam",
+        class_name: str = "",
+        layer: str = "",
+        patch_size: int = 0,
+        positions: int = 16,
+    ) -> list[explanations.Explanation]:
+        """Computes maps of the parts of images that a prediction depends on.
+
+        Args:
+          images: as in `classify`.
+          method: "grad_cam", as in `saliency.grad_cam`, or "occlusion", as in `saliency.occlusion`.
+          class_name: the class to explain, by its name, its words or its number; empty for the most probable one.
+          layer: of Grad-CAM, a name among `layers` with positions; empty for the last convolution.
+          patch_size: side of the occluding square, in pixels of the center crop; 0 for a quarter of the crop's side.
+          positions: number of positions of the square, per side.
+
+        Returns:
+          For each image an `explanations.Explanation`.
+
+        Raises:
+          ValueError: for other images, an image that cannot be read, invalid options, or a run without a classifier.
+        """
+        compute = self.explainer(explanations.Method(method, layer, patch_size, positions))
+        label = self.class_index(class_name) if class_name else -1
+        batches = self._computed(images, lambda pixels: compute(pixels, [label] * len(pixels)))
+        return [each for batch in batches for each in batch]
+
+    def class_index(self, requested: str) -> int:
+        """Returns the index of a class by its name, its words or its number.
+
+        Raises:
+          ValueError: if there is no such class.
+        """
+        return explanations.class_index(self.class_names, self.class_words, requested)
+
+    def explainer(
+        self, method: explanations.Method
+    ) -> Callable[[np.ndarray, Sequence[int]], list[explanations.Explanation]]:
+        """Returns the function that explains a batch of square images.
+
+        Args:
+          method: how maps are computed.
+
+        Returns:
+          A function of uint8 ``[batch, image_size, image_size, 3]`` and the index of a class for each image, or -1 for
+          the most probable one.
+
+        Raises:
+          ValueError: for an invalid method, or a run without a classifier.
+        """
+        self._check_classifier()
+        if method not in self._functions:
+            run = self._run
+            self._functions[method] = explanations.map_function(self._network, run.config, run.image_statistics, method)
+        compute, crop_size = self._functions[method], self.config.crop_size
+        return lambda pixels, classes: explanations.explain(compute, pixels, classes, self.class_names, crop_size)
+
     def _probability_function(self, views):
         """Returns the compiled function from square images to float32 ``[batch, classes]``."""
         views = flagfiles.current_value("views", views)
         if views not in signatures.VIEWS:
             raise ValueError(f"Expected views to be one of {', '.join(signatures.VIEWS)}. Received: {views!r}")
-        if self._run.missing_layers or not self.class_names:
-            raise ValueError(
-                f"Expected a run with a classifier. Received: {self.workdir}, which has weights up to "
-                f"{self.layers[-1]} only; compute features, or train the other layers in a new --workdir with "
-                f"--initialize_from={self.workdir}"
-            )
+        self._check_classifier()
         if views not in self._functions:
             center = builders.central_view(self.config, self._run.image_statistics)
             ten = builders.ten_views(self.config, self._run.image_statistics)
@@ -172,14 +229,22 @@ class LoadedRun:
             def compute(pixels):
                 return tf.reduce_mean(of_views(pixels), axis=0)
 
-            self._functions[views] = compute
+            self._functions[views] = lambda pixels: compute(pixels).numpy()
         return self._functions[views]
+
+    def _check_classifier(self):
+        if self._run.missing_layers or not self.class_names:
+            raise ValueError(
+                f"Expected a run with a classifier. Received: {self.workdir}, which has weights up to "
+                f"{self.layers[-1]} only; compute features, or train the other layers in a new --workdir with "
+                f"--initialize_from={self.workdir}"
+            )
 
     def _pixels(self):
         size = self.config.image_size
         return tf.TensorSpec([None, size, size, 3], tf.uint8)
 
-    def _computed(self, images, compute) -> Iterator[np.ndarray]:
+    def _computed(self, images, compute) -> Iterator[Any]:
         """Yields what a function of square images returns for each batch."""
         checked = inputs.from_user(images)
         read = lambda index: inputs.read(checked[index], self.config.image_size)
@@ -187,7 +252,7 @@ class LoadedRun:
             for each in batch:
                 if isinstance(each, ValueError):
                     raise each
-            yield compute(tf.constant(np.stack(batch))).numpy()
+            yield compute(tf.constant(np.stack(batch)))
 
 
 def load(workdir: str | os.PathLike, *, jit_compile: bool = False) -> LoadedRun:

@@ -19,6 +19,7 @@ from alexnet_tf.runs import class_report
 from alexnet_tf.runs import costs
 from alexnet_tf.runs import dataset
 from alexnet_tf.runs import diagnosis
+from alexnet_tf.runs import map_report
 from alexnet_tf.runs import placement
 from alexnet_tf.runs import restore
 from alexnet_tf.runs import split_results
@@ -103,6 +104,7 @@ def write(
         *_confusion(workdir, last, names),
         *class_report.sections(workdir, results, names, step),
         *_hardest(workdir, last, data),
+        *map_report.sections(workdir, run_config, model, data, last, _hardest_places(last)),
         *_neighbors(workdir),
         *_cost(run_config, model, records),
         *_placement(run_config, len(names)),
@@ -263,16 +265,21 @@ def _confusion(workdir, result, names):
         yield pages.Table(["true class", "predicted class", "images", "share of the class"], rows)
 
 
-def _hardest(workdir, result, data):
-    names, examples = data.source.display_names, data.examples[result.split]
+def _hardest_places(result):
+    """Returns the images whose true class has the lowest probability."""
     probabilities = result.probabilities[result.headline]
     of_true_class = probabilities[np.arange(len(result.labels)), result.labels]
-    places = np.argsort(of_true_class, kind="stable")[:SHOWN]
+    return np.argsort(of_true_class, kind="stable")[:SHOWN]
+
+
+def _hardest(workdir, result, data):
+    names, examples = data.source.display_names, data.examples[result.split]
+    probabilities, places = result.probabilities[result.headline], _hardest_places(result)
     name_of = dataset.example_names(data, result.split)
     captions, rows = [], []
     for number, place in enumerate(places, start=1):
         predicted = int(probabilities[place].argmax())
-        true = f"{100 * of_true_class[place]:.2g}%"
+        true = f"{100 * probabilities[place, result.labels[place]]:.2g}%"
         share = f"{100 * probabilities[place, predicted]:.3g}%"
         captions.append(f"{number}. {names[result.labels[place]]}: {true}\npredicted {names[predicted]}: {share}")
         rows.append([number, name_of(place), names[result.labels[place]], true, names[predicted], share])

@@ -141,7 +141,7 @@ def test_summary_states_accuracy_and_baseline(run):
 def test_both_pages_have_all_figures(run):
     text = (run / "report.md").read_text(encoding="utf-8")
     paths = re.findall(r"!\[.*\]\((.*)\)", text)
-    names = ["curves.png", "answers.png", "confusion.png", "hardest.png", "reliability.png"]
+    names = ["curves.png", "answers.png", "confusion.png", "hardest.png", "maps.png", "reliability.png"]
     assert sorted(paths) == sorted(["kernels.png", *(os.path.join("figures", name) for name in names)])
     for path in paths:
         assert tf.io.decode_png((run / path).read_bytes()).shape[0] > 20
