@@ -83,9 +83,10 @@ class Config:
     network: str = _option(
         "network",
         "alexnet",
-        "AlexNet; alexnet_owt, its one-tower version in torchvision; or one of the authors' smaller networks for "
-        "CIFAR-10, named by test error in percent",
-        "paper; alexnet_owt: Krizhevsky 2014; original: example-layers",
+        "AlexNet; alexnet_owt, its one-tower version in torchvision; one of the authors' smaller networks for "
+        "CIFAR-10, named by test error in percent; or a network that came later",
+        "paper; alexnet_owt: Krizhevsky 2014; original: example-layers; vgg: Simonyan and Zisserman 2014; googlenet: "
+        "Szegedy et al. 2014; plain, resnet: He et al. 2015",
         choices=tuple(registry.NETWORKS),
     )
     recipe: str = _option(
@@ -166,6 +167,23 @@ class Config:
         "paper 4.2",
         low=0,
         high=0.99,
+    )
+    width: float = _option(
+        "network",
+        1.0,
+        "factor of the number of kernels and units of vgg, googlenet, plain and resnet networks",
+        "ours",
+        low=0.01,
+        high=16,
+    )
+    shortcuts: str | None = _option(
+        "network",
+        None,
+        "shortcuts of residual networks where sizes change: A: zeros for new maps; B: projections; C: projections in "
+        "all blocks; defaults to B with 50 layers, otherwise to A",
+        "ours; He et al. 2015, table 3",
+        kind=str,
+        choices=("A", "B", "C"),
     )
     initialization: str = _option(
         "network",
@@ -276,6 +294,15 @@ class Config:
         "position of training crops: random (33 x 33 positions for 224-pixel crops of 256-pixel images) or center",
         "paper 4.1; original #145",
         choices=("random", "center"),
+    )
+    pad: int = _option(
+        "augmentation",
+        0,
+        "number of pixels that random crops may extend past each edge of the image; they are zero after mean "
+        "subtraction",
+        "ours; He et al. 2015 on CIFAR-10: 4",
+        low=0,
+        high=128,
     )
     flips: str = _option(
         "augmentation",
@@ -460,9 +487,10 @@ class Config:
     schedule: str = _option(
         "training",
         "plateau",
-        "drop the rate when the validation error plateaus, at drop_epochs or in equal steps; or decay it linearly to 0",
+        "drop the rate when the validation error plateaus, at drop_epochs, at drop_steps or in equal steps; or decay "
+        "it linearly to 0",
         "paper 5: plateau; #145: epochs; #170: exponential_steps",
-        choices=("plateau", "epochs", "exponential_steps", "linear"),
+        choices=("plateau", "epochs", "steps", "exponential_steps", "linear"),
     )
     drop_factor: float = _option(
         "training", 0.1, "factor applied to the learning rate at each drop", "paper 5", low=0.0001, high=0.9999
@@ -473,6 +501,29 @@ class Config:
         "epochs at which the rate drops with schedule=epochs, such as 25,51,79",
         "original #145",
         kind=list,
+    )
+    drop_steps: tuple = _option(
+        "training",
+        (),
+        "numbers of steps after which the rate drops with schedule=steps, such as 32000,48000",
+        "ours; He et al. 2015 on CIFAR-10",
+        kind=list,
+    )
+    warmup_epochs: float = _option(
+        "training",
+        0.0,
+        "epochs in which the learning rates rise linearly to what they would be otherwise; 0: none",
+        "ours; Goyal et al. 2017: 5",
+        low=0,
+        high=100000,
+    )
+    warmup_start: float = _option(
+        "training",
+        0.1,
+        "factor of the learning rates at the beginning, with warmup_epochs",
+        "ours; He et al. 2015: 0.1",
+        low=0,
+        high=1,
     )
     patience: int = _option(
         "training",
@@ -599,8 +650,12 @@ class Config:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             _check(field, getattr(self, field.name))
-        if self.schedule == "epochs" and list(self.drop_epochs) != sorted(self.drop_epochs):
-            raise ValueError(f"Expected drop_epochs to increase. Received: {self.drop_epochs}")
+        for name in ("drop_epochs", "drop_steps"):
+            values = getattr(self, name)
+            if name == f"drop_{self.schedule}" and list(values) != sorted(values):
+                raise ValueError(f"Expected {name} to increase. Received: {values}")
+        if self.pad and self.crops != "random":
+            raise ValueError(f"Expected crops=random for pad={self.pad}. Received: crops={self.crops}")
         if self.devices not in ((), ("auto",)) and len(self.devices) != 2:
             raise ValueError(f"Expected devices to be auto, empty or two devices. Received: {','.join(self.devices)}")
         if self.towers != "two" and self.devices not in ((), ("auto",)):

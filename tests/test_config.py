@@ -47,6 +47,8 @@ REQUIRED = {
     "validation_fraction": {"schedule": "epochs"},
     "data_service": {"data_dir": "prepared"},
     "mean_image": {"initialize_from": "runs/before"},
+    "width": {"network": "resnet_18"},
+    "shortcuts": {"network": "resnet_18"},
 }
 
 
@@ -56,11 +58,14 @@ def with_value(field, value):
     return config.Config(**required), config.Config(**required, **{field.name: value})
 
 
+# Options of networks other than AlexNet.
+OF_OTHERS = registry.refused_options("alexnet")
 # One tower excludes two devices and communication between towers; a network for CIFAR-10 excludes all of these. A data
-# service excludes balanced sampling.
+# service excludes balanced sampling, and center crops exclude padding.
 EVERYTHING_ELSE = config.Config(
     **{field.name: another(field) for field in FIELDS}
-    | {"network": "alexnet", "towers": "two", "image_size": 96, "distribute": "none", "sampling": "uniform"}
+    | {"network": "alexnet", "towers": "two", "image_size": 96, "distribute": "none", "sampling": "uniform", "pad": 0}
+    | {name: getattr(config.Config(), name) for name in OF_OTHERS}
 )
 BALANCED = dataclasses.replace(EVERYTHING_ELSE, sampling="balanced", data_service="")
 REPLICAS = dataclasses.replace(EVERYTHING_ELSE, distribute="mirrored", devices=())
@@ -70,6 +75,7 @@ SMALL_NET = dataclasses.replace(
     network="cifar10_19",
     **{name: getattr(config.Config(), name) for name in registry.refused_options("cifar10_19")},
 )
+RESIDUAL = config.Config(network="resnet_18", width=0.25, shortcuts="B", pad=4)
 
 
 def invalid_values(field):
@@ -156,11 +162,12 @@ def test_recipe_fills_in_missing_values(recipe, expected):
     assert tuple(getattr(resolved, name) for name in names) == expected
     # None is a value of its own in these fields.
     assert [name for name in NAMES if getattr(resolved, name) is None] == [
+        "shortcuts",
         "conv1_stddev",
         "dense_weight_decay",
     ]
     assert [name for name in NAMES if getattr(config.Config(recipe=recipe), name) is None] == [
-        name for name in NAMES if name in (*names, "input_scale", "conv1_stddev", "dense_weight_decay")
+        name for name in NAMES if name in (*names, "input_scale", "shortcuts", "conv1_stddev", "dense_weight_decay")
     ]
     assert resolved.resolved() == resolved
 
@@ -211,9 +218,21 @@ def test_flagfile_of_one_changed_value_round_trips(field, tmp_path):
         REPLICAS,
         ONE_TOWER,
         SMALL_NET,
+        RESIDUAL,
         dataclasses.replace(EVERYTHING_ELSE, deterministic=True, devices=(), drop_epochs=(), new_layers=()),
     ],
-    ids=["default", "paper", "original", "everything_else", "balanced", "replicas", "one_tower", "small_net", "empty"],
+    ids=[
+        "default",
+        "paper",
+        "original",
+        "everything_else",
+        "balanced",
+        "replicas",
+        "one_tower",
+        "small_net",
+        "residual",
+        "empty",
+    ],
 )
 def test_flagfile_round_trips(value, tmp_path):
     assert read(tmp_path, flagfiles.to_text(value)) == value
@@ -250,17 +269,27 @@ def test_round_trips_cover_every_field():
     def differing(other):
         return {name for name in NAMES if getattr(other, name) != getattr(config.Config(), name)}
 
-    assert set(NAMES) - differing(EVERYTHING_ELSE) == {"network", "towers", "distribute", "sampling"}
-    assert set(NAMES) - differing(BALANCED) == {"network", "towers", "distribute", "data_service"}
-    assert set(NAMES) - differing(REPLICAS) == {"network", "towers", "sampling"}
-    assert set(NAMES) - differing(ONE_TOWER) == {"network", "communication", "distribute", "sampling"}
-    assert set(NAMES) - differing(SMALL_NET) == {*registry.refused_options("cifar10_19"), "distribute", "sampling"}
+    others = {"network", "pad", *OF_OTHERS}
+    assert set(NAMES) - differing(EVERYTHING_ELSE) == {*others, "towers", "distribute", "sampling"}
+    assert set(NAMES) - differing(BALANCED) == {*others, "towers", "distribute", "data_service"}
+    assert set(NAMES) - differing(REPLICAS) == {*others, "towers", "sampling"}
+    assert set(NAMES) - differing(ONE_TOWER) == {*others, "communication", "distribute", "sampling"}
+    assert differing(RESIDUAL) == others
+    assert set(NAMES) - differing(SMALL_NET) == {
+        *registry.refused_options("cifar10_19"),
+        "pad",
+        "distribute",
+        "sampling",
+    }
 
 
 def test_flagfile_names_every_field_of_a_resolved_configuration():
     first, *lines = flagfiles.to_text(config.Config(dense_weight_decay=3.0, conv1_stddev=0.02).resolved()).splitlines()
     assert first.startswith("#")
-    assert [line.removeprefix("--").partition("=")[0] for line in lines] == NAMES
+    # AlexNet has no shortcuts.
+    assert [line.removeprefix("--").partition("=")[0] for line in lines] == [
+        name for name in NAMES if name != "shortcuts"
+    ]
 
 
 def test_there_is_a_flag_for_every_field():
@@ -320,6 +349,8 @@ def test_bounds_are_inclusive(field):
             {"schedule": "epochs", "drop_epochs": (51.0, 25.0)},
             r"Expected drop_epochs to increase\. Received: \(51\.0, 25",
         ),
+        ({"schedule": "steps", "drop_steps": (5, 4)}, r"Expected drop_steps to increase\. Received: \(5, 4\)"),
+        ({"pad": 4, "crops": "center"}, r"Expected crops=random for pad=4\. Received: crops=center"),
         ({"devices": ("/GPU:0",)}, r"Expected devices to be auto, empty or two devices\. Received: /GPU:0"),
         ({"devices": ("a", "b", "c")}, r"Expected devices to be auto, empty or two devices\. Received: a,b,c"),
         ({"schedule": "linear", "epochs": 0}, r"Expected epochs above 0 for schedule=linear\. Received: 0"),
@@ -526,9 +557,9 @@ def test_differences_are_fields_that_must_not_change_within_a_run(field):
 
 
 def test_all_differences_are_listed():
-    # 15 may change; network, towers and sampling have their defaults.
+    # 15 may change; network, towers, sampling, pad and the options of other networks have their defaults.
     default = config.Config(split_rule="shuffle", input_scale=1.0)
-    assert len(default.differences(EVERYTHING_ELSE)) == len(FIELDS) - 15 - 3
+    assert len(default.differences(EVERYTHING_ELSE)) == len(FIELDS) - 15 - 4 - len(OF_OTHERS)
     assert set(EVERYTHING_ELSE.differences(ONE_TOWER)) == {"towers", "communication"}
 
 

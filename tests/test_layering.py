@@ -41,6 +41,27 @@ MAY_IMPORT = {
         "alexnet_tf.models.network",
         "alexnet_tf.models.normalizations",
     ],
+    "alexnet_tf.models.vgg": [
+        "alexnet_tf.models.layers",
+        "alexnet_tf.models.network",
+        "alexnet_tf.models.normalizations",
+    ],
+    "alexnet_tf.models.googlenet": [
+        "alexnet_tf.models.layers",
+        "alexnet_tf.models.network",
+        "alexnet_tf.models.normalizations",
+    ],
+    "alexnet_tf.models.residual_layers": ["alexnet_tf.models.layers"],
+    "alexnet_tf.models.resnet": [
+        "alexnet_tf.models.layers",
+        "alexnet_tf.models.network",
+        "alexnet_tf.models.residual_layers",
+    ],
+    "alexnet_tf.models.cifar10_resnet": [
+        "alexnet_tf.models.layers",
+        "alexnet_tf.models.network",
+        "alexnet_tf.models.residual_layers",
+    ],
     "alexnet_tf.data": ["alexnet_tf.config", "alexnet_tf.utils", "alexnet_tf.data"],
     "alexnet_tf.data.augmentation": [],
     "alexnet_tf.training": ["alexnet_tf.utils", "alexnet_tf.training"],

@@ -39,6 +39,16 @@ def positions(offsets: tf.Tensor, flips: tf.Tensor, size: int) -> tf.Tensor:
     return offsets[:, None] + tf.where(flips[:, None], size - 1 - forward, forward)
 
 
+def inside(offsets: tf.Tensor, margin: int) -> tf.Tensor:
+    """Returns the offsets of the squares within an image that are nearest to crops, which may extend past its edges.
+
+    Args:
+      offsets: int32, of the crops.
+      margin: int, the largest offset within the image.
+    """
+    return tf.clip_by_value(offsets, 0, margin)
+
+
 def mirror(images: tf.Tensor, flips: tf.Tensor, *, upside_down: bool = True) -> tf.Tensor:
     """Mirrors some of the images.
 
@@ -87,6 +97,7 @@ def training_images(
     divisor: float,
     scale: float = 1.0,
     upside_down: bool = True,
+    is_padded: bool = False,
 ) -> tf.Tensor:
     """Preprocesses a batch of crops for training.
 
@@ -97,22 +108,54 @@ def training_images(
       draws: float32 ``[batch, 3]``, see `color_shift`.
       mean_image: float32 ``[height, width, 3]``, for AlexNet ``[256, 256, 3]``, in [0, 255].
       components: float32 ``[3, 3]``, see `color_shift`.
-          mean_crop: "aligned" subtracts the part of the mean image at the crop's position, "center" always the
+      mean_crop: "aligned" subtracts the part of the mean image at the crop's position, "center" always the
         central part (original #145).
       divisor: float that divides the result (original #145: 1.1).
       scale: float that multiplies the result, as it does the views in evaluation.
-          upside_down: bool, as in `mirror`.
+      upside_down: bool, as in `mirror`.
+      is_padded: bool, whether crops may extend past the edges of the image; `crops` then has the pixels of the nearest
+        square within (`inside`). Outside the image, mean-subtracted pixels are zero, before color noise.
 
     Returns:
       float32 ``[batch, size, size, 3]``, within about [-255, 255].
     """
     size = crops.shape[1]
+    crop_offsets = offsets
     if mean_crop == "center":
         offsets = tf.zeros_like(offsets) + (mean_image.shape[0] - size) // 2
-    rows, columns = (positions(offsets[:, axis], flips[:, axis], size) for axis in (0, 1))
-    mean = tf.gather(tf.gather(mean_image, rows), columns, axis=2, batch_dims=1)
-    images = tf.cast(mirror(crops, flips, upside_down=upside_down), tf.float32) - mean
+    if is_padded:
+        images = _padded_images(crops, offsets, crop_offsets, flips, mean_image)
+    else:
+        images = tf.cast(mirror(crops, flips, upside_down=upside_down), tf.float32)
+        images -= _mean_of_crops(mean_image, offsets, flips, size)
     return (images + color_shift(draws, components)) * (scale / divisor)
+
+
+def _mean_of_crops(mean_image, offsets, flips, size):
+    """Returns the parts of the mean image at the positions of mirrored crops; those nearest to positions outside."""
+    limit = mean_image.shape[0] - 1
+    rows, columns = (tf.clip_by_value(positions(offsets[:, axis], flips[:, axis], size), 0, limit) for axis in (0, 1))
+    return tf.gather(tf.gather(mean_image, rows), columns, axis=2, batch_dims=1)
+
+
+def _padded_images(crops, mean_offsets, offsets, flips, mean_image):
+    """Returns mirrored crops that may extend past the edges of the image, with zeros there, mean subtracted.
+
+    Args:
+      crops: uint8 ``[batch, size, size, 3]``, the nearest squares within the image.
+      mean_offsets: int32 ``[batch, 2]``, of the parts of the mean image.
+      offsets: int32 ``[batch, 2]``, of the crops.
+      flips, mean_image: as in `training_images`.
+    """
+    size = crops.shape[1]
+    shifts = offsets - inside(offsets, mean_image.shape[0] - size)
+    rows, columns = (positions(shifts[:, axis], flips[:, axis], size) for axis in (0, 1))
+    is_inside = lambda places: (places >= 0) & (places < size)
+    within = is_inside(rows)[:, :, None, None] & is_inside(columns)[:, None, :, None]
+    nearest = lambda places: tf.clip_by_value(places, 0, size - 1)
+    images = tf.gather(tf.gather(crops, nearest(rows), axis=1, batch_dims=1), nearest(columns), axis=2, batch_dims=1)
+    mean = _mean_of_crops(mean_image, mean_offsets, flips, size)
+    return tf.where(within, tf.cast(images, tf.float32) - mean, 0.0)
 
 
 def central_view(images: tf.Tensor, mean_image: tf.Tensor, *, size: int = CROP_SIZE, scale: float = 1.0) -> tf.Tensor:

@@ -19,7 +19,7 @@ FLIPS = {"none": (False, False), "horizontal": (False, True), "both": (True, Tru
 class Draws(NamedTuple):
     """How consecutive images of an epoch are augmented."""
 
-    offsets: np.ndarray  # int32 [images, 2]: row and column of the crop's first pixel
+    offsets: np.ndarray  # int32 [images, 2]: row and column of the crop's first pixel, which padding makes negative
     flips: np.ndarray  # bool [images, 2]: upside down, left to right
     noise: np.ndarray  # float32 [images, 3]: standard normal
 
@@ -98,6 +98,7 @@ def draw(
     positions: range,
     *,
     margin: int,
+    pad: int = 0,
     crops: str = "random",
     flips: str = "horizontal",
     images_per_draw: int = 1,
@@ -108,6 +109,7 @@ def draw(
       seed, epoch: ints of at least 0.
       positions: range of ints, the images' positions in the epoch.
       margin: int, the difference between the sides of an image and a crop in pixels.
+      pad: int, how far "random" crops may extend past each edge of the image: offsets are from -pad to margin + pad.
       crops: "random", any position, or "center".
       flips: "none", "horizontal" or "both" (also upside down), each with probability one half.
       images_per_draw: int, the number of consecutive images that share crop position and mirroring (original #145:
@@ -120,7 +122,8 @@ def draw(
     geometry = _numbers(seed, GEOMETRY, epoch, shared[0], shared[-1] - shared[0] + 1)[shared - shared[0]]
     if crops == "random":
         # Scales the upper 32 bits: of 2 ** 32 values, every offset gets the same number, give or take one.
-        offsets = ((geometry[:, :2] >> np.uint64(32)) * np.uint64(margin + 1)) >> np.uint64(32)
+        places = np.uint64(margin + 2 * pad + 1)
+        offsets = (((geometry[:, :2] >> np.uint64(32)) * places) >> np.uint64(32)).astype(np.int64) - pad
     else:
         offsets = np.full([len(positions), 2], margin // 2)
     heads = (geometry[:, 2:] >> np.uint64(63)).astype(bool)

@@ -93,6 +93,7 @@ def draw(
     count: int,
     *,
     margin: int,
+    pad: int = 0,
     crops: str = "random",
     flips: str = "horizontal",
     images_per_draw: int = 1,
@@ -103,7 +104,7 @@ def draw(
       seed: int.
       epoch, first: scalar int64 tensors.
       count: int, the number of images.
-      margin, crops, flips, images_per_draw: as in `draws.draw`.
+      margin, pad, crops, flips, images_per_draw: as in `draws.draw`.
 
     Returns:
       `draws.Draws` of tensors.
@@ -111,7 +112,7 @@ def draw(
     positions = first + tf.range(count, dtype=tf.int64)
     geometry = _numbers(seed, draws.GEOMETRY, epoch, positions // images_per_draw)
     if crops == "random":
-        offsets = _shifted(_shifted(geometry[:2], 32) * np.uint64(margin + 1), 32)
+        offsets = tf.cast(_shifted(_shifted(geometry[:2], 32) * np.uint64(margin + 2 * pad + 1), 32), tf.int32) - pad
     else:
         offsets = tf.fill([2, count], margin // 2)
     heads = tf.cast(_shifted(geometry[2:], 63), tf.bool)

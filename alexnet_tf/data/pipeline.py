@@ -8,6 +8,7 @@ import functools
 import numpy as np
 import tensorflow as tf
 
+from alexnet_tf.data import augmentation
 from alexnet_tf.data import draws
 from alexnet_tf.data import examples
 from alexnet_tf.data import sampling
@@ -27,7 +28,8 @@ def training_batches(data: examples.Examples, options: sampling.Sampling) -> tf.
 
     Returns:
       A ``tf.data.Dataset`` of dicts: ``crops`` uint8 ``[batch, crop_size, crop_size, 3]``, ``offsets`` int32
-      ``[batch, 2]`` (row and column of each crop's first pixel), ``flips`` bool ``[batch, 2]`` (upside down, left to
+      ``[batch, 2]`` (row and column of each crop's first pixel; where a crop extends past the edges of the image, ``crops``
+      has the nearest square within, see `augmentation.inside`), ``flips`` bool ``[batch, 2]`` (upside down, left to
       right), ``labels`` int64 ``[batch]``, and ``noise`` float32 ``[batch, 3]``, standard normal draws for the color
       noise. The batch is this worker's part.
 
@@ -47,7 +49,7 @@ def training_batches(data: examples.Examples, options: sampling.Sampling) -> tf.
         positions = range(position.first, position.first + share)
         drawn = draws.draw(options.seed, position.epoch, positions, **draw_options)
         noise = drawn.noise if options.has_noise(int(step), steps_per_epoch) else np.zeros_like(drawn.noise)
-        fetched = data.fetch(indices, drawn.offsets, options.crop_size)
+        fetched = data.fetch(indices, np.clip(drawn.offsets, 0, data.image_size - options.crop_size), options.crop_size)
         return fetched, drawn.offsets, drawn.flips, data.labels[indices], noise
 
     columns = {
@@ -133,7 +135,7 @@ def _read(numbers, batch_of, data, size, columns, *, batch_size, drop_remainder)
         }
 
     def decode(example):
-        crop = data.decode(example["crops"], example["offsets"], size)
+        crop = data.decode(example["crops"], augmentation.inside(example["offsets"], data.image_size - size), size)
         return {**example, "crops": tf.ensure_shape(crop, [size, size, 3])}
 
     dataset = numbers.map(fetch, num_parallel_calls=_FETCHED_AT_A_TIME, deterministic=True)

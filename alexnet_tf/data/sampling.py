@@ -32,6 +32,7 @@ class Sampling:
       first_step: int, the number of steps already taken: the first batch is that of step `first_step` + 1.
       steps: int, the number of the last step.
       crop_size: int, the side of a crop in pixels; at most that of the images.
+      pad: int, how many pixels "random" crops may extend past each edge of an image.
       crops: "random", any position (33 x 33 for 224 of 256), or "center".
       flips: "none", "horizontal" or "both" (also upside down), each with probability one half.
       images_per_draw: int, the number of consecutive images that share a crop position and mirroring (original #145:
@@ -53,6 +54,7 @@ class Sampling:
     first_step: int
     steps: int
     crop_size: int = augmentation.CROP_SIZE
+    pad: int = 0
     crops: str = "random"
     flips: str = "horizontal"
     images_per_draw: int = 1
@@ -82,6 +84,7 @@ class Sampling:
         """Returns the keyword arguments of `draws.draw` for images with sides of `image_size` pixels."""
         return {
             "margin": image_size - self.crop_size,
+            "pad": self.pad,
             "crops": self.crops,
             "flips": self.flips,
             "images_per_draw": self.images_per_draw,

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
+from alexnet_tf.data import augmentation
 from alexnet_tf.data import examples
 from alexnet_tf.data import graph_draws
 from alexnet_tf.data import prepared
@@ -126,7 +127,7 @@ def _read_function(is_raw, crop_size):
         example = dict(example)
         record = _record(example.pop("paths"), example.pop("places"), example.pop("lengths"))
         image = tf.strings.substr(record, example.pop("image_places"), example.pop("image_lengths"))
-        crop = decode(image, example["offsets"], crop_size)
+        crop = decode(image, augmentation.inside(example["offsets"], examples.IMAGE_SIZE - crop_size), crop_size)
         return {"crops": tf.ensure_shape(crop, [crop_size, crop_size, 3]), **example}
 
     return read

@@ -176,6 +176,13 @@ def _pooling(operator, **attributes):
     return add
 
 
+def _global_average(graph, layer, inputs):
+    if layer.keepdims:
+        raise ValueError(f"Expected global pooling without keepdims for ONNX. Received: keepdims of {layer.name}")
+    x = graph.add("GlobalAveragePool", inputs, f"{layer.name}/mean")
+    return [graph.add("Flatten", [x], layer.name, axis=1)]
+
+
 def _zero_padding(graph, layer, inputs):
     (top, bottom), (left, right) = layer.padding
     pads = graph.constant(f"{layer.name}/pads", np.array([0, 0, top, left, 0, 0, bottom, right], np.int64))
@@ -191,6 +198,21 @@ def _flatten(graph, layer, inputs):
 
 def _concatenate(graph, layer, inputs):
     return [graph.add("Concat", inputs, layer.name, axis=_AXES[_rank(layer)][layer.axis])]
+
+
+def _add(graph, layer, inputs):
+    # ONNX's Sum takes any number of tensors, and Add two.
+    return [graph.add("Sum", inputs, layer.name)]
+
+
+def _identity_shortcut(graph, layer, inputs):
+    if layer.strides > 1:
+        # A window of one position.
+        strides = [layer.strides] * 2
+        inputs = [graph.add("MaxPool", inputs, f"{layer.name}/subsampled", kernel_shape=[1, 1], strides=strides)]
+    added = layer.channels - layer.input.shape[-1]
+    pads = graph.constant(f"{layer.name}/pads", np.array([0, 0, 0, 0, 0, added, 0, 0], np.int64))
+    return [graph.add("Pad", [*inputs, pads], layer.name)]
 
 
 def _fan_out(graph, layer, inputs):
@@ -278,14 +300,17 @@ _LAYERS: dict[str, _Adder] = {
     "Activation": _activation_layer,
     "MaxPooling2D": _pooling("MaxPool"),
     "AveragePooling2D": _pooling("AveragePool", count_include_pad=0),
+    "GlobalAveragePooling2D": _global_average,
     "ZeroPadding2D": _zero_padding,
     "Flatten": _flatten,
     "Concatenate": _concatenate,
+    "Add": _add,
     "BatchNormalization": _batch_normalization,
     "Dropout": _unchanged,
     "alexnet_tf>ChannelRange": _channel_range,
     "alexnet_tf>Dropout": _dropout,
     "alexnet_tf>FanOut": _fan_out,
+    "alexnet_tf>IdentityShortcut": _identity_shortcut,
     "alexnet_tf>GroupNormalization": _group_normalization,
     "alexnet_tf>LocalResponseNormalization": _across_channels,
     "alexnet_tf>SameMapNormalization": _across_positions,

@@ -1,7 +1,9 @@
 """The paper's dropout, and what the networks' other layers share: choices, checks of arguments, initial kernels."""
 
+import itertools
 import math
 import numbers
+from collections.abc import Collection
 
 import keras
 import tensorflow as tf
@@ -30,6 +32,8 @@ def is_finite(value: object) -> bool:
 
 # How networks can be initialized. "zeros" is for weights that are assigned afterwards, which makes random ones a waste.
 INITIALIZATIONS = ("recipe", "he", "zeros")
+# Largest value of the argument `width` of the networks after AlexNet.
+MAX_WIDTH = 16
 
 
 def kernel_initializer(initialization: str, stddev: float, seed: int | None) -> keras.initializers.Initializer:
@@ -46,6 +50,110 @@ def kernel_initializer(initialization: str, stddev: float, seed: int | None) -> 
     if initialization == "he":
         return keras.initializers.VarianceScaling(2.0, "fan_in", "untruncated_normal", seed=seed)
     return keras.initializers.RandomNormal(stddev=stddev, seed=seed)
+
+
+def check_arguments(
+    *, num_classes: object, image_size: object, image_sizes: Collection[int], initialization: object, width: object
+) -> None:
+    """Checks the arguments that the networks after AlexNet have in common.
+
+    Raises:
+      ValueError: if one of them is outside its range.
+    """
+    if not is_integer(num_classes, 2):
+        raise ValueError(f"Expected num_classes to be an int of at least 2. Received: {num_classes=}")
+    if not (is_integer(image_size, 1) and image_size in image_sizes):
+        sizes = sorted(image_sizes)
+        raise ValueError(
+            f"Expected image_size to be a multiple of {sizes[1] - sizes[0]} from {sizes[0]} to {sizes[-1]}. "
+            f"Received: {image_size=}"
+        )
+    check_choice("initialization", initialization, INITIALIZATIONS)
+    if not (is_finite(width) and 0 < width <= MAX_WIDTH):
+        raise ValueError(f"Expected width to be above 0 and at most {MAX_WIDTH}. Received: {width=}")
+
+
+def check_choice(name: str, value: object, allowed: Collection[str]) -> None:
+    """Raises ValueError if the value of an argument is not one of those allowed."""
+    if value not in allowed:
+        raise ValueError(f"Expected {name} to be one of {', '.join(allowed)}. Received: {value!r}")
+
+
+def scaled(count: int, width: float) -> int:
+    """Returns a number of kernels or units times a factor, rounded, and at least 1."""
+    return max(1, round(count * width))
+
+
+class Initializers:
+    """Makes the initializers of a network's kernels, each with its own seed.
+
+    Args:
+      recipe: the initializer of the network's recipe: a function of a seed.
+      initialization: one of `INITIALIZATIONS`.
+      seed: int, the seed of the network; None for random ones.
+    """
+
+    def __init__(self, recipe, initialization: str, seed: int | None):
+        self._recipe = recipe
+        self._initialization = initialization
+        self._seeds = itertools.repeat(None) if seed is None else itertools.count(1000 * seed)
+
+    def next_seed(self) -> int | None:
+        """Returns the seed of the next layer."""
+        return next(self._seeds)
+
+    def next(self) -> keras.initializers.Initializer:
+        """Returns the initializer of the next layer's kernel."""
+        if self._initialization == "recipe":
+            return self._recipe(seed=self.next_seed())
+        return kernel_initializer(self._initialization, 0.0, self.next_seed())
+
+
+@keras.saving.register_keras_serializable(package="alexnet_tf")
+class IdentityShortcut(keras.layers.Layer):
+    """A shortcut without parameters: takes every `strides`-th position, and adds maps of zeros.
+
+    Args:
+      channels: int, the number of maps of the output, at least that of the input.
+      strides: int, at least 1.
+      **kwargs: arguments of ``keras.layers.Layer``.
+
+    Input: ``[batch, height, width, maps]``.
+
+    Output: ``[batch, ceil(height / strides), ceil(width / strides), channels]``.
+
+    Raises:
+      ValueError: If an argument is outside its range; when built, if the input has more maps.
+
+    Reference:
+
+    - [Deep Residual Learning for Image Recognition](https://arxiv.org/abs/1512.03385), He et al., 2015, shortcut A
+    """
+
+    def __init__(self, channels: int, strides: int = 1, **kwargs):
+        if not (is_integer(channels, 1) and is_integer(strides, 1)):
+            raise ValueError(
+                f"Expected channels and strides to be ints of at least 1. Received: {channels=}, {strides=}"
+            )
+        super().__init__(**kwargs)
+        self.channels = channels
+        self.strides = strides
+
+    def build(self, input_shape):
+        if input_shape[-1] > self.channels:
+            raise ValueError(f"Expected at most {self.channels} maps. Received: {input_shape[-1]}")
+        super().build(input_shape)
+
+    def call(self, inputs):
+        subsampled = inputs[:, :: self.strides, :: self.strides]
+        return tf.pad(subsampled, [[0, 0], [0, 0], [0, 0], [0, self.channels - inputs.shape[-1]]])
+
+    def compute_output_shape(self, input_shape):
+        batch, height, width, _ = input_shape
+        return (batch, -(-height // self.strides), -(-width // self.strides), self.channels)
+
+    def get_config(self):
+        return {**super().get_config(), "channels": self.channels, "strides": self.strides}
 
 
 @keras.saving.register_keras_serializable(package="alexnet_tf")

@@ -14,7 +14,7 @@ class RecordedErrors(NamedTuple):
 
     source: str  # who recorded them, such as "paper, table 2"
     protocol: str  # how images were viewed, such as "ten views"
-    top1_error: float
+    top1_error: float | None = None
     top5_error: float | None = None
     dataset: str = ""  # a part of the name of the data set
     class_names: frozenset[str] = frozenset()  # or the names of its classes
@@ -33,12 +33,18 @@ class Network(NamedTuple):
     options: tuple[str, ...]  # fields of `config.Config` that the class takes as arguments of the same names
     crop_sizes: tuple[int, ...] | range  # sides of the images that it accepts
     num_classes: int  # of the data set that it was made for
-    parameters: int  # at `num_classes` and with default options
+    parameters: int  # that are trained, at `num_classes` and with default options
+    multiply_adds: int  # of the forward pass of one image, in convolutions and fully connected layers
+    depth: int  # layers with weights, one after another
+    year: int
+    innovation: str  # what was new, in a few words
     first_layers: tuple[str, ...]  # layers that read the images, in all variants
     default_views: str  # views by which experiments compare it: "ten" or "center"
     recorded_errors: tuple[RecordedErrors, ...]
     arguments: Mapping[str, object] = {}  # constant arguments of the class
     has_towers: bool = False  # has the option `towers`, and the class takes `devices`
+    # Weight of the losses of auxiliary heads in training; if it is not 0, the class takes `auxiliary_heads`.
+    auxiliary_weight: float = 0.0
 
 
 _COMMON_OPTIONS = ("activation", "normalization", "pooling", "initialization")
@@ -50,8 +56,12 @@ _NEVER_REFUSED = ("recipe", "dropout")
 _CIFAR10_CLASSES = frozenset("airplane automobile bird cat deer dog frog horse ship truck".split())
 
 
-def _cifar10(name, parameters, error):
-    """The row of a net for CIFAR-10, whose name is its layout."""
+# Side of the images for which the parameters and the arithmetic of a network are stated, by its number of classes.
+SIDES = {1000: 224, 10: 32}
+
+
+def _cifar10(name, parameters, multiply_adds, depth, error, innovation):
+    """The row of a net of AlexNet's authors for CIFAR-10, whose name is its layout."""
     return Network(
         name=name,
         description=f"{name} (a small network by AlexNet's authors)",
@@ -61,11 +71,82 @@ def _cifar10(name, parameters, error):
         crop_sizes=range(8, 257, 8),
         num_classes=10,
         parameters=parameters,
+        multiply_adds=multiply_adds,
+        depth=depth,
+        year=2012,
+        innovation=innovation,
         first_layers=("conv1",),
         default_views="center",
         recorded_errors=(
             RecordedErrors("its authors", "CIFAR-10, one view of the whole image", error, class_names=_CIFAR10_CLASSES),
         ),
+    )
+
+
+def _vgg(layout, parameters, multiply_adds, depth, errors, innovation):
+    """The row of a network of Simonyan and Zisserman."""
+    return Network(
+        name=f"vgg_{layout.lower().replace('-', '_')}",
+        description=f"VGG {layout}, of {depth} layers (Simonyan and Zisserman 2014)",
+        path="alexnet_tf.models.vgg:VGG",
+        arguments={"layout": layout},
+        options=("initialization", "dropout", "width"),
+        crop_sizes=range(32, 257, 32),
+        num_classes=1000,
+        parameters=parameters,
+        multiply_adds=multiply_adds,
+        depth=depth,
+        year=2014,
+        innovation=innovation,
+        first_layers=("conv1_1",),
+        default_views="ten",
+        recorded_errors=(RecordedErrors("paper, table 3", "dense evaluation, one scale", *errors, "imagenet2012"),),
+    )
+
+
+def _resnet(depth, parameters, multiply_adds, errors, innovation, *, residual=True):
+    """The row of a residual network of He et al., or of its plain counterpart."""
+    kind = "ResNet" if residual else "Plain network"
+    return Network(
+        name=f"{'resnet' if residual else 'plain'}_{depth}",
+        description=f"{kind} of {depth} layers (He et al. 2015)",
+        path="alexnet_tf.models.resnet:ResNet",
+        arguments={"depth": depth, "residual": residual},
+        options=("initialization", "width", *(("shortcuts",) if residual else ())),
+        crop_sizes=range(32, 257, 32),
+        num_classes=1000,
+        parameters=parameters,
+        multiply_adds=multiply_adds,
+        depth=depth,
+        year=2015,
+        innovation=innovation,
+        first_layers=("conv1",),
+        default_views="ten",
+        recorded_errors=(RecordedErrors("paper, tables 2 and 3", "ten views", *errors, dataset="imagenet2012"),),
+    )
+
+
+def _cifar10_resnet(depth, parameters, multiply_adds, error, innovation, *, residual=True):
+    """The row of a residual network of He et al. for CIFAR-10, or of its plain counterpart."""
+    protocol = "CIFAR-10, one view of the whole image"
+    recorded = RecordedErrors("paper, table 6", protocol, error, class_names=_CIFAR10_CLASSES)
+    return Network(
+        name=f"cifar10_{'resnet' if residual else 'plain'}_{depth}",
+        description=f"{'ResNet' if residual else 'Plain network'} of {depth} layers for CIFAR-10 (He et al. 2015)",
+        path="alexnet_tf.models.cifar10_resnet:Cifar10ResNet",
+        arguments={"depth": depth, "residual": residual},
+        options=("initialization", "width", *(("shortcuts",) if residual else ())),
+        crop_sizes=range(8, 257, 8),
+        num_classes=10,
+        parameters=parameters,
+        multiply_adds=multiply_adds,
+        depth=depth,
+        year=2015,
+        innovation=innovation,
+        first_layers=("conv1",),
+        default_views="center",
+        # The paper has the plain networks as curves only.
+        recorded_errors=(recorded,) if residual else (),
     )
 
 
@@ -90,6 +171,10 @@ NETWORKS = {
             crop_sizes=(224, 227, 56, 32),
             num_classes=1000,
             parameters=60_965_224,
+            multiply_adds=724_406_816,
+            depth=8,
+            year=2012,
+            innovation="ReLU, dropout, response normalization, two GPUs",
             first_layers=("conv1", "conv1_a", "conv1_b"),
             default_views="ten",
             has_towers=True,
@@ -110,13 +195,58 @@ NETWORKS = {
             crop_sizes=(224,),
             num_classes=1000,
             parameters=61_100_840,
+            multiply_adds=714_188_480,
+            depth=8,
+            year=2014,
+            innovation="one tower, no normalization",
             first_layers=("conv1",),
             default_views="ten",
             recorded_errors=(RecordedErrors("torchvision", "center crop", 0.43478, 0.20934, "imagenet2012"),),
         ),
-        _cifar10("cifar10_26", 145_578, 0.26),
-        _cifar10("cifar10_19", 89_578, 0.19),
-        _cifar10("cifar10_18", 89_578, 0.18),
+        _cifar10("cifar10_26", 145_578, 12_354_176, 5, 0.26, "small enough for minutes"),
+        _cifar10("cifar10_19", 89_578, 12_298_240, 4, 0.19, "no hidden fully connected layer"),
+        _cifar10("cifar10_18", 89_578, 12_298_240, 4, 0.18, "normalization within maps"),
+        _vgg("A", 132_863_336, 7_609_090_048, 11, (0.296, 0.104), "3 x 3 kernels only"),
+        _vgg(
+            "A-LRN",
+            132_863_336,
+            7_609_090_048,
+            11,
+            (0.297, 0.105),
+            "as A with response normalization, which gains nothing",
+        ),
+        _vgg("B", 133_047_848, 11_308_466_176, 13, (0.287, 0.099), "two more layers than A"),
+        _vgg("D", 138_357_544, 15_470_264_320, 16, (0.270, 0.088), "VGG-16"),
+        _vgg("E", 143_667_240, 19_632_062_464, 19, (0.273, 0.090), "VGG-19"),
+        Network(
+            name="googlenet",
+            description="GoogLeNet (Szegedy et al. 2014)",
+            path="alexnet_tf.models.googlenet:GoogLeNet",
+            options=("initialization", "width"),
+            crop_sizes=range(32, 257, 32),
+            num_classes=1000,
+            parameters=6_998_552,
+            multiply_adds=1_582_671_872,
+            depth=22,
+            year=2014,
+            innovation="paths side by side, 1 x 1 kernels, auxiliary heads",
+            first_layers=("conv1",),
+            default_views="ten",
+            recorded_errors=(
+                RecordedErrors("paper, table 3", "ten views", top5_error=0.0915, dataset="imagenet2012"),
+                RecordedErrors("paper, table 3", "center crop", top5_error=0.1007, dataset="imagenet2012"),
+            ),
+            auxiliary_weight=0.3,
+        ),
+        _resnet(18, 11_515_688, 1_794_805_760, (0.2794,), "batch normalization throughout", residual=False),
+        _resnet(34, 21_623_848, 3_644_493_824, (0.2854,), "deeper than plain_18, and worse", residual=False),
+        _resnet(18, 11_515_688, 1_794_805_760, (0.2788,), "shortcuts"),
+        _resnet(34, 21_623_848, 3_644_493_824, (0.2503,), "deeper than resnet_18, and better"),
+        _resnet(50, 25_557_032, 3_857_973_248, (0.2285, 0.0671), "blocks of 1 x 1, 3 x 3 and 1 x 1 kernels"),
+        _cifar10_resnet(20, 269_722, 40_551_040, None, "batch normalization throughout", residual=False),
+        _cifar10_resnet(56, 853_018, 125_485_696, None, "deeper than cifar10_plain_20, and worse", residual=False),
+        _cifar10_resnet(20, 269_722, 40_551_040, 0.0875, "shortcuts"),
+        _cifar10_resnet(56, 853_018, 125_485_696, 0.0697, "deeper than cifar10_resnet_20, and better"),
     )
 }
 

@@ -63,6 +63,12 @@ def build_model(run_config: config.Config, num_classes: int, **changes: Any) -> 
     return model
 
 
+def build_training_model(run_config: config.Config, num_classes: int, **changes: Any) -> keras.Model:
+    """Builds the network of a configuration as `build_model` does, with its auxiliary heads, if it has any."""
+    has_heads = registry.find(run_config.network).auxiliary_weight > 0
+    return build_model(run_config, num_classes, **({"auxiliary_heads": True} if has_heads else {}), **changes)
+
+
 def tower_devices(run_config: config.Config) -> tuple[str, str] | None:
     """Returns the devices of the two towers; None for one device, such as that of each replica.
 
@@ -117,14 +123,33 @@ def build_optimizer(run_config: config.Config, model: keras.Model) -> optimizer.
     return optimizer.MomentumSGD(variables, rules, momentum=run_config.momentum)
 
 
-def build_schedule(run_config: config.Config) -> schedules.Schedule:
-    """Builds the learning rate schedule of the weights."""
+def build_schedule(run_config: config.Config, steps_per_epoch: int = 1) -> schedules.Schedule:
+    """Builds the learning rate schedule of the weights.
+
+    Args:
+      run_config: the configuration.
+      steps_per_epoch: only matters for ``drop_steps``.
+    """
+    return _warmed_up(run_config, _schedule(run_config, steps_per_epoch))
+
+
+def _warmed_up(run_config, schedule):
+    if not run_config.warmup_epochs:
+        return schedule
+    return schedules.WarmUp(schedule, run_config.warmup_epochs, start=run_config.warmup_start)
+
+
+def _schedule(run_config, steps_per_epoch):
     if run_config.schedule == "plateau":
         return schedules.Plateau(
             factor=run_config.drop_factor, patience=run_config.patience, max_drops=run_config.max_drops
         )
     if run_config.schedule == "epochs":
         return schedules.Epochs(run_config.drop_epochs, factor=run_config.drop_factor)
+    if run_config.schedule == "steps":
+        # The progress at a step is the same quotient, so the rate drops at exactly that step.
+        epochs = [step / steps_per_epoch for step in run_config.drop_steps]
+        return schedules.Epochs(epochs, factor=run_config.drop_factor)
     if run_config.schedule == "exponential_steps":
         return schedules.ExponentialSteps(run_config.epochs, steps=run_config.rate_steps, span=run_config.rate_span)
     return schedules.Linear(run_config.epochs)
@@ -137,6 +162,7 @@ def parameter_group_options(run_config: config.Config) -> parameter_groups.Optio
         bias_schedule = schedules.ExponentialSteps(
             run_config.epochs, steps=run_config.bias_rate_steps, span=run_config.bias_rate_span
         )
+        bias_schedule = _warmed_up(run_config, bias_schedule)
     return parameter_groups.Options(
         learning_rate=parameter_groups.scale_to_batch_size(
             run_config.learning_rate,
@@ -191,6 +217,7 @@ def build_preprocessing(
         divisor=run_config.input_divisor,
         scale=run_config.input_scale,
         upside_down=run_config.flips == "both",
+        is_padded=run_config.pad > 0,
     )
 
     @tf.function(jit_compile=True, autograph=False)
@@ -249,6 +276,7 @@ def build_sampling(
         first_step=first_step,
         steps=steps,
         crop_size=run_config.crop_size,
+        pad=run_config.pad,
         crops=run_config.crops,
         flips=run_config.flips,
         images_per_draw=run_config.images_per_draw,
@@ -289,6 +317,7 @@ def build_trainer(
         strategy,
         None if run_config.reduce_precision == "float32" else tf.dtypes.as_dtype(run_config.reduce_precision),
         class_weights,
+        registry.find(run_config.network).auxiliary_weight,
     )
 
 

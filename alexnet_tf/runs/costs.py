@@ -14,6 +14,20 @@ from alexnet_tf.utils import machine
 MATRIX_SIDES = {"CPU": 1024, "GPU": 3072}
 
 
+def multiply_adds(model: keras.Model) -> int:
+    """Counts the multiplications and additions, as pairs, of the convolutions and fully connected layers for one image.
+
+    Args:
+      model: a functional model.
+    """
+    return sum(_kernel_uses(layer) for layer in model.layers if getattr(layer, "kernel", None) is not None)
+
+
+def _kernel_uses(layer):
+    """Returns how many products with its kernel a layer computes for one image."""
+    return int(np.prod(layer.kernel.shape)) * int(np.prod(layer.output.shape[1:-1]))
+
+
 def training_flops(model: keras.Model) -> int:
     """Counts the floating-point operations of training on one image, forward and backward.
 
@@ -27,14 +41,12 @@ def training_flops(model: keras.Model) -> int:
     total = 0
     lowest = None
     for layer in model.layers:
-        kernel = getattr(layer, "kernel", None)
-        if kernel is None:
+        if getattr(layer, "kernel", None) is None:
             continue
         if layer.trainable and lowest is None:
             lowest = parameter_groups.layer_of(layer.name)
         passes_on = lowest is not None and parameter_groups.layer_of(layer.name) != lowest
-        positions = int(np.prod(layer.output.shape[1:-1]))
-        total += 2 * int(np.prod(kernel.shape)) * positions * (1 + layer.trainable + passes_on)
+        total += 2 * _kernel_uses(layer) * (1 + layer.trainable + passes_on)
     return total
 
 

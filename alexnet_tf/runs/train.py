@@ -162,7 +162,7 @@ def _open(run_config, workdir, processes, locks):
     steps = max(1, round(run_config.epochs * steps_per_epoch))
     weights = class_weights.resolve(run_config, data.source.class_names, data.examples["train"].labels, workdir)
     own_trainer = _build_trainer(run_config, data, weights, processes, console)
-    schedule = builders.build_schedule(run_config)
+    schedule = builders.build_schedule(run_config, steps_per_epoch)
     saved = builders.build_checkpoints(
         run_config, own_trainer.model, own_trainer.optimizer, schedule, data.source.class_names, workdir
     )
@@ -216,7 +216,7 @@ def _build_trainer(run_config, data, weights, processes, console):
             "batch per replica"
         )
     with processes.scope():
-        model = builders.build_model(run_config, len(data.source.class_names))
+        model = builders.build_training_model(run_config, len(data.source.class_names))
         factors = weights and weights.factors(data.source.class_names)
         return builders.build_trainer(run_config, model, data.statistics, processes.strategy, factors)
 

@@ -131,6 +131,38 @@ class ExponentialSteps(_Stateless):
         return self.span ** (-drops / (self.steps - 1))
 
 
+class WarmUp:
+    """Lets the rate of another schedule rise linearly at the beginning.
+
+    Args:
+      schedule: the other schedule, which counts the epochs of the rise, too.
+      epochs: float above 0, the length of the rise.
+      start: float in [0, 1], the factor at its beginning.
+    """
+
+    def __init__(self, schedule: Schedule, epochs: float, *, start: float = 0.1):
+        self.schedule = schedule
+        self.epochs = epochs
+        self.start = start
+
+    def multiplier(self, progress: float, max_drops: float = math.inf) -> float:
+        """Returns the factor on the initial learning rate."""
+        rise = min(1.0, self.start + (1 - self.start) * progress / self.epochs)
+        return rise * self.schedule.multiplier(progress, max_drops)
+
+    def epoch_ended(self, validation_error: float) -> bool:
+        """Records the validation error of an epoch; returns whether the learning rate drops now."""
+        return self.schedule.epoch_ended(validation_error)
+
+    def state(self) -> str:
+        """Returns the state of the other schedule."""
+        return self.schedule.state()
+
+    def restore(self, state: str) -> None:
+        """Restores the state of the other schedule."""
+        self.schedule.restore(state)
+
+
 class Linear(_Stateless):
     """Decreases the rate linearly to zero at the end of training. Not in the paper; meant for short runs.
 

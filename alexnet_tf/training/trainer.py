@@ -36,7 +36,8 @@ class Trainer:
     """A training step, compiled once.
 
     Args:
-      model: callable, ``model(images, training=True)`` returns logits ``[batch, num_classes]``.
+      model: callable, ``model(images, training=True)`` returns logits ``[batch, num_classes]``, or a list of logits and
+        those of auxiliary heads.
       optimizer: updates variables of the model. The loss is differentiated with respect to these only.
       preprocess: maps a batch of the data set to (images, labels): the model's input, and int64 ``[batch]``.
       strategy: a ``tf.distribute.Strategy`` in whose scope model and optimizer were created. Each replica takes the
@@ -45,6 +46,8 @@ class Trainer:
       class_weights: float ``[num_classes]``, factors of the loss of each example in what is minimized; None for 1. The
         sum is divided by the number of examples, not by that of their weights, so that equal parts of a batch on
         several replicas have the gradient of the entire batch.
+      auxiliary_weight: factor of the losses of auxiliary heads in what is minimized. Reported losses and errors are
+        those of the first logits.
 
     Attributes:
       step: ``tf.function`` from a batch and the learning rates, float32 ``[rates]``, to a `StepResult`.
@@ -59,6 +62,7 @@ class Trainer:
         strategy: tf.distribute.Strategy | None = None,
         reduce_dtype: tf.DType | None = None,
         class_weights: np.ndarray | None = None,
+        auxiliary_weight: float = 0.0,
     ):
         self.model = model
         self.optimizer = optimizer
@@ -67,6 +71,7 @@ class Trainer:
         self._strategy = strategy
         self._reduce_dtype = reduce_dtype
         self._class_weights = class_weights
+        self._auxiliary_weight = auxiliary_weight
         # Training drops the last, partial batch, so only a mistake causes a batch of another shape and a retrace.
         self.step = tf.function(self._step, autograph=False)
 
@@ -84,13 +89,12 @@ class Trainer:
         # Only what is trained is recorded, so the backward pass ends at the lowest trained layer.
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(self.optimizer.variables)
-            logits = self.model(images, training=True)
+            outputs = self.model(images, training=True)
+            logits, *auxiliary = outputs if isinstance(outputs, (list, tuple)) else [outputs]
             with tf.name_scope("loss"):
-                losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
-                loss = minimized = tf.reduce_mean(losses)
-                if self._class_weights is not None:
-                    weights = tf.gather(tf.constant(self._class_weights, losses.dtype), labels)
-                    minimized = tf.reduce_mean(weights * losses)
+                loss, minimized = self._losses(labels, logits)
+                for each in auxiliary:
+                    minimized += self._auxiliary_weight * self._losses(labels, each)[1]
         gradients = tape.gradient(minimized, self.optimizer.variables)
         with tf.name_scope("errors"):
             errors = _count(tf.not_equal(tf.argmax(logits, axis=-1, output_type=labels.dtype), labels))
@@ -103,6 +107,15 @@ class Trainer:
                 gradients, result = self._reduce(gradients, result)
         self.optimizer.apply(gradients, learning_rates)
         return result
+
+    def _losses(self, labels, logits):
+        """Returns the mean cross-entropy without and with class weights."""
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+        loss = tf.reduce_mean(losses)
+        if self._class_weights is None:
+            return loss, loss
+        weights = tf.gather(tf.constant(self._class_weights, losses.dtype), labels)
+        return loss, tf.reduce_mean(weights * losses)
 
     def _reduce(self, gradients, result):
         """Averages gradients and loss over all replicas, whose parts of the batch are equal, and sums counts."""

@@ -101,6 +101,44 @@ def batch():
 
 
 @pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("mean_crop", ["aligned", "center"])
+@pytest.mark.parametrize("side", [12, 15])
+def test_padded_training_images_are_crops_of_larger_images(side, mean_crop, compiled):
+    """With zeros around the mean-subtracted image, as if it had been padded before it was cropped."""
+    pad, size = 4, 12
+    images, mean = photographs(40, side=side), mean_image(side=side)
+    generator = np.random.default_rng(3)
+    offsets = generator.integers(-pad, side - size + pad + 1, [40, 2]).astype(np.int32)
+    offsets[:4] = [[-pad, -pad], [-pad, side - size + pad], [side - size + pad, -pad], [side - size + pad] * 2]
+    flips = generator.integers(0, 2, [40, 2]).astype(bool)
+    draws = 0.1 * generator.standard_normal([40, 3]).astype(np.float32)
+    nearest = offsets.clip(0, side - size)
+    crops = np.stack([square(image, *offset, size) for image, offset in zip(images, nearest, strict=True)])
+    function = functools.partial(
+        augmentation.training_images,
+        mean_image=tf.constant(mean),
+        components=tf.constant(COMPONENTS),
+        mean_crop=mean_crop,
+        divisor=1.0,
+        is_padded=True,
+    )
+    if compiled:
+        function = tf.function(function, jit_compile=True)
+    found = function(*map(tf.constant, (crops, offsets, flips, draws)))
+    around = [(pad, pad), (pad, pad), (0, 0)]
+    central = np.pad(square(mean, *[(side - size) // 2] * 2, size), [(side,) * 2, (side,) * 2, (0, 0)])
+    for result, image, offset, flip, draw in zip(found.numpy(), images, offsets, flips, draws, strict=True):
+        if mean_crop == "aligned":
+            expected = square(np.pad(image - mean.astype(np.float64), around), *(offset + pad), size)
+        else:
+            inside = square(np.pad(np.ones([side, side, 3]), around), *(offset + pad), size)
+            pixels = square(np.pad(image.astype(np.float64), around), *(offset + pad), size)
+            expected = inside * (pixels - square(central, side, side, size))
+        expected = mirrored(expected, *flip) + shift_of(draw, COMPONENTS)
+        np.testing.assert_allclose(result, expected, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("divisor, scale", [(1.0, 1.0), (1.1, 1.0), (1.1, 0.25)])
 @pytest.mark.parametrize("mean_crop", ["aligned", "center"])
 def test_training_images(mean_crop, divisor, scale, compiled):

@@ -168,6 +168,21 @@ def test_crops_are_within_the_margin(margin):
     np.testing.assert_array_equal(centered, np.full([3, 2], margin // 2))
 
 
+@pytest.mark.parametrize("margin, pad", [(0, 4), (8, 3)])
+def test_crops_extend_past_the_edges_by_the_padding(margin, pad):
+    padded = draws.draw(0, 0, range(2000), margin=margin, pad=pad)
+    counts = np.bincount(padded.offsets.ravel() + pad, minlength=margin + 2 * pad + 1)
+    assert len(counts) == margin + 2 * pad + 1
+    # 4,000 draws: five standard deviations of the count at one place.
+    expected = 4000 / len(counts)
+    assert np.abs(counts - expected).max() < 5 * np.sqrt(expected)
+    assert padded.offsets.dtype == np.int32
+    # The same random numbers as for an image that is larger by the padding.
+    larger = draws.draw(0, 0, range(2000), margin=margin + 2 * pad)
+    np.testing.assert_array_equal(padded.offsets, larger.offsets - pad)
+    np.testing.assert_array_equal(padded.flips, larger.flips)
+
+
 def test_flips_option_only_masks_flips():
     both, horizontal, none = (
         draws.draw(4, 1, range(60), margin=32, flips=flips) for flips in ("both", "horizontal", "none")

@@ -21,6 +21,14 @@ def test_order_of_imagenets_size_equals_that_of_numpy():
     np.testing.assert_array_equal(found, draws.order(1_281_167, 3, 89))
 
 
+@pytest.mark.parametrize("margin, pad", [(0, 4), (31, 1)])
+def test_padded_draws_equal_those_of_numpy(margin, pad):
+    found = graph_draws.draw(3, tf.constant(1, tf.int64), tf.constant(5, tf.int64), 200, margin=margin, pad=pad)
+    expected = draws.draw(3, 1, range(5, 205), margin=margin, pad=pad)
+    assert found.offsets.dtype == expected.offsets.dtype and expected.offsets.min() == -pad
+    np.testing.assert_array_equal(found.offsets, expected.offsets)
+
+
 @pytest.mark.parametrize("images_per_draw", [1, 3, 32])
 @pytest.mark.parametrize("flips", list(draws.FLIPS))
 @pytest.mark.parametrize("crops", ["random", "center"])

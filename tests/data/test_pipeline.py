@@ -44,6 +44,18 @@ def test_crops_are_the_pixels_at_their_offsets():
             assert (crop[:, :, 2] == label / 3).all()
 
 
+def test_padded_crops_come_with_the_nearest_square_within_the_image():
+    data = small_examples.coded_examples(10)
+    outside = 0
+    for batch in small_examples.sampled(data, steps=20, crop_size=250, pad=5):
+        assert np.abs(batch["offsets"] - 3).max() <= 8
+        outside += np.count_nonzero((batch["offsets"] < 0) | (batch["offsets"] > 6))
+        for crop, (top, left) in zip(batch["crops"], batch["offsets"].clip(0, 6), strict=True):
+            np.testing.assert_array_equal(crop[:, :, 0], (top + ROWS)[:250, :250])
+            np.testing.assert_array_equal(crop[:, :, 1], (left + COLUMNS)[:250, :250])
+    assert outside > 20
+
+
 @pytest.mark.parametrize("count, batch_size", [(10, 4), (12, 4), (5, 5), (1, 1), (97, 10)])
 def test_each_epoch_visits_distinct_images_in_a_new_order(count, batch_size):
     steps = count // batch_size

@@ -85,6 +85,8 @@ def assert_same(found, expected):
         ("raw", {"first_step": 8, "flips": "both", "images_per_draw": 3}),
         ("raw", {"worker": (1, 2), "images_per_draw": 3}),
         ("jpeg", {"first_step": 4, "reshuffle": False, "worker": (1, 2)}),
+        ("jpeg", {"crop_size": 250, "pad": 6}),
+        ("raw", {"crop_size": 256, "pad": 4}),
         ("raw", {"first_step": 4, "noise_epochs": 1.5, "crops": "center", "crop_size": 200}),
     ],
 )

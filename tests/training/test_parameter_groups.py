@@ -49,6 +49,25 @@ def test_rates_of_net_145_in_its_last_third():
     assert_rates(rates(79, **values), 1e-5, 0.002, conv1_weights=0, conv1_biases=0)
 
 
+def test_rates_drop_at_the_given_steps_whatever_the_length_of_an_epoch():
+    run_config = config.Config(schedule="steps", drop_steps=(7, 32000, 48000)).resolved()
+    for steps_per_epoch in (1, 3, 390, 10009):
+        schedule = builders.build_schedule(run_config, steps_per_epoch)
+        for step, drops in ((6, 0), (7, 1), (31999, 1), (32000, 2), (47999, 2), (48000, 3), (64000, 3)):
+            found = builders.learning_rates(run_config, schedule, step / steps_per_epoch)
+            assert_rates(found, 0.01 * 0.1**drops, 0.01 * 0.1**drops)
+
+
+def test_all_rates_warm_up_with_every_schedule():
+    values = {"warmup_epochs": 2.0, "warmup_start": 0.5, "epochs": 90.0}
+    assert_rates(rates(0, **ORIGINAL, **values), 0.005, 0.01)
+    assert_rates(rates(1, **ORIGINAL, **values), 0.0075, 0.015)
+    assert_rates(rates(25, **ORIGINAL, **values), 0.001, 0.002)
+    for schedule in ("plateau", "steps", "exponential_steps"):
+        assert_rates(rates(1, schedule=schedule, **values), 0.0075, 0.0075)
+    assert_rates(rates(1, schedule="linear", **values), 0.0075 * 89 / 90, 0.0075 * 89 / 90)
+
+
 def test_conv1_may_be_slowed_frozen_or_both():
     assert_rates(rates(30, **ORIGINAL, conv1_slow_epoch=30.0), 0.001, 0.002, conv1_weights=1e-4)
     assert_rates(rates(90, **ORIGINAL, conv1_slow_epoch=30.0), 1e-5, 0.002, conv1_weights=1e-6)

@@ -141,3 +141,22 @@ def test_schedules_without_state_ignore_errors_and_restore(schedule):
     schedule.restore(schedule.state())
     assert json.loads(schedule.state()) == []
     assert [schedule.multiplier(at) for at in (0, 1, 2)] == before
+
+
+def test_warm_up_lets_the_rate_rise_to_that_of_the_schedule():
+    epochs = schedules.Epochs((3.0, 6.0), factor=0.1)
+    warm = schedules.WarmUp(epochs, 4.0, start=0.2)
+    for progress, expected in ((0, 0.2), (1, 0.4), (2, 0.6), (3, 0.08), (4, 0.1), (6, 0.01)):
+        assert warm.multiplier(progress) == pytest.approx(expected)
+    assert warm.multiplier(6, max_drops=1) == pytest.approx(0.1)
+
+
+def test_warm_up_keeps_the_state_of_the_schedule():
+    plateau = schedules.Plateau(patience=1)
+    warm = schedules.WarmUp(schedules.Plateau(patience=1), 2.0)
+    for error in (0.5, 0.6, 0.4, 0.7):
+        assert warm.epoch_ended(error) == plateau.epoch_ended(error)
+    assert warm.state() == plateau.state() and plateau.drops == 2
+    restored = schedules.WarmUp(schedules.Plateau(patience=1), 2.0)
+    restored.restore(warm.state())
+    assert restored.multiplier(5) == warm.multiplier(5) == plateau.multiplier(5)
