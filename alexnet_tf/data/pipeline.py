@@ -28,10 +28,10 @@ def training_batches(data: examples.Examples, options: sampling.Sampling) -> tf.
 
     Returns:
       A ``tf.data.Dataset`` of dicts: ``crops`` uint8 ``[batch, crop_size, crop_size, 3]``, ``offsets`` int32
-      ``[batch, 2]`` (row and column of each crop's first pixel; where a crop extends past the edges of the image, ``crops``
-      has the nearest square within, see `augmentation.inside`), ``flips`` bool ``[batch, 2]`` (upside down, left to
-      right), ``labels`` int64 ``[batch]``, and ``noise`` float32 ``[batch, 3]``, standard normal draws for the color
-      noise. The batch is this worker's part.
+      ``[batch, 2]`` (row and column of each crop's first pixel; where a crop extends past the image, ``crops`` has the
+      nearest square within, see `augmentation.inside`), ``flips`` bool ``[batch, 2]`` (upside down, left to right),
+      ``labels`` int64 ``[batch]``, and ``noise`` float32 ``[batch, 3]``, standard normal draws for the color noise. The
+      batch is this worker's part.
 
     Raises:
       ValueError: if a batch needs more examples than there are.

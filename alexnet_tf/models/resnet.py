@@ -76,8 +76,9 @@ class ResNet(network.Network):
     | parameters with shortcuts A | 11,515,688 | 21,623,848 | | |
     | parameters with shortcuts B | 11,689,512 | 21,797,672 | 25,557,032 | |
 
-    Blocks of two layers have kernels of 3 x 3, those of three layers 1 x 1, 3 x 3 and 1 x 1. The first block of stages 3
-    to 5 has a stride of 2. Parameters are those that are trained, for 1,000 classes; the moving means and variances are not among them.
+    Blocks of two layers have kernels of 3 x 3, those of three layers 1 x 1, 3 x 3 and 1 x 1. The first block of stages
+    3 to 5 has a stride of 2. Parameters are those that are trained, for 1,000 classes; the moving means and variances
+    are not among them.
 
     Args:
       depth: 18, 34 or 50.
