@@ -415,6 +415,22 @@ class Config:
         low=1,
         high=65536,
     )
+    averaging: str = _option(
+        "training",
+        "none",
+        "polyak: evaluate and export an average of the weights over the steps; none: the last weights",
+        "ours; Szegedy et al. 2014: polyak",
+        choices=("none", "polyak"),
+    )
+    averaging_steps: int = _option(
+        "training",
+        1000,
+        "number of steps that averaging=polyak remembers: the mean over all steps up to it, then an exponential "
+        "average",
+        "ours",
+        low=1,
+        high=100000000,
+    )
     bias_learning_rate_factor: float | None = _option(
         "training",
         None,

@@ -120,7 +120,8 @@ def build_optimizer(run_config: config.Config, model: keras.Model) -> optimizer.
     """Builds the optimizer of a model's trainable variables, for the learning rates that `learning_rates` returns."""
     rules = parameter_groups.assign_groups(parameter_group_options(run_config), model.trainable_variables)
     variables = [variable.value for variable in model.trainable_variables]
-    return optimizer.MomentumSGD(variables, rules, momentum=run_config.momentum)
+    averaging = run_config.averaging == "polyak"
+    return optimizer.MomentumSGD(variables, rules, momentum=run_config.momentum, averaging=averaging)
 
 
 def build_schedule(run_config: config.Config, steps_per_epoch: int = 1) -> schedules.Schedule:
@@ -192,9 +193,20 @@ def learning_rates(
     return parameter_groups.learning_rates(parameter_group_options(run_config), schedule, progress)
 
 
+def step_rates(
+    run_config: config.Config, schedule: schedules.Schedule, progress: float, steps_per_epoch: int
+) -> tuple[float, ...]:
+    """Returns what the update of the step after `progress` epochs takes: learning rates, and the averages' share."""
+    rates = tuple(learning_rates(run_config, schedule, progress))
+    if run_config.averaging == "none":
+        return rates
+    step = 1 + round(progress * steps_per_epoch)
+    return (*rates, optimizer.average_share(step, run_config.averaging_steps))
+
+
 def initial_rates(run_config: config.Config) -> tf.Tensor:
-    """Returns the learning rates of the first step, float32 ``[6]``."""
-    return tf.constant(learning_rates(run_config, build_schedule(run_config), 0.0), tf.float32)
+    """Returns what the update of the first step takes, float32 ``[6]``, or ``[7]`` with averages."""
+    return tf.constant(step_rates(run_config, build_schedule(run_config), 0.0, 1), tf.float32)
 
 
 def build_preprocessing(
@@ -318,7 +330,18 @@ def build_trainer(
         None if run_config.reduce_precision == "float32" else tf.dtypes.as_dtype(run_config.reduce_precision),
         class_weights,
         registry.find(run_config.network).auxiliary_weight,
+        moving_statistics(model),
     )
+
+
+def moving_statistics(model: keras.Model) -> list[tf.Variable]:
+    """Returns the statistics that a network updates itself in training: those of batch normalizations."""
+    return [
+        variable.value
+        for layer in model.layers
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+        for variable in layer.non_trainable_variables
+    ]
 
 
 def build_checkpoints(
@@ -335,16 +358,20 @@ def build_checkpoints(
     Args:
       run_config: the resolved configuration.
       model: the network, whose weights and dropout state are saved.
-      momentum_sgd: its optimizer, whose velocities are saved (frozen layers have none); None for evaluation.
+      momentum_sgd: its optimizer, whose velocities and averages are saved (frozen layers have none); None for
+        evaluation, where the network's weights are the averages that a run of ``averaging`` has saved.
       schedule: the learning rate schedule.
       class_names: names of the classes, which must be the same to resume.
       workdir: the run's directory.
       only: paths of the variables to save; None for all.
     """
     variables = {variable.path: variable.value for variable in model.variables if only is None or variable.path in only}
+    names = [variable.path for variable in model.trainable_variables]
     if momentum_sgd:
-        names = [variable.path for variable in model.trainable_variables]
         variables |= {f"{name}/velocity": value for name, value in zip(names, momentum_sgd.velocities)}
+        variables |= {checkpoints.average_name(name): value for name, value in zip(names, momentum_sgd.averages)}
+    elif run_config.averaging == "polyak":
+        variables |= {checkpoints.average_name(name): variables.pop(name) for name in names}
     metadata = {"network": run_config.network, "recipe": run_config.recipe, "classes": list(class_names)}
     return checkpoints.Checkpoints(
         os.path.join(workdir, "checkpoints"),

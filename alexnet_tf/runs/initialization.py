@@ -110,12 +110,16 @@ def initialize(
         if parameter_groups.layer_of(variable.path) not in run_config.new_layers
         and not variable.path.startswith("dropout")
     }
-    other = _config_of(pretrained.find(run_config.initialize_from))
+    workdir = pretrained.find(run_config.initialize_from)
+    directory = os.path.join(workdir, "checkpoints")
+    trained = checkpoints.trained_names(directory, kept)
+    kept = {trained[name]: value for name, value in kept.items()}
+    other = _config_of(workdir)
     differing = network_differences(run_config, other) if other else []
     remedy = " ".join(f"--{name}={flagfiles.format_value(getattr(other, name))}" for name in differing)
     described = f"{run_config.initialize_from} was trained with {remedy.replace('--', '').replace(' ', ', ')}"
     try:
-        path = checkpoints.load_weights(os.path.join(pretrained.find(run_config.initialize_from), "checkpoints"), kept)
+        path = checkpoints.load_weights(directory, kept)
     except ValueError as error:
         hint = f". As {described}, pass {remedy}, or name" if differing else ". Name"
         raise ValueError(f"{error}{hint} layers to initialize at random in new_layers") from None

@@ -319,7 +319,9 @@ def _train_steps(run, profile_steps, stop):
             latest,
             steps=run.steps,
             steps_per_epoch=run.steps_per_epoch,
-            learning_rates=lambda progress: builders.learning_rates(run_config, run.schedule, progress),
+            learning_rates=lambda progress: builders.step_rates(
+                run_config, run.schedule, progress, run.steps_per_epoch
+            ),
             actions=own_actions,
             first_step=run.first_step,
             report_every=run_config.report_steps,
@@ -403,7 +405,7 @@ def _validate(run, stop):
     def validate():
         # A single process does not wait for the end of an evaluation: it loses only the steps since the last
         # checkpoint. With several processes, the others would treat this one as lost.
-        with stop.deferred(run.processes.worker[1] > 1):
+        with stop.deferred(run.processes.worker[1] > 1), run.trainer.optimizer.averaged():
             results = split_results.evaluate_distributed(
                 probabilities, run.data, run.monitored, {_CENTER_CROP: [0]}, run.processes
             )
@@ -415,6 +417,8 @@ def _validate(run, stop):
 def _finish(run):
     """Evaluates all held-out splits with all view sets, writes ``train.json`` and the report, and prints the paths."""
     workdir, data, console = run.workdir, run.data, run.console
+    # The last checkpoint has been saved; from here on, the network is the average, if there is one.
+    run.trainer.optimizer.swap_averages()
     if "test" in data.source.splits and "test" not in data.examples:
         test = dataset.load_data(run.config, data.source, ["test"], data.statistics, console)
         data = data._replace(examples={**data.examples, **test.examples})

@@ -327,6 +327,26 @@ def lacking(path: str, names: Iterable[str]) -> list[str]:
     return [name for name in names if _key(name) not in saved]
 
 
+def average_name(name: str) -> str:
+    """Returns the name, as given to `Checkpoints`, of the average of a variable's values over the steps."""
+    return f"{name}/average"
+
+
+def trained_names(directory: str, names: Iterable[str]) -> dict[str, str]:
+    """Returns the name of each variable's trained value: that of its average, if the newest checkpoint has one.
+
+    Args:
+      directory: of the checkpoints.
+      names: as given to `Checkpoints`.
+
+    Raises:
+      FileNotFoundError, DamagedError: as `newest_checkpoint`.
+    """
+    averages = {name: average_name(name) for name in names}
+    missing = set(lacking(newest_checkpoint(directory), averages.values()))
+    return {name: name if average in missing else average for name, average in averages.items()}
+
+
 def newest_checkpoint(directory: str) -> str:
     """Returns the path of the newest checkpoint in a directory whose metadata can be read.
 

@@ -1,6 +1,7 @@
 """The paper's update rule: stochastic gradient descent with momentum and weight decay."""
 
 import contextlib
+from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
@@ -27,6 +28,18 @@ def momentum_update(
     return weight + velocity, velocity
 
 
+def average_share(step: int, length: int) -> float:
+    """Returns the share of the weights after a step in their average.
+
+    The average is the mean over all steps at first. From `length` steps on, it is an exponential average.
+
+    Args:
+      step: number of the step, counted from 1.
+      length: number of steps, at least 1.
+    """
+    return 1.0 / min(step, length)
+
+
 class Rule(NamedTuple):
     """How one variable is updated."""
 
@@ -46,11 +59,13 @@ class MomentumSGD:
       variables: float32 variables; if a strategy mirrors them, created in its scope.
       rules: a rule for each variable.
       momentum: in [0, 1).
+      averaging: keeps an average of each variable over the steps (Polyak), to be used in its place after training.
       jit_compile: compiles the update with XLA: one pass over memory instead of several.
 
     Attributes:
       variables, rules: as given.
       velocities: a variable for each of the variables.
+      averages: a variable for each of the variables; empty without averaging.
     """
 
     def __init__(
@@ -59,6 +74,7 @@ class MomentumSGD:
         rules: Sequence[Rule],
         *,
         momentum: float = 0.9,
+        averaging: bool = False,
         jit_compile: bool = True,
     ):
         if len(variables) != len(rules):
@@ -66,20 +82,27 @@ class MomentumSGD:
         self.variables = list(variables)
         self.rules = list(rules)
         self.momentum = momentum
-        self.velocities = []
+        self.velocities, self.averages = [], []
         for variable in self.variables:
             # A mirrored variable has no device of its own: the strategy puts a copy on each.
             with contextlib.nullcontext() if tf.distribute.has_strategy() else tf.device(variable.device):
                 self.velocities.append(tf.Variable(tf.zeros_like(variable), trainable=False, name="velocity"))
+                if averaging:
+                    self.averages.append(tf.Variable(variable, trainable=False, name="average"))
         self._strategy = tf.distribute.get_strategy()
-        copies = [self._strategy.experimental_local_results(each) for each in [*self.variables, *self.velocities]]
-        count = len(self.variables)
         # For each local replica, a list of (device, indices of its variables, compiled update).
         self._updates = [
-            self._updates_of_replica(replica[:count], replica[count:], jit_compile) for replica in zip(*copies)
+            self._updates_of_replica(*kinds, jit_compile)
+            for kinds in zip(*map(self._by_replica, (self.variables, self.velocities, self.averages)))
         ]
 
-    def _updates_of_replica(self, weights, velocities, jit_compile):
+    def _by_replica(self, variables):
+        """Returns a list of variables for each local replica: its own copies."""
+        count = len(self._strategy.experimental_local_results(self.variables[0]))
+        copies = [self._strategy.experimental_local_results(each) for each in variables]
+        return [[each[replica] for each in copies] for replica in range(count)]
+
+    def _updates_of_replica(self, weights, velocities, averages, jit_compile):
         by_device = {}
         for index, weight in enumerate(weights):
             by_device.setdefault(weight.device, []).append(index)
@@ -87,12 +110,14 @@ class MomentumSGD:
             (
                 device,
                 indices,
-                tf.function(self._make_update(indices, weights, velocities), jit_compile=jit_compile, autograph=False),
+                tf.function(
+                    self._make_update(indices, weights, velocities, averages), jit_compile=jit_compile, autograph=False
+                ),
             )
             for device, indices in by_device.items()
         ]
 
-    def _make_update(self, indices, weights, velocities):
+    def _make_update(self, indices, weights, velocities, averages):
         def update(learning_rates, gradients):
             for index, gradient in zip(indices, gradients):
                 rule = self.rules[index]
@@ -107,6 +132,8 @@ class MomentumSGD:
                 )
                 velocities[index].assign(velocity)
                 weights[index].assign(weight)
+                if averages:
+                    averages[index].assign_add(learning_rates[-1] * (weight - averages[index]))
 
         return update
 
@@ -115,7 +142,8 @@ class MomentumSGD:
 
         Args:
           gradients: one for each of `variables`, means over the batch; the same in all replicas.
-          learning_rates: float32 ``[groups]``, indexed by the rules.
+          learning_rates: float32 ``[groups]``, indexed by the rules. With averaging, one more number follows: the share
+            of the new weights in their averages, see `average_share`.
         """
         if tf.distribute.has_strategy():
             tf.distribute.get_replica_context().merge_call(self._apply_everywhere, args=(gradients, learning_rates))
@@ -133,3 +161,20 @@ class MomentumSGD:
         for device, indices, update in self._updates[replica]:
             with tf.device(device), tf.name_scope("update"):
                 update(learning_rates, [gradients[index] for index in indices])
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """A context in which the variables have the values of their averages, if there are any."""
+        self.swap_averages()
+        try:
+            yield
+        finally:
+            self.swap_averages()
+
+    def swap_averages(self) -> None:
+        """Exchanges the values of the variables and of their averages, if there are any."""
+        for variable, average in zip(self.variables, self.averages):
+            for own, other in zip(*map(self._strategy.experimental_local_results, (variable, average))):
+                before = own.numpy()
+                own.assign(other)
+                other.assign(before)

@@ -1,6 +1,7 @@
 """The compiled training step. Independent of network, data and options."""
 
 from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 from typing import Protocol
@@ -48,6 +49,8 @@ class Trainer:
         several replicas have the gradient of the entire batch.
       auxiliary_weight: factor of the losses of auxiliary heads in what is minimized. Reported losses and errors are
         those of the first logits.
+      moving_statistics: variables that the model itself updates in training, each replica by its part of the batch.
+        Their mean over the replicas is kept, so that all replicas are equal after a step.
 
     Attributes:
       step: ``tf.function`` from a batch and the learning rates, float32 ``[rates]``, to a `StepResult`.
@@ -63,6 +66,7 @@ class Trainer:
         reduce_dtype: tf.DType | None = None,
         class_weights: np.ndarray | None = None,
         auxiliary_weight: float = 0.0,
+        moving_statistics: Sequence[tf.Variable] = (),
     ):
         self.model = model
         self.optimizer = optimizer
@@ -72,6 +76,7 @@ class Trainer:
         self._reduce_dtype = reduce_dtype
         self._class_weights = class_weights
         self._auxiliary_weight = auxiliary_weight
+        self._moving_statistics = moving_statistics
         # Training drops the last, partial batch, so only a mistake causes a batch of another shape and a retrace.
         self.step = tf.function(self._step, autograph=False)
 
@@ -105,6 +110,7 @@ class Trainer:
         if self._strategy is not None:
             with tf.name_scope("reduce"):
                 gradients, result = self._reduce(gradients, result)
+                self._average_moving_statistics()
         self.optimizer.apply(gradients, learning_rates)
         return result
 
@@ -116,6 +122,12 @@ class Trainer:
             return loss, loss
         weights = tf.gather(tf.constant(self._class_weights, losses.dtype), labels)
         return loss, tf.reduce_mean(weights * losses)
+
+    def _average_moving_statistics(self):
+        if self._moving_statistics:
+            means = mean_over_replicas([tf.identity(variable) for variable in self._moving_statistics])
+            for variable, mean in zip(self._moving_statistics, means):
+                variable.assign(mean)
 
     def _reduce(self, gradients, result):
         """Averages gradients and loss over all replicas, whose parts of the batch are equal, and sums counts."""

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from alexnet_tf import config
+from alexnet_tf.models import registry
 from alexnet_tf.runs import builders
 from alexnet_tf.training import distribution
 from alexnet_tf.training import optimizer
@@ -128,6 +129,23 @@ def test_two_replicas_with_16_images_each_equal_one_with_32_over_20_steps(make, 
         first, second = mirrored.strategy.experimental_local_results(variable.value)
         assert first.device != second.device
         np.testing.assert_array_equal(first.numpy(), second.numpy())
+
+
+def test_replicas_share_moving_statistics_and_averages_of_the_weights(mirrored, monkeypatch):
+    row = registry.find("cifar10_resnet_20")
+    monkeypatch.setitem(registry.NETWORKS, row.name, row._replace(arguments={**row.arguments, "depth": 8}))
+    run_config = small_config(network=row.name, averaging="polyak", averaging_steps=4, learning_rate=0.01)
+    two, _ = train(run_config, mirrored, 3)
+    for variable in [*(each.value for each in two.model.variables), *two.optimizer.averages]:
+        copies = mirrored.strategy.experimental_local_results(variable)
+        assert copies[0].device != copies[1].device
+        np.testing.assert_array_equal(copies[0], copies[1], err_msg=variable.name)
+    # The first normalization sees the same before the first step of one replica; the means of halves are its means.
+    one, _ = train(run_config, distribution.Distribution(), 1)
+    after_one, _ = train(run_config, mirrored, 1)
+    mean, expected = (each.model.get_layer("norm1").moving_mean.numpy() for each in (after_one, one))
+    np.testing.assert_allclose(mean, expected, rtol=1e-4, atol=1e-5)
+    assert np.abs(expected).max() > 1e-3
 
 
 def test_class_weights_have_the_same_effect_on_two_replicas_as_on_one(mirrored):

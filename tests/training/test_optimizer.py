@@ -124,6 +124,47 @@ def test_learning_rate_of_zero_stops_a_variable_immediately(jit_compile):
     assert float(sgd.velocities[0][0]) == 0
 
 
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_averages_are_means_at_first_and_then_exponential(jit_compile):
+    start, gradients = start_and_gradients(12)
+    variables = [tf.Variable(weight) for weight in start]
+    sgd = optimizer.MomentumSGD(variables, RULES, averaging=True, jit_compile=jit_compile)
+    seen, expected = [], None
+    for step, step_gradients in enumerate(gradients, start=1):
+        rates = [*rates_at(step), optimizer.average_share(step, 5)]
+        sgd.apply([tf.constant(gradient) for gradient in step_gradients], tf.constant(rates))
+        seen.append([variable.numpy() for variable in variables])
+        if step <= 5:
+            expected = [np.mean(values, axis=0, dtype=np.float64) for values in zip(*seen)]
+        else:
+            expected = [0.8 * average + 0.2 * value for average, value in zip(expected, seen[-1])]
+        for average, value in zip(sgd.averages, expected):
+            np.testing.assert_allclose(average, value, rtol=1e-5, atol=1e-6)
+    with sgd.averaged():
+        inside = [variable.numpy() for variable in variables]
+    for variable, average, last, value in zip(variables, sgd.averages, seen[-1], inside):
+        np.testing.assert_array_equal(variable, last)
+        np.testing.assert_array_equal(average, value)
+        assert np.abs(value - last).max() > 1e-3
+
+
+def test_averaging_does_not_change_the_weights():
+    start, gradients = start_and_gradients(5)
+    variables = [tf.Variable(weight) for weight in start]
+    sgd = optimizer.MomentumSGD(variables, RULES, averaging=True)
+    for step, step_gradients in enumerate(gradients):
+        sgd.apply([tf.constant(gradient) for gradient in step_gradients], tf.constant([*rates_at(step), 0.5]))
+    for variable, expected in zip(variables, list(trajectory(start, gradients))[-1]):
+        np.testing.assert_array_equal(variable, expected)
+
+
+def test_without_averages_nothing_is_exchanged():
+    variable = tf.Variable([2.0])
+    sgd = optimizer.MomentumSGD([variable], [optimizer.Rule(0, 0.0)], jit_compile=False)
+    with sgd.averaged():
+        assert sgd.averages == [] and variable.numpy().tolist() == [2.0]
+
+
 def test_missing_rule_is_rejected():
     with pytest.raises(ValueError, match=r"Expected a rule for each variable\. Received: len\(rules\)=1, .*=2"):
         optimizer.MomentumSGD([tf.Variable(0.0), tf.Variable(0.0)], [optimizer.Rule(0, 0.0)])

@@ -49,6 +49,37 @@ def test_class_weights_multiply_the_gradients_of_examples_and_not_the_reported_l
     np.testing.assert_allclose(np.mean(halves, axis=0), weighted, rtol=1e-5, atol=1e-7)
 
 
+def test_losses_of_auxiliary_heads_are_added_with_their_weight():
+    generator = np.random.default_rng(0)
+    features = tf.constant(generator.standard_normal([8, 5]), tf.float32)
+    labels = tf.constant(generator.integers(0, 3, 8))
+    start = generator.standard_normal([3, 5, 3]).astype(np.float32)
+
+    def logits_of(kernels):
+        """The auxiliary heads share a kernel with the main classifier."""
+        logits = tf.matmul(features, kernels[0])
+        return [logits, *(logits + tf.matmul(features, kernel) for kernel in kernels[1:])]
+
+    def mean_loss(logits):
+        probabilities = tf.gather(tf.nn.softmax(logits), labels, batch_dims=1)
+        return -tf.reduce_mean(tf.math.log(probabilities))
+
+    for weight in (0.0, 0.3):
+        kernels = [tf.Variable(value) for value in start]
+        sgd = optimizer.MomentumSGD(kernels, [optimizer.Rule(0, 0.0)] * 3, jit_compile=False)
+        model = lambda images, training, kernels=kernels: logits_of(kernels)
+        toy = trainer.Trainer(model, sgd, lambda batch: batch, auxiliary_weight=weight)
+        result = toy.step((features, labels), tf.constant([0.1]))
+        expected = [tf.Variable(value) for value in start]
+        with tf.GradientTape() as tape:
+            losses = [mean_loss(logits) for logits in logits_of(expected)]
+            minimized = losses[0] + weight * (losses[1] + losses[2])
+        assert float(result.loss) == pytest.approx(float(losses[0]), rel=1e-6)
+        for kernel, value, gradient in zip(kernels, start, tape.gradient(minimized, expected)):
+            np.testing.assert_allclose(kernel, value - 0.1 * gradient, rtol=1e-5, atol=1e-6)
+        assert np.array_equal(kernels[1], start[1]) == (weight == 0)
+
+
 def test_top5_errors_are_counted_where_there_are_more_than_five_classes():
     logits = tf.constant(np.random.default_rng(0).standard_normal([50, 8]), tf.float32)
     labels = tf.constant(np.arange(50) % 8, tf.int64)
