@@ -49,7 +49,7 @@ setuptools.setup(
     ],
     python_requires=">=3.11",
     packages=setuptools.find_packages(include=["alexnet_tf", "alexnet_tf.*"]),
-    package_data={"alexnet_tf.weights": ["*.safetensors"]},
+    package_data={"alexnet_tf.weights": ["*.safetensors"], "alexnet_tf.serving": ["page/*"]},
     cmdclass={"build_py": BuildWithFlagfiles},
     entry_points={"console_scripts": ["alexnet-tf = alexnet_tf.commands.__main__:main"]},
     install_requires=[

@@ -10,6 +10,7 @@ if not __package__:
 
 from alexnet_tf.commands import benchmark  # noqa: E402
 from alexnet_tf.commands import data_service  # noqa: E402
+from alexnet_tf.commands import demo  # noqa: E402
 from alexnet_tf.commands import evaluate  # noqa: E402
 from alexnet_tf.commands import experiments  # noqa: E402
 from alexnet_tf.commands import explain  # noqa: E402
@@ -35,6 +36,7 @@ PROGRAMS = {
     "neighbours": neighbours,
     "features": features,
     "explain": explain,
+    "demo": demo,
     "figures": figures,
     "placement": placement,
     "profile_report": profile_report,

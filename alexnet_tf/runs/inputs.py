@@ -51,6 +51,18 @@ def read_file(path: str | os.PathLike, image_size: int) -> np.ndarray:
         raise _unreadable(pathnames.printable(path), getattr(error, "strerror", None) or error) from None
 
 
+def read_encoded(encoded: bytes, image_size: int) -> np.ndarray:
+    """Decodes the bytes of an image file as `read_file` does.
+
+    Raises:
+      ValueError: if they cannot be decoded; in one line, without a name.
+    """
+    try:
+        return photograph.decode_to_square(tf.constant(encoded), image_size).numpy()
+    except tf.errors.OpError as error:
+        raise ValueError(messages.first_line(error)) from None
+
+
 def read_example(part: sources.Split, place: int, image_size: int) -> np.ndarray:
     """Reads one image of a split.
 

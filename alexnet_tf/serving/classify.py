@@ -89,6 +89,16 @@ def classify_files(
         yield from _overlapped(backend, batches, requests)
 
 
+def classify_image(backend: Backend, image: bytes) -> Prediction:
+    """Classifies an encoded image, as `classify_files` does; the path of the prediction is empty.
+
+    Raises:
+      ValueError, OSError: as `classify_files`.
+    """
+    (prediction,) = _predictions(backend, [_File("", image, "")])
+    return prediction
+
+
 def _overlapped(backend, batches, requests):
     """Yields the predictions for all batches in order, with several requests in progress."""
     pending = collections.deque()

@@ -64,6 +64,11 @@ def test_metadata_and_flagfiles_are_installed(installed):
     assert sorted(path.name for path in (installed / "alexnet_tf" / "_flags").iterdir()) == sorted(
         path.name for path in (ROOT / "flags").glob("*.flags")
     )
+    assert {path.name for path in (installed / "alexnet_tf" / "serving" / "page").iterdir()} == {
+        "index.html",
+        "page.css",
+        "page.js",
+    }
 
 
 def test_flagfiles_are_found_by_name(installed, tmp_path):
