@@ -8,6 +8,7 @@ Executed graphs have no shapes. They are taken by name from the traced graph, as
 for (on a GPU perhaps with its axes in another order, on which no count depends).
 """
 
+import math
 import pathlib
 import tempfile
 from typing import Any
@@ -16,6 +17,8 @@ import tensorflow as tf
 
 SENDS = ("_Send", "_HostSend")
 RECEIVES = ("_Recv", "_HostRecv")
+# Operations whose outputs share the memory of their inputs.
+_ALIASES = {"Identity", "IdentityN", "Reshape", "Snapshot", "StopGradient", "PreventGradient"}
 _SAME_ELEMENTS = {"Identity", "Cast", "Transpose"}
 
 
@@ -73,6 +76,19 @@ class ExecutedGraph:
         if not shape.is_fully_defined():
             raise ValueError(f"Expected a known shape. Received: {shape} of {node.op} {node.name}:{number}")
         return tuple(shape)
+
+    def size(self, device: str, node: Any, number: int = 0) -> int:
+        """Returns the bytes of an output of a node; 0 for one that rewriting added, such as a pooling's workspace."""
+        traced = self._traced.get(node.name)
+        if traced is None or number >= len(traced.outputs):
+            return 0
+        return math.prod(self.shape(device, node, number)) * traced.outputs[number].dtype.size
+
+    def source(self, device: str, node: Any, number: int) -> tuple[str, Any, int]:
+        """Returns the (device, node, output number) that made a tensor's values: those that share its memory."""
+        while node.op in _ALIASES:
+            device, node, number = self.makers(device, node)[number if node.op == "IdentityN" else 0]
+        return device, node, number
 
 
 def _rendezvous(node):

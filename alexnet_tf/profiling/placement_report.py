@@ -25,6 +25,8 @@ _INPUT_KEYS = {"input": True, "beside the input": False, "all": None}
 _NOT_COUNTED = {"_Arg", "_Retval", "Const", "NoOp", *executed_graph.SENDS, *executed_graph.RECEIVES}
 # Rewriting shares these between the passes, under a name of either.
 _SHAPES_ONLY = {"Const", "Shape", "ShapeN"}
+# Weights, and what takes no memory.
+_NO_ACTIVATIONS = {"ReadVariableOp", "VarHandleOp", "_Arg", *_SHAPES_ONLY}
 _LIKE_A_PRODUCT = re.compile(r"Conv\dD|Conv2d|Conv$|MatMul|Einsum|Gemm|XlaDot|XlaConv|CudnnRNN|NextIteration")
 
 
@@ -59,6 +61,15 @@ class Transfer(NamedTuple):
     is_input: bool  # computed from the step's arguments without variables, or in the preprocessing
 
 
+class Kept(NamedTuple):
+    """A tensor of the forward pass that a device keeps until its backward pass has read it, such as an activation."""
+
+    name: str
+    device: str  # where the backward pass reads it
+    layer: str
+    bytes: int
+
+
 class PlacementReport(NamedTuple):
     """What one execution of a step did."""
 
@@ -66,6 +77,7 @@ class PlacementReport(NamedTuple):
     operations: tuple[Operation, ...]
     updates: tuple[Update, ...]
     transfers: tuple[Transfer, ...]
+    kept: tuple[Kept, ...] = ()
 
 
 def placement_report(function: Any, *arguments: Any) -> PlacementReport:
@@ -97,7 +109,9 @@ def placement_report(function: Any, *arguments: Any) -> PlacementReport:
             layer = _layer_of_operation(graph, device, node, phase)
             operations.append(Operation(name, node.op, device, phase, layer, _flops(graph, device, node)))
     transfers = sorted(_transfers(graph, phases), key=lambda each: (not each.is_input, -each.bytes, each.name))
-    return PlacementReport(graph.devices, tuple(operations), tuple(_updates(graph, phases)), tuple(transfers))
+    return PlacementReport(
+        graph.devices, tuple(operations), tuple(_updates(graph, phases)), tuple(transfers), tuple(_kept(graph, phases))
+    )
 
 
 def total(report: PlacementReport, quantity: str, *, exclude: Iterable[str] = (), **only: str) -> int:
@@ -121,6 +135,17 @@ def transferred_bytes(report: PlacementReport, *, is_input: bool | None = None) 
     return sum(each.bytes for each in report.transfers if is_input in (None, each.is_input))
 
 
+def memory(report: PlacementReport, device: str) -> dict[str, int]:
+    """Returns the bytes that a device needs for a training step: "weights", "velocities" and "activations".
+
+    Weights and velocities are those of the parameters that it updates, in float32. Activations are what it keeps of the
+    forward pass for the backward pass. Gradients, which exist one after the other, and workspaces are not counted.
+    """
+    parameters = 4 * total(report, "parameters", device=device)
+    activations = sum(each.bytes for each in report.kept if each.device == device)
+    return {"weights": parameters, "velocities": parameters, "activations": activations}
+
+
 def as_dict(report: PlacementReport) -> dict[str, Any]:
     """Returns the report as plain values for JSON, with sums in place of the operations."""
 
@@ -133,7 +158,7 @@ def as_dict(report: PlacementReport) -> dict[str, Any]:
 
     layers = sorted({each.layer for each in report.operations if each.flops})
     return {
-        "devices": {device: sums(device=device) for device in report.devices},
+        "devices": {device: {**sums(device=device), "memory": memory(report, device)} for device in report.devices},
         "layers": {layer: sums(layer=layer) for layer in layers},
         "crossings": [{**each._asdict(), "shape": list(each.shape)} for each in report.transfers],
         "crossing_bytes": {name: transferred_bytes(report, is_input=kind) for name, kind in _INPUT_KEYS.items()},
@@ -167,6 +192,11 @@ def _work_lines(report, cases):
             yield row(f"GFLOP, {phase}{remark}", "flops", ".3f", 1e9, phase=phase, exclude=layers)
     for layers, remark in cases:
         yield row(f"parameters updated{remark}", "parameters", ",.0f", exclude=layers)
+    needed = [memory(report, device) for device in report.devices]
+    for kind in ("weights", "velocities", "activations"):
+        values = [each[kind] / 1e6 for each in needed]
+        cells = (f"{value:>12.1f}{100 * value / (sum(values) or 1):>6.1f}%" for value in values)
+        yield f"{f'MB, {kind}':<34}" + "".join(cells)
 
 
 def _transfer_lines(report):
@@ -240,6 +270,23 @@ def _updates(graph, phases) -> Iterator[Update]:
                     gradients[device, maker[0], maker[1].name, maker[2]] = maker
     for (device, _, name, _), maker in gradients.items():
         yield Update(device, operation_names.layer_of_name(name), math.prod(graph.shape(*maker)))
+
+
+def _kept(graph, phases) -> Iterator[Kept]:
+    """Yields a `Kept` for each tensor of the forward pass that the backward pass reads, once for each device."""
+    found = set()
+    for (device, name), node in graph.nodes.items():
+        if phases[device, name] != "backward" or node.op in _NOT_COUNTED | _SHAPES_ONLY:
+            continue
+        for maker in graph.makers(device, node):
+            maker_device, made_by, number = graph.source(*maker)
+            key = device, maker_device, made_by.name, number
+            is_forward = phases[maker_device, made_by.name] in ("forward", "other")
+            if is_forward and made_by.op not in _NO_ACTIVATIONS and key not in found:
+                found.add(key)
+                layer = operation_names.layer_of_name(made_by.name)
+                if size := graph.size(maker_device, made_by, number):
+                    yield Kept(made_by.name, device, layer, size)
 
 
 def _transfers(graph, phases) -> Iterator[Transfer]:

@@ -1,5 +1,6 @@
 """The placement report against the paper's arithmetic, and for placements that are wrong."""
 
+import functools
 import json
 import math
 
@@ -49,9 +50,14 @@ def alexnet_report(recipe, devices, jit_compile=True):
     return observed
 
 
+@functools.cache
+def report_of(recipe):
+    return alexnet_report(recipe, ("/CPU:0", "/CPU:1"))
+
+
 @pytest.fixture(scope="module", params=["paper", "original"])
 def two_devices(request):
-    return alexnet_report(request.param, ("/CPU:0", "/CPU:1"))
+    return report_of(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +125,28 @@ def test_input_is_distinguished(two_devices):
     assert everything == sum(placement_report.transferred_bytes(two_devices, is_input=kind) for kind in (True, False))
 
 
+def test_memory_is_what_the_gradients_read(two_devices):
+    a, b = (placement_report.memory(two_devices, device) for device in DEVICES)
+    tower = 4 * (60_965_224 - 4_097_000) // 2
+    assert a["weights"] == a["velocities"] == tower + 4 * 4_097_000 and b["weights"] == b["velocities"] == tower
+    layers = {each.layer for each in two_devices.kept if each.device == "CPU:1"}
+    # Tower b also keeps what it has received of tower a.
+    assert {layer for layer in layers if not layer.endswith("_b")} == set()
+    # fc8 reads both towers' outputs; the loss keeps probabilities.
+    assert a["activations"] == b["activations"] + 4 * BATCH * (4096 + 1000)
+
+
+def test_activations_of_the_paper_are_counted_by_hand():
+    observed = report_of("paper")
+    # Inputs of the products, of the poolings and of the normalizations; outputs of the ReLUs, most of which are such.
+    maps = 227 * 227 * 3 + 55 * 55 * 48 * 2 + 27 * 27 * 48 + 27 * 27 * 128 * 2 + 13 * 13 * (128 + 256)
+    maps += 13 * 13 * (192 + 192 + 128) + 6 * 6 * 128
+    units = 9216 + 2048 + 4096 + 2048
+    masks = 2 * 2048
+    (kept,) = [placement_report.memory(observed, device)["activations"] for device in DEVICES[1:]]
+    assert kept == BATCH * (4 * (maps + units) + masks)
+
+
 def test_nothing_is_transferred_on_one_device(one_device):
     check_layers(one_device)
     assert one_device.devices == ("CPU:0",)
@@ -139,6 +167,8 @@ def test_table_and_dictionary_agree(two_devices):
             assert rows[f"GFLOP, {phase}"][2 * number] == f"{device['flops'][phase] / 1e9:.3f}"
             assert rows[f"GFLOP, {phase}, without fc8"][2 * number + 1] == "50.0"
         assert rows["parameters updated"][2 * number] == f"{device['parameters']:,d}"
+        for kind, size in device["memory"].items():
+            assert rows[f"MB, {kind}"][2 * number] == f"{size / 1e6:.1f}"
     for name, size in values["crossing_bytes"].items():
         assert rows[f"total, {name.replace('beside the', 'other than')}"] == [f"{size / 1e6:.6f}"]
     for each in values["crossings"]:
