@@ -88,5 +88,7 @@ def test_three_small_kernels_have_fewer_weights_than_a_large_one():
 def test_every_verdict_has_a_section():
     text = ARTICLE.read_text(encoding="utf-8")
     anchors = re.findall(r"^\| \[.+?\]\(#(.+?)\)", text, flags=re.M)
-    titles = [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^## (.+)$", text, re.M)]
+    titles = [
+        re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^## (.+)$", text, re.M)
+    ]
     assert anchors == titles
