@@ -213,6 +213,7 @@ RUNNABLE = {
         f"{SMALL} --source= --image_size=256 --workdir=runs/prepared"
     ),
     "python tools/experiments.py --flagfiles=flags/cifar10_26.flags,flags/cifar10_18.flags": "--list --table=",
+    "python tools/networks.py": "--figure=networks.png",
     "python tools/placement.py": "--crop_size=32 --image_size=36 --batch_size=2 --num_classes=2",
 }
 

@@ -18,6 +18,7 @@ from alexnet_tf.commands import export  # noqa: E402
 from alexnet_tf.commands import features  # noqa: E402
 from alexnet_tf.commands import figures  # noqa: E402
 from alexnet_tf.commands import neighbours  # noqa: E402
+from alexnet_tf.commands import networks  # noqa: E402
 from alexnet_tf.commands import placement  # noqa: E402
 from alexnet_tf.commands import predict  # noqa: E402
 from alexnet_tf.commands import prepare  # noqa: E402
@@ -38,6 +39,7 @@ PROGRAMS = {
     "explain": explain,
     "demo": demo,
     "figures": figures,
+    "networks": networks,
     "placement": placement,
     "profile_report": profile_report,
     "experiments": experiments,

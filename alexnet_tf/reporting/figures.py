@@ -125,6 +125,40 @@ def training_curves(
     return figure
 
 
+def labeled_points(
+    panels: Mapping[str, Mapping[str, tuple[float, float]]], *, x: str, y: str
+) -> "matplotlib.figure.Figure":
+    """Plots points with their names, next to each other for several values.
+
+    Args:
+      panels: dict from a title to a dict from a name to the point's coordinates; the first is above 0.
+      x, y: labels of the axes. The first is logarithmic.
+
+    Returns:
+      A figure with one axes for each panel.
+    """
+    figure = _blank(6.0 * len(panels), 5.5)
+    for axes, (title, points) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels.items()):
+        ordered = sorted(points.items(), key=lambda item: item[1])
+        reach = 0.1 * np.ptp([value for _, value in points.values()])
+        for (name, point), (_, following) in zip(ordered, [*ordered[1:], ("", (np.inf, np.inf))]):
+            axes.plot(*point, "o", color="tab:blue", markersize=4)
+            # The name of a point that is close to the next one is below it.
+            is_close = following[0] < 1.4 * point[0] and abs(following[1] - point[1]) < reach
+            offset, alignment = ((5, -2), ("left", "top")) if is_close else ((5, 2), ("left", "bottom"))
+            options = dict(zip(("ha", "va"), alignment), fontsize="small", textcoords="offset points")
+            axes.annotate(name, point, xytext=offset, **options)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        # Room for the names of the first and the last point.
+        axes.margins(x=0.25, y=0.1)
+        axes.set_title(title)
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        axes.grid(True, alpha=0.3)
+    return figure
+
+
 def error_curves(
     training: Mapping[str, Sequence[float]], monitored: Mapping[str, Sequence[float]], *, name: str
 ) -> "matplotlib.figure.Figure":

@@ -371,7 +371,7 @@ def build_checkpoints(
         variables |= {f"{name}/velocity": value for name, value in zip(names, momentum_sgd.velocities)}
         variables |= {checkpoints.average_name(name): value for name, value in zip(names, momentum_sgd.averages)}
     elif run_config.averaging == "polyak":
-        variables |= {checkpoints.average_name(name): variables.pop(name) for name in names}
+        variables |= {checkpoints.average_name(name): variables.pop(name) for name in names if name in variables}
     metadata = {"network": run_config.network, "recipe": run_config.recipe, "classes": list(class_names)}
     return checkpoints.Checkpoints(
         os.path.join(workdir, "checkpoints"),

@@ -27,6 +27,8 @@ from alexnet_tf.weights import packed
 _REMEDY = "pack the run again"
 # Fields that name places on the machine that trained the run.
 _PLACES = ("source", "data_dir", "initialize_from", "data_service", "class_weights", "devices")
+# Averages of weights are packed as the weights themselves.
+_AVERAGING = ("averaging", "averaging_steps")
 
 
 def pack(
@@ -102,7 +104,7 @@ def _portable(run_config):
     values = {}
     for field in dataclasses.fields(config.Config):
         value = getattr(run_config, field.name)
-        if field.name not in _PLACES and value is not None and value != field.default:
+        if field.name not in (*_PLACES, *_AVERAGING) and value is not None and value != field.default:
             values[field.name] = flagfiles.format_value(value)
     return values
 

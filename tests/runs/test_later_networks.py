@@ -13,6 +13,7 @@ from alexnet_tf.runs import builders
 from alexnet_tf.runs import evaluate
 from alexnet_tf.runs import export
 from alexnet_tf.runs import initialization
+from alexnet_tf.runs import packed_runs
 from alexnet_tf.runs import report
 from alexnet_tf.runs import restore
 from alexnet_tf.runs import train
@@ -114,6 +115,17 @@ def test_onnx_export_has_the_averages(finished, tmp_path):
     arrays = {each.name: onnx.numpy_helper.to_array(each) for each in onnx.load(path).graph.initializer}
     average = small_runs.stored(workdir, 12)[key("fc/kernel/average")]
     np.testing.assert_array_equal(arrays["fc/kernel"], average)
+
+
+def test_packed_run_has_the_averages_as_its_weights(finished, tmp_path):
+    workdir, _ = finished
+    file = packed_runs.pack(str(workdir), tmp_path / "run.safetensors", dtype="float32")
+    (tmp_path / "unpacked").mkdir()
+    packed_runs.unpack(file, tmp_path / "unpacked")
+    expected, run = restore.open_run(str(workdir)), restore.open_available(str(tmp_path / "unpacked"))
+    assert (run.config.averaging, run.missing_layers) == ("none", ())
+    for variable, value in zip(run.model.variables, expected.model.variables, strict=True):
+        np.testing.assert_array_equal(variable, value)
 
 
 def test_a_run_starts_from_the_averages_of_another(finished):
