@@ -630,6 +630,24 @@ class Config:
         may_change=True,
     )
     keep_checkpoints: int = _option("run", 2, "number of newest checkpoints to keep", "ours", low=1, may_change=True)
+    stop_after: int = _option(
+        "run",
+        0,
+        "end training after this many epochs without a lower error on the validation set; 0: never",
+        "ours",
+        low=0,
+        high=100000,
+        may_change=True,
+    )
+    checkpoint: str = _option(
+        "run",
+        "auto",
+        "checkpoint to evaluate: best: lowest validation error, which is then optimistic; newest; auto: the run's own "
+        "setting, by default best if there is one",
+        "ours; paper: not stated",
+        choices=("auto", "best", "newest"),
+        may_change=True,
+    )
     deterministic: bool = _option(
         "run",
         True,
@@ -702,6 +720,13 @@ class Config:
             raise ValueError(
                 "Expected a schedule that does not depend on the validation error, such as epochs, for "
                 "validation_fraction=0. Received: schedule=plateau"
+            )
+
+        if not self.validation_fraction and (self.stop_after or self.checkpoint == "best"):
+            received = f"stop_after={self.stop_after}" if self.stop_after else "checkpoint=best"
+            raise ValueError(
+                "Expected validation_fraction above 0 to choose an epoch, as the test set must not choose it. "
+                f"Received: 0 with {received}"
             )
 
     def _check_network(self):

@@ -366,6 +366,14 @@ def test_bounds_are_inclusive(field):
             {"towers": "half", "communication": "fc8"},
             r"Expected towers=two for communication=fc8\. Received: towers=half",
         ),
+        (
+            {"validation_fraction": 0.0, "schedule": "epochs", "stop_after": 3},
+            r"Expected validation_fraction above 0 to choose an epoch, .*\. Received: 0 with stop_after=3",
+        ),
+        (
+            {"validation_fraction": 0.0, "schedule": "epochs", "checkpoint": "best"},
+            r"Expected validation_fraction above 0 to choose an epoch, .*\. Received: 0 with checkpoint=best",
+        ),
         ({"class_weights": ""}, r"Expected class_weights to be none, balanced or a file\. Received: an empty name"),
         (
             {"sampling": "balanced", "class_weights": "balanced"},
@@ -547,6 +555,8 @@ def test_differences_are_fields_that_must_not_change_within_a_run(field):
         "tf32",
         "distribute",
         "data_service",
+        "stop_after",
+        "checkpoint",
     }
     if field.name == "split_rule":
         # Its default is open; see `test_an_open_split_rule_does_not_differ_from_others`.
@@ -557,9 +567,9 @@ def test_differences_are_fields_that_must_not_change_within_a_run(field):
 
 
 def test_all_differences_are_listed():
-    # 15 may change; network, towers, sampling, pad and the options of other networks have their defaults.
+    # 17 may change; network, towers, sampling, pad and the options of other networks have their defaults.
     default = config.Config(split_rule="shuffle", input_scale=1.0)
-    assert len(default.differences(EVERYTHING_ELSE)) == len(FIELDS) - 15 - 4 - len(OF_OTHERS)
+    assert len(default.differences(EVERYTHING_ELSE)) == len(FIELDS) - 17 - 4 - len(OF_OTHERS)
     assert set(EVERYTHING_ELSE.differences(ONE_TOWER)) == {"towers", "communication"}
 
 

@@ -77,6 +77,7 @@ def _evaluate(run_config):
         _SPLIT.value,
         source=run_config.source,
         data_dir=run_config.data_dir,
+        checkpoint=run_config.checkpoint,
         search_fraction=_SEARCH_FRACTION.value,
         search_seed=_SEARCH_SEED.value,
         options=evaluate.Options(

@@ -44,6 +44,7 @@ _PRECISION = flags.DEFINE_string(
     "float32 or bfloat16; defaults to the precision of the run. Of onnx and litert: float32 or float16 for the weights",
     flag_values=FLAGS,
 )
+_CHECKPOINT = program.define_checkpoint(FLAGS)
 _TEMPERATURE = flags.DEFINE_string(
     "temperature",
     "1",
@@ -72,6 +73,7 @@ def _export(_):
         max_pixels=_MAX_PIXELS.value,
         precision=_PRECISION.value,
         temperature=_temperature(),
+        checkpoint=_CHECKPOINT.value,
     )
 
 
@@ -105,4 +107,5 @@ def _export_file():
         name=_NAME.value,
         precision=_PRECISION.value,
         temperature=_temperature(),
+        checkpoint=_CHECKPOINT.value,
     )

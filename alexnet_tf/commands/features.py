@@ -58,6 +58,7 @@ def _compute(run_config):
         split=_SPLIT.value,
         source=run_config.source,
         data_dir=run_config.data_dir,
+        checkpoint=run_config.checkpoint,
     )
     if result.skipped:
         total = len(result.skipped) + next(iter(result.shapes.values()))[0]

@@ -3,8 +3,8 @@
 alexnet-tf figures --workdir=runs/quickstart
 
 The report is report.html, report.md and figures/ in its directory. Training writes it when it ends;
-use this program to write it again, or to write one from the newest checkpoint while a run is
-training. Set --source or --data_dir only if the run's data set has moved.
+use this program to write it again, of another --checkpoint, or while a run is training. Set
+--source or --data_dir only if the run's data set has moved.
 """
 
 from collections.abc import Sequence
@@ -25,4 +25,6 @@ def main(argv: Sequence[str]) -> None:
 def _write_report(run_config):
     from alexnet_tf.runs import report
 
-    report.make(_WORKDIR.value, source=run_config.source, data_dir=run_config.data_dir)
+    report.make(
+        _WORKDIR.value, source=run_config.source, data_dir=run_config.data_dir, checkpoint=run_config.checkpoint
+    )

@@ -63,7 +63,7 @@ def _find(run_config):
     from alexnet_tf.runs import neighbours
     from alexnet_tf.runs import queries
 
-    location = {"source": run_config.source, "data_dir": run_config.data_dir}
+    location = {name: getattr(run_config, name) for name in ("source", "data_dir", "checkpoint")}
     workdir = _WORKDIR.value
     indices = program.integers(_QUERY, "0,5,17")
     if not (indices or _RANDOM.value):

@@ -32,7 +32,7 @@ PROCESS_FIELDS = ("devices", "deterministic", "intra_op_threads", "inter_op_thre
 # What a program says that is stopped, unless it knows more.
 STARTS_OVER = "stopped; nothing half-written remains, and the same command starts over"
 # Fields that a program uses when it evaluates a run, whose own configuration has all others.
-RUN_FIELDS = ("source", "data_dir", *PROCESS_FIELDS)
+RUN_FIELDS = ("source", "data_dir", "checkpoint", *PROCESS_FIELDS)
 
 
 class UsageError(ValueError):
@@ -182,6 +182,14 @@ def _check_text(given, images):
         if not pathnames.is_text(argument) and argument not in images:
             received = pathnames.printable(argument)
             raise UsageError(f"Expected arguments in UTF-8. Received: {received}; rename that, or use a link to it")
+
+
+def define_checkpoint(flag_values: flags.FlagValues) -> flags.FlagHolder:
+    """Defines the configuration's flag ``checkpoint`` for a program without the others."""
+    field = next(field for field in dataclasses.fields(config.Config) if field.name == "checkpoint")
+    return flags.DEFINE_enum(
+        field.name, field.default, field.metadata["choices"], field.metadata["help"], flag_values=flag_values
+    )
 
 
 def print_help(text: str) -> None:

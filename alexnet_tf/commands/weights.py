@@ -8,7 +8,7 @@ The action is the first argument:
 
   inspect   describes files: which AlexNet it is, its preprocessing, and what does not fit
   import    makes a run of a file, which the other programs take
-  export    the newest checkpoint as .onnx, .safetensors, .keras or .npz: the network alone, with
+  export    the best or newest checkpoint as .onnx, .safetensors, .keras or .npz: the network, with
             its preprocessing in FILE.json and the mean image in FILE.mean.npy
   pack      a run as one small file, of which import makes a run again
 
@@ -53,6 +53,7 @@ _MEAN = flagfiles.define_path(
 _DEVIATION = flags.DEFINE_list(
     "deviation", [], "R,G,B by which images are divided after the mean is subtracted", flag_values=FLAGS
 )
+_CHECKPOINT = program.define_checkpoint(FLAGS)
 _NAMES = flags.DEFINE_enum(
     "names",
     "ours",
@@ -128,7 +129,7 @@ def _import(_):
 def _export(_):
     from alexnet_tf.runs import weights
 
-    weights.export_weights(_WORKDIR.value, _FILE.value, names=_NAMES.value)
+    weights.export_weights(_WORKDIR.value, _FILE.value, names=_NAMES.value, checkpoint=_CHECKPOINT.value)
 
 
 def _pack(_):
@@ -161,14 +162,14 @@ A file with convolutions alone becomes a run to start others from, with train --
         required=(_WEIGHTS, _WORKDIR),
     ),
     "export": Action(
-        """Writes the newest checkpoint of a run as a file of weights or a network.
+        """Writes a checkpoint of a run as a file of weights or a network.
 
 alexnet-tf weights export --workdir=runs/quickstart --file=quickstart.safetensors
 
 The suffix of --file chooses the format. What the network expects of images is written next to it,
 to FILE.json, and the mean image to FILE.mean.npy.""",
         _export,
-        (_WORKDIR, _FILE, _NAMES),
+        (_WORKDIR, _FILE, _NAMES, _CHECKPOINT),
         required=(_WORKDIR, _FILE),
     ),
     "pack": Action(

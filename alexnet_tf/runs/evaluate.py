@@ -48,11 +48,12 @@ def evaluate(
     *,
     source: str | None = None,
     data_dir: str | None = None,
+    checkpoint: str = "auto",
     search_fraction: float = 0.5,
     search_seed: int = 0,
     options: Options | None = None,
 ) -> dict[str, Any]:
-    """Evaluates the newest checkpoint of a run, or of several runs and their ensemble, with all view sets.
+    """Evaluates a checkpoint of a run, or of several runs and their ensemble, with all view sets.
 
     An ensemble averages the probabilities of its members: once with equal weights, and once with weights that are
     searched on one part of the split and evaluated on the rest. Each member keeps its own configuration, mean image and
@@ -62,6 +63,7 @@ def evaluate(
       workdirs: a directory in which `train` ran, or a list of them.
       split: "validation", "test" or "train"; empty for the monitored split of training.
       source, data_dir: the new location of a data set that has moved; None for both uses the first run's.
+      checkpoint: "best", "newest" or "auto", as in `selection.select`, for each run.
       search_fraction: float in (0, 1), the share of each class that the weights are searched on.
       search_seed: seed of the choice of these images.
       options: what else to compute and write for a single run.
@@ -85,17 +87,18 @@ def evaluate(
         if options not in (None, Options()):
             raise ValueError("Expected one run for figures by class, temperatures and thresholds. Received: several")
         search = {"fraction": search_fraction, "seed": search_seed}
-        return _evaluate_ensemble(workdirs, configs, data_source, split, search, console)
-    return _evaluate_one(workdirs[0], configs[0], data_source, split, options or Options(), console)
+        return _evaluate_ensemble(workdirs, configs, data_source, split, checkpoint, search, console)
+    return _evaluate_one(workdirs[0], configs[0], data_source, split, checkpoint, options or Options(), console)
 
 
-def _evaluate_one(workdir, run_config, data_source, split, options, console):
+def _evaluate_one(workdir, run_config, data_source, split, checkpoint, options, console):
     """Evaluates one run; writes and returns the figures."""
     positive = _check_options(options, data_source.class_names)
     is_chosen = options.fit_temperature or options.sensitivity is not None
     monitored = dataset.monitored_split(data_source)
     splits = list(dict.fromkeys([monitored, split] if is_chosen else [split]))
-    run = restore.open_run(workdir, run_config, data_source.class_names)
+    run = restore.open_run(workdir, run_config, data_source.class_names, checkpoint)
+    console.print(f"checkpoint {run.checkpoint} ({run.chosen.describe()})", markup=False)
     data = dataset.load_data(run.config, data_source, splits, run.image_statistics, console)
     results = split_results.evaluate_splits(run.config, run.model, data, splits, console)
     result = results[-1]
@@ -106,6 +109,7 @@ def _evaluate_one(workdir, run_config, data_source, split, options, console):
     written = {
         "step": run.step,
         "checkpoint": run.checkpoint,
+        **run.chosen.to_json(),
         "evaluation": {split: split_results.print_result(run.config, result, data, console)},
         "classification": {split: section},
     }
@@ -171,11 +175,11 @@ class _Members(NamedTuple):
     held_out: np.ndarray  # indices of the others
 
 
-def _evaluate_ensemble(workdirs, configs, data_source, split, search, console):
+def _evaluate_ensemble(workdirs, configs, data_source, split, checkpoint, search, console):
     """Evaluates several runs and their ensemble; writes and returns the figures."""
     _check_classes(workdirs, data_source.class_names)
     _check_same_examples(workdirs, configs, data_source, split)
-    members = _collect_members(workdirs, configs, data_source, split, search, console)
+    members = _collect_members(workdirs, configs, data_source, split, checkpoint, search, console)
     ensemble = {
         name: ensembles.evaluate(stack, members.labels, members.searched, members.held_out)
         for name, stack in members.probabilities.items()
@@ -207,7 +211,7 @@ def _evaluate_ensemble(workdirs, configs, data_source, split, search, console):
     return written
 
 
-def _collect_members(workdirs, configs, data_source, split, search, console):
+def _collect_members(workdirs, configs, data_source, split, checkpoint, search, console):
     """Evaluates the members one after another, so that one network is in memory at a time."""
     all_statistics = [restore.read_statistics(workdir) for workdir in workdirs]
     data, size, stacks, figures, rows = None, None, {}, [], []
@@ -220,7 +224,7 @@ def _collect_members(workdirs, configs, data_source, split, search, console):
             # Raises for a bad fraction before an evaluation that may take hours.
             searched, held_out = ensembles.divide(labels, **search)
         _check_image_size(workdir, all_statistics[place], data.examples[split])
-        collected, step, checkpoint = _collect_member(workdir, run_config, data, split, console)
+        collected, entry = _collect_member(workdir, run_config, data, split, checkpoint, console)
         # Frees the network before the next one is built.
         gc.collect()
         results = {}
@@ -232,19 +236,19 @@ def _collect_members(workdirs, configs, data_source, split, search, console):
             except ValueError as error:
                 raise ValueError(f"{workdir}: {error}") from None
         rows.append((str(workdir), results))
-        figures.append(
-            {"workdir": str(workdir), "step": step, "checkpoint": checkpoint, **split_results.to_json(results)}
-        )
+        figures.append({**entry, **split_results.to_json(results)})
     return _Members(labels, stacks, rows, figures, searched, held_out)
 
 
-def _collect_member(workdir, run_config, data, split, console):
-    """Returns a run's probabilities of a split, its step and the path of its checkpoint."""
-    run = restore.open_run(workdir, run_config, data.source.class_names)
+def _collect_member(workdir, run_config, data, split, checkpoint, console):
+    """Returns a run's probabilities of a split, and for JSON what was evaluated."""
+    run = restore.open_run(workdir, run_config, data.source.class_names, checkpoint)
+    console.print(f"checkpoint {run.checkpoint} ({run.chosen.describe()})", markup=False)
     own_data = data._replace(statistics=run.image_statistics)
     probabilities = split_results.ten_views_function(run_config, run.model, own_data)
     collected, _ = split_results.collect(probabilities, own_data, split, console, f" with {workdir}")
-    return collected, run.step, run.checkpoint
+    entry = {"workdir": str(workdir), "step": run.step, "checkpoint": run.checkpoint, **run.chosen.to_json()}
+    return collected, entry
 
 
 def _print_ensemble(members, ensemble, split, search, console):

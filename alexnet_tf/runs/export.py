@@ -36,9 +36,10 @@ def export_run(
     *,
     precision: str = "",
     temperature: float | str = 1.0,
+    checkpoint: str = "auto",
     **options: Any,
 ) -> str:
-    """Exports the newest checkpoint of a run as the next version of a served model.
+    """Exports a checkpoint of a run as the next version of a served model.
 
     Args:
       workdir: a directory in which `train.train` ran. Its data set is not needed.
@@ -46,6 +47,7 @@ def export_run(
       precision: "float32", or "bfloat16" for weights of half the size; empty for the run's own.
       temperature: what the logits are divided by; "fitted" for the temperature that `evaluate.evaluate` fitted for this
         checkpoint and these views.
+      checkpoint: "best", "newest" or "auto", as in `selection.select`.
       **options: of `saved_model.Options`.
 
     Returns:
@@ -60,7 +62,7 @@ def export_run(
     run_config = restore.read_config(workdir)
     if precision:
         run_config = dataclasses.replace(run_config, precision=precision)
-    run = restore.open_run(workdir, run_config, jit_compile=False)
+    run = restore.open_run(workdir, run_config, checkpoint=checkpoint, jit_compile=False)
     preprocessing = signatures.Preprocessing(
         run.image_statistics.mean_image,
         run_config.crop_size,
@@ -74,7 +76,8 @@ def export_run(
     card = _model_card(run) | chosen.card()
     version = saved_model.export(model, preprocessing, run.class_names, card, export_dir, options)
     console.print(
-        f"export {version}\n  from        {run.checkpoint}, step {run.step}, {run_config.precision}\n"
+        f"export {version}\n  from        {run.checkpoint}, step {run.step}, {run_config.precision} "
+        f"({run.chosen.describe()})\n"
         + chosen.text("  temperature ", "\n")
         + f"  size        {_size(version) / 1e6:.1f} MB\n"
         f"  try it      {messages.program('predict')} --saved_model={export_dir} IMAGE\n"
@@ -92,8 +95,9 @@ def export_file(
     name: str = "alexnet",
     precision: str = "",
     temperature: float | str = 1.0,
+    checkpoint: str = "auto",
 ) -> str:
-    """Exports the newest checkpoint of a run as a single file from pixels to probabilities.
+    """Exports a checkpoint of a run as a single file from pixels to probabilities.
 
     The file reads ``images``, uint8 ``[n, image_size, image_size, 3]``, RGB, crops their center, subtracts the mean
     image, scales, and returns ``logits`` and ``probabilities``, float32 ``[n, num_classes]``. An ONNX file has the
@@ -106,6 +110,7 @@ def export_file(
       name: of the file, without the suffix.
       precision: "float32", or "float16" for weights of half the size; empty for float32.
       temperature: as in `export_run`, for the center crop.
+      checkpoint: as in `export_run`.
 
     Returns:
       The path of the file.
@@ -125,7 +130,7 @@ def export_file(
     if os.path.exists(export_dir) and not os.path.isdir(export_dir):
         raise NotADirectoryError(f"Expected export_dir to be a directory. Received: the file {export_dir}")
     run_config = dataclasses.replace(restore.read_config(workdir), precision="float32")
-    run = restore.open_run(workdir, run_config, jit_compile=False)
+    run = restore.open_run(workdir, run_config, checkpoint=checkpoint, jit_compile=False)
     saved_model.check_numbers(run.model, run.image_statistics.mean_image)
     chosen = _choose_temperature(run, temperature, "center crop")
     card = _file_card(run, name, precision or "float32") | chosen.card()
@@ -140,7 +145,8 @@ def export_file(
         file.write(contents)
     size = run.config.image_size
     output.Console().print(
-        f"export {path}: {len(contents) / 1e6:.1f} MB, {run.checkpoint}; {chosen.text('temperature ', '; ')}{checked}; "
+        f"export {path}: {len(contents) / 1e6:.1f} MB, {run.checkpoint} ({run.chosen.describe()}); "
+        f"{chosen.text('temperature ', '; ')}{checked}; "
         f"run it with images: uint8 [n, {size}, {size}, 3]"
     )
     return path
@@ -246,6 +252,7 @@ def _model_card(run):
         "run": os.path.abspath(run.workdir),
         "checkpoint": os.path.basename(run.checkpoint),
         "step": run.step,
+        **run.chosen.to_json(),
         "network": run_config.network,
         "recipe": run_config.recipe,
         "precision": run_config.precision,
@@ -274,7 +281,7 @@ def read_errors(workdir: str | os.PathLike, step: int) -> dict[str, Any]:
         if not os.path.exists(path):
             continue
         written = metrics.read_evaluation(path)
-        if written["step"] == step:
+        if written.get("selection", written)["step"] == step:
             return {
                 split: {name: value for name, value in errors.items() if name != "confusions"}
                 for split, errors in written["evaluation"].items()

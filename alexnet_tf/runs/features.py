@@ -60,6 +60,7 @@ def compute(
     split: str = "",
     source: str = "",
     data_dir: str = "",
+    checkpoint: str = "auto",
 ) -> Result:
     """Computes activations of the central crops of images, and writes them as float32 arrays.
 
@@ -71,6 +72,7 @@ def compute(
       images: as in `image_files.find`; or
       split: a split of the run's data set.
       source, data_dir: the new location of the data set if it has moved, or another one.
+      checkpoint: as in `loaded.load`.
 
     Raises:
       ValueError, OSError: for invalid arguments, a damaged run, or files that cannot be written.
@@ -79,7 +81,8 @@ def compute(
     layers = list(dict.fromkeys(layers))
     out = _check_arguments(layers, os.fspath(out))
     found = image_files.find(images) if images else None
-    run = loaded.load(workdir, jit_compile=True)
+    run = loaded.load(workdir, jit_compile=True, checkpoint=checkpoint)
+    console.print(f"checkpoint {run.checkpoint} ({run.chosen.describe()})", markup=False)
     activations = run.activations(layers)
     if found:
         for note in found.notes:

@@ -23,6 +23,7 @@ from alexnet_tf.runs import explanations
 from alexnet_tf.runs import inputs
 from alexnet_tf.runs import pretrained
 from alexnet_tf.runs import restore
+from alexnet_tf.runs import selection
 from alexnet_tf.serving import protocol
 from alexnet_tf.training import parameter_groups
 from alexnet_tf.utils import schema
@@ -57,6 +58,7 @@ class LoadedRun:
       config: the `config.Config` of the run.
       workdir: str, the run's directory.
       checkpoint: str, the path of the checkpoint that was loaded.
+      chosen: `selection.Selection`, whether that is the best or the newest checkpoint.
       step: int, the number of steps that it was trained for.
       layers: list of str, the names that `features` takes, in the order of computation.
     """
@@ -72,6 +74,7 @@ class LoadedRun:
         self.config: config.Config = run.config
         self.workdir: str = run.workdir
         self.checkpoint: str = run.checkpoint
+        self.chosen: selection.Selection = run.chosen
         self.step: int = run.step
 
     @property
@@ -255,8 +258,8 @@ class LoadedRun:
             yield compute(tf.constant(np.stack(batch)))
 
 
-def load(workdir: str | os.PathLike, *, jit_compile: bool = False) -> LoadedRun:
-    """Loads a trained run at its newest checkpoint. Its data set is not needed.
+def load(workdir: str | os.PathLike, *, jit_compile: bool = False, checkpoint: str = "auto") -> LoadedRun:
+    """Loads a trained run at its best or newest checkpoint. Its data set is not needed.
 
     Example:
 
@@ -271,6 +274,8 @@ def load(workdir: str | os.PathLike, *, jit_compile: bool = False) -> LoadedRun:
         network in the package, such as "pretrained:tiny_imagenet_small".
       jit_compile: whether to compile the normalizations with XLA: faster for many images, slower for the first batch of
         each size.
+      checkpoint: "best" for the epoch with the lowest validation error, which is optimistic for that reason; "newest";
+        or "auto" for the setting of the run, by default the best if it has recorded one.
 
     Raises:
       FileNotFoundError: if there is no run.
@@ -278,7 +283,7 @@ def load(workdir: str | os.PathLike, *, jit_compile: bool = False) -> LoadedRun:
     """
     directory, card = _find_run(pretrained.find(workdir))
     log = lambda line: warnings.warn(line.removeprefix("warning: "), stacklevel=2)
-    run = restore.open_available(directory, log, jit_compile=jit_compile)
+    run = restore.open_available(directory, log, checkpoint, jit_compile=jit_compile)
     if card and card["step"] != run.step:
         message = f"{workdir} was exported at step {card['step']}; its run, {directory}, is loaded at step {run.step}"
         warnings.warn(message, stacklevel=2)

@@ -47,21 +47,24 @@ def open_run(
     *,
     source: str = "",
     data_dir: str = "",
+    checkpoint: str = "auto",
     log: Callable[[str], None] = lambda line: None,
 ) -> RetrievalRun:
-    """Opens a run at its newest checkpoint.
+    """Opens a run at its best or newest checkpoint.
 
     Args:
       workdir: a directory in which `train.train` ran.
       source, data_dir: the new location of a data set that has moved; empty for the run's own.
-      log: as in `dataset.open_data`.
+      checkpoint: "best", "newest" or "auto", as in `selection.select`.
+      log: as in `dataset.open_data`, and called with a line about the checkpoint.
 
     Raises:
       ValueError, OSError: if a file is missing or does not belong to the run.
     """
     run_config = restore.read_config(workdir, source, data_dir)
     data_source, _ = dataset.open_data(run_config, log, workdir=workdir)
-    run = restore.open_run(workdir, run_config, data_source.class_names)
+    run = restore.open_run(workdir, run_config, data_source.class_names, checkpoint)
+    log(f"checkpoint {run.checkpoint} ({run.chosen.describe()})")
     network = signatures.with_features(run.model)
     view = builders.central_view(run_config, run.image_statistics)
 
@@ -86,6 +89,7 @@ def index_run(
     dtype: str = "auto",
     source: str = "",
     data_dir: str = "",
+    checkpoint: str = "auto",
 ) -> feature_index.Index:
     """Opens the index of a split's features. Builds it if there is none, or if it has other weights or images.
 
@@ -94,14 +98,14 @@ def index_run(
       split: "train", "validation" or "test".
       index_dir: directory of the index; empty for ``neighbours/SPLIT`` in the work directory.
       dtype: "float16" or "float32" for the features; "auto" keeps that of an existing index, float16 for a new one.
-      source, data_dir: as in `open_run`.
+      source, data_dir, checkpoint: as in `open_run`.
 
     Raises:
       ValueError, OSError: as `open_run` and `feature_index.write`, or if the index is damaged or belongs to another run
         or split.
     """
     console = output.Console()
-    run = open_run(workdir, source=source, data_dir=data_dir, log=dataset.logger(console))
+    run = open_run(workdir, source=source, data_dir=data_dir, checkpoint=checkpoint, log=dataset.logger(console))
     return _index(run, split, index_dir, dtype, console)
 
 
@@ -191,6 +195,7 @@ def query(
     figure_path: str | os.PathLike = "",
     source: str = "",
     data_dir: str = "",
+    checkpoint: str = "auto",
 ) -> dict[str, Any]:
     """Finds and prints the images of a split with the nearest features to each query.
 
@@ -198,7 +203,7 @@ def query(
     by its path.
 
     Args:
-      workdir, index_dir, dtype, source, data_dir: as in `index_run`.
+      workdir, index_dir, dtype, source, data_dir, checkpoint: as in `index_run`.
       request: the queries.
       index_split: the split that is searched.
       k: number of neighbors of each query.
@@ -220,7 +225,7 @@ def query(
     # Raises for bad files before the run and its data are opened, which may take a minute.
     image_size = restore.read_config(workdir, source, data_dir).image_size
     loaded = queries.load_files(request, image_size)
-    run = open_run(workdir, source=source, data_dir=data_dir, log=dataset.logger(console))
+    run = open_run(workdir, source=source, data_dir=data_dir, checkpoint=checkpoint, log=dataset.logger(console))
     # Raises for bad indices before an index is built, which may take hours.
     loaded += queries.load_from_split(run.source, request, image_size)
     if figure_path and len(loaded) > MAX_ROWS:

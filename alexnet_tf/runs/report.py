@@ -22,6 +22,7 @@ from alexnet_tf.runs import diagnosis
 from alexnet_tf.runs import map_report
 from alexnet_tf.runs import placement
 from alexnet_tf.runs import restore
+from alexnet_tf.runs import selection
 from alexnet_tf.runs import split_results
 from alexnet_tf.training import diagnostics
 from alexnet_tf.training import metrics
@@ -39,12 +40,13 @@ NAMED = 5
 _MAX_LISTED = 12
 
 
-def make(workdir: str, *, source: str | None = None, data_dir: str | None = None) -> str:
-    """Evaluates the newest checkpoint of an existing run and writes its report.
+def make(workdir: str, *, source: str | None = None, data_dir: str | None = None, checkpoint: str = "auto") -> str:
+    """Evaluates a checkpoint of an existing run and writes its report.
 
     Args:
       workdir: a directory in which `train.train` ran, even if it has not finished.
       source, data_dir: the new location of a data set that has moved; None for both uses the run's own.
+      checkpoint: "best", "newest" or "auto", as in `selection.select`.
 
     Returns:
       The path of ``report.html``.
@@ -56,11 +58,11 @@ def make(workdir: str, *, source: str | None = None, data_dir: str | None = None
     run_config = restore.read_config(workdir, source, data_dir)
     data_source, _ = dataset.open_data(run_config, dataset.logger(console), workdir=workdir)
     splits = [split for split in ("validation", "test") if split in data_source.splits]
-    run = restore.open_run(workdir, run_config, data_source.class_names)
+    run = restore.open_run(workdir, run_config, data_source.class_names, checkpoint)
     data = dataset.load_data(run_config, data_source, splits, run.image_statistics, console)
     results = split_results.evaluate_splits(run_config, run.model, data, splits, console)
-    path = write(workdir, run_config, run.model, data, results, run.step)
-    console.print(f"report {path}\n  checkpoint  {run.checkpoint}", markup=False)
+    path = write(workdir, run_config, run.model, data, results, run.step, run.chosen)
+    console.print(f"report {path}\n  checkpoint  {run.checkpoint} ({run.chosen.describe()})", markup=False)
     return path
 
 
@@ -71,6 +73,7 @@ def write(
     data: dataset.Data,
     results: Sequence[split_results.SplitResult],
     step: int,
+    chosen: selection.Selection | None = None,
 ) -> str:
     """Writes ``report.md``, ``report.html`` and their figures to the work directory.
 
@@ -81,7 +84,8 @@ def write(
       data: with the examples of the evaluated splits.
       results: of the evaluated splits. All sections but "Errors" and "Training curves" are about the last one;
         thresholds are chosen on the first.
-      step: number of steps that the network was trained for.
+      step: number of steps that the network was trained for, or with the best checkpoint may also be the run's last.
+      chosen: which checkpoint was evaluated; None for the newest.
 
     Returns:
       The path of ``report.html``, a single file with all figures. Without matplotlib it has only the kernels, and says
@@ -92,11 +96,14 @@ def write(
     """
     os.makedirs(os.path.join(workdir, pictures.FOLDER), exist_ok=True)
     all_records = metrics.read(os.path.join(workdir, "metrics.jsonl"))
-    records = [record for record in all_records if record["step"] <= step]
+    is_best = bool(chosen and chosen.record)
+    # The training after the best epoch belongs to the run, too.
+    records = [record for record in all_records if is_best or record["step"] <= step]
+    step = chosen.record.step if is_best else step
     last, names = results[-1], data.source.display_names
     examples = data.examples[last.split]
     blocks = [
-        *_summary(run_config, model, data, last, step),
+        *_summary(run_config, model, data, last, step, chosen),
         *_errors(run_config, data, results),
         *_curves(workdir, records, results[0].split),
         *_kernels(workdir, run_config, model),
@@ -128,7 +135,7 @@ def write(
     return path
 
 
-def _summary(run_config, model, data, result, step):
+def _summary(run_config, model, data, result, step, chosen):
     names, num_train = data.source.display_names, len(data.source.splits["train"].labels)
     accuracy = 1 - result.results[result.headline].top1_error
     majority = 1 - errors.majority_error(result.labels)
@@ -140,6 +147,7 @@ def _summary(run_config, model, data, result, step):
         f"{len(result.labels):,} images of the {result.split} set correctly. Always predicting the most frequent class "
         f"would be correct for {100 * majority:.1f}%."
         + (f" {builders.describe_frozen(model)}" if run_config.freeze else "")
+        + (f" Its checkpoint is the {chosen.describe()}." if chosen else "")
     )
 
 

@@ -16,6 +16,7 @@ from alexnet_tf import flagfiles
 from alexnet_tf.data import statistics
 from alexnet_tf.runs import builders
 from alexnet_tf.runs import data_record
+from alexnet_tf.runs import selection
 from alexnet_tf.training import checkpoints
 from alexnet_tf.utils import messages
 from alexnet_tf.utils import schema
@@ -26,7 +27,7 @@ _IMPORT_STRUCTURE = schema.Object({}, optional={"class_words": schema.Map(schema
 
 
 class OpenedRun(NamedTuple):
-    """An existing run with the network of its newest checkpoint."""
+    """An existing run with the network of one of its checkpoints."""
 
     workdir: str
     config: config.Config  # resolved
@@ -35,6 +36,7 @@ class OpenedRun(NamedTuple):
     model: keras.Model
     step: int  # how many steps the network was trained for
     checkpoint: str  # path, without the suffixes of its files
+    chosen: selection.Selection  # which checkpoint that is
     # Keras layers whose weights the checkpoint does not have, as that of an import of convolutions alone.
     missing_layers: tuple[str, ...] = ()
 
@@ -105,15 +107,17 @@ def restore_network(
     class_names: Sequence[str],
     workdir: str | os.PathLike,
     log: Callable[[str], None] = lambda line: None,
+    path: str | None = None,
     **changes: Any,
 ) -> tuple[keras.Model, int, str]:
-    """Restores the network of a run from its newest checkpoint, on one device.
+    """Restores the network of a run from a checkpoint, on one device.
 
     Args:
       run_config: from `read_config`.
       class_names: those of the data set, or from `read_class_names`.
       workdir: the run's directory.
       log: called with one line if a newer checkpoint is damaged.
+      path: of the checkpoint; None for the newest one that is complete.
       **changes: arguments of the network that differ from the configuration.
 
     Returns:
@@ -129,16 +133,26 @@ def restore_network(
             f"with {messages.program('train')} --initialize_from={workdir}"
         )
     model = builders.build_model(run_config, len(class_names), devices=None, **changes)
-    return model, *_restore(model, run_config, class_names, workdir, log)
+    return model, *restore_weights(model, run_config, class_names, workdir, log, path)
 
 
-def _restore(model, run_config, class_names, workdir, log=lambda line: None):
-    """Restores a network; returns the number of steps and the path of the checkpoint."""
+def restore_weights(
+    model: keras.Model,
+    run_config: config.Config,
+    class_names: Sequence[str],
+    workdir: str | os.PathLike,
+    log: Callable[[str], None] = lambda line: None,
+    path: str | None = None,
+) -> tuple[int, str]:
+    """Restores the weights of a network as `restore_network`; returns the number of steps and the checkpoint's path."""
     schedule = builders.build_schedule(run_config)
     saved = builders.build_checkpoints(run_config, model, None, schedule, class_names, workdir)
-    if not saved.latest:
+    if not (path or saved.latest):
         raise FileNotFoundError(f"Expected a checkpoint in {workdir}/checkpoints. Received: none")
-    step = saved.restore(log)
+    try:
+        step = saved.restore(log, path)
+    except checkpoints.DamagedError as error:
+        raise checkpoints.DamagedError(f"{error}; use --checkpoint=newest") from None if path else error
     return step, saved.current
 
 
@@ -146,14 +160,16 @@ def open_run(
     workdir: str | os.PathLike,
     run_config: config.Config | None = None,
     class_names: Sequence[str] | None = None,
+    checkpoint: str = "auto",
     **changes: Any,
 ) -> OpenedRun:
-    """Opens an existing run at its newest checkpoint. Its data set is not needed.
+    """Opens an existing run at its best or newest checkpoint. Its data set is not needed.
 
     Args:
       workdir: the run's directory.
       run_config: from `read_config`, possibly changed; None reads it.
       class_names: those of the data set, which the checkpoint must match; None takes the checkpoint's.
+      checkpoint: "best", "newest" or "auto", as in `selection.select`.
       **changes: arguments of the network that differ from the configuration.
 
     Raises:
@@ -161,19 +177,24 @@ def open_run(
       ValueError: if a file of the run is damaged, or the checkpoint has other classes or another network.
     """
     run_config = run_config or read_config(workdir)
+    chosen = selection.select(workdir, run_config, checkpoint)
     names = list(read_class_names(workdir) if class_names is None else class_names)
-    model, step, checkpoint = restore_network(run_config, names, workdir, **changes)
-    return OpenedRun(os.fspath(workdir), run_config, names, read_statistics(workdir), model, step, checkpoint)
+    model, step, path = restore_network(run_config, names, workdir, path=chosen.path, **changes)
+    return OpenedRun(os.fspath(workdir), run_config, names, read_statistics(workdir), model, step, path, chosen)
 
 
 def open_available(
-    workdir: str | os.PathLike, log: Callable[[str], None] = lambda line: None, **changes: Any
+    workdir: str | os.PathLike,
+    log: Callable[[str], None] = lambda line: None,
+    checkpoint: str = "auto",
+    **changes: Any,
 ) -> OpenedRun:
     """Opens a run as `open_run` does, also one whose checkpoint has the weights of some layers only.
 
     Args:
       workdir: the run's directory.
       log: called with one line if a newer checkpoint is damaged.
+      checkpoint: as in `open_run`.
       **changes: arguments of the network that differ from the configuration.
 
     Returns:
@@ -184,7 +205,8 @@ def open_available(
     """
     run_config = read_config(workdir)
     directory = os.path.join(workdir, "checkpoints")
-    path = checkpoints.newest_checkpoint(directory)
+    chosen = selection.select(workdir, run_config, checkpoint)
+    path = chosen.path or checkpoints.newest_checkpoint(directory)
     metadata = checkpoints.read_metadata(path)
     names = list(metadata["classes"])
     # A network has at least two classes, even if the checkpoint lacks the layer that distinguishes them.
@@ -197,8 +219,9 @@ def open_available(
         path = checkpoints.load_weights(directory, kept, log)
         step = checkpoints.read_step(path)
     else:
-        step, path = _restore(model, run_config, names, workdir, log)
-    return OpenedRun(os.fspath(workdir), run_config, names, read_statistics(workdir), model, step, path, missing)
+        step, path = restore_weights(model, run_config, names, workdir, log, chosen.path)
+    run_statistics = read_statistics(workdir)
+    return OpenedRun(os.fspath(workdir), run_config, names, run_statistics, model, step, path, chosen, missing)
 
 
 def _kept(model, lacking, path):

@@ -46,10 +46,12 @@ from alexnet_tf.runs import diagnosis
 from alexnet_tf.runs import initialization
 from alexnet_tf.runs import report
 from alexnet_tf.runs import restore
+from alexnet_tf.runs import selection
 from alexnet_tf.runs import split_results
 from alexnet_tf.runs import summary_contents
 from alexnet_tf.runs import validation
 from alexnet_tf.training import actions
+from alexnet_tf.training import best_checkpoint
 from alexnet_tf.training import checkpoints
 from alexnet_tf.training import distribution
 from alexnet_tf.training import loop
@@ -79,6 +81,7 @@ class _Run(NamedTuple):
     trainer: trainer.Trainer
     schedule: schedules.Schedule  # of the weights' learning rate
     checkpoints: checkpoints.Checkpoints
+    monitor: best_checkpoint.Monitor  # of the monitored split
     first_step: int  # number of steps already taken
     steps: int
     steps_per_epoch: int
@@ -119,16 +122,17 @@ def train(
     stop = stop or stopping.Stop()
     with distribution.lost_workers(processes.worker[1]), contextlib.ExitStack() as locks:
         run = _open(run_config, workdir, processes, locks)
-        if run.first_step < run.steps:
+        step = run.first_step
+        if step < run.steps and not _has_ended(run):
             with stop.deferred():
                 step = _train_steps(run, profile_steps, stop)
                 if processes.is_chief:
                     run.checkpoints.save(step)
-            if step < run.steps:
+            if step < run.steps and not _has_ended(run):
                 raise stop.stopped(f"stopped at step {step} of {run.steps}; the same command resumes from there")
         # One of several processes would be lost to the others.
         with stop.deferred(processes.worker[1] > 1):
-            written = _finish(run) if processes.is_chief else None
+            written = _finish(run, step) if processes.is_chief else None
         # Peers treat an exited process as a failure, so every worker waits for the chief.
         processes.sum([np.zeros([], np.int64)])
         return written
@@ -178,6 +182,7 @@ def _open(run_config, workdir, processes, locks):
         own_trainer,
         schedule,
         saved,
+        _monitor(workdir, monitored, first_step),
         first_step,
         steps,
         steps_per_epoch,
@@ -188,6 +193,17 @@ def _open(run_config, workdir, processes, locks):
     if first_step:
         console.print(f"resumed from {saved.current}, step {first_step}", markup=False)
     return run
+
+
+def _monitor(workdir, monitored, first_step):
+    """Returns the `best_checkpoint.Monitor` of a run, with the epochs that it was already trained for."""
+    earlier = metrics.validations(os.path.join(workdir, "metrics.jsonl"), first_step)
+    return best_checkpoint.Monitor(monitored, earlier, best_checkpoint.read(os.path.join(workdir, "checkpoints")))
+
+
+def _has_ended(run):
+    """Whether the validation error has not improved for as long as ``stop_after`` says."""
+    return 0 < run.config.stop_after <= run.monitor.epochs_without_improvement
 
 
 def _open_data(run_config, workdir, console):
@@ -225,6 +241,7 @@ def _check_start(run):
     """Checks that all processes start at the same step, and initializes a new run from another one if requested."""
     run_config, first_step = run.config, run.first_step
     own = [first_step, run_config.fingerprint(), zlib.crc32(repr(run.class_weights).encode())]
+    own.append(_has_ended(run))
     run.processes.check_same("checkpoint and configuration", own)
     if first_step > run.steps:
         raise ValueError(
@@ -246,6 +263,8 @@ def _claim(run, locks, exists):
     if not exists:
         _lock(run.workdir, locks)
     run.checkpoints.remove_incomplete()
+    if run.monitored == "validation":
+        _keeper(run).resume()
     statistics.save(run.data.statistics, os.path.join(run.workdir, "statistics.npz"))
     data_record.write(run.workdir, run.data.source)
     if run.class_weights:
@@ -327,6 +346,7 @@ def _train_steps(run, profile_steps, stop):
             report_every=run_config.report_steps,
             step_context=step_context,
             stop_requested=processes.any_of(stop.is_requested),
+            has_ended=lambda: _has_ended(run),
         )
 
 
@@ -374,7 +394,7 @@ def _profile(run, requested, latest, terminal):
 
 def _actions(run, terminal, latest, stop):
     """The actions of this process: all of them for the chief, only the evaluation after each epoch for the others."""
-    epoch_end = validation.EpochEnd(_validate(run, stop), run.schedule)
+    epoch_end = validation.EpochEnd(_validate(run, stop), run.schedule, run.monitor)
     if not run.processes.is_chief:
         return [epoch_end]
     writer = metrics.Writer(os.path.join(run.workdir, "metrics.jsonl"), run.first_step)
@@ -392,7 +412,13 @@ def _actions(run, terminal, latest, stop):
     epoch_end.log = validation.epoch_log(run.monitored, terminal, writer, summaries)
     epoch = run.first_step / run.steps_per_epoch
     details = summary_contents.details(summaries, run.trainer, latest, run.config, epoch)
-    return [terminal, writer, summaries, flat, epoch_end, early_cut, details, run.checkpoints]
+    # The test set, monitored where there is no validation set, must not choose an epoch.
+    keeper = [_keeper(run)] if run.monitored == "validation" else []
+    return [terminal, writer, summaries, flat, epoch_end, early_cut, details, run.checkpoints, *keeper]
+
+
+def _keeper(run):
+    return best_checkpoint.Keeper(os.path.join(run.workdir, "checkpoints"), run.monitor)
 
 
 def _validate(run, stop):
@@ -414,31 +440,54 @@ def _validate(run, stop):
     return validate
 
 
-def _finish(run):
-    """Evaluates all held-out splits with all view sets, writes ``train.json`` and the report, and prints the paths."""
+def _finish(run, step):
+    """Evaluates all held-out splits with all view sets, writes ``train.json`` and the report, and prints the paths.
+
+    Args:
+      run: the run.
+      step: number of steps taken.
+    """
     workdir, data, console = run.workdir, run.data, run.console
     # The last checkpoint has been saved; from here on, the network is the average, if there is one.
     run.trainer.optimizer.swap_averages()
+    if step < run.steps:
+        console.print(
+            f"ended after epoch {step / run.steps_per_epoch:.4g} of {run.config.epochs:g}: no lower {run.monitored} "
+            f"error for {run.monitor.epochs_without_improvement} epochs (--stop_after={run.config.stop_after})",
+            markup=False,
+        )
+    chosen, checkpoint = _restore_chosen(run, step)
     if "test" in data.source.splits and "test" not in data.examples:
         test = dataset.load_data(run.config, data.source, ["test"], data.statistics, console)
         data = data._replace(examples={**data.examples, **test.examples})
     held_out = [split for split in ("validation", "test") if split in data.examples]
     results = split_results.evaluate_splits(run.config, run.trainer.model, data, held_out, console)
     written = {
-        "step": run.steps,
-        "checkpoint": run.checkpoints.current,
+        "step": step,
+        "checkpoint": checkpoint,
+        **chosen.to_json(),
         "evaluation": {
             result.split: split_results.print_result(run.config, result, data, console) for result in results
         },
     }
     files.write_json(os.path.join(workdir, "train.json"), written)
-    diagnosis.record(workdir, run.config, data.source, results, run.steps, run.steps_per_epoch, console)
-    report_path = report.write(workdir, run.config, run.trainer.model, data, results, run.steps)
+    diagnosis.record(workdir, run.config, data.source, results, step, run.steps_per_epoch, console)
+    report_path = report.write(workdir, run.config, run.trainer.model, data, results, step, chosen)
     console.print(
-        f"run {workdir}\n  checkpoint  {run.checkpoints.current}\n  logs        tensorboard --logdir={workdir}\n"
-        f"  report      {report_path}",
+        f"run {workdir}\n  checkpoint  {checkpoint} ({chosen.describe()})\n"
+        f"  logs        tensorboard --logdir={workdir}\n  report      {report_path}",
         markup=False,
     )
     if data.source.license:
         console.print(f"data: {data.source.license}", markup=False)
     return written
+
+
+def _restore_chosen(run, step):
+    """Restores the best weights if those are to be evaluated; returns the `selection.Selection` and the path."""
+    chosen = selection.select(run.workdir, run.config)
+    if not chosen.record or chosen.record.step == step:
+        return chosen, chosen.path or run.checkpoints.current
+    names = run.data.source.class_names
+    _, path = restore.restore_weights(run.trainer.model, run.config, names, run.workdir, path=chosen.path)
+    return chosen, path

@@ -7,6 +7,7 @@ import numpy as np
 
 from alexnet_tf.evaluation import errors
 from alexnet_tf.training import actions
+from alexnet_tf.training import best_checkpoint
 from alexnet_tf.training import loop
 from alexnet_tf.training import metrics
 from alexnet_tf.training import schedules
@@ -22,14 +23,18 @@ class EpochEnd:
     Args:
       validate: returns `errors.Errors`.
       schedule: the learning rate schedule.
+      monitor: follows the errors.
 
     Attributes:
       log: `EpochLog`; the chief sets it.
     """
 
-    def __init__(self, validate: Callable[[], errors.Errors], schedule: schedules.Schedule):
+    def __init__(
+        self, validate: Callable[[], errors.Errors], schedule: schedules.Schedule, monitor: best_checkpoint.Monitor
+    ):
         self._validate = validate
         self._schedule = schedule
+        self._monitor = monitor
         self._reports = []
         self.log: EpochLog = lambda reports, result, dropped: None
 
@@ -37,6 +42,7 @@ class EpochEnd:
         self._reports.append(progress)
         if progress.epoch_ended:
             result = self._validate()
+            self._monitor.add(progress.step, progress.epoch, result.top1_error, result.loss)
             self.log(self._reports, result, self._schedule.epoch_ended(result.top1_error))
             self._reports = []
 

@@ -30,8 +30,10 @@ _ARRAY_SUFFIXES = (".safetensors", ".npz")
 _CHECKED_IMAGES = 8
 
 
-def export_weights(workdir: str | os.PathLike, file: str | os.PathLike, *, names: str = "ours") -> str:
-    """Writes the newest checkpoint of a run as a network or as weights, without the preprocessing of images.
+def export_weights(
+    workdir: str | os.PathLike, file: str | os.PathLike, *, names: str = "ours", checkpoint: str = "auto"
+) -> str:
+    """Writes a checkpoint of a run as a network or as weights, without the preprocessing of images.
 
     What the network expects of images is written next to the file, to ``FILE.json``, and the mean image of the training
     set to ``FILE.mean.npy``. Weights are float32, whatever the precision of the run.
@@ -41,6 +43,7 @@ def export_weights(workdir: str | os.PathLike, file: str | os.PathLike, *, names
       file: the path; its suffix is the format: ".onnx", ".keras", ".safetensors" or ".npz". Its directory is created.
       names: of the weights in .safetensors and .npz: "ours" for the paths of variables, such as ``conv1_a/kernel``, in
         TensorFlow's layout; "torchvision" for ``features.0.weight`` in PyTorch's layout, for network alexnet_owt.
+      checkpoint: "best", "newest" or "auto", as in `selection.select`.
 
     Returns:
       The path.
@@ -54,7 +57,7 @@ def export_weights(workdir: str | os.PathLike, file: str | os.PathLike, *, names
     write = _check_arguments(file, suffix, names)
     run_config = dataclasses.replace(restore.read_config(workdir), precision="float32")
     # A saved Keras model keeps the setting.
-    run = restore.open_run(workdir, run_config, jit_compile=suffix == ".keras")
+    run = restore.open_run(workdir, run_config, checkpoint=checkpoint, jit_compile=suffix == ".keras")
     saved_model.check_numbers(run.model, run.image_statistics.mean_image)
     description = _describe(run, file, names)
     os.makedirs(os.path.dirname(file) or os.curdir, exist_ok=True)
@@ -62,8 +65,8 @@ def export_weights(workdir: str | os.PathLike, file: str | os.PathLike, *, names
     _write_preprocessing(run, file, description)
     size = os.path.getsize(file) / 1e6
     output.Console().print(
-        f"weights {file}: {size:.1f} MB, {run_config.network} of {run.checkpoint}; {checked}; preprocessing in "
-        f"{file}.json"
+        f"weights {file}: {size:.1f} MB, {run_config.network} of {run.checkpoint} "
+        f"({run.chosen.describe()}); {checked}; preprocessing in {file}.json"
     )
     return file
 
@@ -110,6 +113,7 @@ def _describe(run, file, names):
             "run": os.path.abspath(run.workdir),
             "checkpoint": os.path.basename(run.checkpoint),
             "step": run.step,
+            **run.chosen.to_json(),
             "configuration": flagfiles.to_text(run_config),
         },
     }

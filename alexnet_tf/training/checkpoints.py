@@ -87,11 +87,12 @@ class Checkpoints:
         """The path of the newest checkpoint, or None."""
         return next(iter(paths(self._directory)), None)
 
-    def restore(self, log: Callable[[str], Any] = lambda line: None) -> int:
+    def restore(self, log: Callable[[str], Any] = lambda line: None, path: str | None = None) -> int:
         """Restores the newest checkpoint that is complete.
 
         Args:
           log: called with a line about each newer one that is damaged.
+          path: of the checkpoint to restore instead, which may be in another directory.
 
         Returns:
           The number of steps taken when it was saved; 0 if there is no checkpoint.
@@ -100,17 +101,16 @@ class Checkpoints:
           ValueError: if it belongs to another network.
           DamagedError: if there are checkpoints, but none can be read.
         """
-        found = paths(self._directory)
         damaged = None
-        for path in found:
+        for candidate in [path] if path else paths(self._directory):
             try:
-                self._read(path)
+                self._read(candidate)
             except DamagedError as error:
                 damaged = damaged or error
                 log(f"warning: {error}")
                 continue
             self._saved_at = int(self._step)
-            self.current = path
+            self.current = candidate
             return self._saved_at
         if damaged:
             raise damaged

@@ -71,8 +71,9 @@ def train(
     report_every: int = 20,
     step_context: Callable[[int], contextlib.AbstractContextManager] = lambda step: contextlib.nullcontext(),
     stop_requested: Callable[[], bool] = lambda: False,
+    has_ended: Callable[[], bool] = lambda: False,
 ) -> int:
-    """Trains until `steps` steps have been taken since the start of the run, or until a stop is requested.
+    """Trains until `steps` steps have been taken since the start of the run, until a stop is requested or it has ended.
 
     Results are read from the device once every `report_every` steps, so that the device does not wait for Python.
 
@@ -89,9 +90,10 @@ def train(
         the batch, which the profiler shows as "input", and calling the compiled step, which on a GPU may return before
         the work is done.
       stop_requested: called after each step; if it returns True, this step is reported and is the last one.
+      has_ended: called after the actions at the end of each epoch; if it returns True, no further step is taken.
 
     Returns:
-      The number of steps taken since the start of the run: `steps`, or fewer after a stop.
+      The number of steps taken since the start of the run: `steps`, or fewer after a stop or an early end.
 
     Raises:
       NonFiniteLossError: naming the first step with a loss that is not finite.
@@ -116,6 +118,7 @@ def train(
             progress = interval.report(step, step / steps_per_epoch, rates[0], epoch_ended)
             for action in actions:
                 action(progress)
+            stopped = stopped or (epoch_ended and has_ended())
             # The time that actions take does not count.
             interval = _Interval()
     return step

@@ -1,5 +1,6 @@
 """The figures of a run: ``metrics.jsonl``, written during training, ``train.json`` and ``evaluation.json``."""
 
+import contextlib
 import json
 import math
 import os
@@ -48,7 +49,11 @@ SECTION = schema.Object(
 )
 _EVALUATION = schema.Object(
     {"step": schema.Number(low=0, integer=True), "evaluation": schema.Map(SECTION)},
-    {"checkpoint": schema.Nullable(schema.Text())},
+    {
+        "checkpoint": schema.Nullable(schema.Text()),
+        # Of the best checkpoint, whose step may be before that of the run.
+        "selection": schema.Object({"step": schema.Number(low=0, integer=True)}),
+    },
 )
 
 
@@ -103,6 +108,18 @@ def read(path: str) -> list[dict[str, Any]]:
     with open(path, "rb") as file:
         lines = file.read().split(b"\n")[:-1]
     return [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
+
+
+def validations(path: str, last_step: int) -> list[dict[str, Any]]:
+    """Returns the records of the monitored split up to a step, without those that are damaged."""
+    found = []
+    if os.path.exists(path):
+        with open(path, encoding="utf-8", errors="replace") as file:
+            for line in file:
+                if _step_of(line) <= last_step:
+                    with contextlib.suppress(ValueError):
+                        found.append(_parse(line, path))
+    return [each for each in found if each["kind"] == "validation" and {"top1_error", "loss"} <= each.keys()]
 
 
 def _parse(line, where):

@@ -18,7 +18,7 @@ def test_export_writes_a_file_and_prints_one_line(run, tmp_path):
     done = forks.run("weights", "export", f"--workdir={run}", f"--file={tmp_path}/a.npz")
     assert done.returncode == 0 and not done.stderr, done.stderr
     (line,) = done.stdout.splitlines()
-    assert line.startswith(f"weights {tmp_path}/a.npz: 0.6 MB, cifar10_26 of {run}/checkpoints/ckpt-7; ")
+    assert line.startswith(f"weights {tmp_path}/a.npz: 0.6 MB, cifar10_26 of {run}/checkpoints/ckpt-7 (newest); ")
     assert line.endswith(f"; preprocessing in {tmp_path}/a.npz.json")
     with np.load(tmp_path / "a.npz") as arrays:
         assert len(arrays) == 10

@@ -79,6 +79,15 @@ def test_a_run_writes_all_promised_files(folder, tmp_path, capsys):
     stored = dataclasses.replace(run_config.resolved(), split_rule="hash")
     assert flagfiles.read_flagfile(run / "config.flags") == stored
     assert json.loads((run / "train.json").read_text()) == json.loads(json.dumps(written))
+    # Both epochs are equally wrong, or one is better; the lower loss decides.
+    epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines() if "validation" in line]
+    lowest = min(epochs, key=lambda record: (record["top1_error"], record["loss"], record["step"]))
+    best = run / "checkpoints" / "best"
+    assert written["selected"] == "best" and written["selection"]["step"] == lowest["step"]
+    assert written["checkpoint"] == str(best / f"ckpt-{lowest['step']}")
+    assert (best / f"ckpt-{lowest['step']}.index").exists()
+    found = written["evaluation"]["validation"]["center_crop"]
+    assert (found["top1_error"], found["loss"]) == (lowest["top1_error"], pytest.approx(lowest["loss"], rel=1e-5))
     assert written["step"] == 6  # 14 images are 3 batches of 4; the last 2 images are dropped
     assert written["evaluation"]["validation"]["center_crop"]["num_examples"] == 4
     assert written["evaluation"]["validation"]["majority_error"] == 0.5
@@ -92,10 +101,14 @@ def test_a_run_writes_all_promised_files(folder, tmp_path, capsys):
     assert "epoch 1: train loss" in said and "epoch 2: train loss" in said
     assert "majority class" in said and "50.00%" in said
     assert f"tensorboard --logdir={run}" in said
+    assert "optimistic because the epoch was selected on it" in said
+    assert "optimistic because the epoch was selected on it" in (run / "report.md").read_text()
 
     again = evaluate.evaluate(str(run))
     assert again["evaluation"] == written["evaluation"]
-    assert json.loads((run / "evaluation.json").read_text())["step"] == 6
+    assert json.loads((run / "evaluation.json").read_text())["step"] == lowest["step"]
+    newest = evaluate.evaluate(str(run), checkpoint="newest")
+    assert (newest["step"], newest["selected"]) == (6, "newest") and "selection" not in newest
 
     with pytest.raises(
         ValueError, match=r"^Expected epochs to be at least 2, as .* has already trained for 6 steps\. Received: 1$"
@@ -108,12 +121,22 @@ def test_a_run_writes_all_promised_files(folder, tmp_path, capsys):
     assert (run / "checkpoints" / "ckpt-6.index").stat().st_mtime_ns == checkpoint
 
 
-def test_a_written_configuration_runs_again(without_report, folder, tmp_path):
+def test_a_written_configuration_runs_again_and_may_end_early(without_report, folder, tmp_path, capsys):
     run_config = small_config(folder, network="cifar10_18", normalization="none", epochs=1.0)
     first = train.train(run_config, str(tmp_path / "first"))
     written = flagfiles.read_flagfile(tmp_path / "first" / "config.flags")
     second = train.train(written, str(tmp_path / "second"))
     assert second["evaluation"] == first["evaluation"]
+    # Resumed with more epochs, it ends with the first that does not lower the error.
+    longer = dataclasses.replace(written, epochs=20.0, stop_after=1)
+    for _ in range(2):
+        ended = train.train(longer, str(tmp_path / "second"))
+        epochs = [each for each in records(tmp_path / "second") if each["kind"] == "validation"]
+        found = [each["top1_error"] for each in epochs]
+        assert found[:-1] == sorted(set(found[:-1]), reverse=True) and found[-1] >= found[-2]
+        assert ended["step"] == epochs[-1]["step"] == 3 * len(epochs) < 60
+        said = capsys.readouterr().out
+        assert f"ended after epoch {len(epochs)} of 20: no lower validation error for 1 epochs" in said
 
 
 def test_training_on_two_devices_equals_one(without_report, folder, tmp_path):

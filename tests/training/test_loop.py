@@ -55,6 +55,14 @@ def test_reports_come_every_few_steps_at_epoch_ends_and_at_the_end():
         assert report.learning_rate == toy_training.rates_at((report.step - 1) / toy_training.STEPS_PER_EPOCH)[0]
 
 
+def test_training_ends_early_at_the_end_of_an_epoch_after_its_actions():
+    reports = []
+    ended = lambda: len(reports) >= 3
+    toy = toy_training.make_trainer()
+    assert toy_training.train(toy, 20, [reports.append], report_every=3, has_ended=ended) == 8
+    assert [report.step for report in reports] == [3, 4, 6, 8]
+
+
 def test_resumed_training_reports_at_the_same_steps():
     toy = toy_training.make_trainer()
     toy_training.train(toy, 5)
