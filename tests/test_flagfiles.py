@@ -65,6 +65,13 @@ def test_flagfile_does_not_repeat_flags_of_the_one_it_includes(path):
         assert getattr(own, name) != getattr(base, name), line
 
 
+def test_published_errors_are_those_of_the_newest_checkpoint():
+    published = {path.stem.rpartition("-")[0] for path in (ROOT / "results").glob("*-*.json")}
+    assert len(published) > 10
+    for name in published:
+        assert flagfiles.read_flagfile(f"flags/{name}.flags").checkpoint == "newest", name
+
+
 @pytest.mark.parametrize("path", PATHS, ids=NAMES)
 def test_header_has_expected_errors_or_the_reason_for_none(path):
     header = headers.read_header(path)

@@ -1,4 +1,4 @@
-"""Exports the newest checkpoint of a run as a SavedModel, an ONNX or a LiteRT file.
+"""Exports the best or newest checkpoint of a run as a SavedModel, an ONNX or a LiteRT file.
 
 alexnet-tf export --workdir=runs/quickstart --export_dir=served/quickstart
 

@@ -55,7 +55,8 @@ _RESULT = schema.Object(
         "wall_seconds": schema.Number(low=0),
         "images_per_second": schema.Number(low=0),
         "machines": schema.List(_MACHINE),
-    }
+    },
+    {"selected": schema.Text(("best", "newest"))},
 )
 
 
@@ -80,10 +81,19 @@ class RunFiles(NamedTuple):
         return max(1, round(run_config.epochs * self.steps_per_epoch)) if self.records else math.inf
 
     def is_finished(self, run_config: config.Config) -> bool:
-        """Returns whether every step of a configuration was taken. (train.json may be that of fewer epochs.)"""
+        """Returns whether every step of a configuration was taken, or it ended early as its ``stop_after`` says.
+
+        ``train.json`` may be that of fewer epochs.
+        """
         if not self.final_metrics or self.config.epochs != run_config.epochs:
             return False
-        return self.final_metrics["step"] == self.steps == self.total_steps(run_config)
+        if self.final_metrics["step"] != self.steps:
+            return False
+        return self.steps == self.total_steps(run_config) or self._has_ended_early(run_config)
+
+    def _has_ended_early(self, run_config):
+        errors = [record.get("top1_error", math.nan) for record in self.records if record["kind"] == "validation"]
+        return 0 < run_config.stop_after <= metrics.epochs_without_improvement(errors)
 
 
 def read_run(workdir: str) -> RunFiles:
@@ -169,6 +179,8 @@ def _result(run, run_files, workdir):
             "images": {"train": run_files.steps_per_epoch * trained.batch_size, **counts},
         },
         "step": run_files.final_metrics["step"],
+        # "best" or "newest" checkpoint; without the key the newest, as no other was kept.
+        "selected": run_files.final_metrics.get("selected", "newest"),
         "errors": errors,
         "curve": curve,
         "images_seen": images,

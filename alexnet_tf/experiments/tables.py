@@ -28,6 +28,12 @@ HEAD = (
 )
 
 
+_SELECTED = (
+    "Errors after the epoch with the lowest validation error instead of the last one, which makes validation errors "
+    "optimistic"
+)
+
+
 def table(statuses: Iterable[runner.RunStatus], directories: plan.Directories) -> str:
     """Returns the table of experiments in Markdown.
 
@@ -46,6 +52,9 @@ def table(statuses: Iterable[runner.RunStatus], directories: plan.Directories) -
     machines = sorted({name for group in groups.values() for status in group for name in _machines(status.result)})
     if machines:
         lines += ["", f"Wall times are training times, averaged over the seeds, on: {'; '.join(machines)}."]
+    selected = [name for name, group in groups.items() if any(_is_selected(status.result) for status in group)]
+    if selected:
+        lines += ["", f"{_SELECTED}: {', '.join(selected)}."]
     missing = [group[0].run.experiment for group in groups.values() if _needs_imagenet(group)]
     if missing:
         lines += ["", "Not run, because ImageNet was not available:", ""]
@@ -158,6 +167,11 @@ def _data(header, by_seed):
     is_named = all(_matches_data(header, result) for result in by_seed.values())
     name = header.data if is_named else f"other than {header.data}"
     return f"{name} ({', '.join(f'{count:,} {split}' for split, count in images.items())})"
+
+
+def _is_selected(result):
+    """Returns whether the errors of a result are those of a run's best checkpoint."""
+    return bool(result) and result.get("selected") == "best"
 
 
 def _machines(result):

@@ -13,6 +13,7 @@ from alexnet_tf.models import registry
 from alexnet_tf.runs import builders
 from alexnet_tf.runs import pretrained
 from alexnet_tf.runs import restore
+from alexnet_tf.runs import selection
 from alexnet_tf.training import checkpoints
 from alexnet_tf.training import parameter_groups
 
@@ -57,8 +58,22 @@ def check(run_config: config.Config, workdir: str | os.PathLike) -> None:
 
 
 def _check(run_config, workdir):
-    if not checkpoints.paths(os.path.join(workdir, "checkpoints")):
-        checkpoints.newest_checkpoint(os.path.join(pretrained.find(run_config.initialize_from), "checkpoints"))
+    if checkpoints.paths(os.path.join(workdir, "checkpoints")):
+        return
+    other = pretrained.find(run_config.initialize_from)
+    chosen = _selected(other, _config_of(other))
+    try:
+        if chosen.path:
+            checkpoints.read_metadata(chosen.path)
+            return
+    except checkpoints.DamagedError:
+        pass  # `_load` warns of it.
+    checkpoints.newest_checkpoint(chosen.directory)
+
+
+def _selected(workdir, other):
+    """Chooses a checkpoint of another run, of which `other` is the configuration, or None if it has none."""
+    return selection.select(workdir, other or config.Config())
 
 
 def with_mean_image(run_config: config.Config, image_statistics: statistics.Statistics) -> statistics.Statistics:
@@ -111,20 +126,17 @@ def initialize(
         and not variable.path.startswith("dropout")
     }
     workdir = pretrained.find(run_config.initialize_from)
-    directory = os.path.join(workdir, "checkpoints")
-    trained = checkpoints.trained_names(directory, kept)
-    kept = {trained[name]: value for name, value in kept.items()}
     other = _config_of(workdir)
     differing = network_differences(run_config, other) if other else []
     remedy = " ".join(f"--{name}={flagfiles.format_value(getattr(other, name))}" for name in differing)
     described = f"{run_config.initialize_from} was trained with {remedy.replace('--', '').replace(' ', ', ')}"
     try:
-        path = checkpoints.load_weights(directory, kept)
+        path, chosen = _load(_selected(workdir, other), kept, log)
     except ValueError as error:
         hint = f". As {described}, pass {remedy}, or name" if differing else ". Name"
         raise ValueError(f"{error}{hint} layers to initialize at random in new_layers") from None
     new = f"all layers but {', '.join(run_config.new_layers)}" if run_config.new_layers else "all layers"
-    log(f"initialized {new} from {path}")
+    log(f"initialized {new} from {path} ({chosen.describe()})")
     if differing:
         log(
             f"warning: {described}, so its weights compute something else here; pass {remedy} to start from its network"
@@ -132,6 +144,22 @@ def initialize(
     if other and image_statistics:
         log(_preprocessing(run_config, other, image_statistics))
     return path
+
+
+def _load(chosen, variables, log):
+    """Assigns the values of the chosen checkpoint, or of the newest if that is damaged; returns its path and choice."""
+
+    def load(path):
+        trained = checkpoints.trained_names(chosen.directory, variables, path)
+        values = {trained[name]: value for name, value in variables.items()}
+        return checkpoints.load_weights(chosen.directory, values, log if path is None else lambda line: None, path)
+
+    if chosen.path:
+        try:
+            return load(chosen.path), chosen
+        except checkpoints.DamagedError as error:
+            log(f"warning: {error}; the newest checkpoint is used")
+    return load(None), selection.Selection("newest", chosen.directory, None)
 
 
 def _config_of(workdir):

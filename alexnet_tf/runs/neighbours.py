@@ -163,7 +163,7 @@ def _reason_to_rebuild(index, run, split, dtype):
         )
     if not is_same:
         before, now = metadata.get("checkpoint"), run.identity["checkpoint"]
-        return f"the one in {index.directory} has features of {before}, but the newest checkpoint is {now}"
+        return f"the one in {index.directory} has features of {before}, but the checkpoint is {now}"
     if dtype not in ("auto", index.features.dtype.name):
         return f"the one in {index.directory} is in {index.features.dtype}"
     labels = run.source.splits[split].labels

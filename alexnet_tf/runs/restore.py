@@ -216,7 +216,7 @@ def open_available(
     if lacking:
         _check_metadata(path, metadata, run_config)
         kept, missing = _kept(model, lacking, path)
-        path = checkpoints.load_weights(directory, kept, log)
+        path = checkpoints.load_weights(directory, kept, log, chosen.path)
         step = checkpoints.read_step(path)
     else:
         step, path = restore_weights(model, run_config, names, workdir, log, chosen.path)

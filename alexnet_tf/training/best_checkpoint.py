@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from alexnet_tf.training import checkpoints
 from alexnet_tf.training import loop
+from alexnet_tf.training import metrics
 from alexnet_tf.utils import files
 from alexnet_tf.utils import schema
 
@@ -23,7 +24,7 @@ _FOLDER = "best"
 _RECORD = "best.json"
 _OWN = re.compile(r"(ckpt-\d+)\.(index|data-\d{5}-of-\d{5})(\.part)?|best\.json\.part")
 _WHAT = "the record of the best checkpoint"
-_REMEDY = "use --checkpoint=newest"
+_REMEDY = "delete it, or use --checkpoint=newest"
 _STEP = schema.Number(low=1, integer=True)
 _STRUCTURE = schema.Object(
     {
@@ -63,28 +64,26 @@ class Monitor:
 
     Attributes:
       best: `Record` of the best epoch, or None.
-      epochs_without_improvement: number of epochs since the lowest error was first reached.
     """
 
     def __init__(self, split: str, validations: Iterable[dict[str, Any]] = (), recorded: Record | None = None):
         self._split = split
-        self._lowest = math.inf
+        self._errors = []
         self.best = recorded
-        self.epochs_without_improvement = 0
         for each in validations:
             self.add(each["step"], each["epoch"], each["top1_error"], each["loss"])
 
     def add(self, step: int, epoch: float, top1_error: float, loss: float) -> None:
         """Records the result of an epoch."""
-        # NaN compares as not lower.
-        if top1_error < self._lowest:
-            self._lowest = top1_error
-            self.epochs_without_improvement = 0
-        else:
-            self.epochs_without_improvement += 1
+        self._errors.append(top1_error)
         record = Record(step, epoch, top1_error, loss, self._split)
         if math.isfinite(top1_error) and math.isfinite(loss) and record.is_better_than(self.best):
             self.best = record
+
+    @property
+    def epochs_without_improvement(self) -> int:
+        """Number of epochs since the lowest error was first reached."""
+        return metrics.epochs_without_improvement(self._errors)
 
 
 class Keeper:

@@ -332,18 +332,19 @@ def average_name(name: str) -> str:
     return f"{name}/average"
 
 
-def trained_names(directory: str, names: Iterable[str]) -> dict[str, str]:
-    """Returns the name of each variable's trained value: that of its average, if the newest checkpoint has one.
+def trained_names(directory: str, names: Iterable[str], path: str | None = None) -> dict[str, str]:
+    """Returns the name of each variable's trained value: that of its average, if the checkpoint has one.
 
     Args:
-      directory: of the checkpoints.
+      directory: of the checkpoints, whose newest one is read.
       names: as given to `Checkpoints`.
+      path: of the checkpoint to read instead.
 
     Raises:
       FileNotFoundError, DamagedError: as `newest_checkpoint`.
     """
     averages = {name: average_name(name) for name in names}
-    missing = set(lacking(newest_checkpoint(directory), averages.values()))
+    missing = set(lacking(path or newest_checkpoint(directory), averages.values()))
     return {name: name if average in missing else average for name, average in averages.items()}
 
 
@@ -365,7 +366,10 @@ def newest_checkpoint(directory: str) -> str:
 
 
 def load_weights(
-    directory: str, variables: Mapping[str, tf.Variable], log: Callable[[str], Any] = lambda line: None
+    directory: str,
+    variables: Mapping[str, tf.Variable],
+    log: Callable[[str], Any] = lambda line: None,
+    path: str | None = None,
 ) -> str:
     """Assigns values from the newest checkpoint of another run that is complete.
 
@@ -373,6 +377,7 @@ def load_weights(
       directory: of the other run's checkpoints.
       variables: dict from a name, as given to `Checkpoints`, to a variable. The checkpoint may contain more.
       log: called with a line about each newer checkpoint that is damaged.
+      path: of the checkpoint to read instead, which may be in another directory.
 
     Returns:
       The path of the checkpoint.
@@ -383,17 +388,17 @@ def load_weights(
       ValueError: naming a variable that the checkpoint lacks or has in another shape.
     """
     damaged = None
-    for path in paths(directory):
+    for candidate in [path] if path else paths(directory):
         try:
-            check_checkpoint(path, variables)
+            check_checkpoint(candidate, variables)
         except DamagedError as error:
             damaged = damaged or error
             log(f"warning: {error}")
             continue
-        reader = tf.train.load_checkpoint(_literal(path))
+        reader = tf.train.load_checkpoint(_literal(candidate))
         for name, variable in variables.items():
             variable.assign(reader.get_tensor(_key(name)))
-        return path
+        return candidate
     raise damaged or _no_checkpoint(directory)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+from collections.abc import Iterable
 from typing import Any
 
 from alexnet_tf.utils import files
@@ -51,8 +52,11 @@ _EVALUATION = schema.Object(
     {"step": schema.Number(low=0, integer=True), "evaluation": schema.Map(SECTION)},
     {
         "checkpoint": schema.Nullable(schema.Text()),
+        "selected": schema.Text(),
         # Of the best checkpoint, whose step may be before that of the run.
-        "selection": schema.Object({"step": schema.Number(low=0, integer=True)}),
+        "selection": schema.Object(
+            {"step": schema.Number(low=0, integer=True)}, {"epoch": _POSITIVE, "split": schema.Text()}
+        ),
     },
 )
 
@@ -108,6 +112,15 @@ def read(path: str) -> list[dict[str, Any]]:
     with open(path, "rb") as file:
         lines = file.read().split(b"\n")[:-1]
     return [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
+
+
+def epochs_without_improvement(errors: Iterable[float]) -> int:
+    """Returns the number of epochs since the lowest error was first reached. NaN is not lower than anything."""
+    lowest, epochs = math.inf, 0
+    for error in errors:
+        is_lower = error < lowest
+        lowest, epochs = (error, 0) if is_lower else (lowest, epochs + 1)
+    return epochs
 
 
 def validations(path: str, last_step: int) -> list[dict[str, Any]]:

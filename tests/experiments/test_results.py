@@ -11,6 +11,7 @@ import small_experiments as small
 
 from alexnet_tf.experiments import plan
 from alexnet_tf.experiments import results
+from alexnet_tf.experiments import runner
 from alexnet_tf.experiments import tables
 from alexnet_tf.utils import machine
 
@@ -25,7 +26,7 @@ def test_collected_result_has_the_expected_contents(flagfile, directories):
     for word in ("/home", "confusions", str(directories.workdir), os.uname().nodename):
         assert word not in path.read_text()
     assert result["experiment"] == "small" and result["seed"] == 5 and result["step"] == 40
-    assert result["overrides"] == {"deterministic": False}
+    assert result["overrides"] == {"deterministic": False} and result["selected"] == "newest"
     assert result["configuration"]["network"] == "cifar10_26" and result["configuration"]["input_divisor"] == 1.1
     assert results.config_of(result) == dataclasses.replace(config, source="")
     assert result["data"] == {"name": "pictures", "source": "folder", "images": {"train": 100, "test": 20}}
@@ -66,6 +67,37 @@ def test_result_names_all_machines_of_a_run_that_moved(flagfile, directories, tr
     os.remove(directories.result(run))
     (done,) = small.run_quietly([run], directories, trainer)
     assert done.result["machines"] == [machine.describe()]
+
+
+def test_a_run_that_stop_after_ended_is_finished(flagfile, directories):
+    """Its error falls up to epoch 3, and is the same in epochs 3 and 4."""
+    flagfile.write_text(flagfile.read_text() + "--epochs=9\n--stop_after=1\n")
+    (run,) = plan.plan([flagfile], [0])
+    workdir = pathlib.Path(directories.run(run))
+    small.leave_run(workdir, run.config, epochs=4)
+    metrics = workdir / "metrics.jsonl"
+    assert runner.run_status(run, directories).status == "started"
+    views = {"num_examples": 20, "loss": 1.0, "top1_error": 0.2, "top5_error": None}
+    section = {"majority_error": 0.9, "center_crop": views, "ten_views": views}
+    written = {"step": 40, "evaluation": {"test": section}, "selected": "best", "selection": {"step": 30}}
+    (workdir / "train.json").write_text(json.dumps(written))
+    # The error fell until the last epoch.
+    assert runner.run_status(run, directories).status == "started"
+    metrics.write_text(metrics.read_text().replace('"top1_error": 0.25', f'"top1_error": {1 / 3}'))
+    assert runner.run_status(run, directories).status == "trained"
+    (longer,) = plan.plan([flagfile], [0], ["--stop_after=2"])
+    assert runner.run_status(longer, directories).status == "started"
+    # A later run of the program was killed in the epoch after.
+    lines = metrics.read_text()
+    metrics.write_text(lines + lines.splitlines()[-2].replace('"step": 40', '"step": 45') + "\n")
+    assert runner.run_status(run, directories).status == "started"
+    metrics.write_text(lines)
+    (done,) = runner.collect_all([run], directories)
+    assert not done.detail and done.result["selected"] == "best" and done.result["step"] == 40
+    expected = (
+        "the epoch with the lowest validation error instead of the last one, which makes validation errors optimistic: "
+    )
+    assert f"{expected}small." in tables.table([done], directories)
 
 
 def test_result_of_many_epochs_is_small(flagfile, directories):

@@ -15,6 +15,7 @@ from alexnet_tf.runs import initialization
 from alexnet_tf.runs import report
 from alexnet_tf.runs import restore
 from alexnet_tf.runs import train
+from alexnet_tf.training import best_checkpoint
 
 SIX = config.Config(recipe="original", image_size=32, crop_size=32, sixth_convolution=True, bottleneck=8, seed=1)
 
@@ -86,6 +87,37 @@ def test_initialization_without_a_checkpoint_is_rejected(tmp_path):
     run_config = dataclasses.replace(SIX, initialize_from=str(tmp_path)).resolved()
     with pytest.raises(FileNotFoundError, match="Expected a checkpoint in "):
         initialization.initialize(run_config, builders.build_model(run_config, 5))
+
+
+def test_the_best_checkpoint_is_used_if_there_is_one(before, tmp_path):
+    """A damaged one gives way to the newest."""
+    workdir = tmp_path / "run"
+    directory = workdir / "checkpoints"
+    shutil.copytree(before[0], workdir)
+    model = builders.build_model(SIX.resolved(), 7)
+    schedule = builders.build_schedule(SIX.resolved())
+    saved = builders.build_checkpoints(SIX.resolved(), model, None, schedule, "abcdefg", workdir)
+    saved.save(12)
+    monitor = best_checkpoint.Monitor("validation")
+    monitor.add(12, 3.0, 0.25, 0.7)
+    best_checkpoint.Keeper(str(directory), monitor).resume()
+    for path in directory.glob("ckpt-12.*"):
+        path.unlink()
+    run_config = dataclasses.replace(SIX, seed=2, initialize_from=str(workdir), new_layers=("fc8",)).resolved()
+    initialization.check(run_config, tmp_path / "new")
+    own, lines = builders.build_model(run_config, 5), []
+    assert initialization.initialize(run_config, own, log=lines.append) == str(directory / "best" / "ckpt-12")
+    assert lines == [
+        f"initialized all layers but fc8 from {directory}/best/ckpt-12 (best, epoch 3: 25.00% error on the "
+        "validation set, optimistic because the epoch was selected on it)"
+    ]
+    np.testing.assert_array_equal(own.get_layer("conv1_a").kernel, model.get_layer("conv1_a").kernel)
+    (directory / "best" / "ckpt-12.index").write_bytes(b"")
+    initialization.check(run_config, tmp_path / "new")
+    assert initialization.initialize(run_config, own, log=lines.append) == str(directory / "ckpt-9")
+    assert lines[1].startswith("warning: ") and lines[1].endswith("; the newest checkpoint is used")
+    assert lines[-1] == f"initialized all layers but fc8 from {directory}/ckpt-9 (newest)"
+    np.testing.assert_array_equal(own.get_layer("conv1_a").kernel, before[1]["conv1_a/kernel"])
 
 
 @pytest.fixture(scope="module")

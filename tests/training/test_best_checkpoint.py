@@ -158,6 +158,6 @@ def test_a_changed_record_is_one_line(tmp_path):
     Run(tmp_path).epoch(1, 0.4)
     path = tmp_path / "best" / "best.json"
     path.write_text(path.read_text().replace("0.4", "0.1"))
-    with pytest.raises(ValueError, match="contents that differ .*--checkpoint=newest") as caught:
+    with pytest.raises(ValueError, match="contents that differ .*delete it, or use --checkpoint=newest") as caught:
         best_checkpoint.read(str(tmp_path))
     assert "\n" not in str(caught.value)
