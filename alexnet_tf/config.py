@@ -233,10 +233,17 @@ class Config:
     source: str = _option(
         "data",
         "",
-        "image source: elpv, folder:DIR, tfds:NAME, imagenet2012:DIR, ilsvrc2010:DIR, tiny_imagenet:DIR or synthetic",
+        "image source: elpv, folder:DIR, csv:FILE, tfds:NAME, imagenet2012:DIR, ilsvrc2010:DIR, tiny_imagenet:DIR or "
+        "synthetic",
         "paper 2: ILSVRC-2010 and 2012",
         may_change=True,
         is_path=True,
+    )
+    nested_folders: bool = _option(
+        "data",
+        False,
+        "with source=folder:DIR, read the images in folders inside class folders, too, as images of that class",
+        "ours",
     )
     data_dir: str = _option(
         "data",

@@ -22,7 +22,16 @@ _SHARD_EXAMPLES = flags.DEFINE_integer("shard_examples", 4096, "number of images
 _VERIFY = flags.DEFINE_boolean("verify", False, "check the data set in --data_dir instead", flag_values=FLAGS)
 
 # What is prepared; everything else of a configuration applies to training.
-FIELDS = ("source", "data_dir", "validation_fraction", "split_seed", "split_rule", "seed", *program.PROCESS_FIELDS)
+FIELDS = (
+    "source",
+    "nested_folders",
+    "data_dir",
+    "validation_fraction",
+    "split_seed",
+    "split_rule",
+    "seed",
+    *program.PROCESS_FIELDS,
+)
 
 
 def main(argv: Sequence[str]) -> None:

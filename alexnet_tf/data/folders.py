@@ -1,6 +1,7 @@
 """Photographs in class folders: which of them are read, and a line for each kind of file or folder that is not."""
 
 import collections
+import functools
 import os
 import pathlib
 from collections.abc import Callable
@@ -35,9 +36,10 @@ _OUTSIDE = ("file outside of the class folders", "files outside of the class fol
 _NO_TARGET = ("link that leads nowhere", "links that lead nowhere")
 _HIDDEN = ("hidden file or folder", "hidden files or folders")
 _SPECIAL = ("special file", "special files")
+_CYCLE = ("link to a folder that contains it", "links to folders that contain them")
 _REMEDIES = {
     _OTHER_FORMAT: "; convert images to JPEG or PNG",
-    NESTED: "; move images to the class folder",
+    NESTED: "; move images to the class folder, or pass --nested_folders",
     _OUTSIDE: "; move images to a class folder",
 }
 # Names in a line.
@@ -82,12 +84,13 @@ def _listed(names):
     return shown + ", ..." if len(names) > _MAX_LISTED else shown
 
 
-def open_folder(directory: str | os.PathLike, as_version_0_1: bool = False) -> Folder:
+def open_folder(directory: str | os.PathLike, as_version_0_1: bool = False, nested: bool = False) -> Folder:
     """Finds the photographs of a folder of class folders; see `LAYOUT`.
 
     Args:
       directory: the folder.
       as_version_0_1: whether to read only what version 0.1 read: folders named train, val and test, and no WebP files.
+      nested: whether to read the photographs in folders within a class folder too, as images of that class.
 
     Raises:
       FileNotFoundError: if there is no folder, train folder or class folder.
@@ -97,11 +100,12 @@ def open_folder(directory: str | os.PathLike, as_version_0_1: bool = False) -> F
     if not os.path.isdir(root):
         raise FileNotFoundError(f"Expected class folders of images as {LAYOUT}. Received: {root}")
     suffixes = _SUFFIXES_0_1 if as_version_0_1 else IMAGE_SUFFIXES
+    read_class = functools.partial(below if nested else _directly_in, suffixes=suffixes)
     unread, notes = Unread(), []
     folders = _split_folders(_subfolders(root), as_version_0_1)
     train = _join(root, folders["train"]) if "train" in folders else root
     if train == root:
-        class_names = _classes_without_train_folder(root, folders.values(), suffixes)
+        class_names = _classes_without_train_folder(root, folders.values(), read_class)
     else:
         class_names = _subfolders(train)
         _pass_over_loose(root, unread)
@@ -109,21 +113,28 @@ def open_folder(directory: str | os.PathLike, as_version_0_1: bool = False) -> F
             notes.append(_describe_unused(root, others))
     if not class_names:
         raise FileNotFoundError(f"Expected class folders in {train}: {LAYOUT}. Received: none")
-    splits = {"train": _read_split(train, class_names, suffixes, unread, every_class=True)}
+    splits = {"train": _read_split(train, class_names, read_class, unread, every_class=True)}
     for split in ("validation", "test"):
         if split in folders:
             path = _join(root, folders[split])
             _check_classes(path, class_names, train)
-            if found := _read_held_out(path, class_names, suffixes, unread, notes):
+            if found := _read_held_out(path, class_names, read_class, unread, notes):
                 splits[split] = found
     return Folder(tuple(class_names), splits, tuple(map(messages.printable, (*unread.lines(root), *notes))))
 
 
-def _classes_without_train_folder(root, split_folders, suffixes):
+def _classes_without_train_folder(root, split_folders, read_class):
     names = [name for name in _subfolders(root) if name not in split_folders]
-    if not any(why_unread(entry, suffixes) is None for name in names for entry in entries(_join(root, name))):
-        raise FileNotFoundError(f"Expected class folders of images as {LAYOUT}. Received: {root}")
+    if not any(next(read_class(_join(root, name), Unread()), None) for name in names):
+        raise FileNotFoundError(f"Expected class folders of images as {LAYOUT}. Received: {root}{_hint(root, names)}")
     return names
+
+
+def _hint(root, names):
+    """Returns what to do if there are images, but in folders inside class folders."""
+    if not any(next(below(_join(root, name), Unread()), None) for name in names):
+        return ""
+    return "; pass --nested_folders to read the images in folders inside class folders"
 
 
 def _check_classes(directory, class_names, train):
@@ -192,14 +203,15 @@ def _describe_unused(root, names):
     return f"not read in {root}: the folders {_listed(names)}; one folder of each split is read, the first of {known}"
 
 
-def _read_held_out(directory, class_names, suffixes, unread, notes):
+def _read_held_out(directory, class_names, read_class, unread, notes):
     """Returns the paths and labels of a validation or test set; None, and a line in the notes, if it is not labeled."""
     if not _subfolders(directory):
+        suffixes = read_class.keywords["suffixes"]
         loose = sum(why_unread(entry, suffixes) is None for entry in entries(directory))
         if loose:
             notes.append(f"not read: {directory}, as its {loose} images are not in class folders")
             return None
-    paths, labels = _read_split(directory, class_names, suffixes, unread, every_class=False)
+    paths, labels = _read_split(directory, class_names, read_class, unread, every_class=False)
     if not paths:
         raise ValueError(f"Expected images in {directory}. Received: none")
     present = set(labels)
@@ -208,36 +220,70 @@ def _read_held_out(directory, class_names, suffixes, unread, notes):
     return paths, labels
 
 
-def _read_split(directory, class_names, suffixes, unread, *, every_class):
+def _read_split(directory, class_names, read_class, unread, *, every_class):
     paths, labels = [], []
     _pass_over_loose(directory, unread)
     folders = _by_composed_name(directory, _subfolders(directory))
     for label, class_name in enumerate(class_names):
         path = _join(directory, folders.get(pathnames.composed(class_name), class_name))
-        found = _read_class(path, suffixes, unread) if os.path.isdir(path) else []
+        found = list(read_class(path, unread)) if os.path.isdir(path) else []
         if not found and every_class:
             others = sum(entry.name[0] != "." for entry in os.scandir(path))
             received = f"{others} files or folders of other kinds" if others else "none"
-            raise ValueError(f"Expected images ({', '.join(suffixes)}) in {path}. Received: {received}")
+            suffixes = ", ".join(read_class.keywords["suffixes"])
+            raise ValueError(
+                f"Expected images ({suffixes}) in {path}. Received: {received}{_hint(directory, [class_name])}"
+            )
         paths += found
         labels += [label] * len(found)
     return paths, labels
 
 
-def _read_class(directory, suffixes, unread):
-    """Returns the sorted paths of a class's images."""
-    paths = []
+def _directly_in(directory, unread, suffixes) -> Iterator[str]:
+    """Yields the sorted paths of the images in a folder; counts what is not read."""
     for entry in entries(directory):
         reason = why_unread(entry, suffixes)
         if reason is None:
             # Plain strings, as there may be a million.
-            paths.append(entry.path)
+            yield entry.path
         elif reason == NESTED:
             for path in _files_below(entry.path):
                 unread.add(reason, path)
         elif entry.name not in SYSTEM_FILES:
             unread.add(reason, entry.path)
-    return paths
+
+
+def below(directory: str, unread: Unread, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> Iterator[str]:
+    """Yields the paths of the images in a folder and in all folders below it, sorted within each.
+
+    Args:
+      directory: the folder.
+      unread: counts what is not read.
+      suffixes: of images.
+    """
+    # From the folder to the current one: its identity, and the entries that are left.
+    opened = [(_identity(directory), iter(entries(directory)))]
+    while opened:
+        entry = next(opened[-1][1], None)
+        if entry is None:
+            opened.pop()
+            continue
+        reason = why_unread(entry, suffixes)
+        if reason is None:
+            yield entry.path
+        elif reason == NESTED:
+            identity = _identity(entry.path)
+            if identity in [parent for parent, _ in opened]:
+                unread.add(_CYCLE, entry.path)
+            else:
+                opened.append((identity, iter(entries(entry.path))))
+        elif entry.name not in SYSTEM_FILES:
+            unread.add(reason, entry.path)
+
+
+def _identity(directory):
+    found = os.stat(directory)
+    return found.st_dev, found.st_ino
 
 
 def why_unread(entry: os.DirEntry, suffixes: tuple[str, ...]) -> str | None:

@@ -2,7 +2,6 @@
 
 import glob
 import os
-from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,7 +11,6 @@ from alexnet_tf.utils import pathnames
 from alexnet_tf.utils import text_files
 
 LIST_SUFFIX = ".txt"
-_CYCLE = ("link to a folder that contains it", "links to folders that contain them")
 
 
 class Found(NamedTuple):
@@ -42,7 +40,7 @@ def find(requests: Sequence[str]) -> Found:
     for request in requests:
         if os.path.isdir(request):
             unread = folders.Unread()
-            found = list(_below(request, unread, ()))
+            found = list(folders.below(request, unread))
             notes += map(messages.printable, unread.lines(request))
             expected = f"images ({', '.join(folders.IMAGE_SUFFIXES)}) in {request}"
         elif os.path.exists(request):
@@ -79,22 +77,6 @@ def _matches(pattern):
         return glob.glob(pattern, recursive=True) if pathnames.has_patterns(pattern) else []
     except ValueError:
         return []
-
-
-def _below(directory, unread, parents) -> Iterator[str]:
-    """Yields the image files in a folder and below it; counts what is not read."""
-    parents = (*parents, os.path.realpath(directory))
-    for entry in folders.entries(directory):
-        reason = folders.why_unread(entry, folders.IMAGE_SUFFIXES)
-        if reason is None:
-            yield entry.path
-        elif reason == folders.NESTED:
-            if os.path.realpath(entry.path) in parents:
-                unread.add(_CYCLE, entry.path)
-            else:
-                yield from _below(entry.path, unread, parents)
-        elif entry.name not in folders.SYSTEM_FILES:
-            unread.add(reason, entry.path)
 
 
 def _listed(path):

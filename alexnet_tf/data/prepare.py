@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from alexnet_tf.data import draws
+from alexnet_tf.data import duplicates
 from alexnet_tf.data import image_records
 from alexnet_tf.data import loading
 from alexnet_tf.data import photograph
@@ -327,6 +328,8 @@ def _finish(source, jobs, request):
         },
         "splits": splits,
     }
+    if found := duplicates.describe(source):
+        manifest["duplicates"] = found
     files.write_json(directory / prepared.MANIFEST, manifest)
     shutil.rmtree(directory / prepared.PROGRESS)
     return manifest

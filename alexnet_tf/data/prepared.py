@@ -58,7 +58,8 @@ _MANIFEST = schema.Object(
         "request": schema.Map(),
         "files": schema.Map(schema.Text()),
         "splits": schema.Map(_SPLIT, required=("train",)),
-    }
+    },
+    {"duplicates": schema.List(schema.Text())},
 )
 _REQUEST = schema.Object({"source": schema.Text(), "settings": schema.Map()})
 _CLASSES = schema.List(schema.Object({"name": schema.Text()}))
@@ -130,6 +131,7 @@ def open_data_dir(directory: str | os.PathLike) -> tuple[sources.Source, statist
         license=manifest["license"],
         class_metadata=tuple(classes),
         version=f"prepared {_content(manifest)}",
+        duplicates=tuple(manifest.get("duplicates", ())),
     )
     image_statistics = statistics.load(directory / STATISTICS)
     # Last, as the errors above say more about what is wrong.

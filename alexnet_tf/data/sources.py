@@ -1,5 +1,6 @@
 """Sources of labeled photographs. Every source is read by index, so any order can resume at any position."""
 
+import functools
 import hashlib
 import os
 import pathlib
@@ -13,6 +14,7 @@ import tensorflow as tf
 from alexnet_tf.data import folders
 from alexnet_tf.data import ilsvrc2010
 from alexnet_tf.data import image_records
+from alexnet_tf.data import image_table
 from alexnet_tf.data import tfds_sets
 from alexnet_tf.data import tiny_imagenet
 from alexnet_tf.utils import escaping
@@ -33,6 +35,8 @@ class Split(NamedTuple):
     is_raw: bool = False
     # Maps int64 [indices] to the sizes of the photographs' files in bytes, -1 for a missing file; None if unknown.
     sizes_of: Callable[[np.ndarray], np.ndarray] | None = None
+    # Maps an index to the path of the photograph's file; None if photographs are not files.
+    file_of: Callable[[int], str] | None = None
 
     def sizes(self) -> np.ndarray:
         """Returns the sizes of the files of all examples in bytes, int64 ``[examples]``; -1 if unknown."""
@@ -64,6 +68,8 @@ class Source(NamedTuple):
     # Identifies the content of a prepared or TFDS data set; empty for photographs.
     version: str = ""
     notes: tuple[str, ...] = ()  # a line for each kind of file, folder, split or example that is not read
+    # A line for each held-out split with photographs of the training set, if they were compared.
+    duplicates: tuple[str, ...] = ()
 
     @property
     def class_words(self) -> dict[str, str]:
@@ -78,15 +84,16 @@ class Source(NamedTuple):
         return tuple(f"{words[name].split(',')[0]} ({name})" if name in words else name for name in self.class_names)
 
 
-def open_source(specification: str, as_version_0_1: bool = False) -> Source:
+def open_source(specification: str, as_version_0_1: bool = False, nested_folders: bool = False) -> Source:
     """Opens a data set.
 
     Args:
-      specification: ``elpv``, ``folder:DIR``, ``tfds:NAME``, ``imagenet2012:DIR`` (the folder of the two tar files),
-        ``ilsvrc2010:DIR`` (the folder of `ilsvrc2010.open_archives`), ``tiny_imagenet:DIR`` (that of
+      specification: ``elpv``, ``folder:DIR``, ``csv:FILE``, ``tfds:NAME``, ``imagenet2012:DIR`` (the folder of the two
+        tar files), ``ilsvrc2010:DIR`` (the folder of `ilsvrc2010.open_archives`), ``tiny_imagenet:DIR`` (that of
         `tiny_imagenet.open_folder`) or ``synthetic``.
       as_version_0_1: whether to read only the files and splits that version 0.1 read; see `folders.open_folder` and
         `tfds_sets.open_set`.
+      nested_folders: whether to read folders within class folders, too; only ``folder:DIR`` has some.
 
     Returns:
       A `Source`.
@@ -100,22 +107,21 @@ def open_source(specification: str, as_version_0_1: bool = False) -> Source:
     kind, _, argument = specification.partition(":")
     alone = {"elpv": elpv, "synthetic": synthetic}
     with_argument = {
-        "folder": folder,
-        "tfds": tfds_by_name,
+        "folder": functools.partial(folder, as_version_0_1=as_version_0_1, nested=nested_folders),
+        "csv": csv_table,
+        "tfds": functools.partial(tfds_by_name, as_version_0_1=as_version_0_1),
         "imagenet2012": imagenet2012,
         "ilsvrc2010": open_ilsvrc2010,
         "tiny_imagenet": open_tiny_imagenet,
     }
-    if argument and kind in ("folder", "tfds"):
-        source = with_argument[kind](argument, as_version_0_1)
-    elif argument and kind in with_argument:
+    if argument and kind in with_argument:
         source = with_argument[kind](argument)
     elif not argument and kind in alone:
         source = alone[kind]()
     else:
         raise ValueError(
-            "Expected source to be elpv, folder:DIR, tfds:NAME, imagenet2012:DIR, ilsvrc2010:DIR, tiny_imagenet:DIR or "
-            f"synthetic. Received: {specification!r}"
+            "Expected source to be elpv, folder:DIR, csv:FILE, tfds:NAME, imagenet2012:DIR, ilsvrc2010:DIR, "
+            f"tiny_imagenet:DIR or synthetic. Received: {specification!r}"
         )
     if len(source.class_names) < 2:
         raise ValueError(f"Expected {specification} to have at least two classes. Received: {source.class_names}")
@@ -198,6 +204,7 @@ def subset(split: Split, indices: np.ndarray) -> Split:
         records=split.records and split.records.subset(indices),
         is_raw=split.is_raw,
         sizes_of=split.sizes_of and (lambda places: split.sizes_of(indices[places])),
+        file_of=split.file_of and (lambda index: split.file_of(int(indices[index]))),
     )
 
 
@@ -209,6 +216,7 @@ def _files(paths, labels):
         read=lambda index: tf.io.read_file(tf.gather(table, index)),
         name_of=lambda index: pathnames.printable(paths[index]),
         sizes_of=lambda places: np.array([_size(paths[place]) for place in places.tolist()], np.int64),
+        file_of=lambda index: paths[index],
     )
 
 
@@ -219,12 +227,20 @@ def _size(path):
         return -1
 
 
-def folder(directory: str | os.PathLike, as_version_0_1: bool = False) -> Source:
+def folder(directory: str | os.PathLike, as_version_0_1: bool = False, nested: bool = False) -> Source:
     """Opens a folder of class folders; see `folders.open_folder`. Classes are sorted by name."""
-    found = folders.open_folder(directory, as_version_0_1)
+    found = folders.open_folder(directory, as_version_0_1, nested)
     splits = {split: _files(*part) for split, part in found.splits.items()}
     root = pathnames.printable(pathlib.Path(directory))
     return Source(f"folder:{directory}", found.class_names, splits, root=root, notes=found.notes)
+
+
+def csv_table(path: str | os.PathLike) -> Source:
+    """Opens the photographs that a CSV file lists with their labels; see `image_table.open_table`."""
+    found = image_table.open_table(path)
+    splits = {split: _files(*part) for split, part in found.splits.items()}
+    root = pathnames.printable(found.root)
+    return Source(f"csv:{path}", found.class_names, splits, root=root, notes=found.notes)
 
 
 def elpv() -> Source:

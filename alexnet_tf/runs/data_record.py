@@ -29,7 +29,7 @@ _STRUCTURE = schema.Object(
         "classes": schema.List(schema.Text()),
         "splits": schema.Map(schema.Object({"digest": schema.Text()})),
     },
-    optional={"class_words": schema.Map(schema.Text())},
+    optional={"class_words": schema.Map(schema.Text()), "duplicates": schema.List(schema.Text())},
 )
 _COLUMNS = {
     "names": schema.Array("S", (None,)),
@@ -59,12 +59,13 @@ class Record(NamedTuple):
     class_names: tuple[str, ...]
     splits: dict[str, SplitRecord]
     class_words: dict[str, str] = {}  # `sources.Source.class_words`
+    duplicates: tuple[str, ...] = ()  # `sources.Source.duplicates`
 
 
 def of_source(source: sources.Source) -> Record:
     """Returns the record of a data set with the splits of a run."""
     splits = {split: _split_record(part, source.root) for split, part in source.splits.items()}
-    return Record(source.name, source.version, tuple(source.class_names), splits, source.class_words)
+    return Record(source.name, source.version, tuple(source.class_names), splits, source.class_words, source.duplicates)
 
 
 def _split_record(part, root):
@@ -86,6 +87,8 @@ def write(workdir: str | os.PathLike, source: sources.Source) -> None:
     values = {"source": record.source, "version": record.version, "classes": record.class_names, "splits": splits}
     if record.class_words:
         values["class_words"] = record.class_words
+    if record.duplicates:
+        values["duplicates"] = record.duplicates
     # Last: without it there is no record.
     files.write_json(directory / FILE, schema.sealed(values))
 
@@ -114,8 +117,8 @@ def read(workdir: str | os.PathLike) -> Record | None:
             f"Expected the {damaged[0]} images that {directory / FILE} describes in {directory / ARRAYS}. "
             "Received: others; restore both files from a copy"
         )
-    words = values.get("class_words", {})
-    return Record(values["source"], values["version"], tuple(values["classes"]), splits, words)
+    words, duplicates = values.get("class_words", {}), tuple(values.get("duplicates", ()))
+    return Record(values["source"], values["version"], tuple(values["classes"]), splits, words, duplicates)
 
 
 def read_class_words(workdir: str | os.PathLike) -> dict[str, str]:
@@ -191,7 +194,7 @@ def keep_to(
             )
         splits[split] = _subset(source.splits[match.split], match.places[kept[split]])
     splits |= _added(record, matches, source, names, resuming, log)
-    return source._replace(splits=splits)
+    return source._replace(splits=splits, duplicates=record.duplicates or source.duplicates)
 
 
 def _match(own, names, source, same_classes, with_sizes):

@@ -12,6 +12,7 @@ import rich.console
 import rich.progress
 
 from alexnet_tf import config
+from alexnet_tf.data import duplicates
 from alexnet_tf.data import examples
 from alexnet_tf.data import loading
 from alexnet_tf.data import prepare
@@ -70,12 +71,19 @@ def open_data(
             )
         source, image_statistics = prepared.open_data_dir(run_config.data_dir)
     else:
-        source, image_statistics = sources.open_source(run_config.source, run_config.split_rule == "shuffle"), None
+        options = run_config.split_rule == "shuffle", run_config.nested_folders
+        source, image_statistics = sources.open_source(run_config.source, *options), None
+    if run_config.nested_folders and not run_config.source.startswith("folder:"):
+        log(f"warning: nested_folders has no effect on {source.name}")
     for note in source.notes:
         log(f"warning: {note}")
     record = data_record.read(workdir) if workdir else None
     if record:
-        return data_record.keep_to(record, source, workdir, resuming=resuming, log=log), image_statistics
+        source = data_record.keep_to(record, source, workdir, resuming=resuming, log=log)
+    for line in source.duplicates:
+        log(f"warning: {line}")
+    if record:
+        return source, image_statistics
     if run_config.data_dir or "validation" in source.splits or not run_config.validation_fraction:
         return source, image_statistics
     return _hold_out(source, run_config, log), None
@@ -110,6 +118,16 @@ def monitored_split(source: sources.Source) -> str:
     raise ValueError(
         f"Expected validation_fraction above 0, as {source.name} has no validation or test set. Received: 0"
     )
+
+
+def with_duplicates(data: Data, console: rich.console.Console) -> Data:
+    """Returns the data with the photographs that are in the training and a held-out split, and prints their number."""
+    if data.source.duplicates:
+        return data
+    found = tuple(duplicates.describe(data.source))
+    for line in found:
+        console.print(f"warning: {line}", markup=False)
+    return data._replace(source=data.source._replace(duplicates=found))
 
 
 def example_names(data: Data, split: str) -> Callable[[int], str]:
@@ -161,6 +179,8 @@ def prepare_data_dir(
     for split, metadata in manifest["splits"].items():
         console.print(f"{split}: {metadata['examples']} images in {len(metadata['shards'])} shards", markup=False)
         _print_skipped([(each["name"], each["reason"]) for each in metadata["skipped"]], split, console)
+    for line in manifest.get("duplicates", ()):
+        console.print(f"warning: {line}", markup=False)
     console.print(f"data set in {data_dir}; train with --data_dir={data_dir}", markup=False)
     return manifest
 

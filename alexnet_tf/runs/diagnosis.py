@@ -34,7 +34,7 @@ def of_run(
       source: the data set.
     """
     found = [text for result in results for text in split_results.warnings(run_config, result, source.display_names)]
-    return found + _of_curve(run_config, records, source, results[0].split)
+    return [*source.duplicates, *found] + _of_curve(run_config, records, source, results[0].split)
 
 
 def flat_loss(run_config: config.Config, chance: float) -> str:

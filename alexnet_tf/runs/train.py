@@ -218,6 +218,8 @@ def _open_data(run_config, workdir, console):
     data = dataset.load_data(reading, source, ["train", monitored], image_statistics, console)
     if not os.path.exists(path):
         data = data._replace(statistics=initialization.with_mean_image(run_config, data.statistics))
+    if not (console.quiet or os.path.exists(os.path.join(workdir, data_record.FILE))):
+        data = dataset.with_duplicates(data, console)
     return data, monitored
 
 

@@ -182,3 +182,31 @@ def test_folders_are_read_whatever_their_names(name, tmp_path):
     two_classes(tmp_path / name, "val/a[1]/x", "train/a[1]/[2].jpg")
     (tmp_path / name / "val" / "a[1]" / "3.png").write_bytes(b"")
     assert read(folders.open_folder(tmp_path / name), tmp_path / name, "validation") == [("val/a[1]/3.png", 1)]
+
+
+def test_nested_folders_are_read_on_request_as_images_of_their_class(tmp_path):
+    two_classes(
+        tmp_path, "train/a/x/z/3.jpg", "train/a/x/2.jpg", "train/a/x/n.txt", "train/a/.h/4.jpg", "val/b/y/5.jpg"
+    )
+    (tmp_path / "train" / "a" / "x" / "up").symlink_to(tmp_path / "train" / "a")
+    found = folders.open_folder(tmp_path, nested=True)
+    assert read(found, tmp_path) == [
+        ("train/a/1.jpg", 0),
+        ("train/a/x/2.jpg", 0),
+        ("train/a/x/z/3.jpg", 0),
+        ("train/b/1.jpg", 1),
+    ]
+    assert read(found, tmp_path, "validation") == [("val/b/y/5.jpg", 1)]
+    assert [note.partition(": ")[2].partition(", the")[0] for note in found.notes[:3]] == [
+        "1 hidden file or folder",
+        "1 file of another format (1 .txt)",
+        "1 link to a folder that contains it",
+    ]
+
+
+@pytest.mark.parametrize("train", ["", "train"])
+def test_classes_with_nested_folders_only_are_read_with_the_flag_that_the_error_names(tmp_path, train):
+    fill(tmp_path / train, "a/x/1.jpg", "b/y/2.jpg")
+    with pytest.raises((ValueError, FileNotFoundError), match="Received: .*; pass --nested_folders to read the images"):
+        folders.open_folder(tmp_path)
+    assert read(folders.open_folder(tmp_path, nested=True), tmp_path / train) == [("a/x/1.jpg", 0), ("b/y/2.jpg", 1)]

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import shutil
 import types
 
 import pytest
@@ -10,6 +11,7 @@ import small_runs
 
 from alexnet_tf.data import loading
 from alexnet_tf.data import prepare
+from alexnet_tf.runs import data_record
 from alexnet_tf.runs import dataset
 
 
@@ -47,3 +49,35 @@ def test_slow_photographs_are_named_in_training_and_preparation(pictures, consol
     # Six training images are read twice, and ten test images once.
     assert len(slow) == 22
     assert sum(str(pictures / "train") in line for line in slow) == 12
+
+
+def test_photographs_of_two_splits_are_named_by_every_program_that_opens_them(pictures, console, tmp_path):
+    shutil.copy(pictures / "train" / "bright" / "0.png", pictures / "test" / "dark" / "copy.png")
+    run_config = small_runs.make_config(pictures)
+    source, _ = dataset.open_data(run_config)
+    data = dataset.with_duplicates(dataset.Data(source, {}, None, {}), console)
+    expected = (
+        "1 of the 11 test images are in the training set, too, with the same bytes and 1 of them with another label, "
+        "which makes the test error optimistic: test/dark/copy.png is train/bright/0.png"
+    )
+    assert console.file.getvalue() == f"warning: {expected}\n"
+    (tmp_path / "run").mkdir()
+    data_record.write(tmp_path / "run", data.source)
+    data_dir = tmp_path / "made"
+    dataset.prepare_data_dir(small_runs.make_config(pictures, data_dir=str(data_dir)), prepare.Options(), console)
+    assert f"warning: {expected}\n" in console.file.getvalue().partition("\n")[2]
+    opened = small_runs.make_config(pictures, source="", data_dir=str(data_dir))
+    for again, options in ((run_config, {"workdir": tmp_path / "run"}), (opened, {})):
+        lines = []
+        source, _ = dataset.open_data(again, lines.append, **options)
+        assert lines == [f"warning: {expected}"] and source.duplicates == (expected,)
+
+
+def test_nested_folders_without_class_folders_have_no_effect(pictures):
+    lines = []
+    dataset.open_data(small_runs.make_config(pictures, source="synthetic", nested_folders=True), lines.append)
+    assert lines == ["warning: nested_folders has no effect on synthetic"]
+    (pictures / "train" / "dark" / "more").mkdir()
+    shutil.copy(pictures / "train" / "dark" / "0.png", pictures / "train" / "dark" / "more" / "0.png")
+    source, _ = dataset.open_data(small_runs.make_config(pictures, nested_folders=True))
+    assert len(source.splits["train"].labels) == 7

@@ -68,6 +68,11 @@ def test_a_run_that_learned_has_no_warning():
         assert diagnosis.of_run(run_config, records, [result(LABELS)], source()) == []
 
 
+def test_duplicates_are_among_the_warnings():
+    found = source()._replace(duplicates=("2 of the 5 test images are ...",))
+    assert diagnosis.of_run(config.Config(), [], [result(LABELS)], found) == ["2 of the 5 test images are ..."]
+
+
 def test_warnings_recommend_nothing_that_the_run_has():
     own_pictures = flagfiles.read_flagfile(pathlib.Path(__file__).parents[2] / "flags" / "own_pictures.flags")
     for run_config in (own_pictures, dataclasses.replace(own_pictures, learning_rate=0.002, batch_size=8)):
