@@ -28,6 +28,7 @@ _SAVED_MODEL = flagfiles.define_path(
 _MODEL = flagfiles.define_path(
     "model", "", "a trained run, or pretrained:NAME, to run in this process", flag_values=FLAGS
 )
+_CHECKPOINT = program.define_checkpoint(FLAGS)
 _SERVER = flags.DEFINE_string(
     "server", "", "HOST:PORT of TensorFlow Serving, or http://HOST:PORT for REST", flag_values=FLAGS
 )
@@ -102,12 +103,22 @@ def _open_backend():
 
     if not _SERVER.value:
         program.report_unused([_PROTOCOL, _MODEL_NAME, _TIMEOUT], "without --server")
-        if _SAVED_MODEL.value:
-            return client.SavedModel(_SAVED_MODEL.value)
-        from alexnet_tf.runs import backend
-
-        return backend.Run(_MODEL.value)
+        if _MODEL.value:
+            return _open_run()
+        program.report_unused([_CHECKPOINT], "without --model")
+        return client.SavedModel(_SAVED_MODEL.value)
+    program.report_unused([_CHECKPOINT], "without --model")
     return client.open_server(_SERVER.value, _PROTOCOL.value, _MODEL_NAME.value, _TIMEOUT.value)
+
+
+def _open_run():
+    from alexnet_tf.runs import backend
+    from alexnet_tf.runs import pretrained
+
+    run = backend.Run(_MODEL.value, _CHECKPOINT.value)
+    if not _MODEL.value.startswith(pretrained.PREFIX):
+        print(escaping.one_line(f"checkpoint {run.checkpoint}"), file=sys.stderr)
+    return run
 
 
 def _print(predictions):

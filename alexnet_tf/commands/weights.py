@@ -135,7 +135,9 @@ def _export(_):
 def _pack(_):
     from alexnet_tf.runs import packed_runs
 
-    packed_runs.pack(_WORKDIR.value, _FILE.value, layers=_LAYERS.value, dtype=_DTYPE.value)
+    packed_runs.pack(
+        _WORKDIR.value, _FILE.value, layers=_LAYERS.value, dtype=_DTYPE.value, checkpoint=_CHECKPOINT.value
+    )
 
 
 ACTIONS = {
@@ -180,7 +182,7 @@ alexnet-tf weights pack --workdir=runs/quickstart --file=quickstart.safetensors
 The file is half the size of the weights. weights import makes a run of it, to use on another
 machine or to start others from. --layers=conv1,conv2,conv3,conv4,conv5 packs the convolutions alone.""",
         _pack,
-        (_WORKDIR, _FILE, _LAYERS, _DTYPE),
+        (_WORKDIR, _FILE, _LAYERS, _DTYPE, _CHECKPOINT),
         required=(_WORKDIR, _FILE),
     ),
 }

@@ -20,15 +20,20 @@ class Run:
 
     Args:
       workdir: the directory of a run, or ``pretrained:NAME``.
+      checkpoint: "best", "newest" or "auto", as in `selection.select`.
+
+    Attributes:
+      checkpoint: str, the path of the checkpoint, and whether that is the best or the newest.
 
     Raises:
       FileNotFoundError: if there is no run.
       ValueError: if a file of the run is damaged, or the run has no classifier.
     """
 
-    def __init__(self, workdir: str | os.PathLike):
+    def __init__(self, workdir: str | os.PathLike, checkpoint: str = "auto"):
         self._workdir = os.fspath(workdir)
-        run = restore.open_run(pretrained.find(workdir), jit_compile=False)
+        run = restore.open_run(pretrained.find(workdir), checkpoint=checkpoint, jit_compile=False)
+        self.checkpoint: str = f"{run.checkpoint} ({run.chosen.describe()})"
         preprocessing = signatures.Preprocessing(
             run.image_statistics.mean_image,
             run.config.crop_size,

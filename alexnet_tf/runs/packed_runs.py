@@ -38,6 +38,7 @@ def pack(
     layers: Sequence[str] = (),
     dtype: str = "float16",
     card: Mapping[str, Any] | None = None,
+    checkpoint: str = "auto",
 ) -> str:
     """Writes a run as one file: configuration, weights, class names, mean image and recorded errors.
 
@@ -50,6 +51,7 @@ def pack(
         place of the mean image, and a run of it is one to initialize others from.
       dtype: of the weights, "float16" or "float32".
       card: further entries of the file's card.
+      checkpoint: "best", "newest" or "auto", as in `selection.select`.
 
     Returns:
       The path.
@@ -61,7 +63,7 @@ def pack(
     file = os.fspath(file)
     if not file.endswith(".safetensors"):
         raise ValueError(f"Expected a file name that ends with .safetensors. Received: {file}")
-    run = restore.open_available(workdir, jit_compile=False)
+    run = restore.open_available(workdir, checkpoint=checkpoint, jit_compile=False)
     builders.check_layers("layers", layers, run.model)
     missing = set(map(parameter_groups.layer_of, run.missing_layers))
     if absent := [name for name in layers if name in missing]:
@@ -90,10 +92,10 @@ def pack(
     )
     os.makedirs(os.path.dirname(file) or os.curdir, exist_ok=True)
     packed.write(file, contents, dtype)
+    which = "all layers" if is_complete else ", ".join(dict.fromkeys(map(parameter_groups.layer_of, weights)))
     output.Console().print(
-        f"packed {file}: {os.path.getsize(file) / 1e6:.1f} MB, {run.config.network} of {run.checkpoint}, "
-        f"{'all layers' if is_complete else ', '.join(dict.fromkeys(map(parameter_groups.layer_of, weights)))} in "
-        f"{dtype}",
+        f"packed {file}: {os.path.getsize(file) / 1e6:.1f} MB, {run.config.network} of {run.checkpoint} "
+        f"({run.chosen.describe()}), {which} in {dtype}",
         markup=False,
     )
     return file
@@ -118,6 +120,7 @@ def _card(run, num_examples):
         "data": record.source.partition(":")[0] if record else "unknown",
         "training_images": num_examples,
         "step": run.step,
+        **run.chosen.to_json(),
         "errors": export.read_errors(run.workdir, run.step),
         "tensorflow": tf.__version__,
     }
