@@ -41,6 +41,8 @@ _PACKAGE = os.path.dirname(os.path.abspath(__file__))
 # Where flagfiles are found by name: in an installed package, and in a checkout.
 FLAGFILE_DIRECTORIES = (os.path.join(_PACKAGE, "_flags"), os.path.join(os.path.dirname(_PACKAGE), "flags"))
 _MAX_INCLUDES = 50
+# What contradicts no other field, of fields that only training needs.
+_NEUTRAL = {"schedule": "epochs", "drop_epochs": (), "stop_after": 0, "checkpoint": "auto"}
 _QUOTED = re.compile(r'".*"', re.DOTALL)
 
 
@@ -102,8 +104,8 @@ def from_flags(flag_values: flags.FlagValues, fields: Sequence[str] = ()) -> con
 
     Args:
       flag_values: the parsed flags.
-      fields: the fields that the program uses; empty for all. Where the schedule is none of them, it does not
-        contradict the others.
+      fields: the fields that the program uses; empty for all. Others that only training needs, such as the schedule,
+        do not contradict them.
 
     Raises:
       ValueError: for a value outside its range, or an item of a list of numbers that is not a number.
@@ -116,8 +118,8 @@ def from_flags(flag_values: flags.FlagValues, fields: Sequence[str] = ()) -> con
             if field.metadata["kind"] is list:
                 value = tuple(_number(field.name, item) for item in value)
         values[field.name] = value
-    if fields and "schedule" not in fields:
-        values["schedule"], values["drop_epochs"] = "epochs", ()
+    if fields:
+        values |= {name: value for name, value in _NEUTRAL.items() if name not in fields}
     return config.Config(**values)
 
 

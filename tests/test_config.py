@@ -432,7 +432,7 @@ def test_contradictory_values_are_rejected(values, message):
 def test_a_program_without_a_schedule_accepts_every_validation_fraction():
     flag_values = flags.FlagValues()
     flagfiles.define_flags(flag_values)
-    flag_values(["prepare", "--validation_fraction=0"])
+    flag_values(["prepare", "--validation_fraction=0", "--stop_after=3", "--checkpoint=best"])
     assert flagfiles.from_flags(flag_values, ["source", "validation_fraction"]).validation_fraction == 0
     with pytest.raises(ValueError, match="Expected a schedule"):
         flagfiles.from_flags(flag_values, ["schedule", "validation_fraction"])

@@ -99,8 +99,7 @@ def open_source(specification: str, as_version_0_1: bool = False, nested_folders
       A `Source`.
 
     Raises:
-      ValueError: for any other specification, or a data set with fewer than two classes or control characters in the
-        name of a class.
+      ValueError: for any other specification, or control characters in the name of a class.
       FileNotFoundError: if files are missing; the message lists them.
       ModuleNotFoundError: if a package is missing; the message says how to install it.
     """
@@ -123,10 +122,12 @@ def open_source(specification: str, as_version_0_1: bool = False, nested_folders
             "Expected source to be elpv, folder:DIR, csv:FILE, tfds:NAME, imagenet2012:DIR, ilsvrc2010:DIR, "
             f"tiny_imagenet:DIR or synthetic. Received: {specification!r}"
         )
-    if len(source.class_names) < 2:
-        raise ValueError(f"Expected {specification} to have at least two classes. Received: {source.class_names}")
     escaping.check_names(source.class_names, "class")
     return source
+
+
+class TooFewImagesError(ValueError):
+    """A split has too few images to hold some out."""
 
 
 def hashed_split(split: Split, fraction: float, seed: int, root: str = "") -> tuple[Split, Split]:
@@ -145,7 +146,7 @@ def hashed_split(split: Split, fraction: float, seed: int, root: str = "") -> tu
       Two `Split`, each in the order of the original.
 
     Raises:
-      ValueError: if one of them would be empty.
+      TooFewImagesError: if one of them would be empty.
     """
     keys = [hashlib.blake2b(name, digest_size=8, key=b"%d" % seed).digest() for name in split.names(root).tolist()]
     ranks = np.array([int.from_bytes(key, "big") for key in keys], np.uint64)
@@ -162,10 +163,9 @@ def _parts(split, second, fraction):
     second = np.sort(second)
     first = np.setdiff1d(np.arange(len(split.labels)), second)
     if not len(first) or not len(second):
-        raise ValueError(
-            f"Expected enough images to hold out a fraction of {fraction} of each class. Received: {len(split.labels)} "
-            f"images of {len(np.unique(split.labels))} classes; add images or a validation set, or with a test set "
-            "pass --validation_fraction=0 to monitor it"
+        raise TooFewImagesError(
+            f"Expected enough images to hold out a fraction of {fraction:g} of each class. Received: "
+            f"{len(split.labels)} images of {len(np.unique(split.labels))} classes"
         )
     return subset(split, first), subset(split, second)
 
@@ -184,7 +184,7 @@ def stratified_split(split: Split, fraction: float, seed: int) -> tuple[Split, S
       Two `Split`, each in the order of the original.
 
     Raises:
-      ValueError: if one of them would be empty.
+      TooFewImagesError: if one of them would be empty.
     """
     generator = np.random.default_rng(seed)
     second = []

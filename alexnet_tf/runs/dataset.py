@@ -20,6 +20,7 @@ from alexnet_tf.data import prepared
 from alexnet_tf.data import sources
 from alexnet_tf.data import statistics
 from alexnet_tf.runs import data_record
+from alexnet_tf.training import diagnostics
 from alexnet_tf.utils import escaping
 from alexnet_tf.utils import output
 
@@ -47,9 +48,9 @@ def open_data(
 ) -> tuple[sources.Source, statistics.Statistics | None]:
     """Opens the data set of a configuration.
 
-    If the data set has no validation split, ``validation_fraction`` of the training images become one. With a fraction
-    of 0 none is made, and training monitors the test split (`monitored_split`). A run that has a record of its images
-    (`data_record`) keeps to that.
+    If the data set has no validation split, ``validation_fraction`` of the training images become one, if there are
+    enough. With a fraction of 0 none is made, and training monitors the test split (`monitored_split`). A run that has
+    a record of its images (`data_record`) keeps to that.
 
     Args:
       run_config: the configuration.
@@ -82,20 +83,26 @@ def open_data(
         source = data_record.keep_to(record, source, workdir, resuming=resuming, log=log)
     for line in source.duplicates:
         log(f"warning: {line}")
-    if record:
-        return source, image_statistics
-    if run_config.data_dir or "validation" in source.splits or not run_config.validation_fraction:
-        return source, image_statistics
-    return _hold_out(source, run_config, log), None
+    is_final = record or run_config.data_dir or "validation" in source.splits or not run_config.validation_fraction
+    if not is_final:
+        source = _hold_out(source, run_config, log)
+    if workdir and not held_out_splits(source):
+        log(f"warning: {diagnostics.nothing_held_out()}")
+    return source, image_statistics
 
 
 def _hold_out(source, run_config, log):
     """Returns the data set with a share of its training images as validation split."""
     options = source.splits["train"], run_config.validation_fraction, run_config.split_seed
-    if run_config.split_rule == "shuffle":
-        train, validation = sources.stratified_split(*options)
-    else:
-        train, validation = sources.hashed_split(*options, source.root)
+    try:
+        if run_config.split_rule == "shuffle":
+            train, validation = sources.stratified_split(*options)
+        else:
+            train, validation = sources.hashed_split(*options, source.root)
+    except sources.TooFewImagesError:
+        images, classes = len(source.splits["train"].labels), len(source.class_names)
+        log(f"warning: no image is held out, as {images} images of {classes} classes are too few")
+        return source
     lacking = np.setdiff1d(train.labels, validation.labels)
     if len(lacking):
         names = ", ".join(source.class_names[label] for label in lacking[:_MAX_LISTED])
@@ -106,18 +113,31 @@ def _hold_out(source, run_config, log):
     return source._replace(splits={**source.splits, "train": train, "validation": validation})
 
 
+def held_out_splits(source: sources.Source) -> list[str]:
+    """Returns the names of the splits that the network is not trained on, "validation" first; there may be none."""
+    return [split for split in ("validation", "test") if split in source.splits]
+
+
 def monitored_split(source: sources.Source) -> str:
-    """Returns the split that training evaluates after each epoch: "validation", or "test" if there is none.
+    """Returns the split that training evaluates after each epoch: "validation", or "test", or "train" without both."""
+    return next(iter(held_out_splits(source)), "train")
+
+
+def check_for_training(source: sources.Source, run_config: config.Config) -> None:
+    """Checks that a network can be trained on a data set.
 
     Raises:
-      ValueError: if the data set has neither.
+      ValueError: if it has a single class, or nothing is held out of it although there are enough images.
     """
-    for split in ("validation", "test"):
-        if split in source.splits:
-            return split
-    raise ValueError(
-        f"Expected validation_fraction above 0, as {source.name} has no validation or test set. Received: 0"
-    )
+    if len(source.class_names) < 2:
+        raise ValueError(
+            f"Expected {source.name} to have at least two classes to train on. Received: {source.class_names[0]} only"
+        )
+    enough = np.bincount(source.splits["train"].labels).max() > 1
+    if enough and not (held_out_splits(source) or run_config.validation_fraction or run_config.data_dir):
+        raise ValueError(
+            f"Expected validation_fraction above 0, as {source.name} has no validation or test set. Received: 0"
+        )
 
 
 def with_duplicates(data: Data, console: rich.console.Console) -> Data:

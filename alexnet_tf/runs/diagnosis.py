@@ -34,6 +34,8 @@ def of_run(
       source: the data set.
     """
     found = [text for result in results for text in split_results.warnings(run_config, result, source.display_names)]
+    if results[0].split == "train":
+        found.insert(0, diagnostics.nothing_held_out())
     return [*source.duplicates, *found] + _of_curve(run_config, records, source, results[0].split)
 
 

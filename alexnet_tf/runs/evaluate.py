@@ -96,6 +96,11 @@ def _evaluate_one(workdir, run_config, data_source, split, checkpoint, options, 
     positive = _check_options(options, data_source.class_names)
     is_chosen = options.fit_temperature or options.sensitivity is not None
     monitored = dataset.monitored_split(data_source)
+    if is_chosen and monitored == "train":
+        raise ValueError(
+            "Expected a validation or test set, as a temperature and a threshold need images that the network is not "
+            f"trained on. Received: none in {data_source.name}"
+        )
     splits = list(dict.fromkeys([monitored, split] if is_chosen else [split]))
     run = restore.open_run(workdir, run_config, data_source.class_names, checkpoint)
     console.print(f"checkpoint {run.checkpoint} ({run.chosen.describe()})", markup=False)

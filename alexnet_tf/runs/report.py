@@ -57,7 +57,7 @@ def make(workdir: str, *, source: str | None = None, data_dir: str | None = None
     console = output.Console()
     run_config = restore.read_config(workdir, source, data_dir)
     data_source, _ = dataset.open_data(run_config, dataset.logger(console), workdir=workdir)
-    splits = [split for split in ("validation", "test") if split in data_source.splits]
+    splits = dataset.held_out_splits(data_source) or ["train"]
     run = restore.open_run(workdir, run_config, data_source.class_names, checkpoint)
     data = dataset.load_data(run_config, data_source, splits, run.image_statistics, console)
     results = split_results.evaluate_splits(run_config, run.model, data, splits, console)

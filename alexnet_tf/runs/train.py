@@ -53,6 +53,7 @@ from alexnet_tf.runs import validation
 from alexnet_tf.training import actions
 from alexnet_tf.training import best_checkpoint
 from alexnet_tf.training import checkpoints
+from alexnet_tf.training import diagnostics
 from alexnet_tf.training import distribution
 from alexnet_tf.training import loop
 from alexnet_tf.training import metrics
@@ -203,7 +204,7 @@ def _monitor(workdir, monitored, first_step):
 
 def _has_ended(run):
     """Whether the validation error has not improved for as long as ``stop_after`` says."""
-    return 0 < run.config.stop_after <= run.monitor.epochs_without_improvement
+    return run.monitored == "validation" and 0 < run.config.stop_after <= run.monitor.epochs_without_improvement
 
 
 def _open_data(run_config, workdir, console):
@@ -212,10 +213,16 @@ def _open_data(run_config, workdir, console):
     path = os.path.join(workdir, "statistics.npz")
     if os.path.exists(path):
         image_statistics = statistics.load(path)
+    dataset.check_for_training(source, run_config)
     monitored = dataset.monitored_split(source)
+    if run_config.stop_after and monitored != "validation":
+        console.print("warning: stop_after has no effect without a validation set", markup=False)
     # With a data service, this process does not read the training images.
     reading = dataclasses.replace(run_config, cache="none") if run_config.data_service else run_config
-    data = dataset.load_data(reading, source, ["train", monitored], image_statistics, console)
+    splits = dict.fromkeys(["train", monitored])
+    data = dataset.load_data(reading, source, splits, image_statistics, console)
+    if warning := diagnostics.few_held_out(monitored, len(data.examples[monitored])):
+        console.print(f"warning: {warning}", markup=False)
     if not os.path.exists(path):
         data = data._replace(statistics=initialization.with_mean_image(run_config, data.statistics))
     if not (console.quiet or os.path.exists(os.path.join(workdir, data_record.FILE))):
@@ -462,7 +469,7 @@ def _finish(run, step):
     if "test" in data.source.splits and "test" not in data.examples:
         test = dataset.load_data(run.config, data.source, ["test"], data.statistics, console)
         data = data._replace(examples={**data.examples, **test.examples})
-    held_out = [split for split in ("validation", "test") if split in data.examples]
+    held_out = dataset.held_out_splits(data.source) or [run.monitored]
     results = split_results.evaluate_splits(run.config, run.trainer.model, data, held_out, console)
     written = {
         "step": step,

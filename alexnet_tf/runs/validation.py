@@ -52,6 +52,8 @@ def epoch_log(
 ) -> EpochLog:
     """Returns the function that logs an epoch to the terminal, ``metrics.jsonl`` and TensorBoard."""
 
+    evaluated = "training set" if monitored == "train" else monitored
+
     def log(reports, result, dropped):
         progress = reports[-1]
         examples = np.array([report.examples for report in reports])
@@ -63,7 +65,7 @@ def epoch_log(
         top5 = "" if result.top5_error is None else f" top-5 {100 * result.top5_error:.2f}%"
         terminal.print(
             f"epoch {round(progress.epoch)}: train loss {train_loss:.4f} error {100 * train_error:.2f}%, "
-            f"{monitored} loss {result.loss:.4f} error {100 * result.top1_error:.2f}%{top5}, "
+            f"{evaluated} loss {result.loss:.4f} error {100 * result.top1_error:.2f}%{top5}, "
             f"learning rate {progress.learning_rate:.3g}, {speed:.1f} images/s"
             + ("; the learning rate drops" if dropped else "")
         )

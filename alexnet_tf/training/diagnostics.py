@@ -16,6 +16,8 @@ _FALLEN = 0.95
 _CUT = 0.75
 # Standard errors by which the last error may exceed the lowest one.
 _STANDARD_ERRORS = 2.0
+# Held-out images, of which each is more than 5 percentage points of the error.
+_FEW = 20
 
 
 def label_entropy(labels: np.ndarray) -> float:
@@ -27,6 +29,27 @@ def label_entropy(labels: np.ndarray) -> float:
     counts = np.bincount(labels)
     shares = counts[counts > 0] / len(labels)
     return float(-(shares * np.log(shares)).sum())
+
+
+def nothing_held_out() -> str:
+    """Returns the warning about a run all of whose images are used in training."""
+    return (
+        "there is no validation or test set, so errors are those of the images that the network is trained on. They do "
+        "not show how well it classifies others; add images, or a validation or test set"
+    )
+
+
+def few_held_out(split: str, count: int) -> str | None:
+    """Warns if a held-out split is so small that its error says little.
+
+    Args:
+      split: name of the monitored split, "train" if nothing is held out.
+      count: its number of images.
+    """
+    if split == "train" or count >= _FEW:
+        return None
+    images = f"{count} image{'s' * (count > 1)}"
+    return f"the {split} set has {images}: each is {100 / count:.3g} percentage points of its error"
 
 
 def not_better_than_majority(split: str, error: float, majority_error: float, *, suits_few_images: bool) -> str | None:

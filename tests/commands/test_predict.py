@@ -100,8 +100,8 @@ def test_folders_patterns_and_lists_are_written_to_a_table(export_dir, tmp_path)
             1,
             "Expected a CSV file in an existing directory. Received: ",
         ),
-        (["image.png"], 2, "Expected --saved_model or --server. Received: neither"),
-        (["--saved_model=a", "--server=b:1", "image.png"], 2, "Expected --saved_model or --server. Received: both"),
+        (["image.png"], 2, "Expected --model, --saved_model or --server. Received: none"),
+        (["--saved_model=a", "--server=b:1", "image.png"], 2, "Received: --saved_model and --server"),
         (["--saved_model=a"], 2, "Expected at least one IMAGE. Received: none"),
         (["--server=a:1", "--protocol=http", "image.png"], 2, "protocol"),
         (
