@@ -3,6 +3,7 @@
 import os
 import unicodedata
 
+import mutations
 import numpy as np
 import pytest
 
@@ -151,3 +152,20 @@ def test_names_of_classes_with_line_breaks_are_rejected(tmp_path):
     table = write(tmp_path, 'path,label\na.jpg,"ca\nt"\nb.jpg,dog\n')
     with pytest.raises(ValueError, match=r"Expected the name of a class without control characters.*'ca\\nt'"):
         sources.open_source(f"csv:{table}")
+
+
+def test_every_mutated_table_is_read_or_refused_with_one_line(tmp_path):
+    content = b'\xef\xbb\xbfpath;label;split\n"a.jpg";"7.0";train\nb.jpg;8;train\nc.jpg;7;val\n'
+    table = write(tmp_path, "")
+    refused = 0
+    for version in mutations.of_bytes(content, 400):
+        table.write_bytes(version)
+        try:
+            found = sources.open_source(f"csv:{table}")
+        except (ValueError, OSError) as error:
+            assert str(error).startswith("Expected ") and "\n" not in str(error)
+            refused += 1
+        else:
+            assert found.splits["train"].labels.max() < len(found.class_names)
+            assert all(note.isprintable() for note in found.notes)
+    assert 100 < refused < 400
