@@ -20,6 +20,7 @@ FLAGS = flags.FlagValues()
 _WORKDIR = flagfiles.define_path(
     "workdir", "", "directory of a trained run, or of an export of it; or pretrained:NAME", flag_values=FLAGS
 )
+_CHECKPOINT = program.define_checkpoint(FLAGS)
 _METHOD = flags.DEFINE_enum(
     "method",
     "grad_cam",
@@ -70,6 +71,7 @@ def _explain(images):
         method=explanations.Method(_METHOD.value, _LAYER.value, _PATCH_SIZE.value, _POSITIONS.value),
         class_name=_CLASS.value,
         values=_VALUES.value,
+        checkpoint=_CHECKPOINT.value,
     )
     if result.failures:
         total = len(result.failures) + len(result.paths)

@@ -38,6 +38,7 @@ def explain_files(
     method: explanations.Method = explanations.DEFAULT_METHOD,
     class_name: str = "",
     values: bool = False,
+    checkpoint: str = "auto",
 ) -> Result:
     """Writes a PNG file for each image: its center crop, and next to it the same with a map over it.
 
@@ -49,6 +50,7 @@ def explain_files(
       class_name: as in `loaded.LoadedRun.explain`.
       values: whether to write an .npz file next to each PNG file, with ``values`` for each pixel of the crop,
         ``grid``, ``class_name``, ``probability`` and ``method``.
+      checkpoint: as in `loaded.load`.
 
     Raises:
       ValueError, OSError: for invalid arguments, a damaged run, or files that cannot be written. Images that cannot be
@@ -58,7 +60,8 @@ def explain_files(
     found = image_files.find_or_keep(images)
     for note in found.notes:
         console.print(f"warning: {note}", markup=False)
-    run = loaded.load(workdir, jit_compile=True)
+    run = loaded.load(workdir, jit_compile=True, checkpoint=checkpoint)
+    console.print(f"checkpoint {run.checkpoint} ({run.chosen.describe()})", markup=False)
     explain, label = run.explainer(method), run.class_index(class_name) if class_name else -1
     os.makedirs(out, exist_ok=True)
     result = Result([], [])

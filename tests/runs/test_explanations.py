@@ -122,7 +122,8 @@ def test_program_writes_images_and_values_and_lists_unreadable_images(workdirs, 
         f"{name}.grad_cam.{kind}" for name in names for kind in ("npz", "png")
     )
     class_name = {"two towers": "pear", "one tower": "sound"}[network]
-    lines = done.stdout.splitlines()
+    first, *lines = done.stdout.splitlines()
+    assert first.startswith(f"checkpoint {workdirs[network]}/checkpoints/ckpt-") and first.endswith(" (newest)")
     assert [line.split(":")[0] for line in lines[:4]] == [*map(str, paths), str(other / "0.png")]
     assert all(f": {class_name} " in line for line in lines[:4])
     explained = alexnet_tf.load(workdirs[network]).explain(paths[:1], class_name=class_name, layer="conv2")[0]
