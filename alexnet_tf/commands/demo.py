@@ -24,6 +24,7 @@ _SAVED_MODEL = flagfiles.define_path("saved_model", "", "an export, or one versi
 _WORKDIR = flagfiles.define_path(
     "workdir", "", "directory of a trained run, or of an export of it; or pretrained:NAME", flag_values=FLAGS
 )
+_CHECKPOINT = program.define_checkpoint(FLAGS)
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "address to listen at", flag_values=FLAGS)
 _PORT = flags.DEFINE_integer(
     "port", 8000, "port to listen at; 0 for any free one", lower_bound=0, upper_bound=65535, flag_values=FLAGS
@@ -47,9 +48,9 @@ def _serve(_):
 
     log = lambda line: print(escaping.one_line(line), file=sys.stderr)
     if _WORKDIR.value:
-        served = demo.of_run(_WORKDIR.value, top=_TOP.value, neighbors=_K.value, log=log)
+        served = demo.of_run(_WORKDIR.value, top=_TOP.value, neighbors=_K.value, log=log, checkpoint=_CHECKPOINT.value)
     else:
-        program.report_unused([_K], "without --workdir")
+        program.report_unused([_K, _CHECKPOINT], "without --workdir")
         served = demo.of_export(_SAVED_MODEL.value, top=_TOP.value)
     demo.warm_up(served)
     with demo_server.Server(_HOST.value, _PORT.value, served.answer, served.about) as server:

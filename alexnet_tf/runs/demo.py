@@ -80,6 +80,7 @@ def of_run(
     top: int = 5,
     neighbors: int = 6,
     log: Callable[[str], None] = lambda line: None,
+    checkpoint: str = "auto",
 ) -> Demo:
     """Answers with the classes of a run, Grad-CAM for each of them, and the nearest training images.
 
@@ -87,13 +88,14 @@ def of_run(
       workdir: as in `loaded.load`.
       top: maximum number of classes per picture.
       neighbors: number of training images; 0 for none. They are found if the run has an index (`neighbours.index_run`)
-        of its newest checkpoint, and shown if its data set is there.
+        of this checkpoint, and shown if its data set is there.
       log: called with a line about an index or a data set that cannot be used.
+      checkpoint: as in `loaded.load`.
 
     Raises:
       ValueError, OSError: as `loaded.load`, and for a run without a classifier.
     """
-    run = loaded.load(workdir)
+    run = loaded.load(workdir, checkpoint=checkpoint)
     explain = run.explainer(explanations.Method())
     nearest = _open_neighbors(run, neighbors, log) if neighbors else None
 
@@ -119,7 +121,11 @@ def of_run(
 
     name = os.path.basename(os.path.abspath(run.workdir))
     classes = f"{len(run.class_names):,} classes"
-    return Demo(answer, {"description": f"Classifies pictures with the run {name}: {run.config.network}, {classes}."})
+    description = (
+        f"Classifies pictures with the run {name}: {run.config.network}, {classes}. Its checkpoint is the "
+        f"{run.chosen.describe()}."
+    )
+    return Demo(answer, {"description": description})
 
 
 def _open_neighbors(run, count, log):

@@ -60,7 +60,9 @@ def test_a_run_answers_with_classes_maps_and_nearest_training_images(workdir, fo
     lines = []
     served = demo.of_run(workdir, top=2, neighbors=4, log=lines.append)
     assert lines == []
-    assert served.about == {"description": "Classifies pictures with the run <run>: cifar10_18, 3 classes."}
+    assert served.about == {
+        "description": "Classifies pictures with the run <run>: cifar10_18, 3 classes. Its checkpoint is the newest."
+    }
     path = folder / "train" / "pear" / "1.png"
     answer = json.loads(json.dumps(served.answer(path.read_bytes()), allow_nan=False))
     run = alexnet_tf.load(workdir)
@@ -198,8 +200,8 @@ def test_options_of_a_run_are_passed_on(monkeypatch, capsys):
     monkeypatch.setattr(program, "set_up_process", lambda run_config: None)
     monkeypatch.setattr(demo, "of_run", reached)
     with pytest.raises(SystemExit):
-        command.main(["demo", "--workdir=a", "--k=2", "--top=3"])
-    assert capsys.readouterr().err == "demo: ('a',) {'top': 3, 'neighbors': 2}\n"
+        command.main(["demo", "--workdir=a", "--k=2", "--top=3", "--checkpoint=newest"])
+    assert capsys.readouterr().err == "demo: ('a',) {'top': 3, 'neighbors': 2, 'checkpoint': 'newest'}\n"
 
 
 @pytest.mark.parametrize(
