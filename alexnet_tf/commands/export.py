@@ -1,4 +1,4 @@
-"""Exports the best or newest checkpoint of a run as a SavedModel, an ONNX or a LiteRT file.
+"""Exports a checkpoint of a run as a SavedModel, an ONNX or a LiteRT file.
 
 alexnet-tf export --workdir=runs/quickstart --export_dir=served/quickstart
 

@@ -66,7 +66,7 @@ def test_help_lists_the_flags_that_a_program_uses(name, no_tensorflow):
 
 def test_programs_and_the_configuration_have_different_flags():
     for name, module in PROGRAMS.items():
-        if name not in ("export", "weights", "predict", "profile_report", "data_service"):
+        if name not in ("export", "weights", "predict", "explain", "demo", "profile_report", "data_service"):
             assert not set(module.FLAGS) & set(program.ALL_FIELDS), name
 
 
