@@ -181,6 +181,9 @@ def keep_to(
     kept = {split: np.flatnonzero((match.places >= 0) & ~match.changed) for split, match in matches.items()}
     if not resuming and source.name != record.source and not any(map(len, kept.values())):
         log(f"warning: {source.name} has none of the images of {workdir}: it is evaluated as another data set")
+        if source.splits.keys() == {"train"}:
+            # The network was trained on none of them.
+            return source._replace(splits={**source.splits, "test": source.splits["train"]})
         return source
     if resuming:
         _check_complete(record, matches, source, workdir)

@@ -164,6 +164,10 @@ def test_another_data_set_may_be_evaluated_but_not_trained_on(folder, workdir, t
     assert any(line.endswith("it is evaluated as another data set") for line in lines)
     with pytest.raises(ValueError, match="Received: of train, 60 are missing"):
         open_data(tmp_path / "other", None, workdir, resuming=True)
+    # Without splits, all of its images are evaluated.
+    lines.clear()
+    source = open_data(tmp_path / "other" / "train", lines, workdir)
+    assert names(source, "test") == ["a/x.jpg", "b/y.jpg"] and len(lines) == 1
 
 
 def test_a_test_set_that_was_added_can_be_evaluated(folder, workdir):
