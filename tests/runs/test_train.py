@@ -408,14 +408,6 @@ def test_a_larger_batch_than_that_of_the_run_is_rejected(tmp_path):
         train.train(dataclasses.replace(run_config, batch_size=16), str(tmp_path / "run"))
 
 
-@pytest.mark.parametrize("fraction, wanted", [(0.1, "add images or a validation set"), (0.0, "validation or test set")])
-def test_one_image_a_class_without_another_set_is_one_line(tmp_path, fraction, wanted):
-    pictures = small_runs.make_pictures(str(tmp_path / "pictures"), per_class=1)
-    shutil.rmtree(tmp_path / "pictures" / "test")
-    with pytest.raises(ValueError, match=wanted):
-        train.train(small_runs.make_config(pictures, validation_fraction=fraction), str(tmp_path / "run"))
-
-
 def test_one_image_a_class_is_trained_on_with_a_test_set(without_report, tmp_path):
     pictures = small_runs.make_pictures(str(tmp_path / "pictures"), per_class=1)
     assert train.train(small_runs.make_config(pictures, epochs=1.0, drop_epochs=()), str(tmp_path / "run"))["step"] == 1
