@@ -1,5 +1,6 @@
 """Opens existing runs: their configuration, class names, image statistics and trained network."""
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -149,11 +150,20 @@ def restore_weights(
     saved = builders.build_checkpoints(run_config, model, None, schedule, class_names, workdir)
     if not (path or saved.latest):
         raise FileNotFoundError(f"Expected a checkpoint in {workdir}/checkpoints. Received: none")
-    try:
+    with _remedy(path):
         step = saved.restore(log, path)
-    except checkpoints.DamagedError as error:
-        raise checkpoints.DamagedError(f"{error}; use --checkpoint=newest") from None if path else error
     return step, saved.current
+
+
+@contextlib.contextmanager
+def _remedy(path):
+    """Says what to do if the best checkpoint, at `path`, is damaged; None for the newest, of which others are tried."""
+    try:
+        yield
+    except checkpoints.DamagedError as error:
+        if path:
+            raise checkpoints.DamagedError(f"{error}; use --checkpoint=newest") from None
+        raise
 
 
 def open_run(
@@ -207,7 +217,8 @@ def open_available(
     directory = os.path.join(workdir, "checkpoints")
     chosen = selection.select(workdir, run_config, checkpoint)
     path = chosen.path or checkpoints.newest_checkpoint(directory)
-    metadata = checkpoints.read_metadata(path)
+    with _remedy(chosen.path):
+        metadata = checkpoints.read_metadata(path)
     names = list(metadata["classes"])
     # A network has at least two classes, even if the checkpoint lacks the layer that distinguishes them.
     model = builders.build_model(run_config, max(2, len(names)), devices=None, **changes)
@@ -216,7 +227,8 @@ def open_available(
     if lacking:
         _check_metadata(path, metadata, run_config)
         kept, missing = _kept(model, lacking, path)
-        path = checkpoints.load_weights(directory, kept, log, chosen.path)
+        with _remedy(chosen.path):
+            path = checkpoints.load_weights(directory, kept, log, chosen.path)
         step = checkpoints.read_step(path)
     else:
         step, path = restore_weights(model, run_config, names, workdir, log, chosen.path)

@@ -27,6 +27,7 @@ from alexnet_tf.runs import loaded
 from alexnet_tf.runs import neighbours
 from alexnet_tf.runs import restore
 from alexnet_tf.runs import split_results
+from alexnet_tf.training import best_checkpoint
 from alexnet_tf.training import checkpoints
 
 CLASS_NAMES = ["apple", "pear", "plum"]
@@ -311,6 +312,26 @@ def test_a_run_with_convolutions_alone_has_no_classes_and_no_later_features(conv
         convolutions.features(paths, "fc7")
     with pytest.raises(ValueError, match="^Expected layers among conv1, .*, logits. Received: 'fc9'$"):
         convolutions.features(paths, "fc9")
+
+
+def test_of_convolutions_alone_the_best_checkpoint_is_loaded_too(convolutions, tmp_path):
+    workdir = shutil.copytree(convolutions.workdir, tmp_path / "run")
+    monitor = best_checkpoint.Monitor("validation")
+    monitor.add(3, 1.0, 0.5, 0.7)
+    best_checkpoint.Keeper(str(workdir / "checkpoints"), monitor).resume()
+    best = workdir / "checkpoints" / "best" / "ckpt-3"
+    assert alexnet_tf.load(workdir).checkpoint == str(best)
+    assert alexnet_tf.load(workdir, checkpoint="newest").checkpoint == str(workdir / "checkpoints" / "ckpt-3")
+    best.with_suffix(".index").unlink()
+    best.with_suffix(".index").write_bytes(b"")
+    with pytest.raises(ValueError, match="^Expected a checkpoint .*; use --checkpoint=newest$"):
+        alexnet_tf.load(workdir)
+    # There is no other to name.
+    for path in (workdir / "checkpoints").glob("ckpt-3.*"):
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match="^Expected a checkpoint ") as caught:
+        alexnet_tf.load(workdir, checkpoint="newest")
+    assert "--checkpoint" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
