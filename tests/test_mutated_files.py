@@ -26,7 +26,9 @@ from alexnet_tf.experiments import runner
 from alexnet_tf.experiments import tables
 from alexnet_tf.profiling import trace
 from alexnet_tf.runs import export
+from alexnet_tf.training import best_checkpoint
 from alexnet_tf.training import metrics
+from alexnet_tf.utils import schema
 
 
 def check(path, versions, read, *, refused=False):
@@ -74,7 +76,7 @@ def read_run(run, directories):
     records = results.read_run(workdir).records
     metrics.curve(records)
     metrics.images_per_second(records)
-    export._read_errors(workdir, 40)
+    export.read_errors(workdir, 40)
     for status in runner.collect_all([run], directories):
         if status.status == "failed":
             raise ValueError(status.detail)
@@ -98,6 +100,18 @@ def test_errors_of_a_run(experiment):
     content = path.read_bytes()
     read = lambda: read_run(*experiment)
     check(path, mutations.of_json(content, 200) + mutations.of_bytes(content, 40), read)
+
+
+def test_record_of_the_best_checkpoint(tmp_path):
+    (tmp_path / "best").mkdir()
+    path = tmp_path / "best" / "best.json"
+    record = best_checkpoint.Record(12, 3.0, 0.25, 0.7, "validation")
+    path.write_text(json.dumps(schema.sealed(record._asdict())))
+    content = path.read_bytes()
+    assert best_checkpoint.read(str(tmp_path)) == record
+    read = lambda: best_checkpoint.read(str(tmp_path))
+    # Only without its checksum.
+    assert check(path, mutations.of_json(content, 100) + mutations.of_bytes(content, 60), read) <= 1
 
 
 def test_state_of_a_run(experiment):
