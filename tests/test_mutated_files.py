@@ -108,10 +108,12 @@ def test_record_of_the_best_checkpoint(tmp_path):
     record = best_checkpoint.Record(12, 3.0, 0.25, 0.7, "validation")
     path.write_text(json.dumps(schema.sealed(record._asdict())))
     content = path.read_bytes()
-    assert best_checkpoint.read(str(tmp_path)) == record
-    read = lambda: best_checkpoint.read(str(tmp_path))
-    # Only without its checksum.
-    assert check(path, mutations.of_json(content, 100) + mutations.of_bytes(content, 60), read) <= 1
+
+    def read():
+        assert best_checkpoint.read(str(tmp_path)) == record
+
+    # Only damage to the name of its checksum is harmless.
+    assert check(path, mutations.of_json(content, 100) + mutations.of_bytes(content, 60), read) < 5
 
 
 def test_state_of_a_run(experiment):
