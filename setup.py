@@ -72,6 +72,8 @@ setuptools.setup(
         "cuda": ["tensorflow[and-cuda]>=2.21"],
         "quickstart": ["elpv-dataset>=1.0", "matplotlib>=3.8"],
         "ilsvrc2010": ["scipy>=1.11"],
+        # OpenCV has SIFT, scikit-image Fisher vectors.
+        "baseline": ["opencv-python-headless>=4.10", "scikit-image>=0.26", "scikit-learn>=1.8"],
         "figures": ["matplotlib>=3.8"],
         "neighbours": ["faiss-cpu>=1.15"],
         "weights": ["onnx>=1.17", "scipy>=1.11"],
@@ -92,6 +94,7 @@ setuptools.setup(
             "pytest-xdist>=3.8",
             "pyyaml>=6",
             "ruff==0.17.6",
+            "scikit-image>=0.26",
             "scikit-learn>=1.8",
             "scipy>=1.11",
             "xprof>=2.24",

@@ -8,6 +8,7 @@ if not __package__:
     # Run as a file, by another process of this package, which may not be installed.
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+from alexnet_tf.commands import baseline  # noqa: E402
 from alexnet_tf.commands import benchmark  # noqa: E402
 from alexnet_tf.commands import data_service  # noqa: E402
 from alexnet_tf.commands import demo  # noqa: E402
@@ -43,6 +44,7 @@ PROGRAMS = {
     "placement": placement,
     "profile_report": profile_report,
     "experiments": experiments,
+    "baseline": baseline,
     "benchmark": benchmark,
     "data_service": data_service,
 }
