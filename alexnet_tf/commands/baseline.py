@@ -1,4 +1,4 @@
-"""Shows what the method before AlexNet reaches on images: SIFT, Fisher vectors, a linear classifier.
+"""Trains the method before AlexNet: SIFT, Fisher vectors, a linear classifier.
 
 alexnet-tf baseline --source=folder:photographs
 alexnet-tf baseline --source=elpv --validation_fraction=0.25 --json=baseline.json
