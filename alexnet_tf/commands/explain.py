@@ -35,7 +35,7 @@ _CLASS = flags.DEFINE_string(
 _LAYER = flags.DEFINE_string(
     "layer",
     "",
-    "layer of grad_cam; defaults to the last convolution, such as conv5",
+    "layer of grad_cam; defaults to the last one with positions before the last pooling, such as conv5",
     flag_values=FLAGS,
 )
 _PATCH_SIZE = flags.DEFINE_integer(

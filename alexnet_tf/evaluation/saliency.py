@@ -27,10 +27,33 @@ Function = Callable[[tf.Tensor, tf.Tensor], Maps]
 
 
 def default_layer(model: keras.Model) -> str:
-    """Returns the name of the last convolution, such as "conv5"."""
-    return [
-        name for name in activations.names(model) if isinstance(activations.layers(model, name)[0], keras.layers.Conv2D)
-    ][-1]
+    """Returns the name of the last layer with positions, before the last pooling.
+
+    In AlexNet that is "conv5", as in the paper of Grad-CAM; in GoogLeNet all paths of the last module, "inception5b";
+    in a residual network the sum that ends the last block, such as "relu5_2".
+
+    Args:
+      model: a functional model from images to logits.
+    """
+    producers = {id(layer.output): layer for layer in model.layers if not isinstance(layer.output, (list, tuple))}
+    ends = (keras.layers.Flatten, keras.layers.GlobalAveragePooling2D)
+    output = next(layer.input for layer in model.layers if isinstance(layer, ends))
+    while _is_pooled(output, producers):
+        output = producers[id(output)].input
+    names = [name for name in activations.names(model) if activations.outputs(model, name)[0] is output]
+    if not names:
+        # A concatenation, which has no name of its own among those of the activations.
+        return producers[id(output)].name
+    is_convolution = isinstance(activations.layers(model, names[0])[0], keras.layers.Conv2D)
+    return names[0] if is_convolution else names[-1]
+
+
+def _is_pooled(output, producers):
+    """Returns whether a tensor comes from a pooling, or from the activation function after one."""
+    layer = producers[id(output)]
+    if isinstance(layer, (keras.layers.Activation, keras.layers.ReLU)):
+        layer = producers[id(layer.input)]
+    return isinstance(layer, (keras.layers.MaxPooling2D, keras.layers.AveragePooling2D))
 
 
 def _is_cut_off_later(model, output):

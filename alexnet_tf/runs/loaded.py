@@ -171,7 +171,7 @@ class LoadedRun:
           images: as in `classify`.
           method: "grad_cam", as in `saliency.grad_cam`, or "occlusion", as in `saliency.occlusion`.
           class_name: the class to explain, by its name, its words or its number; empty for the most probable one.
-          layer: of Grad-CAM, a name among `layers` with positions; empty for the last convolution.
+          layer: of Grad-CAM, a name among `layers` with positions; empty for `saliency.default_layer`.
           patch_size: side of the occluding square, in pixels of the center crop; 0 for a quarter of the crop's side.
           positions: number of positions of the square, per side.
 

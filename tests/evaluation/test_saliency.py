@@ -6,8 +6,10 @@ import pytest
 import tensorflow as tf
 
 import alexnet_tf
+from alexnet_tf.evaluation import activations
 from alexnet_tf.evaluation import saliency
 from alexnet_tf.models import cifar10
+from alexnet_tf.models import registry
 
 SIDE = 24
 PATCH = 5
@@ -139,12 +141,24 @@ def test_grad_cam_of_one_tower_equals_a_computation_by_hand(images):
     np.testing.assert_allclose(found.grids, expected, rtol=1e-4, atol=1e-6 * expected.max())
 
 
-def test_the_default_layer_is_the_last_convolution(towers):
+def test_the_default_layer_is_the_last_one_before_the_last_pooling(towers):
     assert saliency.default_layer(towers) == "conv5"
     original = alexnet_tf.AlexNet(3, "original", image_size=32, removed_layer="conv5", towers="one")
     assert saliency.default_layer(original) == "conv4"
     six = alexnet_tf.AlexNet(3, image_size=32, sixth_convolution=True, activation="tanh")
     assert saliency.default_layer(six) == "conv6"
+
+
+@pytest.mark.parametrize(
+    "network, expected",
+    [("vgg_a", "conv5_2"), ("googlenet", "inception5b"), ("plain_18", "relu5_2"), ("cifar10_resnet_20", "relu4_3")],
+)
+def test_the_default_layer_of_later_networks_has_all_maps_of_the_classifier(network, expected):
+    row = registry.find(network)
+    model = registry.load_class(row)(num_classes=3, image_size=32, width=0.25, **row.arguments)
+    assert saliency.default_layer(model) == expected
+    found = saliency.grad_cam(model, expected)(tf.ones([1, 32, 32, 3]), tf.constant([1], tf.int64))
+    assert found.grids.shape[1:] == activations.outputs(model, expected)[0].shape[1:3]
 
 
 def test_maps_are_cut_off_where_the_relu_follows_pooling(images):
