@@ -298,9 +298,10 @@ class Config:
     crops: str = _option(
         "augmentation",
         "random",
-        "position of training crops: random (33 x 33 positions for 224-pixel crops of 256-pixel images) or center",
-        "paper 4.1; original #145",
-        choices=("random", "center"),
+        "training crops: random (33 x 33 positions for 224-pixel crops of 256-pixel images); center; or area: "
+        "rectangles of 8% to 100% of the area, 3:4 to 4:3, scaled to crop_size",
+        "paper 4.1; original #145; area: Szegedy et al. 2014",
+        choices=("random", "center", "area"),
     )
     pad: int = _option(
         "augmentation",
@@ -697,6 +698,11 @@ class Config:
                 raise ValueError(f"Expected {name} to increase. Received: {values}")
         if self.pad and self.crops != "random":
             raise ValueError(f"Expected crops=random for pad={self.pad}. Received: crops={self.crops}")
+        if self.crops == "area" and self.mean_crop == "center":
+            raise ValueError(
+                "Expected mean_crop=aligned for crops=area, which subtracts the part of the mean image that it crops. "
+                "Received: mean_crop=center"
+            )
         if self.devices not in ((), ("auto",)) and len(self.devices) != 2:
             raise ValueError(f"Expected devices to be auto, empty or two devices. Received: {','.join(self.devices)}")
         if self.towers != "two" and self.devices not in ((), ("auto",)):

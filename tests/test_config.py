@@ -351,6 +351,11 @@ def test_bounds_are_inclusive(field):
         ),
         ({"schedule": "steps", "drop_steps": (5, 4)}, r"Expected drop_steps to increase\. Received: \(5, 4\)"),
         ({"pad": 4, "crops": "center"}, r"Expected crops=random for pad=4\. Received: crops=center"),
+        ({"pad": 4, "crops": "area"}, r"Expected crops=random for pad=4\. Received: crops=area"),
+        (
+            {"mean_crop": "center", "crops": "area"},
+            r"Expected mean_crop=aligned for crops=area, .*\. Received: mean_crop=center",
+        ),
         ({"devices": ("/GPU:0",)}, r"Expected devices to be auto, empty or two devices\. Received: /GPU:0"),
         ({"devices": ("a", "b", "c")}, r"Expected devices to be auto, empty or two devices\. Received: a,b,c"),
         ({"schedule": "linear", "epochs": 0}, r"Expected epochs above 0 for schedule=linear\. Received: 0"),

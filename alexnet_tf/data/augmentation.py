@@ -131,6 +131,54 @@ def training_images(
     return (images + color_shift(draws, components)) * (scale / divisor)
 
 
+def area_images(
+    images: tf.Tensor,
+    offsets: tf.Tensor,
+    sizes: tf.Tensor,
+    flips: tf.Tensor,
+    draws: tf.Tensor,
+    *,
+    mean_image: tf.Tensor,
+    components: tf.Tensor,
+    size: int,
+    divisor: float,
+    scale: float = 1.0,
+) -> tf.Tensor:
+    """Preprocesses a batch for training by scaling a rectangle of each image to the same square.
+
+    Scaling interpolates linearly between the centers of pixels.
+
+    Args:
+      images: uint8 ``[batch, side, side, 3]``, entire images.
+      offsets: int32 ``[batch, 2]``, row and column of each rectangle's first pixel.
+      sizes: int32 ``[batch, 2]``, height and width of each rectangle.
+      flips, draws, components, divisor, scale: as in `training_images`.
+      mean_image: float32 ``[side, side, 3]``, in [0, 255]; the part at the rectangle's position is subtracted.
+      size: int, the side of the square.
+
+    Returns:
+      float32 ``[batch, size, size, 3]``, within about [-255, 255].
+    """
+    centered = tf.cast(images, tf.float32) - mean_image
+    for axis in (0, 1):
+        centered = _scaled(centered, offsets[:, axis], sizes[:, axis], flips[:, axis], size, axis=1 + axis)
+    return (centered + color_shift(draws, components)) * (scale / divisor)
+
+
+def _scaled(images, offsets, lengths, flips, size, *, axis):
+    """Scales a range of the rows or columns of each image to `size` of them, in reverse order where `flips` is True."""
+    places = tf.cast(positions(tf.zeros_like(offsets), flips, size), tf.float32)
+    first, length = (tf.cast(each, tf.float32)[:, None] for each in (offsets, lengths))
+    # Centers of the new pixels among those of the old ones, none of them outside the range.
+    centers = tf.clip_by_value((places + 0.5) * length / size - 0.5, 0.0, length - 1)
+    below = tf.floor(centers)
+    share = centers - below
+    above = tf.minimum(below + 1, length - 1)
+    at = lambda place: tf.gather(images, tf.cast(first + place, tf.int32), axis=axis, batch_dims=1)
+    share = share[:, :, None, None] if axis == 1 else share[:, None, :, None]
+    return at(below) * (1 - share) + at(above) * share
+
+
 def _mean_of_crops(mean_image, offsets, flips, size):
     """Returns the parts of the mean image at the positions of mirrored crops; those nearest to positions outside."""
     limit = mean_image.shape[0] - 1

@@ -11,7 +11,12 @@ from typing import NamedTuple
 import numpy as np
 
 # Independent streams of random numbers.
-ORDER, GEOMETRY, NOISE, SHARDS, CLASSES = range(5)
+ORDER, GEOMETRY, NOISE, SHARDS, CLASSES, SHAPES = range(6)
+
+# Crops of random area and shape: their share of the image, and their height divided by their width (Szegedy et al.,
+# "Going Deeper with Convolutions", 2014, section 6).
+AREAS = (0.08, 1.0)
+ASPECTS = (3 / 4, 4 / 3)
 
 FLIPS = {"none": (False, False), "horizontal": (False, True), "both": (True, True)}
 
@@ -22,6 +27,13 @@ class Draws(NamedTuple):
     offsets: np.ndarray  # int32 [images, 2]: row and column of the crop's first pixel, which padding makes negative
     flips: np.ndarray  # bool [images, 2]: upside down, left to right
     noise: np.ndarray  # float32 [images, 3]: standard normal
+
+
+class Areas(NamedTuple):
+    """Rectangles of consecutive images of an epoch."""
+
+    offsets: np.ndarray  # int32 [images, 2]: row and column of the first pixel
+    sizes: np.ndarray  # int32 [images, 2]: height and width
 
 
 def _numbers(seed, stream, epoch, first, count):
@@ -129,6 +141,33 @@ def draw(
     heads = (geometry[:, 2:] >> np.uint64(63)).astype(bool)
     noise = _normal(_numbers(seed, NOISE, epoch, positions.start, len(positions)))
     return Draws(offsets.astype(np.int32), heads & np.array(FLIPS[flips]), noise.astype(np.float32))
+
+
+def areas(seed: int, epoch: int, positions: range, *, side: int, images_per_draw: int = 1) -> Areas:
+    """Draws rectangles of random area (`AREAS`), shape (`ASPECTS`) and position, for consecutive images of an epoch.
+
+    Rectangles that would be longer than the image are cut off.
+
+    Args:
+      seed, epoch, positions, images_per_draw: as in `draw`.
+      side: int, the side of an image in pixels.
+    """
+    shared = np.arange(positions.start, positions.stop) // images_per_draw
+    first, count = shared[0], shared[-1] - shared[0] + 1
+    geometry, shapes = (_numbers(seed, stream, epoch, first, count)[shared - first] for stream in (GEOMETRY, SHAPES))
+    sizes = _sizes(shapes, side)
+    offsets = ((geometry[:, :2] >> np.uint64(32)) * (side - sizes + 1).astype(np.uint64)) >> np.uint64(32)
+    return Areas(offsets.astype(np.int32), sizes)
+
+
+def _sizes(numbers, side):
+    """Returns height and width of rectangles, int32 ``[images, 2]``, from two of four words each."""
+    # Additions, products, quotients and square roots are rounded alike everywhere, unlike powers and logarithms.
+    uniform = (numbers[:, :2] >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    area = (AREAS[0] + (AREAS[1] - AREAS[0]) * uniform[:, 0]) * (side * side)
+    aspect = ASPECTS[0] + (ASPECTS[1] - ASPECTS[0]) * uniform[:, 1]
+    exact = np.sqrt(np.column_stack([area * aspect, area / aspect]))
+    return np.clip(np.floor(exact + 0.5), 1, side).astype(np.int32)
 
 
 def _normal(numbers):

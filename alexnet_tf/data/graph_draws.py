@@ -124,6 +124,35 @@ def draw(
     )
 
 
+def areas(
+    seed: int, epoch: tf.Tensor, first: tf.Tensor, count: int, *, side: int, images_per_draw: int = 1
+) -> draws.Areas:
+    """Returns `draws.areas` of an epoch and a first position that are tensors.
+
+    Args:
+      seed, epoch, first, count: as in `draw`.
+      side, images_per_draw: as in `draws.areas`.
+
+    Returns:
+      `draws.Areas` of tensors.
+    """
+    shared = (first + tf.range(count, dtype=tf.int64)) // images_per_draw
+    geometry, shapes = (_numbers(seed, stream, epoch, shared) for stream in (draws.GEOMETRY, draws.SHAPES))
+    sizes = _sizes(shapes, side)
+    offsets = _shifted(_shifted(geometry[:2], 32) * tf.cast(side - sizes + 1, tf.uint64), 32)
+    return draws.Areas(tf.cast(tf.transpose(offsets), tf.int32), tf.transpose(sizes))
+
+
+def _sizes(words, side):
+    """Returns height and width of rectangles, int32 ``[2, count]``."""
+    uniform = tf.cast(_shifted(words[:2], 11), tf.float64) * 2.0**-53
+    (smallest, largest), (narrowest, widest) = draws.AREAS, draws.ASPECTS
+    area = (smallest + (largest - smallest) * uniform[0]) * (side * side)
+    aspect = narrowest + (widest - narrowest) * uniform[1]
+    exact = tf.sqrt(tf.stack([area * aspect, area / aspect]))
+    return tf.cast(tf.clip_by_value(tf.floor(exact + 0.5), 1, side), tf.int32)
+
+
 def _normal(words):
     """Returns three independent standard normal numbers, float64 ``[count, 3]``, from four words."""
     uniform = (tf.cast(_shifted(words, 11), tf.float64) + 0.5) * 2.0**-53

@@ -31,7 +31,8 @@ def training_batches(data: examples.Examples, options: sampling.Sampling) -> tf.
       ``[batch, 2]`` (row and column of each crop's first pixel; where a crop extends past the image, ``crops`` has the
       nearest square within, see `augmentation.inside`), ``flips`` bool ``[batch, 2]`` (upside down, left to right),
       ``labels`` int64 ``[batch]``, and ``noise`` float32 ``[batch, 3]``, standard normal draws for the color noise. The
-      batch is this worker's part.
+      batch is this worker's part. Crops of random area also have ``sizes`` int32 ``[batch, 2]`` (height and width),
+      and ``crops`` has the entire images.
 
     Raises:
       ValueError: if a batch needs more examples than there are.
@@ -41,6 +42,7 @@ def training_batches(data: examples.Examples, options: sampling.Sampling) -> tf.
     draw_options = options.draw_options(data.image_size)
 
     order_of = _order_function(data, options, steps_per_epoch)
+    size = options.read_size(data.image_size)
 
     def batch_of(step):
         position = options.position(int(step), steps_per_epoch)
@@ -49,17 +51,23 @@ def training_batches(data: examples.Examples, options: sampling.Sampling) -> tf.
         positions = range(position.first, position.first + share)
         drawn = draws.draw(options.seed, position.epoch, positions, **draw_options)
         noise = drawn.noise if options.has_noise(int(step), steps_per_epoch) else np.zeros_like(drawn.noise)
-        fetched = data.fetch(indices, np.clip(drawn.offsets, 0, data.image_size - options.crop_size), options.crop_size)
-        return fetched, drawn.offsets, drawn.flips, data.labels[indices], noise
+        fetched = data.fetch(indices, np.clip(drawn.offsets, 0, data.image_size - size), size)
+        values = drawn.flips, data.labels[indices], noise
+        if options.has_areas:
+            area_options = options.area_options(data.image_size)
+            areas = draws.areas(options.seed, position.epoch, positions, **area_options)
+            return fetched, areas.offsets, *values, areas.sizes
+        return fetched, drawn.offsets, *values
 
     columns = {
         "offsets": tf.TensorSpec([2], tf.int32),
         "flips": tf.TensorSpec([2], tf.bool),
         "labels": tf.TensorSpec([], tf.int64),
         "noise": tf.TensorSpec([3], tf.float32),
+        **({"sizes": tf.TensorSpec([2], tf.int32)} if options.has_areas else {}),
     }
     steps = tf.data.Dataset.range(options.first_step, options.steps)
-    return _read(steps, batch_of, data, options.crop_size, columns, batch_size=share, drop_remainder=True)
+    return _read(steps, batch_of, data, size, columns, batch_size=share, drop_remainder=True)
 
 
 def _order_function(data, options, steps_per_epoch):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from alexnet_tf.data import augmentation
 from alexnet_tf.data import draws
 
-CROPS = ("random", "center")
+CROPS = ("random", "center", "area")
 
 
 class Position(NamedTuple):
@@ -33,7 +33,8 @@ class Sampling:
       steps: int, the number of the last step.
       crop_size: int, the side of a crop in pixels; at most that of the images.
       pad: int, how many pixels "random" crops may extend past each edge of an image.
-      crops: "random", any position (33 x 33 for 224 of 256), or "center".
+      crops: "random", any position (33 x 33 for 224 of 256); "center"; or "area", of random area, shape and position,
+        which batches have as entire images with the crops' offsets and sizes.
       flips: "none", "horizontal" or "both" (also upside down), each with probability one half.
       images_per_draw: int, the number of consecutive images that share a crop position and mirroring (original #145:
         32).
@@ -75,6 +76,15 @@ class Sampling:
                 f"Expected batch_size to be a multiple of the {workers} workers. Received: batch_size={self.batch_size}"
             )
 
+    def read_size(self, image_size: int) -> int:
+        """Returns the side of the squares that batches have: the crops, or the entire images."""
+        return image_size if self.has_areas else self.crop_size
+
+    @property
+    def has_areas(self) -> bool:
+        """Whether crops are rectangles of random area."""
+        return self.crops == "area"
+
     @property
     def images_per_worker(self) -> int:
         """The number of images in one worker's part of a batch."""
@@ -85,10 +95,15 @@ class Sampling:
         return {
             "margin": image_size - self.crop_size,
             "pad": self.pad,
-            "crops": self.crops,
+            # Rectangles have draws of their own.
+            "crops": "center" if self.has_areas else self.crops,
             "flips": self.flips,
             "images_per_draw": self.images_per_draw,
         }
+
+    def area_options(self, image_size: int) -> dict[str, Any]:
+        """Returns the keyword arguments of `draws.areas` for images with sides of `image_size` pixels."""
+        return {"side": image_size, "images_per_draw": self.images_per_draw}
 
     def position(self, step: Any, steps_per_epoch: int) -> Position:
         """Returns the `Position` of the batch after `step` steps, an int or a scalar int64 tensor."""

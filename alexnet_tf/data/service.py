@@ -65,7 +65,7 @@ def training_batches(data_dir: str | os.PathLike, options: sampling.Sampling) ->
     dataset = tf.data.Dataset.range(options.first_step, options.steps)
     dataset = dataset.scan(no_order, _order_function(num_examples, steps_per_epoch, options))
     dataset = dataset.map(_draw_function(split.records, steps_per_epoch, options)).unbatch()
-    read = _read_function(split.is_raw, options.crop_size)
+    read = _read_function(split.is_raw, options.read_size(examples.IMAGE_SIZE))
     dataset = dataset.map(read, deterministic=True, num_parallel_calls=tf.data.AUTOTUNE)
     dataset = dataset.batch(options.images_per_worker, drop_remainder=True)
     # At most one: while a data worker holds finished batches, the others get ahead of it.
@@ -101,7 +101,11 @@ def _draw_function(images, steps_per_epoch, options):
         drawn = graph_draws.draw(options.seed, position.epoch, position.first, share, **draw_options)
         noise = tf.where(options.has_noise(step, steps_per_epoch), drawn.noise, tf.zeros_like(drawn.noise))
         # Every image carries the step, as images are read one by one.
-        return {"step": tf.fill([share], step), **drawn._asdict(), "noise": noise, **locate(indices)}
+        columns = drawn._asdict()
+        if options.has_areas:
+            area_options = options.area_options(examples.IMAGE_SIZE)
+            columns |= graph_draws.areas(options.seed, position.epoch, position.first, share, **area_options)._asdict()
+        return {"step": tf.fill([share], step), **columns, "noise": noise, **locate(indices)}
 
     return draw
 
@@ -119,16 +123,16 @@ def _locate_function(images):
     return locate
 
 
-def _read_function(is_raw, crop_size):
-    """Returns the function from an image's draws and location to the image's crop and draws."""
+def _read_function(is_raw, size):
+    """Returns the function from an image's draws and location to a square of the image, and its draws."""
     decode = examples.decode_raw_crop if is_raw else examples.decode_jpeg_crop
 
     def read(example):
         example = dict(example)
         record = _record(example.pop("paths"), example.pop("places"), example.pop("lengths"))
         image = tf.strings.substr(record, example.pop("image_places"), example.pop("image_lengths"))
-        crop = decode(image, augmentation.inside(example["offsets"], examples.IMAGE_SIZE - crop_size), crop_size)
-        return {"crops": tf.ensure_shape(crop, [crop_size, crop_size, 3]), **example}
+        crop = decode(image, augmentation.inside(example["offsets"], examples.IMAGE_SIZE - size), size)
+        return {"crops": tf.ensure_shape(crop, [size, size, 3]), **example}
 
     return read
 

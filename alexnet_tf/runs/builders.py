@@ -221,21 +221,29 @@ def build_preprocessing(
     Returns:
       A function to float32 ``[batch, crop_size, crop_size, 3]`` and int64 ``[batch]``.
     """
-    augment = functools.partial(
-        augmentation.training_images,
-        mean_image=tf.constant(image_statistics.mean_image),
-        components=tf.constant(image_statistics.components),
-        mean_crop=run_config.mean_crop,
-        divisor=run_config.input_divisor,
-        scale=run_config.input_scale,
-        upside_down=run_config.flips == "both",
-        is_padded=run_config.pad > 0,
-    )
+    shared = {
+        "mean_image": tf.constant(image_statistics.mean_image),
+        "components": tf.constant(image_statistics.components),
+        "divisor": run_config.input_divisor,
+        "scale": run_config.input_scale,
+    }
 
     @tf.function(jit_compile=True, autograph=False)
     def compiled(batch):
         draws = run_config.color_noise * batch["noise"]
-        return augment(batch["crops"], batch["offsets"], batch["flips"], draws)
+        places = batch["crops"], batch["offsets"]
+        if run_config.crops == "area":
+            size = run_config.crop_size
+            return augmentation.area_images(*places, batch["sizes"], batch["flips"], draws, size=size, **shared)
+        return augmentation.training_images(
+            *places,
+            batch["flips"],
+            draws,
+            mean_crop=run_config.mean_crop,
+            upside_down=run_config.flips == "both",
+            is_padded=run_config.pad > 0,
+            **shared,
+        )
 
     return lambda batch: (compiled(batch), batch["labels"])
 

@@ -138,6 +138,51 @@ def test_padded_training_images_are_crops_of_larger_images(side, mean_crop, comp
         np.testing.assert_allclose(result, expected, atol=TOLERANCE)
 
 
+def resized(image, size):
+    """Interpolates linearly between centers of pixels, pixel by pixel."""
+
+    def along(values):
+        """Scales the first axis."""
+        length = len(values)
+        result = []
+        for place in range(size):
+            center = min(max((place + 0.5) * length / size - 0.5, 0), length - 1)
+            below = int(center)
+            above = min(below + 1, length - 1)
+            result.append(values[below] + (center - below) * (values[above] - values[below]))
+        return np.stack(result)
+
+    return along(along(image).swapaxes(0, 1)).swapaxes(0, 1)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_rectangles_are_scaled_to_squares(compiled):
+    side, size = 20, 12
+    images, mean = photographs(6, side=side), mean_image(side=side)
+    sizes = np.array([[20, 20], [12, 12], [5, 9], [1, 1], [17, 6], [6, 20]], np.int32)
+    offsets = np.array([[0, 0], [8, 3], [15, 11], [19, 19], [2, 14], [7, 0]], np.int32)
+    flips = np.array([[False, False], [False, True], [True, False], [True, True], [False, True], [False, False]])
+    draws = 0.1 * np.random.default_rng(5).standard_normal([6, 3]).astype(np.float32)
+    function = functools.partial(
+        augmentation.area_images,
+        mean_image=tf.constant(mean),
+        components=tf.constant(COMPONENTS),
+        size=size,
+        divisor=1.1,
+        scale=0.5,
+    )
+    if compiled:
+        function = tf.function(function, jit_compile=True)
+    found = function(*map(tf.constant, (images, offsets, sizes, flips, draws)))
+    assert found.shape == [6, size, size, 3] and found.dtype == tf.float32
+    for result, image, (top, left), (height, width), flip, draw in zip(
+        found.numpy(), images, offsets, sizes, flips, draws, strict=True
+    ):
+        part = (image - mean.astype(np.float64))[top : top + height, left : left + width]
+        expected = (mirrored(resized(part, size), *flip) + shift_of(draw, COMPONENTS)) / 1.1 * 0.5
+        np.testing.assert_allclose(result, expected, atol=TOLERANCE)
+
+
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("divisor, scale", [(1.0, 1.0), (1.1, 1.0), (1.1, 0.25)])
 @pytest.mark.parametrize("mean_crop", ["aligned", "center"])

@@ -183,6 +183,31 @@ def test_crops_extend_past_the_edges_by_the_padding(margin, pad):
     np.testing.assert_array_equal(padded.flips, larger.flips)
 
 
+def test_areas_and_shapes_are_uniform_and_crops_within_the_image():
+    side, count = 256, 20000
+    drawn = draws.areas(3, 1, range(count), side=side)
+    assert drawn.sizes.dtype == drawn.offsets.dtype == np.int32
+    assert drawn.sizes.min() >= 1 and drawn.offsets.min() == 0
+    assert (drawn.offsets + drawn.sizes).max() == side
+    height, width = drawn.sizes.T.astype(float)
+    # Nothing is cut off at a share of less than 3/4: the longer side is at most the image's.
+    small = height * width < 0.7 * side**2
+    share, aspect = (height * width / side**2)[small], (height / width)[small]
+    # Means of uniform numbers, within five standard errors.
+    assert share.mean() == pytest.approx((0.08 + 0.7) / 2, abs=5 * 0.62 / np.sqrt(12 * small.sum()))
+    assert aspect.mean() == pytest.approx((3 / 4 + 4 / 3) / 2, abs=5 * (7 / 12) / np.sqrt(12 * small.sum()))
+    assert 0.078 < share.min() < 0.082 and 0.74 < aspect.min() < 0.76 and 1.32 < aspect.max() < 1.35
+    assert np.count_nonzero(small) / count == pytest.approx(0.62 / 0.92, abs=5 * 0.5 / np.sqrt(count))
+    # Any place is as probable as another.
+    room = side - drawn.sizes
+    assert (drawn.offsets[room > 0] / room[room > 0]).mean() == pytest.approx(0.5, abs=0.01)
+    # Those of a part of an epoch are those of the entire epoch, also if several images share them.
+    for values, expected in zip(draws.areas(3, 1, range(70, 90), side=side), drawn):
+        np.testing.assert_array_equal(values, expected[70:90])
+    shared = draws.areas(3, 1, range(70, 90), side=side, images_per_draw=20)
+    np.testing.assert_array_equal(shared.sizes, drawn.sizes[[3] * 10 + [4] * 10])
+
+
 def test_flips_option_only_masks_flips():
     both, horizontal, none = (
         draws.draw(4, 1, range(60), margin=32, flips=flips) for flips in ("both", "horizontal", "none")

@@ -29,6 +29,17 @@ def test_padded_draws_equal_those_of_numpy(margin, pad):
     np.testing.assert_array_equal(found.offsets, expected.offsets)
 
 
+@pytest.mark.parametrize("images_per_draw", [1, 3])
+@pytest.mark.parametrize("side", [32, 256])
+def test_areas_and_shapes_equal_those_of_numpy(side, images_per_draw):
+    options = {"side": side, "images_per_draw": images_per_draw}
+    found = graph_draws.areas(3, tf.constant(1, tf.int64), tf.constant(5, tf.int64), 2000, **options)
+    expected = draws.areas(3, 1, range(5, 2005), **options)
+    for name in expected._fields:
+        assert getattr(found, name).dtype == getattr(expected, name).dtype
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
+
+
 @pytest.mark.parametrize("images_per_draw", [1, 3, 32])
 @pytest.mark.parametrize("flips", list(draws.FLIPS))
 @pytest.mark.parametrize("crops", ["random", "center"])

@@ -56,6 +56,17 @@ def test_padded_crops_come_with_the_nearest_square_within_the_image():
     assert outside > 20
 
 
+def test_crops_of_random_area_come_with_the_entire_image():
+    data = small_examples.coded_examples(10)
+    batches = small_examples.sampled(data, steps=4, crops="area")
+    for batch in batches:
+        assert batch["crops"].shape[1:] == (256, 256, 3)
+        for crop in batch["crops"]:
+            np.testing.assert_array_equal(crop[:, :, 0], ROWS)
+        assert ((batch["offsets"] >= 0) & (batch["offsets"] + batch["sizes"] <= 256)).all()
+    assert len(np.unique(small_examples.gathered(batches, "sizes"), axis=0)) > 8
+
+
 @pytest.mark.parametrize("count, batch_size", [(10, 4), (12, 4), (5, 5), (1, 1), (97, 10)])
 def test_each_epoch_visits_distinct_images_in_a_new_order(count, batch_size):
     steps = count // batch_size

@@ -19,7 +19,7 @@ def sampling_of(**options):
             {"batch_size": 4, "worker": (0, 3)},
             "Expected batch_size to be a multiple of the 3 workers. Received: batch_size=4",
         ),
-        ({"crops": "centre"}, "Expected crops to be one of random, center. Received: crops='centre'"),
+        ({"crops": "centre"}, "Expected crops to be one of random, center, area. Received: crops='centre'"),
         ({"flips": "vertical"}, "Expected flips to be one of none, horizontal, both. Received: flips='vertical'"),
     ],
 )

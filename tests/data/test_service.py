@@ -87,6 +87,7 @@ def assert_same(found, expected):
         ("jpeg", {"first_step": 4, "reshuffle": False, "worker": (1, 2)}),
         ("jpeg", {"crop_size": 250, "pad": 6}),
         ("raw", {"crop_size": 256, "pad": 4}),
+        ("raw", {"crops": "area", "images_per_draw": 3}),
         ("raw", {"first_step": 4, "noise_epochs": 1.5, "crops": "center", "crop_size": 200}),
     ],
 )
@@ -181,7 +182,7 @@ def test_invalid_arguments_raise(made):
         ValueError, match="Expected batch_size to be a multiple of the 3 workers. Received: batch_size=4"
     ):
         dataset_of(made["raw"], first_step=0, steps=1, worker=(0, 3))
-    with pytest.raises(ValueError, match="Expected crops to be one of random, center. Received: crops='centre'"):
+    with pytest.raises(ValueError, match="Expected crops to be one of random, center, area. Received: crops='centre'"):
         dataset_of(made["raw"], first_step=0, steps=1, crops="centre")
     with pytest.raises(
         ValueError, match="Expected batch_size to be at most the 26 training images. Received: batch_size=27"
