@@ -116,7 +116,7 @@ def of_run(
                 for each, own in zip(predictions, explained)
             ],
             "crop": _png(explained[0].pixels),
-            "neighbors": _find(nearest, pixels) if nearest else [],
+            "neighbors": _find(nearest, pixels, run.class_words) if nearest else [],
         }
 
     name = os.path.basename(os.path.abspath(run.workdir))
@@ -170,19 +170,21 @@ def _open_split(run, index, log):
     return part
 
 
-def _find(nearest, pixels):
+def _find(nearest, pixels, words):
     """Returns the nearest training images of an image, for JSON."""
     index = nearest.index
     found = index.search(nearest.features(pixels[None]), nearest.count, method="exact")
+    names = [index.class_names[index.images.labels[place]] for place in found.indices[0]]
     return [
         {
             # Without the place of the data set on this machine.
             "name": "/".join(pathlib.Path(index.images.names[place]).parts[-2:]),
-            "class_name": index.class_names[index.images.labels[place]],
+            "class_name": name,
+            "words": words.get(name, ""),
             "distance": distance,
             "image": _thumbnail(nearest, int(index.images.places[place])),
         }
-        for place, distance in zip(found.indices[0].tolist(), found.distances[0].tolist())
+        for name, place, distance in zip(names, found.indices[0].tolist(), found.distances[0].tolist())
     ]
 
 

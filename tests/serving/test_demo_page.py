@@ -24,7 +24,13 @@ def answer(content):
     classes = [("cat", 0.75, 1), (SCRIPT, 0.2, 2), ("Donaudampfschifffahrtsgesellschaftskapitän" * 3, 0.05, 3)]
     return {
         "classes": [
-            {"name": name, "words": "", "probability": share, "map": image(seed), "speaks": seed != 2}
+            {
+                "name": name,
+                "words": "tabby, tabby cat" if name == "cat" else "",
+                "probability": share,
+                "map": image(seed),
+                "speaks": seed != 2,
+            }
             for name, share, seed in classes
         ],
         "crop": image(0),
@@ -69,9 +75,9 @@ def test_a_chosen_picture_is_answered_and_classes_are_chosen_by_keys(address, pa
     page.choose(picture)
     page.wait("!document.getElementById('result').hidden")
     assert page.evaluate("document.getElementById('classes-title').checkVisibility()")
-    assert page.evaluate("document.getElementById('status').textContent") == "my cat.png: cat, 75.00%"
+    assert page.evaluate("document.getElementById('status').textContent") == "my cat.png: tabby (cat), 75.00%"
     names = page.evaluate("[...document.querySelectorAll('#classes button span:nth-child(2)')].map(e => e.textContent)")
-    assert names[:2] == ["cat", SCRIPT] and len(names) == 3
+    assert names[:2] == ["tabby (cat)", SCRIPT] and len(names) == 3
     assert page.evaluate("document.querySelectorAll('#neighbors img').length") == 6
     # All pictures are drawn, and all have a text.
     page.wait("[...document.images].every(e => e.complete && e.naturalWidth === 32 && e.alt.length > 10)")
@@ -128,7 +134,7 @@ def test_a_dropped_picture_is_answered(address, page):
         "const data = new DataTransfer(); data.items.add(new File([bytes], 'dropped.png'));"
         "document.dispatchEvent(new DragEvent('drop', {dataTransfer: data, bubbles: true, cancelable: true})); 0"
     )
-    page.wait("document.getElementById('status').textContent === 'dropped.png: cat, 75.00%'")
+    page.wait("document.getElementById('status').textContent === 'dropped.png: tabby (cat), 75.00%'")
 
 
 @pytest.mark.parametrize("width", [320, 1200])

@@ -18,6 +18,10 @@ function say(text, isError = false) {
   status.className = isError ? "error" : "";
 }
 
+function label(shown) {
+  return shown.words ? `${shown.words.split(",")[0]} (${shown.name})` : shown.name;
+}
+
 function percent(probability) {
   return `${(100 * probability).toFixed(2)}%`;
 }
@@ -33,18 +37,17 @@ function showMap(answer, place) {
   const shown = answer.classes[place];
   const [, map] = byId("pictures").children;
   map.querySelector("img").src = shown.map;
-  map.querySelector("img").alt = `Grad-CAM over the picture for ${shown.name}`;
+  map.querySelector("img").alt = `Grad-CAM over the picture for ${label(shown)}`;
   map.querySelector("figcaption").textContent = shown.speaks
-    ? `What speaks for ${shown.name} (Grad-CAM)`
-    : `No position speaks for ${shown.name} (Grad-CAM)`;
+    ? `What speaks for ${label(shown)} (Grad-CAM)`
+    : `No position speaks for ${label(shown)} (Grad-CAM)`;
 }
 
 function showClasses(answer) {
   byId("classes").replaceChildren(...answer.classes.map((each, place) => {
     const bar = element("span", { className: "bar" });
     bar.style.width = `${100 * Math.min(1, Math.max(0, each.probability))}%`;
-    const name = each.words ? `${each.words} (${each.name})` : each.name;
-    const parts = [bar, element("span", { textContent: name })];
+    const parts = [bar, element("span", { textContent: label(each) })];
     parts.push(element("span", { className: "share", textContent: percent(each.probability) }));
     const row = each.map ? element("button", { type: "button" }, parts) : element("div", { className: "row" }, parts);
     if (each.map) {
@@ -68,9 +71,10 @@ function showNeighbors(answer) {
   const neighbors = answer.neighbors || [];
   byId("neighbors-section").hidden = neighbors.length === 0;
   byId("neighbors").replaceChildren(...neighbors.map((each) => {
-    const caption = `${each.class_name}, distance ${each.distance.toPrecision(3)}`;
+    const named = label({ name: each.class_name, words: each.words });
+    const caption = `${named}, distance ${each.distance.toPrecision(3)}`;
     if (each.image) {
-      return figure(each.image, `Training image ${each.name} of the class ${each.class_name}`, caption);
+      return figure(each.image, `Training image ${each.name} of the class ${named}`, caption);
     }
     return element("p", { textContent: `${each.name}: ${caption}` });
   }));
@@ -82,7 +86,7 @@ function show(answer, file) {
   showNeighbors(answer);
   byId("hint").hidden = !answer.crop;
   byId("result").hidden = false;
-  say(`${file.name}: ${answer.classes[0].name}, ${percent(answer.classes[0].probability)}`);
+  say(`${file.name}: ${label(answer.classes[0])}, ${percent(answer.classes[0].probability)}`);
 }
 
 async function send(file) {
