@@ -107,7 +107,7 @@ def test_brightest_color_is_at_the_largest_value():
     assert (both[:, 224:232] == 255).all()
 
 
-@pytest.mark.parametrize("network", ["two towers", "one tower"])
+@pytest.mark.parametrize("network", ["two towers", pytest.param("one tower", marks=pytest.mark.slow)])
 def test_program_writes_images_and_values_and_lists_unreadable_images(workdirs, paths, tmp_path, network):
     other = tmp_path / "others"
     other.mkdir()
