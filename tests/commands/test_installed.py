@@ -82,7 +82,17 @@ def test_flagfiles_are_found_by_name(installed, tmp_path):
     assert (done.returncode, done.stderr) == (2, message)
 
 
-def test_trained_networks_are_installed(installed, tmp_path):
+def test_trained_networks_are_in_the_package(installed):
+    found, ours = (
+        {path.name: path.stat().st_size for path in (root / "alexnet_tf" / "weights").glob("*.safetensors")}
+        for root in (installed, ROOT)
+    )
+    assert found == ours and "tiny_imagenet_small.safetensors" in found
+    assert sum(found.values()) < 12e6
+
+
+@pytest.mark.slow
+def test_an_installed_network_names_what_is_in_a_photograph(installed, tmp_path):
     photograph = tmp_path / "photograph.png"
     PIL.Image.fromarray(pictures.noise(50, 60)).save(photograph)
     arguments = ["predict", "--model=pretrained:tiny_imagenet_small", "--json", str(photograph)]

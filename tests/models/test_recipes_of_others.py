@@ -36,7 +36,9 @@ def difference(ours, theirs):
     return np.abs(ours - theirs).max() / theirs.std()
 
 
-@pytest.mark.parametrize("recipe, order", [("caffe", "before"), ("caffenet", "after")])
+@pytest.mark.parametrize(
+    "recipe, order", [("caffe", "before"), pytest.param("caffenet", "after", marks=pytest.mark.slow)]
+)
 def test_caffe_networks_equal_onnxruntime(recipe, order):
     layers = onnx_alexnet.random_layers(shapes("alexnet"), seed=1)
     images = np.random.default_rng(2).normal(0, 70, [2, 227, 227, 3]).astype(np.float32)

@@ -22,6 +22,7 @@ from alexnet_tf.runs import restore
 from alexnet_tf.serving import classify
 from alexnet_tf.weights import packed
 
+WEIGHTS_PAGE = pathlib.Path(__file__).resolve().parents[2] / "docs" / "weights.md"
 CLASS_NAMES = ["n01443537", "n02123394", "plum"]
 CONFIG = dataclasses.replace(
     untrained_runs.CONFIG, network="alexnet", image_size=36, crop_size=32, source="folder:/nowhere", input_scale=0.25
@@ -139,6 +140,19 @@ def test_a_file_that_contradicts_itself_is_refused(change, message, file, tmp_pa
 def test_options_of_other_formats_are_refused(file, tmp_path):
     with pytest.raises(ValueError, match="Expected no other options for"):
         import_weights.import_weights(file, tmp_path / "run", import_weights.Options(channels="RGB"))
+
+
+@pytest.mark.parametrize("name", ["tiny_imagenet_small", "tiny_imagenet_convolutions"])
+def test_networks_of_the_package_are_intact_and_documented(name):
+    assert name in pretrained.names()
+    run = packed.read(pathlib.Path(packed.__file__).with_name(f"{name}.safetensors"))
+    (card,) = [line for line in WEIGHTS_PAGE.read_text().splitlines() if line.startswith(f"| `pretrained:{name}`")]
+    errors = run.card["errors"]["validation"]["ten_views"]
+    # The page has the error after rounding to float16 as well.
+    assert f"{100 * errors['top1_error']:.2f} / {100 * errors['top5_error']:.2f}%" in card
+    assert len(run.classes) == (200 if name == "tiny_imagenet_small" else 0)
+    # Of 200 classes, chance is wrong about 99.5%.
+    assert errors["top1_error"] < 0.75
 
 
 @pytest.fixture
