@@ -81,7 +81,12 @@ class Source(NamedTuple):
     def display_names(self) -> tuple[str, ...]:
         """The names of the classes as people read them: with the first of their words, as in "goldfish (n01443537)"."""
         words = self.class_words
-        return tuple(f"{words[name].split(',')[0]} ({name})" if name in words else name for name in self.class_names)
+        return tuple(display_name(name, words.get(name, "")) for name in self.class_names)
+
+
+def display_name(name: str, words: str = "") -> str:
+    """Returns the name of a class as people read it: with the first of its words, if it has any."""
+    return f"{words.split(',')[0]} ({name})" if words else name
 
 
 def open_source(specification: str, as_version_0_1: bool = False, nested_folders: bool = False) -> Source:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
+from alexnet_tf.data import sources
 from alexnet_tf.export import signatures
+from alexnet_tf.runs import export
 from alexnet_tf.runs import pretrained
 from alexnet_tf.runs import restore
 from alexnet_tf.utils import messages
@@ -34,13 +36,9 @@ class Run:
         self._workdir = os.fspath(workdir)
         run = restore.open_run(pretrained.find(workdir), checkpoint=checkpoint, jit_compile=False)
         self.checkpoint: str = f"{run.checkpoint} ({run.chosen.describe()})"
-        preprocessing = signatures.Preprocessing(
-            run.image_statistics.mean_image,
-            run.config.crop_size,
-            mean_crop=run.config.mean_crop,
-            scale=run.config.input_scale,
-        )
-        names = _labels(run.class_names, restore.read_class_words(run.workdir))
+        preprocessing = export.preprocessing_of(run)
+        words = restore.read_class_words(run.workdir)
+        names = [sources.display_name(name, words.get(name, "")) for name in run.class_names]
         with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".txt") as labels:
             labels.writelines(f"{' '.join(name.split())}\n" for name in names)
             labels.flush()
@@ -76,8 +74,3 @@ class Run:
 
     def __exit__(self, *error):
         pass
-
-
-def _labels(names, words):
-    """Returns the names of classes as `sources.Source.display_names` has them."""
-    return [f"{words[name].split(',')[0]} ({name})" if name in words else name for name in names]

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from alexnet_tf.data import image_files
+from alexnet_tf.data import sources
 from alexnet_tf.reporting import kernels
 from alexnet_tf.reporting import overlays
 from alexnet_tf.runs import explanations
@@ -116,7 +117,7 @@ def _write(path, explanation, method, values):
 
 def _line(explanation, method, words):
     """Describes an explanation; the words of a class are shown before its name."""
-    name = f"{words.split(',')[0]} ({explanation.class_name})" if words else explanation.class_name
+    name = sources.display_name(explanation.class_name, words)
     line = f"{name} {100 * explanation.probability:.2f}%"
     if method.name == "occlusion":
         return f"{line}, {100 * (explanation.probability - explanation.grid.max()):.2f}% at the most sensitive position"

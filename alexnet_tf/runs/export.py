@@ -63,12 +63,7 @@ def export_run(
     if precision:
         run_config = dataclasses.replace(run_config, precision=precision)
     run = restore.open_run(workdir, run_config, checkpoint=checkpoint, jit_compile=False)
-    preprocessing = signatures.Preprocessing(
-        run.image_statistics.mean_image,
-        run_config.crop_size,
-        mean_crop=run_config.mean_crop,
-        scale=run_config.input_scale,
-    )
+    preprocessing = preprocessing_of(run)
     views = "ten views" if options.get("views") == "ten" else "center crop"
     chosen = _choose_temperature(run, temperature, views)
     model = _to_bfloat16(run) if run_config.precision == "bfloat16" else run.model
@@ -85,6 +80,16 @@ def export_run(
         markup=False,
     )
     return version
+
+
+def preprocessing_of(run: restore.OpenedRun) -> signatures.Preprocessing:
+    """Returns how a run preprocesses images."""
+    return signatures.Preprocessing(
+        run.image_statistics.mean_image,
+        run.config.crop_size,
+        mean_crop=run.config.mean_crop,
+        scale=run.config.input_scale,
+    )
 
 
 def export_file(
