@@ -4,7 +4,6 @@ OpenCV computes the descriptors, scikit-image the Fisher vectors, and scikit-lea
 """
 
 from collections.abc import Iterable
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import cv2
@@ -126,9 +125,3 @@ def scores(trained: sklearn.svm.LinearSVC, vectors: np.ndarray, num_classes: int
     every = np.full([len(vectors), num_classes], -np.inf)
     every[:, trained.classes_] = found
     return every
-
-
-def batches(count: int, size: int) -> Iterator[np.ndarray]:
-    """Yields the indices of consecutive images, int64."""
-    for first in range(0, count, size):
-        yield np.arange(first, min(first + size, count))

@@ -12,10 +12,11 @@ from alexnet_tf.export import signatures
 from alexnet_tf.runs import export
 from alexnet_tf.runs import pretrained
 from alexnet_tf.runs import restore
+from alexnet_tf.serving import client
 from alexnet_tf.utils import messages
 
 
-class Run:
+class Run(client.Closable):
     """A `classify.Backend` that runs the network of a trained run in this process.
 
     Classes whose names are identifiers, such as n01443537, are returned with their words: goldfish (n01443537).
@@ -68,9 +69,3 @@ class Run:
         except tf.errors.OpError as error:
             raise OSError(f"Running the network of {self._workdir} failed: {messages.first_line(error)}") from None
         return {name: value.numpy() for name, value in outputs.items()}
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        pass

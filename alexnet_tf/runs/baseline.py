@@ -81,8 +81,8 @@ def run(
 
 
 def _images(examples):
-    for batch in fisher_vectors.batches(len(examples), _BATCH_SIZE):
-        yield from examples.images(batch)
+    for first in range(0, len(examples), _BATCH_SIZE):
+        yield from examples.images(range(first, min(first + _BATCH_SIZE, len(examples))))
 
 
 def _encode(encoder, examples, name, console):

@@ -24,7 +24,6 @@ from alexnet_tf.utils import output
 from alexnet_tf.utils import schema
 from alexnet_tf.weights import packed
 
-_REMEDY = "pack the run again"
 # Fields that name places on the machine that trained the run.
 _PLACES = ("source", "data_dir", "initialize_from", "data_service", "class_weights", "devices")
 # Averages of weights are packed as the weights themselves.
@@ -64,17 +63,8 @@ def pack(
     if not file.endswith(".safetensors"):
         raise ValueError(f"Expected a file name that ends with .safetensors. Received: {file}")
     run = restore.open_available(workdir, checkpoint=checkpoint, jit_compile=False)
-    builders.check_layers("layers", layers, run.model)
-    missing = set(map(parameter_groups.layer_of, run.missing_layers))
-    if absent := [name for name in layers if name in missing]:
-        raise ValueError(f"Expected layers with weights in {run.checkpoint}. Received: {absent[0]}")
-    of_layer = {variable.path: parameter_groups.layer_of(variable.path) for variable in run.model.weights}
-    weights = {
-        variable.path: variable.numpy().astype(np.float32)
-        for variable in run.model.weights
-        if of_layer[variable.path] not in missing and (not layers or of_layer[variable.path] in layers)
-    }
-    is_complete = len(weights) == len(of_layer)
+    weights = _weights(run, layers)
+    is_complete = len(weights) == len(run.model.weights)
     image_statistics = run.image_statistics._asdict()
     num_examples = image_statistics.pop("num_examples")
     if not is_complete:
@@ -99,6 +89,20 @@ def pack(
         markup=False,
     )
     return file
+
+
+def _weights(run, layers):
+    """Returns the weights of the layers, or of all layers that have some, by path."""
+    builders.check_layers("layers", layers, run.model)
+    missing = set(map(parameter_groups.layer_of, run.missing_layers))
+    if absent := [name for name in layers if name in missing]:
+        raise ValueError(f"Expected layers with weights in {run.checkpoint}. Received: {absent[0]}")
+    of_layer = {variable.path: parameter_groups.layer_of(variable.path) for variable in run.model.weights}
+    return {
+        variable.path: variable.numpy().astype(np.float32)
+        for variable in run.model.weights
+        if of_layer[variable.path] not in missing and (not layers or of_layer[variable.path] in layers)
+    }
 
 
 def _portable(run_config):
@@ -144,7 +148,7 @@ def unpack(file: str | os.PathLike, workdir: str | os.PathLike) -> str:
     run_config = dataclasses.replace(flagfiles.from_values(run.configuration, file), split_rule="hash").resolved()
     escaping.check_names(run.classes, "class")
     if len(set(run.classes)) != len(run.classes):
-        raise schema.error("a packed run", file, "two classes of the same name", _REMEDY)
+        raise packed.error(file, "two classes of the same name")
     image_statistics = _image_statistics(run, run_config, file)
     model = builders.build_model(
         run_config, max(2, len(run.classes)), initialization="zeros", devices=None, jit_compile=False
@@ -179,10 +183,10 @@ def _image_statistics(run, run_config, file):
     expected = {"mean_image": (size, size, 3), "directions": (3, 3), "standard_deviations": (3,)}
     shapes = {name: array.shape for name, array in arrays.items()}
     if shapes != expected:
-        raise schema.error("a packed run", file, f"statistics of shapes {shapes}, not {expected}", _REMEDY)
+        raise packed.error(file, f"statistics of shapes {shapes}, not {expected}")
     found = statistics.Statistics(**arrays, num_examples=run.num_examples)
     if found.mean_image.min() < 0 or found.mean_image.max() > 255 or not statistics.is_possible(found):
-        raise schema.error("a packed run", file, "statistics that no images have", _REMEDY)
+        raise packed.error(file, "statistics that no images have")
     return found
 
 
@@ -191,10 +195,10 @@ def _check_weights(run, own, file):
     for path, value in run.weights.items():
         if path not in own or own[path].shape != value.shape:
             expected = f"not {list(own[path].shape)}" if path in own else "which the network lacks"
-            raise schema.error("a packed run", file, f"{path} of {list(value.shape)}, {expected}", _REMEDY)
+            raise packed.error(file, f"{path} of {list(value.shape)}, {expected}")
     layers = {parameter_groups.layer_of(path) for path in run.weights}
     needed = [path for path in own if parameter_groups.layer_of(path) in layers] if layers else list(own)
     if run.classes:
         needed = list(own)
     if missing := [path for path in needed if path not in run.weights]:
-        raise schema.error("a packed run", file, f"no {missing[0]}", _REMEDY)
+        raise packed.error(file, f"no {missing[0]}")

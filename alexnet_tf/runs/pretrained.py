@@ -1,12 +1,13 @@
 """The trained networks that the package contains, by name, such as ``pretrained:tiny_imagenet_small``."""
 
-import hashlib
+import functools
 import os
 import pathlib
 import shutil
 import tempfile
 
 from alexnet_tf.runs import packed_runs
+from alexnet_tf.utils import checksums
 from alexnet_tf.weights import packed
 
 PREFIX = "pretrained:"
@@ -39,11 +40,16 @@ def find(workdir: str | os.PathLike) -> str:
         raise FileNotFoundError(f"Expected {PREFIX}NAME with one of {', '.join(names())}. Received: {workdir}")
     file = _DIRECTORY / f"{name}.safetensors"
     # Another version of the package may have other weights of the same name.
-    version = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
-    directory = os.path.join(_cache(), f"{name}-{version}")
+    directory = os.path.join(_cache(), f"{name}-{_checksum(file)[:12]}")
     if not os.path.isdir(directory):
         _unpack(file, directory)
     return directory
+
+
+# A run asks for its initial network several times.
+@functools.cache
+def _checksum(file):
+    return checksums.of_file(file)
 
 
 def _cache():

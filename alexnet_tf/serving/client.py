@@ -31,7 +31,7 @@ _MAX_RESPONSE_BYTES = 64 * 2**20
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):([0-9]{1,5})")
 
 
-class _Closable:
+class Closable:
     """A context manager that calls `close` when its block ends."""
 
     def close(self):
@@ -83,7 +83,7 @@ def _is_saved_model(directory):
     return os.path.isfile(os.path.join(directory, "saved_model.pb"))
 
 
-class SavedModel(_Closable):
+class SavedModel(Closable):
     """An exported network, loaded into this process.
 
     Args:
@@ -130,7 +130,7 @@ class SavedModel(_Closable):
         return {name: value.numpy() for name, value in outputs.items()}
 
 
-class Grpc(_Closable):
+class Grpc(Closable):
     """A client of TensorFlow Serving over gRPC, without encryption.
 
     Args:
@@ -191,7 +191,7 @@ class Grpc(_Closable):
         self._channel.close()
 
 
-class Rest(_Closable):
+class Rest(Closable):
     """A client of TensorFlow Serving over REST: HTTP and JSON, without encryption.
 
     Args:

@@ -48,6 +48,11 @@ class Packed(NamedTuple):
     ]  # "mean_image" ([size, size, 3], or [1, 1, 3] for a constant), "directions", "standard_deviations"
 
 
+def error(path: str | os.PathLike, received: str) -> ValueError:
+    """Returns the error for a packed run that is damaged or contradicts itself."""
+    return schema.error(_WHAT, path, received, _REMEDY)
+
+
 def is_packed(path: str | os.PathLike) -> bool:
     """Returns whether a file looks like a packed run. It may be damaged all the same."""
     try:
@@ -99,11 +104,11 @@ def read(path: str | os.PathLike) -> Packed:
     schema.check_seal(description, _WHAT, path, _REMEDY)
     values = {name: value for name, value in description.items() if name in Packed._fields}
     if _checksum(found.arrays) != description["arrays"]:
-        raise schema.error(_WHAT, path, "arrays that differ from those that were written", _REMEDY)
+        raise error(path, "arrays that differ from those that were written")
     arrays = {"weights": {}, "statistics": {}}
     for name, array in found.arrays.items():
         if array.dtype.kind != "f" or not np.isfinite(array).all():
-            raise schema.error(_WHAT, path, f"{name} with values that are not finite numbers", _REMEDY)
+            raise error(path, f"{name} with values that are not finite numbers")
         kind = "statistics" if name.startswith(_STATISTICS) else "weights"
         arrays[kind][name.removeprefix(_STATISTICS)] = array.astype(np.float32)
     return Packed(**values, **arrays)
