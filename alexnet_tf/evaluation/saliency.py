@@ -42,7 +42,7 @@ def default_layer(model: keras.Model) -> str:
         output = producers[id(output)].input
     names = [name for name in activations.names(model) if activations.outputs(model, name)[0] is output]
     if not names:
-        # A concatenation, which has no name of its own among those of the activations.
+        # A concatenation, which is not among the named activations.
         return producers[id(output)].name
     is_convolution = isinstance(activations.layers(model, names[0])[0], keras.layers.Conv2D)
     return names[0] if is_convolution else names[-1]
