@@ -270,6 +270,14 @@ class Config:
         "ours",
         choices=("auto", "hash", "shuffle"),
     )
+    training_images: int = _option(
+        "data",
+        0,
+        "number of images to train on, the same fraction of each class, chosen by a hash of their names and split_seed; "
+        "0: all that are not held out",
+        "ours",
+        low=0,
+    )
     image_size: int = _option(
         "data",
         256,
@@ -717,6 +725,11 @@ class Config:
         if self.data_service and not self.data_dir:
             raise ValueError(
                 "Expected data_dir for data_service, which reads it. Received: data_service without data_dir"
+            )
+        if self.data_service and self.training_images:
+            raise ValueError(
+                "Expected no data_service for training_images, as it draws from all training images. "
+                f"Received: data_service={self.data_service}"
             )
         if self.bottleneck % 2:
             raise ValueError(f"Expected bottleneck to be even. Received: {self.bottleneck}")

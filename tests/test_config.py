@@ -61,13 +61,14 @@ def with_value(field, value):
 # Options of networks other than AlexNet.
 OF_OTHERS = registry.refused_options("alexnet")
 # One tower excludes two devices and communication between towers; a network for CIFAR-10 excludes all of these. A data
-# service excludes balanced sampling, and center crops exclude padding.
+# service excludes balanced sampling and a part of the training images, and center crops exclude padding.
 EVERYTHING_ELSE = config.Config(
     **{field.name: another(field) for field in FIELDS}
     | {"network": "alexnet", "towers": "two", "image_size": 96, "distribute": "none", "sampling": "uniform", "pad": 0}
+    | {"training_images": 0}
     | {name: getattr(config.Config(), name) for name in OF_OTHERS}
 )
-BALANCED = dataclasses.replace(EVERYTHING_ELSE, sampling="balanced", data_service="")
+BALANCED = dataclasses.replace(EVERYTHING_ELSE, sampling="balanced", data_service="", training_images=17)
 REPLICAS = dataclasses.replace(EVERYTHING_ELSE, distribute="mirrored", devices=())
 ONE_TOWER = dataclasses.replace(EVERYTHING_ELSE, towers="half", communication="paper", devices=())
 SMALL_NET = dataclasses.replace(
@@ -270,16 +271,17 @@ def test_round_trips_cover_every_field():
         return {name for name in NAMES if getattr(other, name) != getattr(config.Config(), name)}
 
     others = {"network", "pad", *OF_OTHERS}
-    assert set(NAMES) - differing(EVERYTHING_ELSE) == {*others, "towers", "distribute", "sampling"}
+    unless_balanced = {"sampling", "training_images"}
+    assert set(NAMES) - differing(EVERYTHING_ELSE) == {*others, "towers", "distribute", *unless_balanced}
     assert set(NAMES) - differing(BALANCED) == {*others, "towers", "distribute", "data_service"}
-    assert set(NAMES) - differing(REPLICAS) == {*others, "towers", "sampling"}
-    assert set(NAMES) - differing(ONE_TOWER) == {*others, "communication", "distribute", "sampling"}
+    assert set(NAMES) - differing(REPLICAS) == {*others, "towers", *unless_balanced}
+    assert set(NAMES) - differing(ONE_TOWER) == {*others, "communication", "distribute", *unless_balanced}
     assert differing(RESIDUAL) == others
     assert set(NAMES) - differing(SMALL_NET) == {
         *registry.refused_options("cifar10_19"),
         "pad",
         "distribute",
-        "sampling",
+        *unless_balanced,
     }
 
 
@@ -391,6 +393,10 @@ def test_bounds_are_inclusive(field):
         (
             {"sampling": "balanced", "data_dir": "prepared", "data_service": "grpc://HOST:5050"},
             r"Expected no data_service for sampling=balanced, .*\. Received: data_service=grpc://HOST:5050",
+        ),
+        (
+            {"training_images": 100, "data_dir": "prepared", "data_service": "grpc://HOST:5050"},
+            r"Expected no data_service for training_images, .*\. Received: data_service=grpc://HOST:5050",
         ),
         ({"bottleneck": 2047}, r"Expected bottleneck to be even\. Received: 2047"),
         (
@@ -572,9 +578,9 @@ def test_differences_are_fields_that_must_not_change_within_a_run(field):
 
 
 def test_all_differences_are_listed():
-    # 17 may change; network, towers, sampling, pad and the options of other networks have their defaults.
+    # 17 may change; network, towers, sampling, training_images, pad and the options of others have their defaults.
     default = config.Config(split_rule="shuffle", input_scale=1.0)
-    assert len(default.differences(EVERYTHING_ELSE)) == len(FIELDS) - 17 - 4 - len(OF_OTHERS)
+    assert len(default.differences(EVERYTHING_ELSE)) == len(FIELDS) - 17 - 5 - len(OF_OTHERS)
     assert set(EVERYTHING_ELSE.differences(ONE_TOWER)) == {"towers", "communication"}
 
 

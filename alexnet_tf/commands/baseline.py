@@ -26,7 +26,8 @@ _JSON = flagfiles.define_path("json", "", "write the result to this file", flag_
 
 # Of a configuration, only the data set and the seed matter.
 FIELDS = (
-    *("source", "data_dir", "validation_fraction", "split_seed", "split_rule", "image_size", "cache", "seed"),
+    *("source", "data_dir", "validation_fraction", "split_seed", "split_rule", "training_images"),
+    *("image_size", "cache", "seed"),
     *program.PROCESS_FIELDS,
 )
 

@@ -153,14 +153,51 @@ def hashed_split(split: Split, fraction: float, seed: int, root: str = "") -> tu
     Raises:
       TooFewImagesError: if one of them would be empty.
     """
-    keys = [hashlib.blake2b(name, digest_size=8, key=b"%d" % seed).digest() for name in split.names(root).tolist()]
-    ranks = np.array([int.from_bytes(key, "big") for key in keys], np.uint64)
+    ranks = _hashed_ranks(split, seed, root)
     second = []
     for label in np.unique(split.labels):
         members = np.flatnonzero(split.labels == label)
         count = min(len(members) - 1, max(1, round(len(members) * fraction)))
         second.append(members[np.argsort(ranks[members], kind="stable")[:count]])
     return _parts(split, np.concatenate(second), fraction)
+
+
+def _hashed_ranks(split, seed, root):
+    """Returns a number for each example that depends on its name and the seed alone, uint64 ``[examples]``."""
+    keys = [hashlib.blake2b(name, digest_size=8, key=b"%d" % seed).digest() for name in split.names(root).tolist()]
+    return np.array([int.from_bytes(key, "big") for key in keys], np.uint64)
+
+
+def hashed_subset(split: Split, count: int, seed: int, root: str = "") -> Split:
+    """Chooses examples by a hash of each example's name and the seed, the same fraction of each class.
+
+    The subset of a smaller count is part of that of a larger one.
+
+    Args:
+      split: a `Split`.
+      count: int, the number of examples to choose.
+      seed: int.
+      root: `Source.root`, which is not part of the names.
+
+    Returns:
+      A `Split` in the order of the original.
+
+    Raises:
+      ValueError: if the split has fewer examples than `count`, or `count` is less than the number of its classes.
+    """
+    classes, sizes = np.unique(split.labels, return_counts=True)
+    if not len(classes) <= count <= len(split.labels):
+        raise ValueError(
+            f"Expected training_images from {len(classes)}, one of each class, to {len(split.labels)}, all of them. "
+            f"Received: {count}"
+        )
+    ranks = _hashed_ranks(split, seed, root)
+    # Of each example, the fraction of its class that comes before it.
+    fractions = np.empty(len(split.labels))
+    for label, size in zip(classes, sizes):
+        members = np.flatnonzero(split.labels == label)
+        fractions[members[np.argsort(ranks[members], kind="stable")]] = np.arange(size) / size
+    return subset(split, np.sort(np.argsort(fractions, kind="stable")[:count]))
 
 
 def _parts(split, second, fraction):

@@ -152,6 +152,7 @@ def keep_to(
     *,
     resuming: bool,
     log: Callable[[str], None],
+    whole: bool = True,
 ) -> sources.Source:
     """Returns a data set with the images and splits of a run's record.
 
@@ -162,6 +163,7 @@ def keep_to(
       resuming: whether the run is to be trained further, which needs every image; otherwise those that are missing or
         changed are left out.
       log: called with a line about images that were added, are missing or have changed.
+      whole: whether the run was started with all training images; otherwise the others are not reported as added.
 
     Raises:
       ValueError: if the data set has another version or, to resume, other classes, or if images are missing or have
@@ -196,7 +198,7 @@ def keep_to(
                 "them unchanged; name the folder that has them with --source"
             )
         splits[split] = _subset(source.splits[match.split], match.places[kept[split]])
-    splits |= _added(record, matches, source, names, resuming, log)
+    splits |= _added(record, matches, source, names, resuming, log, whole)
     return source._replace(splits=splits, duplicates=record.duplicates or source.duplicates)
 
 
@@ -295,7 +297,7 @@ def _report(own, match, split, workdir, log):
         log(f"warning: of the {len(match.places)} {split} images of {workdir}, {text}; left out")
 
 
-def _added(record, matches, source, names, resuming, log):
+def _added(record, matches, source, names, resuming, log, whole):
     """Reports the images that are not in the record; returns the splits that may be evaluated although they are new."""
     counts, new_splits = {}, {}
     train_is_complete = bool((matches["train"].places >= 0).all())
@@ -306,7 +308,7 @@ def _added(record, matches, source, names, resuming, log):
         if added == len(part.labels) and split not in matches and not resuming and train_is_complete:
             log(f"the {split} set was added to {source.name} after the run was started")
             new_splits[split] = part
-        elif added:
+        elif added and (whole or split != matches["train"].split):
             counts[split] = added
     if counts:
         total = ", ".join(f"{count} of {split}" for split, count in counts.items())

@@ -49,8 +49,9 @@ def open_data(
     """Opens the data set of a configuration.
 
     If the data set has no validation split, ``validation_fraction`` of the training images become one, if there are
-    enough. With a fraction of 0 none is made, and training monitors the test split (`monitored_split`). A run that has
-    a record of its images (`data_record`) keeps to that.
+    enough. With a fraction of 0 none is made, and training monitors the test split (`monitored_split`). If
+    ``training_images`` is positive, that many of the remaining training images are used. A run that has a record of its
+    images (`data_record`) keeps to that.
 
     Args:
       run_config: the configuration.
@@ -62,7 +63,8 @@ def open_data(
       The data set, and the statistics of its training images if they are stored with it, else None.
 
     Raises:
-      ValueError, FileNotFoundError, ModuleNotFoundError: as `sources.open_source` and `prepared.open_data_dir`.
+      ValueError, FileNotFoundError, ModuleNotFoundError: as `sources.open_source`, `sources.hashed_subset` and
+        `prepared.open_data_dir`.
     """
     if run_config.data_dir:
         if run_config.source:
@@ -80,12 +82,17 @@ def open_data(
         log(f"warning: {note}")
     record = data_record.read(workdir) if workdir else None
     if record:
-        source = data_record.keep_to(record, source, workdir, resuming=resuming, log=log)
+        whole = not run_config.training_images
+        source = data_record.keep_to(record, source, workdir, resuming=resuming, log=log, whole=whole)
     for line in source.duplicates:
         log(f"warning: {line}")
     is_final = record or run_config.data_dir or "validation" in source.splits or not run_config.validation_fraction
     if not is_final:
         source = _hold_out(source, run_config, log)
+    if run_config.training_images and not record:
+        options = run_config.training_images, run_config.split_seed, source.root
+        chosen = sources.hashed_subset(source.splits["train"], *options)
+        source = source._replace(splits={**source.splits, "train": chosen})
     if workdir and not held_out_splits(source):
         log(f"warning: {diagnostics.nothing_held_out()}")
     return source, image_statistics

@@ -276,6 +276,23 @@ def test_the_hashed_split_holds_out_at_least_one_image_of_each_class():
         sources.hashed_split(numbered([0, 1]), 0.5, 0)
 
 
+def test_a_hashed_subset_has_the_same_fraction_of_each_class_and_is_part_of_a_larger_one():
+    split = numbered([0] * 100 + [1] * 40 + [2] * 20)
+    subsets = {count: sources.hashed_subset(split, count, 0) for count in (3, 16, 80, 160)}
+    assert {count: np.bincount(part.labels).tolist() for count, part in subsets.items()} == {
+        3: [1, 1, 1],
+        16: [10, 4, 2],
+        80: [50, 20, 10],
+        160: [100, 40, 20],
+    }
+    chosen = [set(contents(part)) for part in subsets.values()]
+    assert chosen[0] < chosen[1] < chosen[2] < chosen[3]
+    assert set(contents(sources.hashed_subset(split, 16, 1))) != chosen[1]
+    for count in (2, 161):
+        with pytest.raises(ValueError, match=f"from 3, one of each class, to 160, all of them. Received: {count}$"):
+            sources.hashed_subset(split, count, 0)
+
+
 def test_names_are_relative_to_the_root_and_equal_on_all_systems(tmp_path):
     for class_name in ("a", "e\u0301"):
         write(tmp_path / "train" / class_name / "1.png")

@@ -81,3 +81,28 @@ def test_nested_folders_without_class_folders_have_no_effect(pictures):
     shutil.copy(pictures / "train" / "dark" / "0.png", pictures / "train" / "dark" / "more" / "0.png")
     source, _ = dataset.open_data(small_runs.make_config(pictures, nested_folders=True))
     assert len(source.splits["train"].labels) == 7
+
+
+def test_a_run_keeps_to_its_training_images_without_a_warning_about_the_others(pictures, tmp_path):
+    run_config = small_runs.make_config(pictures, training_images=4)
+    source, _ = dataset.open_data(run_config)
+    chosen = sorted(source.splits["train"].names(source.root).tolist())
+    assert len(chosen) == 4 and len(source.splits["test"].labels) == 10
+    (tmp_path / "run").mkdir()
+    data_record.write(tmp_path / "run", source)
+    shutil.copy(pictures / "train" / "dark" / "0.png", pictures / "train" / "dark" / "a.png")
+    shutil.copy(pictures / "train" / "dark" / "1.png", pictures / "test" / "dark" / "b.png")
+    for resuming in (False, True):
+        lines = []
+        again, _ = dataset.open_data(run_config, lines.append, workdir=tmp_path / "run", resuming=resuming)
+        assert sorted(again.splits["train"].names(again.root).tolist()) == chosen
+        assert [line.rpartition(": ")[2] for line in lines] == ["1 of test"]
+
+
+def test_training_images_are_chosen_of_those_that_are_not_held_out(pictures):
+    options = {"source": f"folder:{pictures / 'train'}", "validation_fraction": 0.4}
+    whole, _ = dataset.open_data(small_runs.make_config(pictures, **options))
+    some, _ = dataset.open_data(small_runs.make_config(pictures, **options, training_images=2))
+    assert len(whole.splits["train"].labels) == 4 and len(some.splits["train"].labels) == 2
+    held_out = [each.splits["validation"].names().tolist() for each in (whole, some)]
+    assert held_out[0] == held_out[1] and not set(some.splits["train"].names()) & set(held_out[0])
