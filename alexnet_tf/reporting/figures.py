@@ -188,6 +188,28 @@ def error_curves(
     return figure
 
 
+def lines(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], label: str) -> "matplotlib.figure.Figure":
+    """Plots values of at least 0 by epoch.
+
+    Args:
+      curves: dict from a name to two lists of float of the same length: epochs, ascending, and values.
+      label: str, what the values are.
+
+    Returns:
+      A figure with one axes.
+    """
+    figure = _blank(7.0, 3.0)
+    axes = figure.subplots()
+    for (name, (epochs, values)), style in zip(curves.items(), itertools.cycle(["-", "--", ":", "-."])):
+        axes.plot(epochs, values, style, label=name)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(label)
+    axes.set_ylim(bottom=0)
+    axes.grid(True, alpha=0.3)
+    axes.legend()
+    return figure
+
+
 def predictions(
     images: Sequence[np.ndarray],
     true_names: Sequence[str],

@@ -11,7 +11,6 @@ from alexnet_tf import flagfiles
 from alexnet_tf.evaluation import errors
 from alexnet_tf.models import registry
 from alexnet_tf.reporting import figures
-from alexnet_tf.reporting import kernels
 from alexnet_tf.reporting import pages
 from alexnet_tf.reporting import pictures
 from alexnet_tf.runs import builders
@@ -19,6 +18,7 @@ from alexnet_tf.runs import class_report
 from alexnet_tf.runs import costs
 from alexnet_tf.runs import dataset
 from alexnet_tf.runs import diagnosis
+from alexnet_tf.runs import kernel_report
 from alexnet_tf.runs import map_report
 from alexnet_tf.runs import placement
 from alexnet_tf.runs import restore
@@ -106,7 +106,7 @@ def write(
         *_summary(run_config, model, data, last, step, chosen),
         *_errors(run_config, data, results),
         *_curves(workdir, records, results[0].split),
-        *_kernels(workdir, run_config, model),
+        *kernel_report.blocks(workdir, run_config.network, model, records),
         *_predictions(workdir, last, examples, names),
         *_confusion(workdir, last, names),
         *class_report.sections(workdir, results, names, step),
@@ -213,28 +213,6 @@ def _curves(workdir, records, monitored):
         f"Error and loss by epoch. The training error can be higher than the {monitored} error, because augmentation "
         "and dropout make training images harder to classify.",
     )
-
-
-def _kernels(workdir, run_config, model):
-    first_layers = registry.find(run_config.network).first_layers
-    weights = [layer.kernel.numpy() for layer in model.layers if layer.name in first_layers]
-    yield pages.Heading("First-layer kernels")
-    kernels.save_png(kernels.tile(weights), os.path.join(workdir, "kernels.png"))
-    shares = [kernels.color_share(each) for each in weights]
-    caption = (
-        f"The {sum(each.shape[-1] for each in weights)} kernels of the first layer, each scaled to the full range of "
-        "intensities. Trained on ImageNet, they become edges, gratings and color blobs; after little training they "
-        "look like noise. "
-    )
-    if len(weights) == 2:
-        caption += (
-            f"The upper half belongs to tower a, the lower half to tower b. Color accounts for {shares[0]:.2f} and "
-            f"{shares[1]:.2f} of their squared weights (0 for gray kernels, 0.67 for noise); in the paper, one tower "
-            "became gray and the other colored."
-        )
-    else:
-        caption += f"Color accounts for {shares[0]:.2f} of their squared weights (0 for gray kernels, 0.67 for noise)."
-    yield pages.Picture("kernels.png", caption)
 
 
 def _predictions(workdir, result, examples, names):

@@ -16,6 +16,7 @@ To resume a run that ended early from its newest checkpoint, repeat the command.
 
 import contextlib
 import dataclasses
+import functools
 import os
 import zlib
 from collections.abc import Sequence
@@ -44,6 +45,7 @@ from alexnet_tf.runs import dataset
 from alexnet_tf.runs import devices
 from alexnet_tf.runs import diagnosis
 from alexnet_tf.runs import initialization
+from alexnet_tf.runs import kernel_report
 from alexnet_tf.runs import report
 from alexnet_tf.runs import restore
 from alexnet_tf.runs import selection
@@ -418,7 +420,8 @@ def _actions(run, terminal, latest, stop):
         lambda progress, chance: warn(progress, diagnosis.flat_loss(run.config, chance)),
     )
     early_cut = diagnosis.EarlyCut(run.workdir, run.config, run.data.source, warn)
-    epoch_end.log = validation.epoch_log(run.monitored, terminal, writer, summaries)
+    color_shares = functools.partial(kernel_report.color_shares, run.trainer.model, run.config.network)
+    epoch_end.log = validation.epoch_log(run.monitored, terminal, writer, summaries, color_shares)
     epoch = run.first_step / run.steps_per_epoch
     details = summary_contents.details(summaries, run.trainer, latest, run.config, epoch)
     # The test set, monitored where there is no validation set, must not choose an epoch.

@@ -48,9 +48,21 @@ class EpochEnd:
 
 
 def epoch_log(
-    monitored: str, terminal: actions.Terminal, writer: metrics.Writer, summaries: tensorboard.Summaries
+    monitored: str,
+    terminal: actions.Terminal,
+    writer: metrics.Writer,
+    summaries: tensorboard.Summaries,
+    color_shares: Callable[[], dict[str, float]],
 ) -> EpochLog:
-    """Returns the function that logs an epoch to the terminal, ``metrics.jsonl`` and TensorBoard."""
+    """Returns the function that logs an epoch to the terminal, ``metrics.jsonl`` and TensorBoard.
+
+    Args:
+      monitored: the monitored split.
+      terminal: prints a line.
+      writer: of ``metrics.jsonl``.
+      summaries: for TensorBoard.
+      color_shares: returns how colored the kernels of each first layer are, by layer (`kernel_report`).
+    """
 
     evaluated = "training set" if monitored == "train" else monitored
 
@@ -62,6 +74,9 @@ def epoch_log(
         speed = examples.sum() / sum(n / r.images_per_second for n, r in zip(examples, reports))
         writer.write(kind="validation", step=progress.step, epoch=progress.epoch, **result.to_dict())
         summaries.errors(progress.step, "validation", result.loss, result.top1_error, result.top5_error)
+        shares = color_shares()
+        writer.write(kind="kernels", step=progress.step, epoch=progress.epoch, color_share=shares)
+        summaries.scalars(progress.step, **{f"color_share/{name}": share for name, share in shares.items()})
         top5 = "" if result.top5_error is None else f" top-5 {100 * result.top5_error:.2f}%"
         terminal.print(
             f"epoch {round(progress.epoch)}: train loss {train_loss:.4f} error {100 * train_error:.2f}%, "

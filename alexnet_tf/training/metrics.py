@@ -28,6 +28,7 @@ _KINDS = {
     ),
     "validation": schema.Object(_RECORD, {"top1_error": _FRACTION, "loss": schema.Number()}),
     "warning": schema.Object({**_RECORD, "text": schema.Text()}),
+    "kernels": schema.Object({**_RECORD, "color_share": schema.Map(_FRACTION)}),
 }
 
 _ERRORS = schema.Object(

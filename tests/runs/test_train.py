@@ -94,6 +94,8 @@ def test_a_run_writes_all_promised_files(folder, tmp_path, capsys):
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records if record["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
     assert [record["step"] for record in records if record["kind"] == "validation"] == [3, 6]
+    colors = {record["step"]: record["color_share"] for record in records if record["kind"] == "kernels"}
+    assert colors.keys() == {3, 6} and colors[3] != colors[6] and 0 < colors[6]["conv1"] < 1
     assert (run / "kernels.png").exists()
     assert list((run / "tensorboard").glob("events.out.tfevents.*"))
     assert not list(run.rglob("*.part"))
