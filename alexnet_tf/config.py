@@ -273,8 +273,8 @@ class Config:
     training_images: int = _option(
         "data",
         0,
-        "number of images to train on, the same fraction of each class, chosen by a hash of their names and split_seed; "
-        "0: all that are not held out",
+        "number of images to train on, the same fraction of each class, chosen by a hash of their names and "
+        "split_seed; 0: all that are not held out",
         "ours",
         low=0,
     )

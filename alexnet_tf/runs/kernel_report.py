@@ -14,6 +14,7 @@ from alexnet_tf.reporting import kernels
 from alexnet_tf.reporting import pages
 from alexnet_tf.reporting import pictures
 
+
 def first_kernels(model: keras.Model, network: str) -> dict[str, np.ndarray]:
     """Returns the kernels of the layers that read the images, by layer.
 
