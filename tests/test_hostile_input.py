@@ -27,7 +27,7 @@ from alexnet_tf.data import statistics
 from alexnet_tf.evaluation import feature_index
 from alexnet_tf.reporting import pages
 from alexnet_tf.serving import client
-from alexnet_tf.training import checkpoints
+from alexnet_tf.training import checkpoint_files
 from alexnet_tf.training import metrics
 from alexnet_tf.utils import schema
 
@@ -329,7 +329,7 @@ def test_malformed_checkpoint_lists_are_one_line_errors(content, tmp_path):
     (tmp_path / "checkpoint").write_bytes(content)
     for name in ("ckpt-1.index", "ckpt-1.data-00000-of-00001"):
         (tmp_path / name).write_bytes(pickle.dumps(Trap(tmp_path / "mark")))
-    refusal(lambda: checkpoints.read_metadata(checkpoints.newest_checkpoint(tmp_path)))
+    refusal(lambda: checkpoint_files.read_metadata(checkpoint_files.newest_checkpoint(tmp_path)))
     assert not (tmp_path / "mark").exists()
 
 

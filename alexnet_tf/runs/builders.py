@@ -20,6 +20,7 @@ from alexnet_tf.data import sampling
 from alexnet_tf.data import statistics
 from alexnet_tf.models import placement
 from alexnet_tf.models import registry
+from alexnet_tf.training import checkpoint_files
 from alexnet_tf.training import checkpoints
 from alexnet_tf.training import optimizer
 from alexnet_tf.training import parameter_groups
@@ -377,9 +378,9 @@ def build_checkpoints(
     names = [variable.path for variable in model.trainable_variables]
     if momentum_sgd:
         variables |= {f"{name}/velocity": value for name, value in zip(names, momentum_sgd.velocities)}
-        variables |= {checkpoints.average_name(name): value for name, value in zip(names, momentum_sgd.averages)}
+        variables |= {checkpoint_files.average_name(name): value for name, value in zip(names, momentum_sgd.averages)}
     elif run_config.averaging == "polyak":
-        variables |= {checkpoints.average_name(name): variables.pop(name) for name in names if name in variables}
+        variables |= {checkpoint_files.average_name(name): variables.pop(name) for name in names if name in variables}
     metadata = {"network": run_config.network, "recipe": run_config.recipe, "classes": list(class_names)}
     return checkpoints.Checkpoints(
         os.path.join(workdir, "checkpoints"),

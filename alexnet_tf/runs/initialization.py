@@ -14,7 +14,7 @@ from alexnet_tf.runs import builders
 from alexnet_tf.runs import pretrained
 from alexnet_tf.runs import restore
 from alexnet_tf.runs import selection
-from alexnet_tf.training import checkpoints
+from alexnet_tf.training import checkpoint_files
 from alexnet_tf.training import parameter_groups
 
 # Options of a network that only matter in training.
@@ -48,7 +48,7 @@ def check(run_config: config.Config, workdir: str | os.PathLike) -> None:
 
     Raises:
       FileNotFoundError: if there is no checkpoint or, if requested, no mean image.
-      checkpoints.DamagedError: if there are checkpoints, but none can be read.
+      checkpoint_files.DamagedError: if there are checkpoints, but none can be read.
       ValueError: if the requested mean image is damaged or has another size.
     """
     if run_config.initialize_from:
@@ -58,17 +58,17 @@ def check(run_config: config.Config, workdir: str | os.PathLike) -> None:
 
 
 def _check(run_config, workdir):
-    if checkpoints.paths(os.path.join(workdir, "checkpoints")):
+    if checkpoint_files.paths(os.path.join(workdir, "checkpoints")):
         return
     other = pretrained.find(run_config.initialize_from)
     chosen = _selected(other, _config_of(other))
     try:
         if chosen.path:
-            checkpoints.read_metadata(chosen.path)
+            checkpoint_files.read_metadata(chosen.path)
             return
-    except checkpoints.DamagedError:
+    except checkpoint_files.DamagedError:
         pass  # `_load` warns of it.
-    checkpoints.newest_checkpoint(chosen.directory)
+    checkpoint_files.newest_checkpoint(chosen.directory)
 
 
 def _selected(workdir, other):
@@ -150,14 +150,14 @@ def _load(chosen, variables, log):
     """Assigns the values of the chosen checkpoint, or of the newest if that is damaged; returns its path and choice."""
 
     def load(path):
-        trained = checkpoints.trained_names(chosen.directory, variables, path)
+        trained = checkpoint_files.trained_names(chosen.directory, variables, path)
         values = {trained[name]: value for name, value in variables.items()}
-        return checkpoints.load_weights(chosen.directory, values, log if path is None else lambda line: None, path)
+        return checkpoint_files.load_weights(chosen.directory, values, log if path is None else lambda line: None, path)
 
     if chosen.path:
         try:
             return load(chosen.path), chosen
-        except checkpoints.DamagedError as error:
+        except checkpoint_files.DamagedError as error:
             log(f"warning: {error}; the newest checkpoint is used")
     return load(None), selection.Selection("newest", chosen.directory, None)
 

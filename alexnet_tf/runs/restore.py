@@ -18,7 +18,7 @@ from alexnet_tf.data import statistics
 from alexnet_tf.runs import builders
 from alexnet_tf.runs import data_record
 from alexnet_tf.runs import selection
-from alexnet_tf.training import checkpoints
+from alexnet_tf.training import checkpoint_files
 from alexnet_tf.utils import messages
 from alexnet_tf.utils import schema
 
@@ -72,8 +72,8 @@ def read_class_names(workdir: str | os.PathLike) -> list[str]:
       FileNotFoundError: if there is no checkpoint.
       ValueError: if the checkpoint cannot be read.
     """
-    newest = checkpoints.newest_checkpoint(os.path.join(workdir, "checkpoints"))
-    return list(checkpoints.read_metadata(newest)["classes"])
+    newest = checkpoint_files.newest_checkpoint(os.path.join(workdir, "checkpoints"))
+    return list(checkpoint_files.read_metadata(newest)["classes"])
 
 
 def read_class_words(workdir: str | os.PathLike) -> dict[str, str]:
@@ -160,9 +160,9 @@ def _remedy(path):
     """Says what to do if the best checkpoint, at `path`, is damaged; None for the newest, of which others are tried."""
     try:
         yield
-    except checkpoints.DamagedError as error:
+    except checkpoint_files.DamagedError as error:
         if path:
-            raise checkpoints.DamagedError(f"{error}; use --checkpoint=newest") from None
+            raise checkpoint_files.DamagedError(f"{error}; use --checkpoint=newest") from None
         raise
 
 
@@ -216,20 +216,20 @@ def open_available(
     run_config = read_config(workdir)
     directory = os.path.join(workdir, "checkpoints")
     chosen = selection.select(workdir, run_config, checkpoint)
-    path = chosen.path or checkpoints.newest_checkpoint(directory)
+    path = chosen.path or checkpoint_files.newest_checkpoint(directory)
     with _remedy(chosen.path):
-        metadata = checkpoints.read_metadata(path)
+        metadata = checkpoint_files.read_metadata(path)
     names = list(metadata["classes"])
     # A network has at least two classes, even if the checkpoint lacks the layer that distinguishes them.
     model = builders.build_model(run_config, max(2, len(names)), devices=None, **changes)
-    lacking = set(checkpoints.lacking(path, [variable.path for variable in model.variables]))
+    lacking = set(checkpoint_files.lacking(path, [variable.path for variable in model.variables]))
     missing = ()
     if lacking:
         _check_metadata(path, metadata, run_config)
         kept, missing = _kept(model, lacking, path)
         with _remedy(chosen.path):
-            path = checkpoints.load_weights(directory, kept, log, chosen.path)
-        step = checkpoints.read_step(path)
+            path = checkpoint_files.load_weights(directory, kept, log, chosen.path)
+        step = checkpoint_files.read_step(path)
     else:
         step, path = restore_weights(model, run_config, names, workdir, log, chosen.path)
     run_statistics = read_statistics(workdir)

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import Any
 from typing import NamedTuple
 
-from alexnet_tf.training import checkpoints
+from alexnet_tf.training import checkpoint_files
 from alexnet_tf.training import loop
 from alexnet_tf.training import metrics
 from alexnet_tf.utils import files
@@ -106,7 +106,7 @@ class Keeper:
         """Completes what a killed process left. Must not be called while another process saves."""
         best, recorded = self._monitor.best, read(self._directory)
         name = best and f"ckpt-{best.step}"
-        if best != recorded and name in map(os.path.basename, checkpoints.paths(self._directory)):
+        if best != recorded and name in map(os.path.basename, checkpoint_files.paths(self._directory)):
             self._keep(best)
         elif os.path.isdir(os.path.join(self._directory, _FOLDER)):
             self._remove_others(recorded)

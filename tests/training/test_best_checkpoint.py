@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from alexnet_tf.training import best_checkpoint
+from alexnet_tf.training import checkpoint_files
 from alexnet_tf.training import checkpoints
 from alexnet_tf.training import loop
 from alexnet_tf.training import schedules
@@ -52,7 +53,7 @@ def test_the_epoch_with_the_lowest_error_is_kept_besides_the_newest(tmp_path):
         run.epoch(number, error)
     assert best_checkpoint.read(str(tmp_path)) == (20, 2.0, 0.3, 1.0, "validation")
     assert names(tmp_path) == FILES(20)
-    assert [os.path.basename(path) for path in checkpoints.paths(str(tmp_path))] == ["ckpt-50", "ckpt-40"]
+    assert [os.path.basename(path) for path in checkpoint_files.paths(str(tmp_path))] == ["ckpt-50", "ckpt-40"]
     other = Run(tmp_path)
     path = best_checkpoint.path_of(str(tmp_path), best_checkpoint.read(str(tmp_path)))
     assert other.checkpoints.restore(path=path) == 20

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from alexnet_tf.training import checkpoint_files
 from alexnet_tf.training import checkpoints
 from alexnet_tf.training import schedules
 from alexnet_tf.utils import files
@@ -259,7 +260,7 @@ def test_previous_checkpoint_is_restored_with_a_warning_if_the_newest_is_damaged
 def test_weights_are_those_of_the_previous_checkpoint_if_the_newest_is_damaged(file, damage, tmp_path):
     shapes, expected = checkpoints_5_and_damaged_6(tmp_path, file, damage)
     started, lines = Run(tmp_path / "new", seed=2, shapes=shapes), []
-    assert checkpoints.load_weights(str(tmp_path), started.variables, lines.append) == str(tmp_path / "ckpt-5")
+    assert checkpoint_files.load_weights(str(tmp_path), started.variables, lines.append) == str(tmp_path / "ckpt-5")
     assert_same(started.values(), expected)
     assert len(lines) == 1 and re.match(r"warning: Expected a .*checkpoint.*\. Received: \S+ckpt-6 \(.+\)$", lines[0])
 
@@ -269,11 +270,11 @@ def test_weights_of_checkpoints_that_are_all_damaged_are_refused(tmp_path):
     (tmp_path / "ckpt-5.data-00000-of-00001").unlink()
     started = Run(tmp_path / "new", seed=2)
     before = started.values()
-    with pytest.raises(checkpoints.DamagedError, match=r"Received: \S+ckpt-5 \("):
-        checkpoints.load_weights(str(tmp_path), started.variables)
+    with pytest.raises(checkpoint_files.DamagedError, match=r"Received: \S+ckpt-5 \("):
+        checkpoint_files.load_weights(str(tmp_path), started.variables)
     assert_same(started.values(), before)
     with pytest.raises(FileNotFoundError, match="Expected a checkpoint in .*none. Received: none"):
-        checkpoints.load_weights(str(tmp_path / "none"), started.variables)
+        checkpoint_files.load_weights(str(tmp_path / "none"), started.variables)
 
 
 def test_checkpoint_of_another_network_does_not_count_as_damaged(tmp_path):
@@ -384,7 +385,7 @@ def test_names_with_characters_of_patterns_are_names(tmp_path, name, other):
     assert restored.checkpoints.current == restored.checkpoints.latest == str(tmp_path / name / "ckpt-3")
     assert_same(restored.values(), saved.values())
     started = Run(tmp_path / "new[0]", seed=4)
-    assert checkpoints.load_weights(str(tmp_path / name), started.variables) == str(tmp_path / name / "ckpt-3")
+    assert checkpoint_files.load_weights(str(tmp_path / name), started.variables) == str(tmp_path / name / "ckpt-3")
     assert_same(started.values(), saved.values())
 
 
