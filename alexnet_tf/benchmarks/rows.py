@@ -60,6 +60,8 @@ ROWS = {
     # With TensorFlow Serving's default threads.
     "P12": Row("serving", "answers", _all_cores),
     "P13": Row("training_step", "traces"),
+    # One thread for each side, whatever the defaults of the two libraries are.
+    "P15": Row("serving", "engines", cores=1),
     "P17": Row("training_step", "frozen"),
     "workers": Row("workers", "two_workers", cores=2),
     "summaries": Row("summaries", "summaries"),

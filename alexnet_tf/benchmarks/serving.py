@@ -1,7 +1,8 @@
-"""An export in use, in this process and on a server under load (rows P12 and load)."""
+"""An export in use, in this process, in another engine and on a server under load (rows P12, P15 and load)."""
 
 import concurrent.futures
 import contextlib
+import importlib.util
 import itertools
 import os
 import pathlib
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -106,6 +108,57 @@ def _load_warm(directory):
         inputs = {name: tf.constant(value) for name, value in protocol.arrays(request.inputs).items()}
         loaded[request.model_spec.signature_name](**inputs)
     return loaded
+
+
+def openvino_inference(directory: str, sizes: Sequence[int], image_size: int) -> dict[str, measuring.Side]:
+    """Sides for another process: an export in OpenVINO, one for each batch size.
+
+    Args:
+      directory: of the versions.
+      sizes: the batch sizes.
+      image_size: side of the images.
+    """
+    import openvino
+
+    loaded = tf.saved_model.load(client.newest_version(directory)[0])
+    model = openvino.convert_model(loaded.signatures["probabilities"])
+    # float32, as TensorFlow computes, rather than bfloat16 where the processor has it.
+    compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    images = {size: _pixels(size, image_size) for size in sizes}
+    return {f"OpenVINO, {size}": sides.repeat(size, compiled, {"images": images[size]}) for size in sizes}
+
+
+def engines(request: measuring.Request) -> measuring.Result:
+    """P15: probabilities of pixels by an export in OpenVINO and in TensorFlow, in batches of 1 and 32.
+
+    Args:
+      request: `measuring.Request`; no batch is larger than the configuration's.
+
+    Returns:
+      `measuring.Result`.
+
+    Raises:
+      NotRunError: if OpenVINO is not installed.
+    """
+    if importlib.util.find_spec("openvino") is None:
+        raise measuring.NotRunError("needs openvino: pip install openvino")
+    run_config = request.config.resolved()
+    sizes = sorted({min(size, run_config.batch_size) for size in (1, BATCH)})
+    with exported(run_config) as directory:
+        ours = tf.saved_model.load(client.newest_version(directory)[0]).signatures["probabilities"]
+        measured = {}
+        for size in sizes:
+            images = tf.constant(_pixels(size, run_config.image_size))
+            measured[f"{sides.OURS}, {size}"] = sides.repeat(size, lambda images: ours(images=images), images)
+        with measuring.in_subprocesses((openvino_inference, directory, sizes, run_config.image_size)) as theirs:
+            rates = sides.interleave(request, measured | theirs)
+    ratios = [measuring.Ratio(f"OpenVINO, {size}", f"{sides.OURS}, {size}", 1.1, measuring.AT_MOST) for size in sizes]
+    description = f"an export in OpenVINO and in TensorFlow, {run_config.precision}"
+    return measuring.Result(description, "images/s", rates, ratios)
+
+
+def _pixels(count, size):
+    return np.random.default_rng(0).uniform(0, 255, [count, size, size, 3]).astype(np.float32)
 
 
 def load(request: measuring.Request) -> measuring.Result:

@@ -96,6 +96,7 @@ Each numbered directory is a version of the model, described by its `model_card.
 | `serving_default` | `image_bytes`: image files of any size | `probabilities`, `classes`, `scores`, `errors` |
 | `images` | `images`: uint8 RGB pixels, cropped to a square and resized | `probabilities`, `classes`, `scores` |
 | `images_float` | `images`: the same as float32 | `probabilities`, `classes`, `scores`, `errors` |
+| `probabilities` | `images`: the same as float32 | `probabilities`; converts to OpenVINO and LiteRT |
 | `frames` | `frames`: decoded uint8 RGB images of any size | `probabilities`, `classes`, `scores` |
 | `features` | `image_bytes` | `features` (the last layer's input), `errors` |
 

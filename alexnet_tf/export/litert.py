@@ -38,12 +38,13 @@ def convert(
         return converter.convert()
 
 
-def run(model: bytes, images: np.ndarray) -> dict[str, np.ndarray]:
+def run(model: bytes, images: np.ndarray, signature: str = "serving_default") -> dict[str, np.ndarray]:
     """Runs a LiteRT file with TensorFlow's interpreter.
 
     Args:
       model: the contents of the file.
       images: its input.
+      signature: the name of the signature to call.
 
     Returns:
       Its outputs by name.
@@ -51,4 +52,4 @@ def run(model: bytes, images: np.ndarray) -> dict[str, np.ndarray]:
     # TensorFlow announces that the interpreter will move to another package.
     with standard_error.suppressed(), warnings.catch_warnings(action="ignore", category=UserWarning):
         interpreter = tf.lite.Interpreter(model_content=model)
-        return interpreter.get_signature_runner("serving_default")(images=images)
+        return interpreter.get_signature_runner(signature)(images=images)

@@ -45,6 +45,7 @@ def export(
     card: Mapping[str, Any],
     export_dir: str | os.PathLike,
     options: Options | None = None,
+    float32_network: keras.Model | None = None,
 ) -> str:
     """Writes the next version of a served model, and the deployment files next to the versions.
 
@@ -59,6 +60,8 @@ def export(
       card: metadata of the network for the model card; values must be JSON-serializable.
       export_dir: directory of the versions; created if missing.
       options: how the network is served; None for the defaults.
+      float32_network: as of `signatures.Signatures`, a functional model from the images to logits. Its own weights do
+        not matter.
 
     Returns:
       The path of the version, such as ``export_dir/1``.
@@ -73,7 +76,7 @@ def export(
     if len(class_names) != network.output_shape[-1]:
         raise ValueError(f"Expected {network.output_shape[-1]} class_names. Received: {len(class_names)}")
     check_numbers(network, preprocessing.mean_image)
-    with _served(network, preprocessing, class_names, options) as served:
+    with _served(network, preprocessing, class_names, options, float32_network) as served:
         return _write(served, _metadata(served, preprocessing, class_names, options) | card, export_dir, options)
 
 
@@ -111,7 +114,7 @@ def check_numbers(network: keras.Model, mean_image: np.ndarray) -> None:
 
 
 @contextlib.contextmanager
-def _served(network, preprocessing, class_names, options):
+def _served(network, preprocessing, class_names, options, float32_network):
     """Yields the signatures. Their file of class names exists until the end, when it has been copied to the export."""
     with tempfile.TemporaryDirectory() as folder:
         labels = os.path.join(folder, "labels.txt")
@@ -125,6 +128,7 @@ def _served(network, preprocessing, class_names, options):
             top=options.top,
             max_pixels=options.max_pixels,
             temperature=options.temperature,
+            float32_network=float32_network and signatures.with_features(float32_network),
         )
 
 

@@ -103,6 +103,8 @@ class Signatures:
       top: number of classes that a response names; all of them if there are fewer.
       max_pixels: as for `decode_images`.
       temperature: what the logits are divided by; of ten views, the logarithms of their mean probabilities.
+      float32_network: the same network computing in float32, for `probabilities`, which then uses it with the weights
+        of `network`: other engines lack operations in bfloat16. None if `network` computes in float32.
 
     Raises:
       ValueError: if `views`, `top`, `max_pixels` or `temperature` is out of range.
@@ -118,6 +120,7 @@ class Signatures:
         top: int = 5,
         max_pixels: int = MAX_PIXELS,
         temperature: float = 1.0,
+        float32_network: keras.Model | None = None,
     ):
         self.views = _OLD_VIEWS.get(views, views)
         if self.views not in VIEWS:
@@ -137,9 +140,14 @@ class Signatures:
         self._top = min(top, int(self.class_names.size()))
         self._max_pixels = max_pixels
         cut = {"center": lambda images: [self._central_view(images)], "ten": self._ten_views}
-        self._probabilities_of_views = errors.probability_function(
-            lambda images, training: self._tempered(network(images, training=training)[0], "center"), cut[self.views]
-        )
+
+        def probabilities_of_views(model):
+            tempered = lambda images, training: self._tempered(model(images, training=training)[0], "center")
+            return errors.probability_function(tempered, cut[self.views])
+
+        self._probabilities_of_views = self._float32_probabilities_of_views = probabilities_of_views(network)
+        if float32_network is not None:
+            self._float32_probabilities_of_views = probabilities_of_views(_with_weights(float32_network, network))
 
     def endpoints(self) -> dict[str, tuple[Any, tf.TensorSpec]]:
         """Returns a dict from the name of each signature to its function and the ``tf.TensorSpec`` of its input."""
@@ -149,6 +157,7 @@ class Signatures:
             "serving_default": (self.classify_bytes, image_bytes),
             "images": (self.classify_images, tf.TensorSpec([None, size, size, 3], tf.uint8, name="images")),
             "images_float": (self.classify_floats, tf.TensorSpec([None, size, size, 3], tf.float32, name="images")),
+            "probabilities": (self.probabilities, tf.TensorSpec([None, size, size, 3], tf.float32, name="images")),
             "frames": (self.classify_frames, tf.TensorSpec([None, None, None, 3], tf.uint8, name="frames")),
             "features": (self.features, image_bytes),
         }
@@ -194,13 +203,21 @@ class Signatures:
           descending order, ``classes``, string ``[batch, top]``, and ``scores``, their probabilities, float32
           ``[batch, top]``.
         """
-        probabilities = tf.reduce_mean(self._probabilities_of_views(images), axis=0)
-        if self.views == "ten" and self._temperature != 1:
-            logarithms = tf.math.log(tf.maximum(probabilities, probabilities.dtype.as_numpy_dtype(_MIN_PROBABILITY)))
-            probabilities = tf.nn.softmax(self._tempered(logarithms, "ten"))
+        probabilities = self._mean_over_views(self._probabilities_of_views(images))
         scores, indices = tf.math.top_k(probabilities, self._top)
         classes = self.class_names.lookup(tf.cast(indices, tf.int64))
         return {"probabilities": probabilities, "classes": classes, "scores": scores}
+
+    def probabilities(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Computes probabilities with arithmetic only, for engines without strings, tables and decoders.
+
+        Args:
+          images: as for `classify_images`; numbers that cannot be pixels are not reported.
+
+        Returns:
+          A dict with the ``probabilities`` of `classify_images`, computed in float32.
+        """
+        return {"probabilities": self._mean_over_views(self._float32_probabilities_of_views(images))}
 
     def classify_frames(self, frames: tf.Tensor) -> dict[str, tf.Tensor]:
         """Classifies decoded images of any size, such as frames of a camera.
@@ -236,6 +253,13 @@ class Signatures:
         features = tf.where(tf.equal(messages, "")[:, None], tf.cast(features, tf.float32), 0.0)
         return {"features": features, "errors": messages}
 
+    def _mean_over_views(self, probabilities):
+        probabilities = tf.reduce_mean(probabilities, axis=0)
+        if self.views == "ten" and self._temperature != 1:
+            logarithms = tf.math.log(tf.maximum(probabilities, probabilities.dtype.as_numpy_dtype(_MIN_PROBABILITY)))
+            probabilities = tf.nn.softmax(self._tempered(logarithms, "ten"))
+        return probabilities
+
     def _tempered(self, logits, views):
         """Returns logits divided by the temperature, if they are those of the view set."""
         return logits / self._temperature if self.views == views and self._temperature != 1 else logits
@@ -258,6 +282,17 @@ class Signatures:
             size=preprocessing.crop_size,
             scale=preprocessing.scale,
         )
+
+
+def _with_weights(model, other):
+    """Returns a function that calls a model with the weights of another one, cast to the dtypes of its own."""
+
+    def call(images, training):
+        weights = [(own, tf.cast(value.value, own.dtype)) for own, value in zip(model.variables, other.variables)]
+        with keras.StatelessScope(state_mapping=weights):
+            return model(images, training=training)
+
+    return call
 
 
 def _with_errors(outputs, messages):

@@ -66,10 +66,13 @@ def export_run(
     preprocessing = preprocessing_of(run)
     views = "ten views" if options.get("views") == "ten" else "center crop"
     chosen = _choose_temperature(run, temperature, views)
-    model = _to_bfloat16(run) if run_config.precision == "bfloat16" else run.model
+    model, float32_model = run.model, None
+    if run_config.precision == "bfloat16":
+        model = _to_bfloat16(run)
+        float32_model = _build(run, dtype="float32", initialization="zeros")
     options = saved_model.Options(**options, temperature=chosen.value)
     card = _model_card(run) | chosen.card()
-    version = saved_model.export(model, preprocessing, run.class_names, card, export_dir, options)
+    version = saved_model.export(model, preprocessing, run.class_names, card, export_dir, options, float32_model)
     console.print(
         f"export {version}\n  from        {run.checkpoint}, step {run.step}, {run_config.precision} "
         f"({run.chosen.describe()})\n"
@@ -271,9 +274,13 @@ def _model_card(run):
     }
 
 
+def _build(run, **changes):
+    return builders.build_model(run.config, len(run.class_names), devices=None, jit_compile=False, **changes)
+
+
 def _to_bfloat16(run):
     """Returns the network with weights stored in bfloat16, instead of float32 weights that are cast in every call."""
-    narrow = builders.build_model(run.config, len(run.class_names), devices=None, jit_compile=False, dtype="bfloat16")
+    narrow = _build(run, dtype="bfloat16")
     for target, variable in zip(narrow.variables, run.model.variables, strict=True):
         target.assign(tf.cast(variable.value, target.dtype))
     return narrow

@@ -36,6 +36,14 @@ def test_export_is_measured_by_files_and_by_pixels(small):
 
 
 @pytest.mark.slow
+def test_export_is_measured_in_openvino(small):
+    pytest.importorskip("openvino")
+    found = rows.measure_here("P15", small)
+    assert list(found["rates"]) == ["ours, 1", "ours, 2", "OpenVINO, 1", "OpenVINO, 2"]
+    assert [ratio["target"] for ratio in found["ratios"]] == [1.1, 1.1]
+
+
+@pytest.mark.slow
 def test_server_under_load_gives_the_answers_of_the_export(small, monkeypatch):
     monkeypatch.setattr(serving, "CLIENTS", (1, 3))
     monkeypatch.setattr(serving, "REQUESTS", 7)

@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 import serving_models as small
 import tensorflow as tf
-from tensorflow.core.protobuf import saved_model_pb2
 
 from alexnet_tf.export import deployment
+from alexnet_tf.export import litert
 from alexnet_tf.export import saved_model
 from alexnet_tf.serving import client
 from alexnet_tf.serving import protocol
 from alexnet_tf.utils import files
+from alexnet_tf.utils import standard_error
 
 HERE = pathlib.Path(__file__).parent
 CARD = {"run": "runs/some", "step": 7, "errors": {"validation": {"centre_crop": {"top1_error": 0.25}}}}
@@ -43,8 +44,10 @@ def version(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def loaded(version):
-    """The signatures of the export, loaded."""
-    return tf.saved_model.load(version).signatures
+    """The signatures of the export, loaded. Converters need the model, which holds the variables."""
+    model = tf.saved_model.load(version)
+    yield model.signatures
+    del model
 
 
 @pytest.fixture(scope="module")
@@ -251,6 +254,7 @@ def test_signatures_have_the_documented_inputs_and_outputs(meta_graph):
         "serving_default": [{"image_bytes": ("string", [-1])}, outputs | errors],
         "images": [{"images": ("uint8", [-1, size, size, 3])}, outputs],
         "images_float": [{"images": ("float32", [-1, size, size, 3])}, outputs | errors],
+        "probabilities": [{"images": ("float32", [-1, size, size, 3])}, {"probabilities": outputs["probabilities"]}],
         "frames": [{"frames": ("uint8", [-1, -1, -1, 3])}, outputs],
         "features": [{"image_bytes": ("string", [-1])}, {"features": ("float32", [-1, 6])} | errors],
     }
@@ -315,7 +319,7 @@ def test_warmup_requests_run_every_signature_with_typical_batch_sizes(version, l
         outputs = loaded[request.model_spec.signature_name](**inputs)
         assert not any(small.strings(outputs.get("errors", tf.constant(""))))
         counts.setdefault(request.model_spec.signature_name, []).append(len(outputs[next(iter(outputs))]))
-    names = ["serving_default", "images", "images_float", "frames", "features"]
+    names = ["serving_default", "images", "images_float", "probabilities", "frames", "features"]
     assert counts == {name: [1, 8, 32] for name in names}
 
 
@@ -431,24 +435,22 @@ def test_saved_model_runs_without_this_package(version, photographs, pictures, t
     np.testing.assert_allclose(np.load(tmp_path / "probabilities.npy"), by_pixels, atol=1e-5)
 
 
-def test_openvino_returns_the_same_probabilities(version, meta_graph, pictures, tmp_path):
+def test_openvino_opens_the_signature_of_probabilities(loaded, pictures):
     openvino = pytest.importorskip("openvino")
-    shutil.copytree(version, tmp_path / "alone")
-    # OpenVINO reads the default signature and has no string operations, so only the signature of pixels is kept.
-    alone = saved_model_pb2.SavedModel(saved_model_schema_version=1)
-    graph = alone.meta_graphs.add()
-    graph.CopyFrom(meta_graph)
-    signature = graph.signature_def["images"]
-    for name in ("classes", "scores"):
-        del signature.outputs[name]
-    graph.signature_def.clear()
-    graph.signature_def["serving_default"].CopyFrom(signature)
-    (tmp_path / "alone" / "saved_model.pb").write_bytes(alone.SerializeToString())
-    model = openvino.convert_model(tmp_path / "alone")
+    model = openvino.convert_model(loaded["probabilities"])
     exact = {"INFERENCE_PRECISION_HINT": "f32"}
     images, expected = pictures
-    (probabilities,) = openvino.Core().compile_model(model, "CPU", exact)(images).values()
-    np.testing.assert_allclose(probabilities, expected, atol=1e-5)
+    outputs = openvino.Core().compile_model(model, "CPU", exact)({"images": images.astype(np.float32)})
+    np.testing.assert_allclose(outputs["probabilities"], expected, atol=1e-5)
+
+
+def test_litert_opens_the_signature_of_probabilities(version, pictures):
+    converter = tf.lite.TFLiteConverter.from_saved_model(version, signature_keys=["probabilities"])
+    with standard_error.suppressed():
+        model = converter.convert()
+    images, expected = pictures
+    found = litert.run(model, images.astype(np.float32), "probabilities")["probabilities"]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_deployment_files_are_written_next_to_the_versions(tmp_path, without_tracing):

@@ -199,6 +199,13 @@ def test_temperature_is_that_of_the_evaluation(images, views):
     np.testing.assert_allclose(found, calibration.apply_temperature(expected, 2.5), atol=1e-6)
 
 
+def test_float32_network_computes_probabilities_with_the_weights_of_the_network(images):
+    expected = small.served(small.network(seed=1)).classify_images(images)["probabilities"]
+    float32_network = signatures.with_features(small.network(seed=2))
+    served = small.served(small.network(seed=1), float32_network=float32_network)
+    np.testing.assert_allclose(served.probabilities(images)["probabilities"], expected, atol=1e-6)
+
+
 def test_files_frames_and_pixels_give_the_same_outputs(served, classify_bytes):
     picture = small.pixels(55, 72)
     by_bytes = classify_bytes(tf.constant([small.encoded(picture, "PNG")]))

@@ -19,12 +19,14 @@ from alexnet_tf.data import augmentation
 from alexnet_tf.data import pipeline
 from alexnet_tf.data import statistics
 from alexnet_tf.evaluation import errors
+from alexnet_tf.export import litert
 from alexnet_tf.export import saved_model
 from alexnet_tf.runs import classification
 from alexnet_tf.runs import dataset
 from alexnet_tf.runs import export
 from alexnet_tf.runs import fitted_temperature
 from alexnet_tf.runs import restore
+from alexnet_tf.utils import standard_error
 
 CLASS_NAMES, CONFIG, SMALL = untrained_runs.CLASS_NAMES, untrained_runs.CONFIG, untrained_runs.SMALL
 
@@ -141,6 +143,16 @@ def test_bfloat16_halves_the_weights_and_preserves_predictions(small_run, tmp_pa
     assert np.abs(second - first).max() > 0
 
 
+@pytest.mark.slow
+def test_litert_opens_a_bfloat16_export(small_run, tmp_path):
+    path = export.export_run(small_run, tmp_path, precision="bfloat16")
+    pictures = np.stack([small.pixels(36, 36, seed) for seed in range(2)]).astype(np.float32)
+    expected = tf.saved_model.load(path).signatures["probabilities"](images=tf.constant(pictures))["probabilities"]
+    with standard_error.suppressed():
+        model = tf.lite.TFLiteConverter.from_saved_model(path, signature_keys=["probabilities"]).convert()
+    np.testing.assert_allclose(litert.run(model, pictures, "probabilities")["probabilities"], expected, atol=1e-5)
+
+
 def test_served_bfloat16_predictions_equal_evaluated_ones(tmp_path):
     config = dataclasses.replace(SMALL, precision="bfloat16")
     run = untrained_runs.make_run(tmp_path / "run", config)
@@ -174,7 +186,7 @@ def test_the_newest_checkpoint_is_exported_with_its_errors_on_the_model_card(tmp
 def test_fitted_temperature_is_that_of_the_views_and_the_checkpoint(small_run, tmp_path, monkeypatch, capsys):
     exported = []
 
-    def export_version(model, preprocessing, class_names, card, export_dir, options):
+    def export_version(model, preprocessing, class_names, card, export_dir, options, float32_network):
         exported.append((options.temperature, card["temperature"]["source"]))
         return str(tmp_path)
 
