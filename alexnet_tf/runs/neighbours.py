@@ -1,5 +1,6 @@
 """Finds the images of a run's data set with the nearest features to a query, as in the paper's Figure 4 (right)."""
 
+import collections
 import os
 import pathlib
 from collections.abc import Callable
@@ -213,7 +214,8 @@ def query(
 
     Returns:
       A dict for JSON with the run, the index, and ``queries``: each with its name, class (None for a file) and
-      ``neighbours``, nearest first, with index in the split, name, class and Euclidean distance.
+      ``neighbours``, nearest first, with index in the split, name, class and Euclidean distance. A class that is named
+      by an identifier has its ``words`` next to it.
 
     Raises:
       ValueError, OSError: if a file is missing, or an image cannot be read.
@@ -289,20 +291,28 @@ def _search(run, index, loaded, k, method):
                 "split": each.split,
                 "index": each.place,
                 "class": None if each.label is None else index.class_names[each.label],
+                **({} if each.label is None else _words(run, index.class_names[each.label])),
                 "left_out": index.images.names[place] if place >= 0 else None,
-                "neighbours": [_neighbor(index, *pair) for pair in zip(places, distances)],
+                "neighbours": [_neighbor(run, index, *pair) for pair in zip(places, distances)],
             }
         )
     return answers
 
 
-def _neighbor(index, place, distance):
+def _words(run, class_name):
+    """Returns the words of a class for JSON; empty if it has none."""
+    words = run.source.class_words.get(class_name)
+    return {"words": words} if words else {}
+
+
+def _neighbor(run, index, place, distance):
     label = int(index.images.labels[place])
     return {
         "index": int(index.images.places[place]),
         "name": index.images.names[place],
         "label": label,
         "class": index.class_names[label],
+        **_words(run, index.class_names[label]),
         "distance": distance,
     }
 
@@ -311,9 +321,9 @@ def table(answers: dict[str, Any]) -> str:
     """Formats what `query` returns: a line per neighbor, and how many neighbors have the class of their query."""
     lines = []
     for each in answers["queries"]:
-        lines.append(escaping.one_line(f"{each['name']}{': ' * bool(each['class'])}{each['class'] or ''}"))
+        lines.append(escaping.one_line(f"{each['name']}{': ' * bool(each['class'])}{_display_name(each)}"))
         for number, near in enumerate(each["neighbours"], start=1):
-            line = f"  {number:>3} {near['distance']:>10.4g}  {near['class']:<24} {near['name']}"
+            line = f"  {number:>3} {near['distance']:>10.4g}  {_display_name(near):<24} {near['name']}"
             lines.append(escaping.one_line(line))
     known = [each for each in answers["queries"] if each["class"] is not None]
     if known:
@@ -323,16 +333,33 @@ def table(answers: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _display_name(answer):
+    """Returns the class of a query or a neighbor as people read it; empty for a file."""
+    return sources.display_name(answer["class"], answer.get("words", "")) if answer["class"] else ""
+
+
+def figure_names(class_words: dict[str, str]) -> dict[str, str]:
+    """Returns the first of the words of each class by class name, or the class name if several classes share it."""
+    first = {name: words.split(",")[0] for name, words in class_words.items()}
+    counts = collections.Counter(first.values())
+    return {name: word if counts[word] == 1 else name for name, word in first.items()}
+
+
 def _draw(run, split, loaded, answers, path):
     """Writes the figure of the neighbors."""
     part = run.source.splits[split]
     size = run.config.image_size
-    rows = []
+    rows, short = [], figure_names(run.source.class_words)
     for each, answer in zip(loaded, answers):
-        name = answer["class"] or os.path.basename(each.name)
+        own = answer["class"]
+        name = short.get(own, own) or os.path.basename(each.name)
         near = [
-            figures.NamedImage(inputs.read_example(part, other["index"], size), other["class"], other["distance"])
+            figures.NamedImage(
+                inputs.read_example(part, other["index"], size),
+                short.get(other["class"], other["class"]),
+                other["distance"],
+            )
             for other in answer["neighbours"]
         ]
-        rows.append(figures.NeighborsRow(figures.NamedImage(each.pixels, name), answer["class"] is not None, near))
+        rows.append(figures.NeighborsRow(figures.NamedImage(each.pixels, name), own is not None, near))
     figures.save_figure(figures.neighbors(rows), path)

@@ -286,6 +286,16 @@ def test_table_lists_neighbors_and_counts_those_of_the_same_class():
     assert lines[-1] == "neighbors of the same class as their query: 1 of 2"
 
 
+def test_classes_are_shown_with_their_words():
+    near = [{"distance": 1.5, "class": "n02012849", "words": "crane, of birds", "name": "a.png"}]
+    answers = [{"name": "q.png", "class": "n03126707", "words": "crane", "neighbours": near}]
+    lines = neighbours.table({"queries": answers}).splitlines()
+    assert lines[0] == "q.png: crane (n03126707)" and lines[1].split(maxsplit=2)[2] == "crane (n02012849)        a.png"
+    assert lines[-1].endswith("0 of 1")
+    words = {"n02012849": "crane, of birds", "n03126707": "crane", "n01443537": "goldfish, Carassius auratus"}
+    assert neighbours.figure_names(words) == {**dict(zip(words, words)), "n01443537": "goldfish"}
+
+
 @needs_matplotlib
 def test_figure_shows_names_and_marks_neighbors_of_the_same_class():
     shown = [figures.NamedImage(np.full([9, 9, 3], 20 * number, np.uint8), "pear", 1.5) for number in range(3)]
