@@ -122,8 +122,8 @@ class Config:
         "network",
         "relu",
         "activation function of all layers but the last",
-        "paper 3.1",
-        choices=("relu", "tanh"),
+        "paper 3.1; sigmoid: ours, to show what saturates",
+        choices=("relu", "tanh", "sigmoid"),
     )
     normalization: str = _option(
         "network",

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from alexnet_tf.evaluation import activations
+from alexnet_tf.utils import messages
 
 # Occluded copies of an image that are classified at once.
 _BATCH_SIZE = 64
@@ -26,6 +27,11 @@ class Maps(NamedTuple):
 Function = Callable[[tf.Tensor, tf.Tensor], Maps]
 
 
+def has_maps(model: keras.Model) -> bool:
+    """Returns whether a network has a convolution, and so a layer with positions that Grad-CAM can use."""
+    return any(isinstance(layer, keras.layers.Conv2D) for layer in model.layers)
+
+
 def default_layer(model: keras.Model) -> str:
     """Returns the name of the last layer with positions, before the last pooling.
 
@@ -34,7 +40,15 @@ def default_layer(model: keras.Model) -> str:
 
     Args:
       model: a functional model from images to logits.
+
+    Raises:
+      ValueError: if the network has none, such as a multilayer perceptron.
     """
+    if not has_maps(model):
+        raise ValueError(
+            "Expected a network with convolutions, for Grad-CAM. "
+            f"Received: {model.name}; use {messages.program('explain')} --method=occlusion"
+        )
     producers = {id(layer.output): layer for layer in model.layers if not isinstance(layer.output, (list, tuple))}
     ends = (keras.layers.Flatten, keras.layers.GlobalAveragePooling2D)
     output = next(layer.input for layer in model.layers if isinstance(layer, ends))

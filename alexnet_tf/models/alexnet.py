@@ -211,7 +211,7 @@ class AlexNet(network.Network):
         59,798,312 parameters).
       communication: "paper" for towers that exchange outputs before layers 3, 6, 7 and 8; "fc8" for an exchange there
         only, with 160 kernels per tower in conv2 and 4096 units in fc6 (original #150, 60,714,408 parameters).
-      activation: "relu" or "tanh" (paper, section 3.1).
+      activation: "relu", "tanh" (paper, section 3.1) or "sigmoid".
       normalization: "response"; "first" after layer 1 only (original #167); "none" (#148); or "batch", "group" or
         "layer" to replace both.
       pooling: "overlapping" for windows of 3 x 3 (paper, section 3.4); "nonoverlapping" for 2 x 2, with less padding

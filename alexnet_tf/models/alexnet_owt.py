@@ -114,7 +114,7 @@ class AlexNetOWT(network.Network):
     Args:
       num_classes: int, at least 2.
       dropout: float in [0, 1), the dropout rate before fc6 and fc7.
-      activation: "relu" or "tanh".
+      activation: "relu", "tanh" or "sigmoid".
       initialization: "recipe" for weights N(0, 0.01 ** 2); "he" for weights N(0, 2 / inputs);
         "zeros", for weights that are assigned afterwards. Biases are 0.
       conv1_stddev: float above 0, the standard deviation of conv1's initial kernels; None to follow `initialization`.

@@ -123,7 +123,7 @@ class Cifar10Net(network.Network):
       layout: one of `LAYOUTS`.
       num_classes: int, at least 2.
       image_size: int, a multiple of 8: 32 for whole images of CIFAR-10, or less for crops of them.
-      activation: "relu" or "tanh".
+      activation: "relu", "tanh" or "sigmoid".
       normalization: "response" for the layout's own; "first" after the first pooling only; "none"; or "batch", "group"
         or "layer" to replace it. Only "cifar10_18" has normalizations.
       pooling: "overlapping" for windows of 3 x 3, "nonoverlapping" for 2 x 2, both with stride 2.

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 # Values of the networks' arguments `activation` and `pooling`; of the latter with the size of its windows, whose stride
 # is 2.
-ACTIVATIONS = ("relu", "tanh")
+ACTIVATIONS = ("relu", "tanh", "sigmoid")
 POOLINGS = {"overlapping": 3, "nonoverlapping": 2}
 
 

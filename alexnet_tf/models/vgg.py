@@ -24,17 +24,18 @@ UNITS = 4096
 class _Builder:
     """Builds the layers of a network from the arguments that they share."""
 
-    def __init__(self, width, initialization, seed, jit_compile, dtype):
+    def __init__(self, width, activation, initialization, seed, jit_compile, dtype):
         self._width = width
+        self._activation = activation
         self._initializers = layers.Initializers(keras.initializers.GlorotUniform, initialization, seed)
         self._jit_compile = jit_compile
         self._dtype = dtype
 
-    def relu(self, place, x):
-        return keras.layers.Activation("relu", dtype=self._dtype, name=f"relu{place}")(x)
+    def activation(self, place, x):
+        return keras.layers.Activation(self._activation, dtype=self._dtype, name=f"{self._activation}{place}")(x)
 
     def stage(self, number, convolutions, x):
-        """Applies convolutions with ReLUs."""
+        """Applies convolutions, each with an activation function."""
         for layer in range(1, convolutions + 1):
             x = keras.layers.Conv2D(
                 layers.scaled(KERNELS[number - 1], self._width),
@@ -45,7 +46,7 @@ class _Builder:
                 dtype=self._dtype,
                 name=f"conv{number}_{layer}",
             )(x)
-            x = self.relu(f"{number}_{layer}", x)
+            x = self.activation(f"{number}_{layer}", x)
         return x
 
     def normalization(self, x):
@@ -65,7 +66,7 @@ class _Builder:
         """Applies the fully connected layers, and returns float32 logits."""
         x = keras.layers.Flatten("channels_last", dtype=self._dtype, name="flatten5")(x)  # 25088
         for number in (6, 7):
-            x = self.relu(number, self.dense(number, layers.scaled(UNITS, self._width), x))
+            x = self.activation(number, self.dense(number, layers.scaled(UNITS, self._width), x))
             seed = self._initializers.next_seed()
             x = layers.Dropout(dropout, seed=seed, dtype=self._dtype, name=f"dropout{number}")(x)
         return keras.layers.Activation("linear", dtype="float32", name="logits")(self.dense(8, num_classes, x))
@@ -96,6 +97,7 @@ class VGG(network.Network):
     Args:
       layout: one of `LAYOUTS`.
       num_classes: int, at least 2.
+      activation: "relu" as in the paper, "tanh" or "sigmoid".
       dropout: float in [0, 1), the dropout rate after fc6 and fc7.
       width: float, a factor of the number of kernels and of the units of fc6 and fc7.
       image_size: int, a multiple of 32 from 32 to 256.
@@ -128,6 +130,7 @@ class VGG(network.Network):
         layout: str = "D",
         num_classes: int = 1000,
         *,
+        activation: str = "relu",
         dropout: float = 0.5,
         width: float = 1.0,
         image_size: int = IMAGE_SIZE,
@@ -146,8 +149,9 @@ class VGG(network.Network):
             width=width,
         )
         layers.check_choice("layout", layout, LAYOUTS)
+        layers.check_choice("activation", activation, layers.ACTIVATIONS)
         dtype = network.resolve_dtype(dtype)
-        builder = _Builder(width, initialization, seed, jit_compile, dtype)
+        builder = _Builder(width, activation, initialization, seed, jit_compile, dtype)
         images = x = keras.Input([image_size, image_size, 3], dtype="float32", name="images")
         for number, convolutions in enumerate(LAYOUTS[layout], start=1):
             x = builder.stage(number, convolutions, x)
@@ -159,6 +163,7 @@ class VGG(network.Network):
         self._arguments = {
             "layout": layout,
             "num_classes": num_classes,
+            "activation": activation,
             "dropout": dropout,
             "width": width,
             "image_size": image_size,

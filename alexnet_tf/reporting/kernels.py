@@ -38,6 +38,20 @@ def tile(weights: Sequence[np.ndarray], *, columns: int = 16, scale: int = 8, ga
     return np.round(255 * image).astype(np.uint8)
 
 
+def as_images(weights: np.ndarray, size: int) -> np.ndarray:
+    """Returns the weights of a layer that reads images as kernels.
+
+    Args:
+      weights: float ``[height, width, 3, kernels]`` of a convolution; or ``[size * size * 3, units]`` of a fully
+        connected layer, whose kernels are as large as the images.
+      size: side of the images.
+
+    Returns:
+      float ``[height, width, 3, kernels]``.
+    """
+    return weights if weights.ndim == 4 else weights.reshape(size, size, 3, -1)
+
+
 def save_png(image: np.ndarray, path: str | os.PathLike) -> None:
     """Writes a uint8 ``[height, width, 3]`` image as PNG, atomically."""
     with files.atomic_write(path, "wb") as file:

@@ -26,7 +26,10 @@ def first_kernels(model: keras.Model, network: str) -> dict[str, np.ndarray]:
       A dict from a name to float ``[height, width, 3, count]``; with two towers it has two entries.
     """
     names = registry.find(network).first_layers
-    return {layer.name: layer.kernel.numpy() for layer in model.layers if layer.name in names}
+    side = model.input_shape[1]
+    return {
+        layer.name: kernels.as_images(layer.kernel.numpy(), side) for layer in model.layers if layer.name in names
+    }
 
 
 def color_shares(model: keras.Model, network: str) -> dict[str, float]:

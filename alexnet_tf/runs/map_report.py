@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from alexnet_tf import config
+from alexnet_tf.evaluation import saliency
 from alexnet_tf.reporting import figures
 from alexnet_tf.reporting import overlays
 from alexnet_tf.reporting import pages
@@ -31,6 +32,8 @@ def sections(
 ) -> Iterator[pages.Block]:
     """Yields the section, with Grad-CAM for the predicted and the true class of each image.
 
+    A network without convolutions has no section.
+
     Args:
       workdir: the run's directory; the figure is written to it.
       run_config: its resolved configuration.
@@ -39,6 +42,8 @@ def sections(
       result: of the split.
       places: of the images among the examples, the hardest first.
     """
+    if not saliency.has_maps(model):
+        return
     places = np.asarray(places)[:SHOWN]
     names, crop_size = data.source.display_names, run_config.crop_size
     pixels = data.examples[result.split].images(places)

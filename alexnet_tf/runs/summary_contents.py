@@ -148,8 +148,10 @@ def summary_images(
     Returns:
       From a name to uint8 ``[count, height, width, 3]``.
     """
-    first_weights = [weights[name][0].numpy() for name in first_layers if name in weights]
     images, _ = preprocess(tf.nest.map_structure(lambda column: column[:SHOWN_IMAGES], batch))
+    first_weights = [
+        kernels.as_images(weights[name][0].numpy(), images.shape[1]) for name in first_layers if name in weights
+    ]
     return {
         "conv1_kernels": kernels.tile(first_weights, scale=4)[None],
         "augmented_images": to_gray_levels(images.numpy()),
