@@ -8,6 +8,7 @@ if not __package__:
     # Run as a file, by another process of this package, which may not be installed.
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+from alexnet_tf.commands import analyze  # noqa: E402
 from alexnet_tf.commands import baseline  # noqa: E402
 from alexnet_tf.commands import benchmark  # noqa: E402
 from alexnet_tf.commands import data_service  # noqa: E402
@@ -40,6 +41,7 @@ PROGRAMS = {
     "explain": explain,
     "demo": demo,
     "figures": figures,
+    "analyze": analyze,
     "networks": networks,
     "placement": placement,
     "profile_report": profile_report,

@@ -63,7 +63,7 @@ def growth(
     Returns:
       A figure with three axes: the step in ms, memory in GB, and images/s (on the right of the first).
     """
-    figure = _blank(7.0, 6.0)
+    figure = blank(7.0, 6.0)
     import matplotlib.ticker
 
     times, memory = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
@@ -104,7 +104,7 @@ def training_curves(
     Returns:
       A figure with one axes; the first line is solid, the second dashed, and so on.
     """
-    figure = _blank(7.0, 4.5)
+    figure = blank(7.0, 4.5)
     axes = figure.subplots()
     styles = itertools.cycle(["-", "--", ":", "-."])
     for (label, seeds), style in zip(curves.items(), styles):
@@ -137,7 +137,7 @@ def labeled_points(
     Returns:
       A figure with one axes for each panel.
     """
-    figure = _blank(6.0 * len(panels), 5.5)
+    figure = blank(6.0 * len(panels), 5.5)
     for axes, (title, points) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels.items()):
         ordered = sorted(points.items(), key=lambda item: item[1])
         reach = 0.1 * np.ptp([value for _, value in points.values()])
@@ -172,7 +172,7 @@ def error_curves(
     Returns:
       A figure with two axes: errors in percent, and losses.
     """
-    figure = _blank(7.0, 5.0)
+    figure = blank(7.0, 5.0)
     axes = figure.subplots(2, 1, sharex=True)
     for panel, key, label, scale in zip(axes, ("error", "loss"), ("top-1 error (%)", "loss (nats)"), (100.0, 1.0)):
         for curve, curve_name, style in ((training, "training", "-"), (monitored, name, "--")):
@@ -229,7 +229,7 @@ def predictions(
       A figure with two axes for each image.
     """
     rows = -(-len(images) // columns)
-    figure = _blank(2.1 * columns, 3.1 * rows)
+    figure = blank(2.1 * columns, 3.1 * rows)
     panels = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[3, 2] * rows)
     for panel in panels.flat:
         panel.set_axis_off()
@@ -262,7 +262,7 @@ def confusion_matrix(matrix: np.ndarray, class_names: Sequence[str]) -> "matplot
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     count = len(shares)
     side = min(9.0, 3.0 + 0.35 * count)
-    figure = _blank(side + 1.0, side)
+    figure = blank(side + 1.0, side)
     axes = figure.subplots()
     drawn = axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100)
     axes.set_xlabel("predicted class")
@@ -289,7 +289,7 @@ def reliability(curves: Mapping[str, "calibration.Reliability"]) -> "matplotlib.
     Returns:
       A figure with two axes; the bars at the bottom are those of the first curve.
     """
-    figure = _blank(4.6, 5.2)
+    figure = blank(4.6, 5.2)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     top.plot([0, 1], [0, 1], color="gray", linewidth=0.8)
     for (label, curve), style in zip(curves.items(), itertools.cycle(["o-", "s--", "^:"])):
@@ -330,7 +330,7 @@ def gallery(images: Sequence[np.ndarray], captions: Sequence[str], *, columns: i
       A figure with one axes for each image.
     """
     rows = -(-len(images) // columns)
-    figure = _blank(2.1 * columns, 2.7 * rows)
+    figure = blank(2.1 * columns, 2.7 * rows)
     panels = figure.subplots(rows, columns, squeeze=False)
     for panel in panels.flat:
         panel.set_axis_off()
@@ -341,8 +341,15 @@ def gallery(images: Sequence[np.ndarray], captions: Sequence[str], *, columns: i
     return figure
 
 
-def _blank(width, height):
-    """Returns an empty figure; width and height are in inches."""
+def blank(width: float, height: float) -> "matplotlib.figure.Figure":
+    """Returns an empty figure for this module and others of figures.
+
+    Args:
+      width, height: in inches.
+
+    Raises:
+      ModuleNotFoundError: if matplotlib is not installed.
+    """
     require_matplotlib("a figure")
     import matplotlib.figure
 

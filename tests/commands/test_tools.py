@@ -18,7 +18,6 @@ import tensorflow as tf
 
 from alexnet_tf import config
 from alexnet_tf.commands import __main__ as console_command
-from alexnet_tf.commands import baseline
 from alexnet_tf.commands import prepare
 from alexnet_tf.commands import program
 from alexnet_tf.utils import machine
@@ -61,8 +60,8 @@ def test_help_lists_the_flags_that_a_program_uses(name, no_tensorflow):
         assert of_configuration == set(program.RUN_FIELDS)
     elif name == "prepare":
         assert of_configuration == set(prepare.FIELDS)
-    elif name == "baseline":
-        assert of_configuration == set(baseline.FIELDS)
+    elif name in ("analyze", "baseline"):
+        assert of_configuration == set(PROGRAMS[name].FIELDS)
     else:
         assert not of_configuration
 
