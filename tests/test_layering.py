@@ -41,6 +41,7 @@ MAY_IMPORT = {
         "alexnet_tf.models.network",
         "alexnet_tf.models.normalizations",
     ],
+    "alexnet_tf.models.mlp": ["alexnet_tf.models.layers", "alexnet_tf.models.network"],
     "alexnet_tf.models.vgg": [
         "alexnet_tf.models.layers",
         "alexnet_tf.models.network",
@@ -106,7 +107,10 @@ ONLY_IN = {
     "tensorflow_datasets": (["alexnet_tf/data/"], "get images from alexnet_tf.data.sources"),
     "elpv_dataset": (["alexnet_tf/data/"], "get images from alexnet_tf.data.sources"),
     "xprof": (["alexnet_tf/profiling/trace.py"], "read profiles with alexnet_tf.profiling.trace"),
-    "matplotlib": (["alexnet_tf/reporting/figures.py"], "return numbers and let alexnet_tf.reporting.figures draw"),
+    "matplotlib": (
+        ["alexnet_tf/reporting/figures.py", "alexnet_tf/reporting/analysis_figures.py"],
+        "return numbers and let alexnet_tf.reporting.figures draw",
+    ),
     "cv2": (["alexnet_tf/evaluation/fisher_vectors.py"], "read images with alexnet_tf.data.photograph"),
     "skimage": (["alexnet_tf/evaluation/fisher_vectors.py"], "read images with alexnet_tf.data.photograph"),
     "sklearn": (["alexnet_tf/evaluation/fisher_vectors.py"], "compute figures in alexnet_tf.evaluation"),

@@ -16,11 +16,15 @@ MATRIX_SIDE = 3072
 COPIED_BYTES = 1 << 28
 
 
-def matrix_product() -> dict[str, measuring.Side]:
-    """Sides for another process: TensorFlow's product of two float32 matrices, in GFLOP."""
+def matrix_product(gflop: float = 1.0) -> dict[str, measuring.Side]:
+    """Sides for another process: TensorFlow's product of two float32 matrices.
+
+    Args:
+      gflop: arithmetic of one unit of work, such as that of an image; 1 for a rate in GFLOP/s.
+    """
     generator = tf.random.Generator.from_seed(0)
     matrices = [generator.normal([MATRIX_SIDE, MATRIX_SIDE]) for _ in range(2)]
-    return {"tf.matmul": sides.repeat(2e-9 * MATRIX_SIDE**3, tf.matmul, *matrices)}
+    return {"tf.matmul": sides.repeat(2e-9 * MATRIX_SIDE**3 / gflop, tf.matmul, *matrices)}
 
 
 def machine(request: measuring.Request) -> measuring.Result:

@@ -15,12 +15,15 @@ from typing import Any
 from typing import NamedTuple
 
 from alexnet_tf.benchmarks import measuring
+from alexnet_tf.models import registry
 from alexnet_tf.utils import machine
 from alexnet_tf.utils import schema
 
 # Batch sizes of the row growth.
 GROWTH = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 QUICK_GROWTH = (1, 16)
+# Rows measured in several processes, whose results are merged.
+MERGED = ("growth", "networks")
 
 
 def _all_cores():
@@ -42,6 +45,7 @@ class Row(NamedTuple):
     function: str  # from a `measuring.Request` to a `measuring.Result`
     flags: Callable[[], Sequence[str]] = tuple  # flags of its process
     cores: int = 0  # number of cores of its process; 0 for all
+    is_default: bool = True  # whether it is measured if no row is requested
 
 
 # P1 and P2 share their sides, so they are one row.
@@ -69,11 +73,13 @@ ROWS = {
     "load": Row("serving", "load"),
     "neighbours": Row("retrieval", "nearest_images"),
     "growth": Row("training_step", "growth"),
+    # An hour on two cores.
+    "networks": Row("networks", "networks", is_default=False),
 }
 
 
 def choose(names: Sequence[str]) -> list[str]:
-    """Returns the requested rows in the order of the table; all rows if none is requested.
+    """Returns the requested rows in the order of the table; the default ones if none is requested.
 
     Raises:
       ValueError: for a name that is not in the table.
@@ -82,7 +88,7 @@ def choose(names: Sequence[str]) -> list[str]:
     requested = {"P1" if name == "P2" else name for name in names}
     if unknown := [name for name in names if name not in [*ROWS, "P2"]]:
         raise ValueError(f"Expected rows among {', '.join(ROWS)}. Received: {', '.join(unknown)}")
-    return [name for name in ROWS if not names or name in requested]
+    return [name for name, row in ROWS.items() if (name in requested if names else row.is_default)]
 
 
 def measure_here(name: str, request: measuring.Request) -> dict[str, Any]:
@@ -105,8 +111,9 @@ def measure_in_processes(
     scratch: str | pathlib.Path,
     options: Sequence[str] = (),
     quick: bool = False,
+    networks: Sequence[str] = (),
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Measures rows in other processes: one for rows with the same settings, one for each batch size of growth.
+    """Measures rows in other processes: one for rows with the same settings, one for each batch size and network.
 
     Args:
       names: names of `ROWS`.
@@ -114,6 +121,7 @@ def measure_in_processes(
       scratch: a directory for the results of the processes.
       options: flags of all processes, which override those of the command.
       quick: whether growth is measured at two batch sizes only.
+      networks: of the row networks; empty for all.
 
     Yields:
       A row's name and its dict for JSON.
@@ -123,15 +131,29 @@ def measure_in_processes(
     """
     groups = {}
     for name in names:
-        if name != "growth":
+        if name not in MERGED:
             groups.setdefault((tuple(ROWS[name].flags()), ROWS[name].cores), []).append(name)
     for (flags, cores), group in groups.items():
         found = _run(group, command, (*options, *flags), cores, scratch)
         yield from ((name, found[name]) for name in group)
-    if "growth" in names:
-        sizes = QUICK_GROWTH if quick else GROWTH
-        found = [_run(["growth"], command, (*options, f"--batch_size={size}"), 0, scratch)["growth"] for size in sizes]
-        yield "growth", merge(found)
+    variants = {
+        "growth": [(f"--batch_size={size}",) for size in (QUICK_GROWTH if quick else GROWTH)],
+        "networks": [network_flags(name) for name in networks or registry.NETWORKS],
+    }
+    for row in MERGED:
+        if row in names:
+            yield row, merge([_run([row], command, (*options, *flags), 0, scratch)[row] for flags in variants[row]])
+
+
+def network_flags(name: str) -> tuple[str, ...]:
+    """Returns the flags of the process that measures a network: those for CIFAR-10 take images of 32 x 32.
+
+    Raises:
+      ValueError: if there is no such network.
+    """
+    side = registry.SIDES[registry.find(name).num_classes]
+    sizes = (f"--image_size={side}", f"--crop_size={side}") if side == 32 else ()
+    return (f"--network={name}", *sizes)
 
 
 def _run(names, command, flags, cores, scratch):
@@ -155,7 +177,7 @@ def _run(names, command, flags, cores, scratch):
 
 
 def merge(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Merges the dicts of one row measured at several batch sizes, whose sides and values have different names."""
+    """Merges the dicts of one row measured in several processes, whose sides and values have different names."""
     merged = dict(found[0])
     for row in found[1:]:
         for key in ("medians", "rates"):

@@ -46,7 +46,10 @@ shared_trainer = functools.lru_cache(maxsize=1)(build_trainer)
 
 
 def training_step(
-    run_config: config.Config, step_trainer: trainer.Trainer, amount: float | None = None
+    run_config: config.Config,
+    step_trainer: trainer.Trainer,
+    amount: float | None = None,
+    num_classes: int = NUM_CLASSES,
 ) -> measuring.Side:
     """Returns a side of training steps on one synthetic batch.
 
@@ -54,8 +57,9 @@ def training_step(
       run_config: a resolved `config.Config`.
       step_trainer: from `build_trainer`.
       amount: work done per step; defaults to the number of images.
+      num_classes: of the network.
     """
-    batch = synthetic_batch(run_config, NUM_CLASSES)
+    batch = synthetic_batch(run_config, num_classes)
     rates = builders.initial_rates(run_config)
 
     def work():
@@ -98,11 +102,13 @@ def synthetic_batch(run_config: config.Config, num_classes: int) -> dict[str, tf
     }
 
 
-def images_and_labels(batch_size: int, size: int = 224) -> tuple[np.ndarray, np.ndarray]:
+def images_and_labels(
+    batch_size: int, size: int = 224, num_classes: int = NUM_CLASSES
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns synthetic preprocessed images, float32 ``[batch, size, size, 3]``, and labels, int64 ``[batch]``."""
     generator = np.random.default_rng(0)
     images = 60 * generator.standard_normal([batch_size, size, size, 3], np.float32)
-    return images, generator.integers(0, NUM_CLASSES, batch_size)
+    return images, generator.integers(0, num_classes, batch_size)
 
 
 def torch_builds(notes: list[str], build: Callable, *arguments: Any) -> list[tuple]:

@@ -3,7 +3,7 @@
 alexnet-tf benchmark --data_dir=prepared,prepared_raw --json=benchmark.json --markdown=benchmark.md
 
 The result is a table of ratios and their targets. Rows with the same settings are measured in one
-process, each batch size of the row growth in its own. P9 and P10 need prepared data sets; without
+process, each batch size of the row growth and each network in its own. P9 and P10 need prepared data sets; without
 --data_dir, the images of --photographs=DIR (train/CLASS/*) are prepared temporarily.
 """
 
@@ -19,7 +19,10 @@ from alexnet_tf import flagfiles
 from alexnet_tf.commands import program
 
 FLAGS = flags.FlagValues()
-_ROWS = flags.DEFINE_list("rows", [], "rows to measure, such as P1,P9; defaults to all", flag_values=FLAGS)
+_ROWS = flags.DEFINE_list("rows", [], "rows to measure, such as P1,P9; defaults to all but networks", flag_values=FLAGS)
+_NETWORKS = flags.DEFINE_list(
+    "networks", [], "networks of the row networks, such as vgg_a,resnet_18; defaults to all", flag_values=FLAGS
+)
 _PHOTOGRAPHS = flagfiles.define_path(
     "photographs", "", "folder train/CLASS/* to prepare temporarily if --data_dir is not given", flag_values=FLAGS
 )
@@ -40,8 +43,13 @@ def main(argv: Sequence[str]) -> None:
 def _measure(run_config, arguments):
     from alexnet_tf.benchmarks import report
     from alexnet_tf.benchmarks import rows
+    from alexnet_tf.models import registry
 
     names = rows.choose(_ROWS.value)
+    if "networks" not in names:
+        program.report_unused([_NETWORKS], "without --rows=networks")
+    for name in _NETWORKS.value:
+        registry.find(name)
     paths = [pathlib.Path(path) for path in (_JSON.value, _MARKDOWN.value, _PLOT.value) if path]
     if _PLOT.value:
         report.check_plot(_PLOT.value, names)
@@ -78,7 +86,7 @@ def _measure_rows(names, run_config, arguments, scratch):
     options = [f"--data_dir={','.join(data_dirs)}", "--photographs="]
     options += ["--batch_size=8"] if _QUICK.value and run_config.batch_size == 128 else []
     command = [*program.command("benchmark"), *arguments]
-    return rows.measure_in_processes(names, command, scratch, options, _QUICK.value)
+    return rows.measure_in_processes(names, command, scratch, options, _QUICK.value, _NETWORKS.value)
 
 
 def _prepare(run_config, photographs, scratch):

@@ -208,7 +208,7 @@ NETWORKS = {
         _cifar10("cifar10_18", 89_578, 12_298_240, 4, 0.18, "normalization within maps"),
         Network(
             name="cifar10_mlp",
-            description="a multilayer perceptron of one hidden layer (Rumelhart, Hinton and Williams 1986)",
+            description="Multilayer perceptron of one hidden layer (Rumelhart, Hinton and Williams 1986)",
             path="alexnet_tf.models.mlp:MLP",
             options=("activation", "initialization", "width"),
             crop_sizes=range(8, 257, 8),

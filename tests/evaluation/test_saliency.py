@@ -9,6 +9,7 @@ import alexnet_tf
 from alexnet_tf.evaluation import activations
 from alexnet_tf.evaluation import saliency
 from alexnet_tf.models import cifar10
+from alexnet_tf.models import mlp
 from alexnet_tf.models import registry
 
 SIDE = 24
@@ -159,6 +160,16 @@ def test_the_default_layer_of_later_networks_has_all_maps_of_the_classifier(netw
     assert saliency.default_layer(model) == expected
     found = saliency.grad_cam(model, expected)(tf.ones([1, 32, 32, 3]), tf.constant([1], tf.int64))
     assert found.grids.shape[1:] == activations.outputs(model, expected)[0].shape[1:3]
+
+
+def test_a_network_without_convolutions_has_no_maps_of_grad_cam(towers):
+    assert saliency.has_maps(towers)
+    perceptron = mlp.MLP(image_size=8)
+    assert not saliency.has_maps(perceptron)
+    with pytest.raises(
+        ValueError, match="^Expected a network with convolutions, for Grad-CAM. Received: mlp; use .*n$"
+    ):
+        saliency.default_layer(perceptron)
 
 
 def test_maps_are_cut_off_where_the_relu_follows_pooling(images):

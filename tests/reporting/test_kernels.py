@@ -101,3 +101,9 @@ def test_color_share_of_gray_colored_and_random_kernels():
     assert kernels.color_share(shades * np.reshape([-1, 2, -1], [1, 1, 3, 1])) == pytest.approx(1)
     assert kernels.color_share(generator.standard_normal([11, 11, 3, 960])) == pytest.approx(2 / 3, abs=0.005)
     assert kernels.color_share(np.zeros([1, 1, 3, 1])) == 0
+
+
+def test_kernels_of_a_fully_connected_layer_are_as_large_as_the_images():
+    weights = tower(5, 4, 4)
+    np.testing.assert_array_equal(kernels.as_images(weights.reshape(4 * 4 * 3, 5), 4), weights)
+    assert kernels.as_images(weights, 32) is weights
