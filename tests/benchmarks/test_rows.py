@@ -22,6 +22,7 @@ from alexnet_tf.benchmarks import rows
 from alexnet_tf.benchmarks import sides
 from alexnet_tf.benchmarks import summaries
 from alexnet_tf.benchmarks import workers
+from alexnet_tf.models import registry
 
 
 @pytest.fixture
@@ -121,7 +122,60 @@ def test_two_workers_require_one_core_each(small, monkeypatch):
 
 def test_rows_are_chosen_by_name_in_the_order_of_the_table():
     assert rows.choose(["P9", "P2"]) == ["P1", "P9"]
-    assert rows.choose([]) == list(rows.ROWS)
+    assert rows.choose([]) == [name for name in rows.ROWS if name != "networks"]
+
+
+def test_networks_are_measured_only_on_request():
+    assert rows.choose(["networks"]) == ["networks"]
+    assert "networks" not in rows.choose([])
+
+
+def test_a_network_is_measured_against_keras_and_a_product_of_as_much_arithmetic(small):
+    perceptron = dataclasses.replace(small.config, network="cifar10_mlp", image_size=8, crop_size=8)
+    found = rows.measure_here("networks", small._replace(config=perceptron))
+    names = ["step, ours", "forward, ours", "step, Keras", "forward, Keras", "step, tf.matmul"]
+    assert list(found["rates"]) == [f"cifar10_mlp {name}" for name in names]
+    assert all(len(rates) == 1 and rates[0] > 0 for rates in found["rates"].values())
+    assert [ratio["target"] for ratio in found["ratios"]] == [1.0, None, None]
+    gflop, memory = found["values"]
+    # 47 units read 8 x 8 x 3 values, 10 read the units.
+    assert gflop["value"] == pytest.approx(2e-9 * (8 * 8 * 3 * 47 + 47 * 10)) and memory["value"] > 10
+    (note,) = [note for note in found["notes"] if note.startswith("torch: ")]
+    assert note == ("torch: no cifar10_mlp" if torch_if_installed else "torch: not installed")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch_if_installed, reason="needs torch: pip install -e '.[torch]'")
+def test_a_network_is_measured_against_torch(small):
+    residual = dataclasses.replace(small.config, network="cifar10_resnet_20", image_size=8, crop_size=8)
+    found = rows.measure_here("networks", small._replace(config=residual))
+    assert found["rates"]["cifar10_resnet_20 step, torch"][0] > 0
+    assert found["rates"]["cifar10_resnet_20 forward, torch"][0] > 0
+    assert len(found["ratios"]) == 5
+
+
+def test_each_network_is_measured_in_its_own_process(tmp_path, monkeypatch):
+    calls = []
+
+    def run(names, command, flags, cores, scratch):
+        calls.append((names, flags))
+        row = {"medians": {flags[-1]: 1.0}, "rates": {flags[-1]: [1.0]}, "ratios": [], "values": [], "notes": ["a"]}
+        return {"networks": row}
+
+    monkeypatch.setattr(rows, "_run", run)
+    options = ("--data_dir=",)
+    ((name, found),) = rows.measure_in_processes(
+        ["networks"], [], tmp_path, options, networks=["vgg_a", "cifar10_resnet_20"]
+    )
+    small_images = ("--image_size=32", "--crop_size=32")
+    assert calls == [
+        (["networks"], (*options, "--network=vgg_a")),
+        (["networks"], (*options, "--network=cifar10_resnet_20", *small_images)),
+    ]
+    assert name == "networks" and list(found["medians"]) == ["--network=vgg_a", "--crop_size=32"]
+    calls.clear()
+    list(rows.measure_in_processes(["networks"], [], tmp_path))
+    assert [flags[0] for _, flags in calls] == [f"--network={network}" for network in registry.NETWORKS]
 
 
 def test_every_row_names_a_function():
@@ -184,6 +238,7 @@ def test_program_reports_rows_that_it_could_not_run(tmp_path):
         (["--rows=P99", "--json=figures.json"], 1, "Expected rows among machine, P1, P3"),
         (["--json=/nowhere/figures.json"], 1, "Expected --json, --markdown and --plot in a directory that exists"),
         (["--rows=P10"], 2, "Expected --json"),
+        (["--rows=networks", "--networks=vgg_c", "--json=figures.json"], 1, "Expected network to be one of alexnet, "),
         (["--rows=P10", "--json=figures.json", "--plot=growth.png"], 1, "Expected growth among --rows, for --plot."),
     ],
 )
