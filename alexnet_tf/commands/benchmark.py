@@ -3,8 +3,9 @@
 alexnet-tf benchmark --data_dir=prepared,prepared_raw --json=benchmark.json --markdown=benchmark.md
 
 The result is a table of ratios and their targets. Rows with the same settings are measured in one
-process, each batch size of the row growth and each network in its own. P9 and P10 need prepared data sets; without
---data_dir, the images of --photographs=DIR (train/CLASS/*) are prepared temporarily.
+process, each batch size of the row growth and each of the networks in its own. P9 and P10 need
+prepared data sets; without --data_dir, the images of --photographs=DIR (train/CLASS/*) are prepared
+temporarily.
 """
 
 import dataclasses
