@@ -198,7 +198,7 @@ def lines(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], label: 
     Returns:
       A figure with one axes.
     """
-    figure = _blank(7.0, 3.0)
+    figure = blank(7.0, 3.0)
     axes = figure.subplots()
     for (name, (epochs, values)), style in zip(curves.items(), itertools.cycle(["-", "--", ":", "-."])):
         axes.plot(epochs, values, style, label=name)

@@ -27,9 +27,7 @@ def first_kernels(model: keras.Model, network: str) -> dict[str, np.ndarray]:
     """
     names = registry.find(network).first_layers
     side = model.input_shape[1]
-    return {
-        layer.name: kernels.as_images(layer.kernel.numpy(), side) for layer in model.layers if layer.name in names
-    }
+    return {layer.name: kernels.as_images(layer.kernel.numpy(), side) for layer in model.layers if layer.name in names}
 
 
 def color_shares(model: keras.Model, network: str) -> dict[str, float]:
