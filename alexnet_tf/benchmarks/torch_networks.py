@@ -7,8 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
-from torch.nn import functional
 
 _VGG_STAGES = {
     "vgg_a": (1, 1, 2, 2, 2),
@@ -41,7 +39,7 @@ def has(name: str) -> bool:
     )
 
 
-def build(name: str, num_classes: int, image_size: int, *, width: float = 1.0) -> nn.Module:
+def build(name: str, num_classes: int, image_size: int, *, width: float = 1.0) -> torch.nn.Module:
     """Builds a network by its name in the registry.
 
     Args:
@@ -64,22 +62,22 @@ def build(name: str, num_classes: int, image_size: int, *, width: float = 1.0) -
     return ResNet(num_classes, kernels, _RESNET_BLOCKS[depth], residual, projects=depth == 50)
 
 
-class VGG(nn.Module):
+class VGG(torch.nn.Module):
     """Simonyan and Zisserman 2014, table 1. Units of fc6 are in our order: rows, columns and maps."""
 
     def __init__(self, stages, num_classes, image_size, scaled, *, normalization):
         super().__init__()
         self.stages, self.normalization = stages, normalization
-        self.layers = nn.ModuleDict()
+        self.layers = torch.nn.ModuleDict()
         maps = 3
         for stage, (count, kernels) in enumerate(zip(stages, (64, 128, 256, 512, 512)), start=1):
             for layer in range(1, count + 1):
-                self.layers[f"conv{stage}_{layer}"] = nn.Conv2d(maps, scaled(kernels), 3, padding=1)
+                self.layers[f"conv{stage}_{layer}"] = torch.nn.Conv2d(maps, scaled(kernels), 3, padding=1)
                 maps = scaled(kernels)
         sizes = [maps * (image_size // 32) ** 2, scaled(4096), scaled(4096), num_classes]
         for number, (inputs, outputs) in enumerate(zip(sizes, sizes[1:]), start=6):
-            self.layers[f"fc{number}"] = nn.Linear(inputs, outputs)
-        self.dropout = nn.Dropout(0.5)
+            self.layers[f"fc{number}"] = torch.nn.Linear(inputs, outputs)
+        self.dropout = torch.nn.Dropout(0.5)
 
     def forward(self, x):
         for stage, count in enumerate(self.stages, start=1):
@@ -87,14 +85,14 @@ class VGG(nn.Module):
                 x = self.layers[f"conv{stage}_{layer}"](x).relu()
             if stage == 1 and self.normalization:
                 x = _response_normalization(x)
-            x = functional.max_pool2d(x, 2)
+            x = torch.nn.functional.max_pool2d(x, 2)
         x = x.permute(0, 2, 3, 1).flatten(1)
         for number in (6, 7):
             x = self.dropout(self.layers[f"fc{number}"](x).relu())
         return self.layers["fc8"](x)
 
 
-class ResNet(nn.Module):
+class ResNet(torch.nn.Module):
     """He et al. 2015, tables 1 and section 4.2: residual networks and, without shortcuts, plain ones.
 
     Shortcuts are of kind A, or where `projects`, B. Strides are in the first convolution of a block.
@@ -104,7 +102,7 @@ class ResNet(nn.Module):
         super().__init__()
         self.blocks, self.residual, self.is_small, self.projects = blocks, residual, is_small, projects
         self.lengths = [len(each) for each in kernels]
-        self.layers = nn.ModuleDict()
+        self.layers = torch.nn.ModuleDict()
         size, stride = (3, 1) if is_small else (7, 2)
         inputs = kernels[0][0]
         self._convolution("1", 3, inputs, size, stride)
@@ -117,12 +115,12 @@ class ResNet(nn.Module):
                     size = 3 if len(of_block) == 2 or number == 2 else 1
                     self._convolution(f"{stage}_{block}_{number}", inputs, outputs, size, stride if number == 1 else 1)
                     inputs = outputs
-        self.layers["fc"] = nn.Linear(inputs, num_classes)
+        self.layers["fc"] = torch.nn.Linear(inputs, num_classes)
 
     def _convolution(self, place, inputs, outputs, size, stride):
-        self.layers[f"conv{place}"] = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
+        self.layers[f"conv{place}"] = torch.nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
         # Our moving statistics keep 0.9 of their value at each step.
-        self.layers[f"norm{place}"] = nn.BatchNorm2d(outputs, eps=1e-5, momentum=0.1)
+        self.layers[f"norm{place}"] = torch.nn.BatchNorm2d(outputs, eps=1e-5, momentum=0.1)
 
     def _normalized(self, place, x):
         return self.layers[f"norm{place}"](self.layers[f"conv{place}"](x))
@@ -131,12 +129,12 @@ class ResNet(nn.Module):
         if f"conv{place}_shortcut" in self.layers:
             return self._normalized(f"{place}_shortcut", x)
         stride = x.shape[2] // like.shape[2]
-        return functional.pad(x[:, :, ::stride, ::stride], (0, 0, 0, 0, 0, like.shape[1] - x.shape[1]))
+        return torch.nn.functional.pad(x[:, :, ::stride, ::stride], (0, 0, 0, 0, 0, like.shape[1] - x.shape[1]))
 
     def forward(self, x):
         x = self._normalized("1", x).relu()
         if not self.is_small:
-            x = functional.max_pool2d(x, 3, 2, padding=1)
+            x = torch.nn.functional.max_pool2d(x, 3, 2, padding=1)
         for stage, (count, length) in enumerate(zip(self.blocks, self.lengths), start=2):
             for block in range(1, count + 1):
                 place, before = f"{stage}_{block}", x
@@ -147,12 +145,12 @@ class ResNet(nn.Module):
         return self.layers["fc"](x.mean(dim=(2, 3)))
 
 
-class GoogLeNet(nn.Module):
+class GoogLeNet(torch.nn.Module):
     """Szegedy et al. 2014, table 1, without auxiliary heads."""
 
     def __init__(self, num_classes, scaled):
         super().__init__()
-        self.layers = nn.ModuleDict()
+        self.layers = torch.nn.ModuleDict()
         self._convolution("1", 3, scaled(64), 7, stride=2)
         self._convolution("2_reduce", scaled(64), scaled(64), 1)
         self._convolution("2", scaled(64), scaled(192), 3)
@@ -166,20 +164,20 @@ class GoogLeNet(nn.Module):
             self._convolution(f"{name}_5x5", five_reduce, five, 5)
             self._convolution(f"{name}_projection", inputs, projection, 1)
             inputs = one + three + five + projection
-        self.layers["fc"] = nn.Linear(inputs, num_classes)
-        self.dropout = nn.Dropout(0.4)
+        self.layers["fc"] = torch.nn.Linear(inputs, num_classes)
+        self.dropout = torch.nn.Dropout(0.4)
 
     def _convolution(self, place, inputs, outputs, size, *, stride=1):
-        self.layers[f"conv{place}"] = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2)
+        self.layers[f"conv{place}"] = torch.nn.Conv2d(inputs, outputs, size, stride, padding=size // 2)
 
     def _module(self, name, x):
         apply = lambda place, x: self.layers[f"conv{name}_{place}"](x).relu()
-        pooled = functional.max_pool2d(x, 3, 1, padding=1)
+        pooled = torch.nn.functional.max_pool2d(x, 3, 1, padding=1)
         paths = [apply("1x1", x), apply("3x3", apply("3x3_reduce", x)), apply("5x5", apply("5x5_reduce", x))]
         return torch.cat([*paths, apply("projection", pooled)], 1)
 
     def forward(self, x):
-        halve = lambda x: functional.max_pool2d(x, 3, 2, ceil_mode=True)
+        halve = lambda x: torch.nn.functional.max_pool2d(x, 3, 2, ceil_mode=True)
         apply = lambda place, x: self.layers[f"conv{place}"](x).relu()
         x = _response_normalization(halve(apply("1", x)))
         x = halve(_response_normalization(apply("2", apply("2_reduce", x))))
@@ -191,10 +189,10 @@ class GoogLeNet(nn.Module):
 
 def _response_normalization(x):
     # torch divides alpha by the size of the window, 5.
-    return functional.local_response_norm(x, 5, alpha=5e-4, beta=0.75, k=2.0)
+    return torch.nn.functional.local_response_norm(x, 5, alpha=5e-4, beta=0.75, k=2.0)
 
 
-def predict(model: nn.Module) -> Callable[[Any], Any]:
+def predict(model: torch.nn.Module) -> Callable[[Any], Any]:
     """Returns a function of images that waits for the logits in inference."""
     model.eval()
 
