@@ -52,6 +52,7 @@ class Examples:
     image_size: int = IMAGE_SIZE  # side of the images that squares are cut from
     # Returns the name of a photograph among those fetched last that cannot be read any more, and why; or "".
     find_unreadable: Callable[[], str] = lambda: ""
+    promised: int = 0  # bytes of memory that they take once all of them have been read
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -86,6 +87,27 @@ def in_memory(labels: np.ndarray, images: np.ndarray) -> Examples:
     """
     fetch = functools.partial(_squares, images.__getitem__)
     return Examples(labels, fetch, tf.uint8, image_size=images.shape[1])
+
+
+def kept_when_read(data: Examples) -> Examples:
+    """Returns `Examples` that keep each decoded image in memory from the first time that it is read.
+
+    Args:
+      data: the examples to read, whose images are in memory only then.
+    """
+    # Memory that was not written to takes no space yet.
+    images = np.empty([len(data), data.image_size, data.image_size, 3], np.uint8)
+    is_kept = np.zeros(len(data), bool)
+
+    def image_at(index):
+        # Two threads may read the same image, and then write the same pixels.
+        if not is_kept[index]:
+            (images[index],) = data.images([index])
+            is_kept[index] = True
+        return images[index]
+
+    fetch = functools.partial(_squares, image_at)
+    return Examples(data.labels, fetch, tf.uint8, None, data.image_size, data.find_unreadable, images.nbytes)
 
 
 def _squares(image_at, indices, offsets, size):

@@ -49,11 +49,13 @@ def load(
     collect_statistics: bool = False,
     progress: Callable[[int], None] | None = None,
     report_slow: Callable[[str, float], None] | None = None,
+    promised: int = 0,
 ) -> LoadedSplit:
     """Makes a split ready to be read by index.
 
     Photographs are read once from the first to the last, to find those that cannot be read. Prepared images are read
-    only if they are to be kept in memory or their statistics are requested.
+    only for ``cache="memory"``, or if their statistics are requested. With "auto" each is kept from its first use, so
+    that training starts at once.
 
     Args:
       split: a `sources.Split`.
@@ -64,6 +66,7 @@ def load(
       progress: called with the number of photographs read so far, the last time with the number of all.
       report_slow: called with the name of each photograph that took longer than `SLOW_SECONDS` to read, and with the
         seconds.
+      promised: int, the sum of `examples.Examples.promised` of the splits loaded before.
 
     Returns:
       `LoadedSplit`.
@@ -79,10 +82,14 @@ def load(
     if cache not in CACHES:
         raise ValueError(f"Expected cache to be one of {', '.join(CACHES)}. Received: cache={cache!r}")
     # The operating system's disk cache serves raw pixels just as fast.
-    automatic = cache == "auto" and not split.is_raw and fits_in_memory(len(split.labels), image_size)
+    fits = fits_in_memory(len(split.labels), image_size, promised)
+    automatic = cache == "auto" and not split.is_raw and fits
     keep = cache == "memory" or automatic
-    if is_prepared and not keep and not collect_statistics:
-        return LoadedSplit(examples.from_records(split), [], None)
+    if is_prepared and not collect_statistics and cache != "memory":
+        on_disk = examples.from_records(split)
+        if not automatic:
+            return LoadedSplit(on_disk, [], None)
+        return LoadedSplit(examples.kept_when_read(on_disk), [], None)
     report_slow = report_slow or (lambda name, seconds: None)
     if is_prepared:
         batches = _prepared_images(split)
@@ -104,9 +111,18 @@ def load(
     return LoadedSplit(found, skipped, image_statistics)
 
 
-def fits_in_memory(count: int, image_size: int = IMAGE_SIZE) -> bool:
-    """Returns whether `count` decoded images fit into the share of the available memory that `cache="auto"` uses."""
-    return count * image_size * image_size * 3 <= CACHE_SHARE * psutil.virtual_memory().available
+def fits_in_memory(count: int, image_size: int = IMAGE_SIZE, promised: int = 0) -> bool:
+    """Returns whether `count` decoded images fit into the share of the available memory that `cache="auto"` uses.
+
+    Args:
+      count, image_size: of the images.
+      promised: bytes of that memory that will be taken by something else.
+    """
+    return _bytes(count, image_size) <= CACHE_SHARE * (psutil.virtual_memory().available - promised)
+
+
+def _bytes(count, image_size):
+    return count * image_size * image_size * 3
 
 
 def _read_all(split, batches, image_size, keep, collect_statistics, progress):

@@ -282,7 +282,7 @@ def load_data(
     image_statistics: statistics.Statistics | None,
     console: rich.console.Console,
 ) -> Data:
-    """Makes splits of a data set readable by index. Reads every image once unless the data set is prepared.
+    """Makes splits of a data set readable by index, as `loading.load` does.
 
     Args:
       run_config: the configuration.
@@ -291,7 +291,7 @@ def load_data(
       image_statistics: of the training images; None computes them, and then "train" must be among the splits.
       console: prints the number of images and those that cannot be read.
     """
-    loaded_examples, all_skipped = {}, {}
+    loaded_examples, all_skipped, promised = {}, {}, 0
     for split in splits:
         count = len(source.splits[split].labels)
         with progress_bar(console) as bar:
@@ -303,7 +303,9 @@ def load_data(
                 collect_statistics=split == "train" and image_statistics is None,
                 progress=lambda done, bar=bar, task=task: bar.update(task, completed=done),
                 report_slow=_slow_reporter(console),
+                promised=promised,
             )
+        promised += loaded.examples.promised
         console.print(f"{split}: {len(loaded.examples)} images of {len(source.class_names)} classes", markup=False)
         _print_skipped(loaded.skipped, split, console)
         loaded_examples[split], all_skipped[split] = loaded.examples, loaded.skipped

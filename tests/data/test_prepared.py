@@ -4,10 +4,12 @@ import json
 import os
 import pathlib
 import shutil
+import types
 import zipfile
 
 import numpy as np
 import PIL.Image
+import psutil
 import pytest
 import small_examples
 import tensorflow as tf
@@ -107,7 +109,7 @@ def refused(directory, kind=ValueError):
     return str(caught.value)
 
 
-@pytest.mark.parametrize("cache", ["none", "memory"])
+@pytest.mark.parametrize("cache", ["none", "memory", "auto"])
 @pytest.mark.parametrize("split, count", [("train", 10), ("validation", 3)])
 def test_written_images_are_read_back(source, made, storage, cache, split, count):
     opened, _ = prepared.open_data_dir(made[storage])
@@ -132,7 +134,7 @@ def test_split_is_read_by_index_inside_tf_data(source, made, storage):
     np.testing.assert_array_equal(found, expected_images(source, part, storage)[indices])
 
 
-@pytest.mark.parametrize("cache", ["none", "memory"])
+@pytest.mark.parametrize("cache", ["none", "memory", "auto"])
 def test_crops_equal_those_of_the_images(source, made, storage, cache):
     """Crops of stored pixels and of partially decoded JPEG files are exact."""
     part = prepared.open_data_dir(made[storage])[0].splits["train"]
@@ -228,6 +230,22 @@ def test_training_on_a_damaged_image_names_shard_and_image(directory):
         small_examples.sampled(data, batch_size=5, steps=2)
     line = messages.first_line(caught.value)
     assert line.endswith(f"Expected the bytes that were written. Received: a wrong checksum at {name} in {shard}")
+
+
+def test_automatic_cache_reads_each_image_once_and_only_when_it_is_used(jpegs, monkeypatch):
+    split = prepared.open_data_dir(jpegs)[0].splits["train"]
+    read = []
+    image = type(split.records).image
+    monkeypatch.setattr(type(split.records), "image", lambda self, number: read.append(number) or image(self, number))
+    loaded = loading.load(split, cache="auto").examples
+    assert read == [] and loaded.promised == 10 * 256 * 256 * 3
+    offsets = np.zeros([2, 2], int)
+    first = loaded.fetch(np.array([6, 2]), offsets, 256)
+    np.testing.assert_array_equal(loaded.fetch(np.array([6, 2]), offsets + 3, 200), first[:, 3:203, 3:203])
+    assert read == [6, 2]
+    free = 2 * loaded.promised
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: types.SimpleNamespace(available=free))
+    assert loading.load(split).examples.promised and not loading.load(split, promised=1).examples.promised
 
 
 def test_caching_a_damaged_image_names_it(directory):
