@@ -66,6 +66,7 @@ ROWS = {
     "P13": Row("training_step", "traces"),
     # One thread for each side, whatever the defaults of the two libraries are.
     "P15": Row("serving", "engines", cores=1),
+    "P16": Row("starting", "start"),
     "P17": Row("training_step", "frozen"),
     "workers": Row("workers", "two_workers", cores=2),
     "summaries": Row("summaries", "summaries"),
