@@ -23,6 +23,7 @@ from alexnet_tf.runs import data_record
 from alexnet_tf.training import diagnostics
 from alexnet_tf.utils import escaping
 from alexnet_tf.utils import output
+from alexnet_tf.utils import pathnames
 
 # Unreadable files that are listed by name.
 _MAX_LISTED = 10
@@ -201,7 +202,7 @@ def prepare_data_dir(
         task = bar.add_task(f"preparing {total} images", total=total)
         update = lambda done: bar.update(task, completed=done)
         manifest = prepare.prepare(
-            source, data_dir, options, settings=settings, progress=update, report_slow=_slow_reporter(console)
+            source, data_dir, options, settings=settings, progress=update, report_slow=slow_reporter(console)
         )
     for split, metadata in manifest["splits"].items():
         console.print(f"{split}: {metadata['examples']} images in {len(metadata['shards'])} shards", markup=False)
@@ -257,12 +258,13 @@ def progress_bar(console: rich.console.Console | None) -> output.Progress:
     return output.Progress(*columns, console=console or output.Console(), transient=True, disable=is_disabled)
 
 
-def _slow_reporter(console):
-    """Returns the function that prints a line about a photograph that took long to read."""
+def slow_reporter(console: rich.console.Console | None) -> Callable[[str, float], None]:
+    """Returns the function that prints a line about a photograph that took long to read; nothing without a console."""
 
     def report(name, seconds):
         if console:
-            console.print(f"warning: {name} took {seconds:.0f} s to read", markup=False)
+            line = f"warning: {pathnames.printable(name)} took {seconds:.0f} s to read"
+            console.print(escaping.one_line(line), markup=False)
 
     return report
 
@@ -302,7 +304,7 @@ def load_data(
                 cache=run_config.cache,
                 collect_statistics=split == "train" and image_statistics is None,
                 progress=lambda done, bar=bar, task=task: bar.update(task, completed=done),
-                report_slow=_slow_reporter(console),
+                report_slow=slow_reporter(console),
                 promised=promised,
             )
         promised += loaded.examples.promised

@@ -12,6 +12,7 @@ from alexnet_tf.data import image_files
 from alexnet_tf.data import sources
 from alexnet_tf.reporting import kernels
 from alexnet_tf.reporting import overlays
+from alexnet_tf.runs import dataset
 from alexnet_tf.runs import explanations
 from alexnet_tf.runs import inputs
 from alexnet_tf.runs import loaded
@@ -67,7 +68,11 @@ def explain_files(
     os.makedirs(out, exist_ok=True)
     result = Result([], [])
     names = _file_names(found.paths, method.name)
-    read = lambda place: inputs.read_file(found.paths[place], run.config.image_size)
+    read = inputs.reporting_slow(
+        lambda place: inputs.read_file(found.paths[place], run.config.image_size),
+        found.paths.__getitem__,
+        dataset.slow_reporter(console),
+    )
     first = 0
     for batch in inputs.batches(read, range(len(found.paths)), _BATCH_SIZE):
         readable = [each for each in batch if not isinstance(each, ValueError)]

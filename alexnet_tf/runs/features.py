@@ -161,7 +161,8 @@ def _write(
         console.print(f"resumed after {first} of {count} images", markup=False)
     with dataset.progress_bar(console) as bar:
         task = bar.add_task(f"features of {count} images", total=count, completed=first)
-        for batch in inputs.batches(images.read, range(first, count), dataset.EVALUATION_BATCH_SIZE):
+        read = inputs.reporting_slow(images.read, images.names.__getitem__, dataset.slow_reporter(console))
+        for batch in inputs.batches(read, range(first, count), dataset.EVALUATION_BATCH_SIZE):
             pixels = [each for each in batch if not isinstance(each, ValueError)]
             skipped = [
                 {"place": place, "name": images.names[place], "reason": str(each)}

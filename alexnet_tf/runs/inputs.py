@@ -7,6 +7,7 @@ and served models.
 import concurrent.futures
 import os
 import stat
+import time
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from alexnet_tf.data import loading
 from alexnet_tf.data import photograph
 from alexnet_tf.data import sources
 from alexnet_tf.utils import machine
@@ -159,6 +161,30 @@ def read(image: str | np.ndarray, image_size: int) -> np.ndarray:
     if isinstance(image, str):
         return read_file(image, image_size)
     return photograph.decode_to_square(tf.constant(image), image_size).numpy()
+
+
+def reporting_slow(
+    read_one: Callable[[int], np.ndarray], name_of: Callable[[int], str], report: Callable[[str, float], None]
+) -> Callable[[int], np.ndarray]:
+    """Returns a function that reads images as `read_one` does, and reports those that take long.
+
+    Args:
+      read_one: function from an index to an image. It may raise ValueError.
+      name_of: function from an index to the name of the image.
+      report: called with the name of each image that took longer than `loading.SLOW_SECONDS` to read, whether it could
+        be read or not, and with the seconds.
+    """
+
+    def read(index):
+        begun = time.monotonic()
+        try:
+            return read_one(index)
+        finally:
+            seconds = time.monotonic() - begun
+            if seconds > loading.SLOW_SECONDS:
+                report(name_of(index), seconds)
+
+    return read
 
 
 def batches(

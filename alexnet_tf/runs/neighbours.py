@@ -226,10 +226,10 @@ def query(
     nearest.choose_method(method, 0)
     # Raises for bad files before the run and its data are opened, which may take a minute.
     image_size = restore.read_config(workdir, source, data_dir).image_size
-    loaded = queries.load_files(request, image_size)
+    loaded = queries.load_files(request, image_size, dataset.slow_reporter(console))
     run = open_run(workdir, source=source, data_dir=data_dir, checkpoint=checkpoint, log=dataset.logger(console))
     # Raises for bad indices before an index is built, which may take hours.
-    loaded += queries.load_from_split(run.source, request, image_size)
+    loaded += queries.load_from_split(run.source, request, image_size, dataset.slow_reporter(console))
     if figure_path and len(loaded) > MAX_ROWS:
         raise ValueError(f"Expected at most {MAX_ROWS} queries in a figure. Received: {len(loaded)}")
     index = _index(run, index_split, index_dir, dtype, console)

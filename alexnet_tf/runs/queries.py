@@ -1,6 +1,7 @@
 """Reads the query images of a nearest-neighbor search: image files, or images of the data set."""
 
 import os
+from collections.abc import Callable
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -38,27 +39,39 @@ def check_split(source: sources.Source, split: str) -> None:
         raise ValueError(f"Expected split to be one of {', '.join(source.splits)}. Received: {split}")
 
 
-def load_files(request: Queries, image_size: int) -> list[Query]:
+def load_files(
+    request: Queries, image_size: int, report_slow: Callable[[str, float], None] = lambda name, seconds: None
+) -> list[Query]:
     """Reads the queries that are image files.
 
     Args:
       request: the queries.
       image_size: side of the square images that the network is evaluated on.
+      report_slow: as the `report` of `inputs.reporting_slow`.
 
     Raises:
       ValueError: if there is no query, or an image cannot be read.
     """
     if not (request.images or request.indices or request.random):
         raise ValueError("Expected at least one query. Received: none")
-    return [Query(str(path), inputs.read_file(path, image_size)) for path in request.images]
+    names = [str(path) for path in request.images]
+    read = inputs.reporting_slow(
+        lambda place: inputs.read_file(names[place], image_size), names.__getitem__, report_slow
+    )
+    return [Query(name, read(place)) for place, name in enumerate(names)]
 
 
-def load_from_split(source: sources.Source, request: Queries, image_size: int) -> list[Query]:
+def load_from_split(
+    source: sources.Source,
+    request: Queries,
+    image_size: int,
+    report_slow: Callable[[str, float], None] = lambda name, seconds: None,
+) -> list[Query]:
     """Reads the queries that are images of a split.
 
     Args:
       source: the data set.
-      request, image_size: as of `load_files`.
+      request, image_size, report_slow: as of `load_files`.
 
     Raises:
       ValueError: if an index is outside its split, or an image cannot be read.
@@ -75,8 +88,9 @@ def load_from_split(source: sources.Source, request: Queries, image_size: int) -
     if not 0 <= request.random <= count:
         raise ValueError(f"Expected random to be 0 to {count}, all {request.split} images. Received: {request.random}")
     drawn = np.random.default_rng(request.seed).permutation(count)[: request.random]
+    read = inputs.reporting_slow(lambda place: inputs.read_example(part, place, image_size), part.name_of, report_slow)
     for place in [*request.indices, *drawn.tolist()]:
-        pixels = inputs.read_example(part, place, image_size)
+        pixels = read(place)
         loaded.append(Query(part.name_of(place), pixels, request.split, place, int(part.labels[place])))
     return loaded
 

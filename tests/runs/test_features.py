@@ -16,6 +16,7 @@ import untrained_runs
 import alexnet_tf
 from alexnet_tf.commands import __main__ as console_command
 from alexnet_tf.commands import program
+from alexnet_tf.data import loading
 from alexnet_tf.evaluation import feature_files
 from alexnet_tf.runs import dataset
 from alexnet_tf.runs import features
@@ -58,7 +59,8 @@ def expected(workdir, paths):
     return {name: run.features(paths, layer=name) for name in ("fc7", "conv5")}
 
 
-def test_an_archive_has_an_array_for_each_layer(workdir, folder, paths, expected, tmp_path, capsys):
+def test_an_archive_has_an_array_for_each_layer(workdir, folder, paths, expected, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(loading, "SLOW_SECONDS", -1.0)
     out = tmp_path / "features.npz"
     result = features.compute(workdir, ["fc7", "conv5", "fc7"], out, images=[str(folder)])
     archive = np.load(out, allow_pickle=False)
@@ -69,6 +71,7 @@ def test_an_archive_has_an_array_for_each_layer(workdir, folder, paths, expected
     assert result.shapes == {"fc7": (11, 512), "conv5": (11, 7, 7, 64)} and len(result.skipped) == 1
     said = capsys.readouterr().out
     assert f"skipped {folder / BAD}: Expected an image in {folder / BAD}. Received: " in said
+    assert said.count("warning: ") == COUNT and f"warning: {paths[0]} took 0 s to read" in said
     assert "fc7: float32 [11, 512], 0.0 MB" in said and os.listdir(tmp_path) == ["features.npz"]
 
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 import untrained_runs
 from PIL import Image
 
+from alexnet_tf.data import loading
 from alexnet_tf.data import prepare
 from alexnet_tf.data import sources
 from alexnet_tf.evaluation import feature_index
@@ -246,6 +247,15 @@ def test_files_that_cannot_be_read_are_rejected_before_the_run_is_opened(run, tm
     with pytest.raises(ValueError, match=f"^Expected an image in .*{name}. Received: ") as caught:
         neighbours.query(run, queries.Queries((str(tmp_path / name),), indices=(0,)))
     assert "\n" not in str(caught.value)
+
+
+def test_slow_queries_are_named(folder, monkeypatch):
+    monkeypatch.setattr(loading, "SLOW_SECONDS", -1.0)
+    slow, paths = [], [str(folder / "test" / CLASS_NAMES[0] / "00.png"), str(folder / UNREADABLE)]
+    queries.load_files(queries.Queries(paths[:1]), 32, lambda *each: slow.append(each))
+    with pytest.raises(ValueError):
+        queries.load_files(queries.Queries(paths[1:]), 32, lambda *each: slow.append(each))
+    assert [name for name, _ in slow] == paths and all(0 <= seconds < 60 for _, seconds in slow)
 
 
 def test_more_neighbors_than_images_are_rejected(same_run):
