@@ -20,6 +20,7 @@ from alexnet_tf.runs import explanations
 from alexnet_tf.runs import inputs
 from alexnet_tf.runs import loaded
 from alexnet_tf.runs import neighbours
+from alexnet_tf.runs import pretrained
 from alexnet_tf.runs import restore
 from alexnet_tf.serving import classify
 from alexnet_tf.serving import client
@@ -119,13 +120,26 @@ def of_run(
             "neighbors": _find(nearest, pixels, run.class_words) if nearest else [],
         }
 
-    name = os.path.basename(os.path.abspath(run.workdir))
+    name = run_name(workdir, run.workdir)
     classes = f"{len(run.class_names):,} classes"
     description = (
-        f"Classifies pictures with the run {name}: {run.config.network}, {classes}. Its checkpoint is the "
+        f"Classifies pictures with {name}: {run.config.network}, {classes}. Its checkpoint is the "
         f"{run.chosen.describe()}."
     )
     return Demo(answer, {"description": description})
+
+
+def run_name(requested: str | os.PathLike, directory: str | os.PathLike) -> str:
+    """Returns what the page calls a run.
+
+    Args:
+      requested: as in `loaded.load`.
+      directory: where that is.
+    """
+    requested = os.fspath(requested)
+    if requested.startswith(pretrained.PREFIX):
+        return requested
+    return f"the run {os.path.basename(os.path.abspath(directory))}"
 
 
 def _open_neighbors(run, count, log):

@@ -87,6 +87,13 @@ def test_a_run_answers_with_classes_maps_and_nearest_training_images(workdir, fo
     assert pixels(nearest[0]["image"]).shape == (36, 36, 3) and abs(pixels(nearest[0]["image"]).mean() - own.mean()) < 5
 
 
+def test_a_trained_network_of_the_package_has_its_own_name():
+    assert demo.run_name("pretrained:tiny_imagenet_small", "/cache/tiny_imagenet_small-0123") == (
+        "pretrained:tiny_imagenet_small"
+    )
+    assert demo.run_name("runs/mine/", "runs/mine/") == "the run mine"
+
+
 @pytest.mark.parametrize(
     "content",
     [
