@@ -14,6 +14,7 @@ from alexnet_tf import config
 from alexnet_tf.data import sources
 from alexnet_tf.models import registry
 from alexnet_tf.runs import split_results
+from alexnet_tf.training import best_checkpoint
 from alexnet_tf.training import diagnostics
 from alexnet_tf.training import loop
 from alexnet_tf.training import metrics
@@ -24,6 +25,7 @@ def of_run(
     records: Sequence[Mapping[str, Any]],
     results: Sequence[split_results.SplitResult],
     source: sources.Source,
+    best_is_kept: bool = False,
 ) -> list[str]:
     """Returns the warnings about a run, one line each.
 
@@ -32,11 +34,12 @@ def of_run(
       records: from `metrics.read`, up to the evaluated checkpoint.
       results: of the evaluated splits, the monitored one first.
       source: the data set.
+      best_is_kept: whether the run has a best checkpoint.
     """
     found = [text for result in results for text in split_results.warnings(run_config, result, source.display_names)]
     if results[0].split == "train":
         found.insert(0, diagnostics.nothing_held_out())
-    return [*source.duplicates, *found] + _of_curve(run_config, records, source, results[0].split)
+    return [*source.duplicates, *found] + _of_curve(run_config, records, source, results[0].split, best_is_kept)
 
 
 def flat_loss(run_config: config.Config, chance: float) -> str:
@@ -49,14 +52,15 @@ def flat_loss(run_config: config.Config, chance: float) -> str:
     )
 
 
-def _of_curve(run_config, records, source, monitored):
+def _of_curve(run_config, records, source, monitored="", best_is_kept=False):
     curve = metrics.curve(records)
     early_cut = None
     # A linear schedule decreases the rate from the first step on.
     if run_config.schedule != "linear":
         ignorant_loss = diagnostics.label_entropy(source.splits["train"].labels)
         early_cut = diagnostics.rate_cut_before_loss_fell(curve, ignorant_loss)
-    return diagnostics.texts(early_cut, monitored and diagnostics.last_error_above_lowest(curve, monitored))
+    late = monitored and diagnostics.last_error_above_lowest(curve, monitored, best_is_kept)
+    return diagnostics.texts(early_cut, late)
 
 
 def record(
@@ -78,9 +82,10 @@ def record(
       console: prints the warnings.
     """
     records = metrics.read(_path(workdir))
-    for text in _of_curve(run_config, records, source, results[0].split):
+    best_is_kept = best_checkpoint.is_kept(os.path.join(workdir, "checkpoints"))
+    for text in _of_curve(run_config, records, source, results[0].split, best_is_kept):
         console.print(f"warning: {text}", markup=False)
-    new = diagnostics.new_texts(of_run(run_config, records, results, source), records)
+    new = diagnostics.new_texts(of_run(run_config, records, results, source, best_is_kept), records)
     if new:
         writer = metrics.Writer(_path(workdir), step)
         for text in new:
@@ -131,7 +136,7 @@ class EarlyCut:
         except ValueError:
             # Damaged before this run was resumed. That is reported at its end, and no reason to stop it here.
             return
-        for text in diagnostics.new_texts(_of_curve(self._run_config, records, self._source, ""), records):
+        for text in diagnostics.new_texts(_of_curve(self._run_config, records, self._source), records):
             self._warn(progress, text)
 
 

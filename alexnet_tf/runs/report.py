@@ -24,6 +24,7 @@ from alexnet_tf.runs import placement
 from alexnet_tf.runs import restore
 from alexnet_tf.runs import selection
 from alexnet_tf.runs import split_results
+from alexnet_tf.training import best_checkpoint
 from alexnet_tf.training import diagnostics
 from alexnet_tf.training import metrics
 from alexnet_tf.utils import escaping
@@ -118,7 +119,13 @@ def write(
         *_warnings(
             # A warning of a later step is one that training ended with.
             [record for record in all_records if record["kind"] == "warning"],
-            diagnosis.of_run(run_config, records, results, data.source),
+            diagnosis.of_run(
+                run_config,
+                records,
+                results,
+                data.source,
+                best_checkpoint.is_kept(os.path.join(workdir, "checkpoints")),
+            ),
             data,
         ),
         *_configuration(run_config),

@@ -151,6 +151,15 @@ def _link(source, target):
     os.replace(temporary, target)
 
 
+def is_kept(directory: str) -> bool:
+    """Whether there is a best checkpoint; its record is not read.
+
+    Args:
+      directory: of the checkpoints.
+    """
+    return os.path.isfile(os.path.join(directory, _FOLDER, _RECORD))
+
+
 def read(directory: str) -> Record | None:
     """Returns the record of the best checkpoint, or None if there is none.
 
@@ -160,9 +169,9 @@ def read(directory: str) -> Record | None:
     Raises:
       ValueError: if the record is damaged.
     """
-    path = os.path.join(directory, _FOLDER, _RECORD)
-    if not os.path.isfile(path):
+    if not is_kept(directory):
         return None
+    path = os.path.join(directory, _FOLDER, _RECORD)
     record = schema.read_json(path, _STRUCTURE, _WHAT, _REMEDY)
     schema.check_seal(record, _WHAT, path, _REMEDY)
     return Record(**{name: record[name] for name in Record._fields})

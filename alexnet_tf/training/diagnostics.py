@@ -140,13 +140,16 @@ def rate_cut_before_loss_fell(curve: Mapping[str, Sequence[float | None]], ignor
     return None
 
 
-def last_error_above_lowest(curve: Mapping[str, Sequence[float | None]], monitored: str) -> str | None:
+def last_error_above_lowest(
+    curve: Mapping[str, Sequence[float | None]], monitored: str, best_is_kept: bool = False
+) -> str | None:
     """Warns if the last monitored error is more than two standard errors above the lowest one.
 
     Args:
       curve: from `metrics.curve`: "epoch", "watched_error" and "watched_examples", which are None where they are
         unknown.
       monitored: name of the monitored split.
+      best_is_kept: whether the checkpoint of the lowest error is kept, too.
     """
     points = [
         point
@@ -162,10 +165,11 @@ def last_error_above_lowest(curve: Mapping[str, Sequence[float | None]], monitor
     margin = _STANDARD_ERRORS * math.sqrt(share * (1 - share) / examples)
     if last - lowest <= margin:
         return None
+    kept = ", whose checkpoint is kept as the best" if best_is_kept else ""
     return (
         f"the last checkpoint's {monitored} error of {_percent(last)} is more than two standard errors above the "
-        f"{_percent(lowest)} after epoch {best_epoch:.3g}; start again with a new --workdir and fewer --epochs, or a "
-        "lower --learning_rate"
+        f"{_percent(lowest)} after epoch {best_epoch:.3g}{kept}; start again with a new --workdir and fewer --epochs, "
+        "or a lower --learning_rate"
     )
 
 

@@ -141,6 +141,8 @@ def test_the_best_epoch_is_named():
         "the last checkpoint's test error of 40.0% is more than two standard errors above the 20.0% "
     )
     assert "after epoch 2;" in text
+    kept = diagnostics.last_error_above_lowest(curve(errors=[0.5, 0.2, 0.25, 0.4]), "test", best_is_kept=True)
+    assert "after epoch 2, whose checkpoint is kept as the best;" in kept
 
 
 def test_a_run_without_the_number_of_images_is_not_judged():
