@@ -41,6 +41,7 @@ class Network(NamedTuple):
     first_layers: tuple[str, ...]  # layers that read the images, in all variants
     default_views: str  # views by which experiments compare it: "ten" or "center"
     recorded_errors: tuple[RecordedErrors, ...]
+    last_layer: str = "fc8"  # the one that distinguishes the classes
     arguments: Mapping[str, object] = {}  # constant arguments of the class
     has_towers: bool = False  # has the option `towers`, and the class takes `devices`
     # Weight of the losses of auxiliary heads in training; if it is not 0, the class takes `auxiliary_heads`.
@@ -76,6 +77,7 @@ def _cifar10(name, parameters, multiply_adds, depth, error, innovation):
         year=2012,
         innovation=innovation,
         first_layers=("conv1",),
+        last_layer="fc10",
         default_views="center",
         recorded_errors=(
             RecordedErrors("its authors", "CIFAR-10, one view of the whole image", error, class_names=_CIFAR10_CLASSES),
@@ -121,6 +123,7 @@ def _resnet(depth, parameters, multiply_adds, errors, innovation, *, residual=Tr
         year=2015,
         innovation=innovation,
         first_layers=("conv1",),
+        last_layer="fc",
         default_views="ten",
         recorded_errors=(RecordedErrors("paper, tables 2 and 3", "ten views", *errors, dataset="imagenet2012"),),
     )
@@ -144,6 +147,7 @@ def _cifar10_resnet(depth, parameters, multiply_adds, error, innovation, *, resi
         year=2015,
         innovation=innovation,
         first_layers=("conv1",),
+        last_layer="fc",
         default_views="center",
         # The paper has the plain networks as curves only.
         recorded_errors=(recorded,) if residual else (),
@@ -247,6 +251,7 @@ NETWORKS = {
             year=2014,
             innovation="paths side by side, 1 x 1 kernels, auxiliary heads",
             first_layers=("conv1",),
+            last_layer="fc",
             default_views="ten",
             recorded_errors=(
                 RecordedErrors("paper, table 3", "ten views", top5_error=0.0915, dataset="imagenet2012"),

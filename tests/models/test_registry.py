@@ -75,7 +75,7 @@ def test_network_takes_a_training_step(network):
 
 
 @every_network
-def test_first_layers_are_those_that_read_the_images(network):
+def test_first_layers_read_the_images_and_the_last_one_distinguishes_the_classes(network):
     model = symbolic_networks.build(builders.build_model, configuration(network), 3, jit_compile=False)
     with_kernels = [layer.name for layer in model.layers if hasattr(layer, "kernel")]
     first = [name for name in with_kernels if parts(name) == parts(with_kernels[0])]
@@ -83,6 +83,7 @@ def test_first_layers_are_those_that_read_the_images(network):
     shapes = [model.get_layer(name).kernel.shape for name in first]
     of_images = [kernels.as_images(np.empty(shape), min(network.crop_sizes)) for shape in shapes]
     assert all(each.shape[2] == 3 for each in of_images)
+    assert with_kernels[-1] == network.last_layer and model.get_layer(network.last_layer).kernel.shape[-1] == 3
 
 
 @every_network
