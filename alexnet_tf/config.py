@@ -45,15 +45,33 @@ RECIPE_DEFAULTS = {
 
 # Fields that are None until a run starts: it takes the value of the run in `initialize_from`, or else this one.
 INHERITED_DEFAULTS = {"input_scale": 1.0}
+# The value of fields that a run chooses itself when it starts.
+AUTO = "auto"
+# Other values that leave a field open until a run starts.
+_OPEN = {"split_rule": "auto", "new_layers": None}
+# Options of a network that only matter in training.
+_TRAINING_OPTIONS = ("dropout", "initialization", "conv1_stddev")
 MAX_LAYER_RATE = 1000
 
 
 def _option(
-    section, default, text, source, *, kind=None, choices=None, low=None, high=None, may_change=False, is_path=False
+    section,
+    default,
+    text,
+    source,
+    *,
+    kind=None,
+    choices=None,
+    low=None,
+    high=None,
+    may_change=False,
+    is_path=False,
+    may_be_auto=False,
 ):
     """A field of `Config`: `kind` is its type, by default that of `default`; `low` and `high` are inclusive.
 
-    In flags and flagfiles, ``~`` at the start of a path stands for the home directory.
+    In flags and flagfiles, ``~`` at the start of a path stands for the home directory. A field that `may_be_auto` also
+    accepts `AUTO`.
     """
     metadata = {
         "section": section,
@@ -65,6 +83,7 @@ def _option(
         "high": high,
         "may_change": may_change,
         "is_path": is_path,
+        "may_be_auto": may_be_auto,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -74,7 +93,7 @@ class Config:
     """The hyperparameters of a run, which ``alexnet-tf train --help`` lists.
 
     It is immutable. A value of None stands for the recipe's entry in `RECIPE_DEFAULTS` or the one in
-    `INHERITED_DEFAULTS`, if there is one; `resolved` fills it in.
+    `INHERITED_DEFAULTS`, if there is one; `resolved` fills it in. A run replaces `AUTO` when it starts.
 
     Raises:
       ValueError: if a value has the wrong type, is out of range or contradicts another one.
@@ -204,14 +223,16 @@ class Config:
     initialize_from: str = _option(
         "network",
         "",
-        "work directory of a run to initialize the weights from, except for new_layers; or pretrained:NAME",
+        "work directory of a run to initialize the weights from, except for new_layers; or pretrained:NAME; auto: "
+        "imported convolutions in runs/imagenet_convolutions, otherwise those of the package, and their network",
         "paper 6; original #146",
         is_path=True,
+        may_be_auto=True,
     )
-    new_layers: tuple = _option(
+    new_layers: tuple | None = _option(
         "network",
-        ("fc8",),
-        "layers to reinitialize when using initialize_from, such as fc6,fc7,fc8",
+        None,
+        "layers to reinitialize when using initialize_from, such as fc6,fc7,fc8; defaults to the last layer",
         "original #146",
         kind=tuple,
     )
@@ -387,11 +408,24 @@ class Config:
         high=1000,
     )
 
-    batch_size: int = _option(
-        "training", 128, "examples per step, over all replicas and workers", "paper 5", low=1, high=65536
+    batch_size: int | str = _option(
+        "training",
+        128,
+        "examples per step, over all replicas and workers; auto: 16 to 128, by the number of training images",
+        "paper 5",
+        low=1,
+        high=65536,
+        may_be_auto=True,
     )
-    epochs: float = _option(
-        "training", 90.0, "passes over the training set", "paper 5", low=0, high=100000, may_change=True
+    epochs: float | str = _option(
+        "training",
+        90.0,
+        "passes over the training set; auto: by the number of training images",
+        "paper 5",
+        low=0,
+        high=100000,
+        may_change=True,
+        may_be_auto=True,
     )
     reshuffle: bool | None = _option(
         "training",
@@ -415,7 +449,15 @@ class Config:
         "ours; paper: none",
         is_path=True,
     )
-    learning_rate: float = _option("training", 0.01, "initial learning rate of the weights", "paper 5", low=0, high=10)
+    learning_rate: float | str = _option(
+        "training",
+        0.01,
+        "initial learning rate of the weights; auto: by the batch size and the initial weights",
+        "paper 5",
+        low=0,
+        high=10,
+        may_be_auto=True,
+    )
     learning_rate_scaling: str = _option(
         "training",
         "none",
@@ -781,8 +823,13 @@ class Config:
         """Raises an error for frozen layers that another option trains, and for a missing run to start from."""
         if self.mean_image == "initialize_from" and not self.initialize_from:
             raise ValueError("Expected initialize_from for mean_image=initialize_from. Received: none")
+        if self.learning_rate == AUTO and self.learning_rate_scaling != "none":
+            raise ValueError(
+                "Expected learning_rate_scaling=none for learning_rate=auto, which depends on the batch size already. "
+                f"Received: learning_rate_scaling={self.learning_rate_scaling}"
+            )
         for option, names in (
-            ("new_layers", self.new_layers if self.initialize_from else ()),
+            ("new_layers", self._initialized_layers() if self.initialize_from else ()),
             ("layer_rates", self.layer_rate_factors()),
         ):
             both = [name for name in self.freeze if name in names]
@@ -832,14 +879,48 @@ class Config:
         """Returns this configuration with every None that has an entry in `RECIPE_DEFAULTS` replaced by it.
 
         Args:
-          before_start: whether to leave open what a run with ``initialize_from`` takes from that run when it starts
-            (`INHERITED_DEFAULTS`); otherwise its default for other runs is filled in too.
+          before_start: whether to leave open what a run chooses when it starts: `AUTO`, and with ``initialize_from``
+            what it takes from that run (`INHERITED_DEFAULTS`). Otherwise the defaults for other runs are filled in too.
         """
+        if not before_start and (names := self.auto_fields()):
+            fields = {field.name: field.default for field in dataclasses.fields(self)}
+            return dataclasses.replace(self, **{name: fields[name] for name in names}).resolved()
         defaults = dict(RECIPE_DEFAULTS[self.recipe])
+        if self.initialize_from:
+            defaults["new_layers"] = self._initialized_layers()
         if not (before_start and self.initialize_from):
             defaults |= INHERITED_DEFAULTS
         changes = {name: value for name, value in defaults.items() if getattr(self, name) is None}
         return dataclasses.replace(self, **changes)
+
+    def _initialized_layers(self):
+        """Returns the layers that ``initialize_from`` does not initialize."""
+        return (registry.find(self.network).last_layer,) if self.new_layers is None else self.new_layers
+
+    def auto_fields(self) -> list[str]:
+        """Returns the names of the fields that a run chooses when it starts, as they are `AUTO`."""
+        return [
+            field.name
+            for field in dataclasses.fields(self)
+            if field.metadata["may_be_auto"] and getattr(self, field.name) == AUTO
+        ]
+
+    def open_fields(self) -> list[str]:
+        """Returns the names of the fields that a run which has started takes from its record."""
+        return self.auto_fields() + [name for name, value in _OPEN.items() if getattr(self, name) == value]
+
+    def with_record(self, recorded: "Config") -> "Config":
+        """Returns this configuration with the values of a run that has started in place of what is left open."""
+        names = self.open_fields()
+        if self.initialize_from == AUTO:
+            default = Config()
+            names += [name for name in recorded.network_fields() if getattr(self, name) == getattr(default, name)]
+        return dataclasses.replace(self, **{name: getattr(recorded, name) for name in names})
+
+    def network_fields(self) -> list[str]:
+        """Returns the names of the fields that describe what the network computes with given weights."""
+        names = ["network", *registry.find(self.network).options, "crop_size"]
+        return [name for name in names if name not in _TRAINING_OPTIONS]
 
     def differences(self, other: "Config") -> list[str]:
         """Returns the names of the fields that differ and must not change within a run.
@@ -854,7 +935,7 @@ class Config:
         return [name for name in names if not (self._is_open(name) or other._is_open(name))]
 
     def _is_open(self, name):
-        return (name, getattr(self, name)) in (("split_rule", "auto"), *((each, None) for each in INHERITED_DEFAULTS))
+        return name in self.open_fields() or (name in INHERITED_DEFAULTS and getattr(self, name) is None)
 
     def fingerprint(self) -> int:
         """Returns a number below 2 ** 32 that is equal for configurations without `differences`."""
@@ -872,12 +953,12 @@ def describe_range(field: dataclasses.Field) -> str:
     if metadata["low"] is None:
         return {str: "text", tuple: "names", list: "numbers"}[metadata["kind"]]
     high = "" if metadata["high"] is None else f" to {metadata['high']}"
-    return f"{metadata['low']}{high or ' or more'}"
+    return f"{metadata['low']}{high or ' or more'}" + (f" or {AUTO}" if metadata["may_be_auto"] else "")
 
 
 def _check(field, value):
     metadata = field.metadata
-    if value is None and field.default is None:
+    if (value is None and field.default is None) or (value == AUTO and metadata["may_be_auto"]):
         return
     kinds = {float: (int, float), tuple: (tuple,), list: (tuple,)}.get(metadata["kind"], (metadata["kind"],))
     fits = isinstance(value, kinds) and (metadata["kind"] is bool or not isinstance(value, bool))

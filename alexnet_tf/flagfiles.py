@@ -43,6 +43,7 @@ FLAGFILE_DIRECTORIES = (os.path.join(_PACKAGE, "_flags"), os.path.join(os.path.d
 _MAX_INCLUDES = 50
 # What contradicts no other field, of fields that only training needs.
 _NEUTRAL = {"schedule": "epochs", "drop_epochs": (), "stop_after": 0, "checkpoint": "auto"}
+_NUMBERS = {int: flags.IntegerParser, float: flags.FloatParser}
 _QUOTED = re.compile(r'".*"', re.DOTALL)
 
 
@@ -51,6 +52,20 @@ class _PathParser(flags.ArgumentParser):
 
     def parse(self, argument):
         return pathnames.expand(super().parse(argument))
+
+
+class _NumberParser(flags.ArgumentParser):
+    """Parses a number, or the word `config.AUTO`."""
+
+    def __init__(self, parser):
+        self._parser = parser
+        self.syntactic_help = f"{parser.syntactic_help} or {config.AUTO}"
+
+    def parse(self, argument):
+        return argument if argument == config.AUTO else self._parser.parse(argument)
+
+    def flag_type(self):
+        return self._parser.flag_type()
 
 
 class _PathsParser(flags.ListParser):
@@ -95,8 +110,13 @@ def define_flags(flag_values: flags.FlagValues) -> None:
     for field in dataclasses.fields(config.Config):
         default = list(field.default) if isinstance(field.default, tuple) else field.default
         text = f"{field.metadata['help']} ({field.metadata['source']})"
-        define_field = define_path if field.metadata["is_path"] else define[field.metadata["kind"]]
-        define_field(field.name, default, text, flag_values=flag_values)
+        kind = field.metadata["kind"]
+        if kind in _NUMBERS and field.metadata["may_be_auto"]:
+            parser = _NumberParser(_NUMBERS[kind]())
+            flags.DEFINE(parser, field.name, default, text, flag_values, flags.ArgumentSerializer())
+        else:
+            define_field = define_path if field.metadata["is_path"] else define[kind]
+            define_field(field.name, default, text, flag_values=flag_values)
 
 
 def from_flags(flag_values: flags.FlagValues, fields: Sequence[str] = ()) -> config.Config:

@@ -162,13 +162,10 @@ def test_recipe_fills_in_missing_values(recipe, expected):
     resolved = config.Config(recipe=recipe).resolved()
     assert tuple(getattr(resolved, name) for name in names) == expected
     # None is a value of its own in these fields.
-    assert [name for name in NAMES if getattr(resolved, name) is None] == [
-        "shortcuts",
-        "conv1_stddev",
-        "dense_weight_decay",
-    ]
+    kept = ("shortcuts", "conv1_stddev", "new_layers", "dense_weight_decay")
+    assert [name for name in NAMES if getattr(resolved, name) is None] == list(kept)
     assert [name for name in NAMES if getattr(config.Config(recipe=recipe), name) is None] == [
-        name for name in NAMES if name in (*names, "input_scale", "shortcuts", "conv1_stddev", "dense_weight_decay")
+        name for name in NAMES if name in (*names, "input_scale", *kept)
     ]
     assert resolved.resolved() == resolved
 
@@ -184,6 +181,34 @@ def test_input_scale_is_open_only_until_a_run_that_starts_from_another_has_start
     assert inherited.differences(started.resolved()) == ["input_scale"]
     given = dataclasses.replace(started, input_scale=0.02)
     assert given.resolved().input_scale == given.resolved(before_start=True).input_scale == 0.02
+
+
+def test_auto_is_open_until_a_run_starts():
+    names = ["initialize_from", "batch_size", "epochs", "learning_rate"]
+    given = parsed(*(f"--{name}=auto" for name in names), "--schedule=linear")
+    assert given.auto_fields() == given.resolved(before_start=True).auto_fields() == names
+    default = config.Config(schedule="linear").resolved()
+    assert given.resolved() == default
+    waiting = given.resolved(before_start=True)
+    assert waiting.differences(default) == default.differences(waiting) == []
+    assert set(given.open_fields()) == {*names, "split_rule", "new_layers"}
+    for flag in ("--momentum=auto", "--epochs=automatic", "--batch_size=1.5", "--learning_rate=-1"):
+        with pytest.raises((flags.Error, ValueError)):
+            parsed(flag)
+    with pytest.raises(ValueError, match="^Expected learning_rate_scaling=none for learning_rate=auto"):
+        config.Config(learning_rate="auto", learning_rate_scaling="linear")
+
+
+@pytest.mark.parametrize("network, layer", [("alexnet", "fc8"), ("cifar10_18", "fc10"), ("resnet_18", "fc")])
+def test_the_last_layer_is_new_unless_others_are_named(network, layer):
+    started = config.Config(network=network, initialize_from="runs/before")
+    assert started.resolved().new_layers == started.resolved(before_start=True).new_layers == (layer,)
+    assert dataclasses.replace(started, new_layers=()).resolved().new_layers == ()
+    # Runs without other initial weights recorded fc8 before.
+    recorded = config.Config(network=network, new_layers=("fc8",)).resolved()
+    assert recorded.differences(config.Config(network=network).resolved()) == []
+    with pytest.raises(ValueError, match=f"^Expected freeze and new_layers .* Received: {layer} in both$"):
+        dataclasses.replace(started, freeze=(layer,))
 
 
 def test_layer_rates_are_factors_by_layer():
@@ -286,7 +311,8 @@ def test_round_trips_cover_every_field():
 
 
 def test_flagfile_names_every_field_of_a_resolved_configuration():
-    first, *lines = flagfiles.to_text(config.Config(dense_weight_decay=3.0, conv1_stddev=0.02).resolved()).splitlines()
+    given = config.Config(dense_weight_decay=3.0, conv1_stddev=0.02, new_layers=("fc8",))
+    first, *lines = flagfiles.to_text(given.resolved()).splitlines()
     assert first.startswith("#")
     # AlexNet has no shortcuts.
     assert [line.removeprefix("--").partition("=")[0] for line in lines] == [
@@ -574,12 +600,14 @@ def test_differences_are_fields_that_must_not_change_within_a_run(field):
         default = dataclasses.replace(default, split_rule="shuffle")
     if field.name == "input_scale":
         default = dataclasses.replace(default, input_scale=1.0)
+    if field.name == "new_layers":
+        default = dataclasses.replace(default, new_layers=("fc8",))
     assert default.differences(changed) == ([] if field.name in may_change else [field.name])
 
 
 def test_all_differences_are_listed():
     # 17 may change; network, towers, sampling, training_images, pad and the options of others have their defaults.
-    default = config.Config(split_rule="shuffle", input_scale=1.0)
+    default = config.Config(split_rule="shuffle", input_scale=1.0, new_layers=("fc8",))
     assert len(default.differences(EVERYTHING_ELSE)) == len(FIELDS) - 17 - 5 - len(OF_OTHERS)
     assert set(EVERYTHING_ELSE.differences(ONE_TOWER)) == {"towers", "communication"}
 

@@ -172,7 +172,7 @@ def test_map_has_every_module():
 # Flags that make any documented training small enough for a test.
 SMALL = "--network=cifar10_26 --image_size=32 --crop_size=32 --batch_size=4 --epochs=1 --schedule=linear --dropout=0"
 SMALL += " --drop_epochs= --color_noise=0 --source=folder:photographs --intra_op_threads=1 --report_steps=1"
-SMALL += " --summary_epochs=0"
+SMALL += " --summary_epochs=0 --initialize_from= --freeze="
 
 
 @pytest.fixture(scope="module")

@@ -49,7 +49,7 @@ def _train(run_config, stop):
         run_config.distribute,
         _cluster(run_config),
         lambda line: print(line, flush=True),
-        flagfiles.fixed_values(run_config.resolved()),
+        flagfiles.fixed_values(run_config.resolved(before_start=True)),
     )
     # TensorFlow's start replaces a handler.
     interruptions.handle(stop.request)

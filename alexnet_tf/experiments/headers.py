@@ -250,12 +250,14 @@ def differing_fields(
     names = [field.name for field in dataclasses.fields(first) if field.name not in ignored]
     # What a run takes from another one is known when it starts.
     inherited = [name for name in config.INHERITED_DEFAULTS if None in (getattr(first, name), getattr(second, name))]
+    if not (first.initialize_from or second.initialize_from):
+        inherited.append("new_layers")
     return [name for name in names if getattr(first, name) != getattr(second, name) and name not in inherited]
 
 
 def training_differences(first: config.Config, second: config.Config) -> list[str]:
     """Returns the names of the fields that differ and change the trained weights."""
-    first, second = without_paths(first), without_paths(second)
+    first, second = without_paths(first.with_record(second)), without_paths(second.with_record(first))
     return [*first.differences(second), *(["epochs"] if first.epochs != second.epochs else [])]
 
 

@@ -137,7 +137,8 @@ def collect(run: plan.Run, directories: plan.Directories) -> dict[str, Any]:
     """
     workdir = directories.run(run)
     run_files = read_run(workdir)
-    if not run_files.is_finished(run.config) or headers.training_differences(run_files.config, run.config):
+    requested = run.config.with_record(run_files.config)
+    if not run_files.is_finished(requested) or headers.training_differences(run_files.config, requested):
         raise ValueError(
             f"Expected {workdir} to be a finished run of {run.experiment.path}, but it is unfinished or has a "
             f"different configuration"
@@ -191,10 +192,8 @@ def _result(run, run_files, workdir):
 
 def overrides(run_config: config.Config, written: config.Config) -> dict[str, Any]:
     """Returns the values of a configuration that differ from those written in the flagfile."""
-    names = headers.differing_fields(run_config, written)
-    if written.split_rule == "auto":
-        # A run replaces it with the rule that it uses.
-        names = [name for name in names if name != "split_rule"]
+    # A run replaces what is left open with what it uses.
+    names = [name for name in headers.differing_fields(run_config, written) if name not in written.open_fields()]
     return {name: getattr(run_config, name) for name in names}
 
 

@@ -170,6 +170,7 @@ def _workdir_status(run, directories):
     workdir = directories.run(run)
     if os.path.exists(os.path.join(workdir, "config.flags")):
         run_files = results.read_run(workdir)
+        run = run._replace(config=run.config.with_record(run_files.config))
         # More epochs only continue a run, so they are not among the differences.
         if differing := headers.without_paths(run_files.config).differences(headers.without_paths(run.config)):
             raise ValueError(_different_values(workdir, differing, run_files.config, run.config, "workdir"))

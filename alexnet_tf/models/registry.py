@@ -223,6 +223,7 @@ NETWORKS = {
             year=1986,
             innovation="back-propagation",
             first_layers=("fc1",),
+            last_layer="fc2",
             default_views="center",
             recorded_errors=(),
         ),

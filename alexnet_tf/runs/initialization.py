@@ -9,7 +9,6 @@ import keras
 from alexnet_tf import config
 from alexnet_tf import flagfiles
 from alexnet_tf.data import statistics
-from alexnet_tf.models import registry
 from alexnet_tf.runs import builders
 from alexnet_tf.runs import pretrained
 from alexnet_tf.runs import restore
@@ -17,30 +16,59 @@ from alexnet_tf.runs import selection
 from alexnet_tf.training import checkpoint_files
 from alexnet_tf.training import parameter_groups
 
-# Options of a network that only matter in training.
-_TRAINING_OPTIONS = ("dropout", "initialization", "conv1_stddev")
+# What ``initialize_from=auto`` stands for: a run of imported weights, as docs/weights.md makes it, or else a network of
+# the package.
+IMPORTED = "runs/imagenet_convolutions"
+PACKAGED = "pretrained:tiny_imagenet_convolutions"
 
 
-def inherit(run_config: config.Config, workdir: str | os.PathLike) -> config.Config:
-    """Fills in the values that a run takes from the one in ``initialize_from``, as far as they are not given.
+def inherit(
+    run_config: config.Config, workdir: str | os.PathLike, log: Callable[[str], None] = lambda line: None
+) -> config.Config:
+    """Fills in the values that a run takes from its own record, or else from the run that it is initialized from.
 
-    A run that has started keeps its own, so that the other run is not needed to resume.
+    A run that has started keeps its values, so that the other run is not needed to resume. What a new run chooses by
+    its images is left open.
 
     Args:
       run_config: the configuration.
       workdir: the run's directory, which may not exist.
+      log: called with a line about the choice of ``initialize_from=auto``.
 
     Raises:
       FileNotFoundError: if a new run starts from a directory that has no run.
-      ValueError: if a ``config.flags`` is damaged.
+      ValueError: if a ``config.flags`` is damaged, or if ``initialize_from=auto`` contradicts the network.
     """
+    recorded = _config_of(workdir)
+    if recorded:
+        run_config = run_config.with_record(recorded)
+    elif run_config.initialize_from == config.AUTO:
+        run_config = _choose(run_config, log)
     missing = [name for name in config.INHERITED_DEFAULTS if getattr(run_config, name) is None]
     if not (missing and run_config.initialize_from):
         return run_config
     _check(run_config, workdir)
-    has_started = os.path.exists(os.path.join(workdir, "config.flags"))
-    other = restore.read_config(workdir if has_started else pretrained.find(run_config.initialize_from))
+    other = recorded or restore.read_config(pretrained.find(run_config.initialize_from))
     return dataclasses.replace(run_config, **{name: getattr(other, name) for name in missing})
+
+
+def _choose(run_config, log):
+    """Returns the configuration with a run, and its network, in place of ``initialize_from=auto``."""
+    name, reason = IMPORTED, "it is there"
+    if not os.path.isfile(os.path.join(IMPORTED, "config.flags")):
+        name, reason = PACKAGED, f"there is no run in {IMPORTED}"
+    other, default = restore.read_config(pretrained.find(name)), config.Config()
+    fields = other.network_fields()
+    accepted = {field: (getattr(default, field), getattr(other, field)) for field in fields}
+    given = [field for field in fields if getattr(run_config, field) not in accepted[field]]
+    if given:
+        texts = ", ".join(f"{field}={flagfiles.format_value(getattr(run_config, field))}" for field in given)
+        raise ValueError(
+            f"Expected the network of {name}, which initialize_from=auto takes. Received: {texts}; name a run with "
+            "this network in --initialize_from, or pass --initialize_from= to start from random weights"
+        )
+    log(f"initialize_from=auto: {name} with network={other.network}, as {reason}")
+    return dataclasses.replace(run_config, initialize_from=name, **{field: getattr(other, field) for field in fields})
 
 
 def check(run_config: config.Config, workdir: str | os.PathLike) -> None:
@@ -169,15 +197,12 @@ def _config_of(workdir):
 
 def network_differences(run_config: config.Config, other: config.Config) -> list[str]:
     """Returns the names of the fields in which two networks differ, other than those that only matter in training."""
-    names = ["network", *registry.find(run_config.network).options, "crop_size"]
     # A layer that only one of them has is no difference if it, or what reads it, is new anyway.
     extra = {"sixth_convolution": "conv6", "bottleneck": "fc8"}
     return [
         name
-        for name in names
-        if name not in _TRAINING_OPTIONS
-        and getattr(run_config, name) != getattr(other, name)
-        and extra.get(name) not in run_config.new_layers
+        for name in run_config.network_fields()
+        if getattr(run_config, name) != getattr(other, name) and extra.get(name) not in run_config.new_layers
     ]
 
 

@@ -166,7 +166,7 @@ def warnings(run_config: config.Config, result: SplitResult, class_names: Sequen
 
 def _suits_few_images(run_config):
     """Whether a run has the options of ``flags/own_pictures.flags`` that matter most with few images."""
-    return run_config.initialization == "he" and run_config.dropout == 0 and run_config.schedule == "linear"
+    return bool(run_config.initialize_from) and run_config.schedule == "linear"
 
 
 def collect(

@@ -38,6 +38,7 @@ from alexnet_tf.evaluation import errors
 from alexnet_tf.models import placement
 from alexnet_tf.profiling import profiler
 from alexnet_tf.profiling import trace
+from alexnet_tf.runs import auto_recipe
 from alexnet_tf.runs import builders
 from alexnet_tf.runs import class_weights
 from alexnet_tf.runs import data_record
@@ -117,14 +118,17 @@ def train(
       distribution.WorkerLostError: if another process of this run was lost.
       stopping.Stopped: if a stop was requested. If training had begun, a checkpoint was saved.
     """
-    run_config = _with_split_rule(initialization.inherit(run_config, workdir).resolved(), workdir)
+    notes = []
+    run_config = initialization.inherit(run_config, workdir, notes.append).resolved(before_start=True)
+    if run_config.split_rule == "auto":
+        run_config = dataclasses.replace(run_config, split_rule="hash")
     _check_configuration(run_config, workdir, is_batch_size_final=False)
     profiler.check_profile_steps(profile_steps)
     # Must come before any other use of TensorFlow.
     processes = processes or distribution.start(run_config.distribute)
     stop = stop or stopping.Stop()
     with distribution.lost_workers(processes.worker[1]), contextlib.ExitStack() as locks:
-        run = _open(run_config, workdir, processes, locks)
+        run = _open(run_config, workdir, processes, locks, notes)
         step = run.first_step
         if step < run.steps and not _has_ended(run):
             with stop.deferred():
@@ -141,13 +145,14 @@ def train(
         return written
 
 
-def _open(run_config, workdir, processes, locks):
+def _open(run_config, workdir, processes, locks, notes):
     """Opens the data set, builds the network, restores the newest checkpoint and claims the work directory.
 
     Args:
       run_config, workdir: of the run.
       processes: the `distribution.Distribution`.
       locks: a ``contextlib.ExitStack`` that holds the lock of the work directory.
+      notes: lines about the configuration.
 
     Returns:
       `_Run`.
@@ -159,13 +164,17 @@ def _open(run_config, workdir, processes, locks):
     if processes.is_chief and exists:
         _lock(workdir, locks)
     # Raises before the images are read, which can take a long time.
-    for line in devices.describe(run_config, processes.replicas):
+    for line in [*devices.describe(run_config, processes.replicas), *notes]:
         console.print(line, markup=False)
     initialization.check(run_config, workdir)
     data, monitored = _open_data(run_config, workdir, console)
-    run_config = _with_batches_that_fit(run_config, len(data.examples["train"]), processes.replicas, console)
+    num_images = len(data.examples["train"])
+    run_config, line = auto_recipe.resolve(run_config, num_images)
+    if line:
+        console.print(line, markup=False)
+    run_config = _with_batches_that_fit(run_config, num_images, processes.replicas, console)
     _check_configuration(run_config, workdir)
-    steps_per_epoch = sampling.batches_per_epoch(len(data.examples["train"]), run_config.batch_size)
+    steps_per_epoch = sampling.batches_per_epoch(num_images, run_config.batch_size)
     steps = max(1, round(run_config.epochs * steps_per_epoch))
     weights = class_weights.resolve(run_config, data.source.class_names, data.examples["train"].labels, workdir)
     own_trainer = _build_trainer(run_config, data, weights, processes, console)
@@ -286,14 +295,6 @@ def _claim(run, locks, exists):
 
 def _lock(workdir, locks):
     locks.enter_context(files.exclusive_lock(os.path.join(workdir, "lock"), f"the work directory {workdir}"))
-
-
-def _with_split_rule(run_config, workdir):
-    """Returns the configuration with the split rule of the existing run, or of new ones, in place of "auto"."""
-    if run_config.split_rule != "auto":
-        return run_config
-    exists = os.path.exists(os.path.join(workdir, "config.flags"))
-    return dataclasses.replace(run_config, split_rule=restore.read_config(workdir).split_rule if exists else "hash")
 
 
 def _with_batches_that_fit(run_config, num_examples, replicas, console):

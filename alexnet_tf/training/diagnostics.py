@@ -67,11 +67,7 @@ def not_better_than_majority(split: str, error: float, majority_error: float, *,
     return (
         f"the {split} error of {_percent(error)} is not below the {_percent(majority_error)} of always predicting the "
         "most frequent class: the network is no better than a guess; add images, train for more epochs, or "
-        + (
-            "start from the weights of another run (--initialize_from)"
-            if suits_few_images
-            else "use the options of flags/own_pictures.flags"
-        )
+        + ("try another --learning_rate" if suits_few_images else "use the options of flags/own_pictures.flags")
     )
 
 
@@ -97,7 +93,7 @@ def flat_loss(chance: float, *, has_own_weights: bool, recipe: str | None) -> st
     else:
         advice = (
             "Small initial weights start slowly: wait, or use --initialization=he and --input_scale=0.02, as "
-            "flags/own_pictures.flags does. A learning rate that is too high has the same effect"
+            "flags/own_pictures_from_scratch.flags does. A learning rate that is too high has the same effect"
         )
     return f"the loss stays at ln(classes) = {chance:.3f}, as if the network guessed. {advice}"
 

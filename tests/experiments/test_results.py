@@ -44,6 +44,20 @@ def test_collected_result_has_the_expected_contents(flagfile, directories):
     assert result["machines"] == []
 
 
+def test_what_a_run_chooses_is_no_difference_to_its_flagfile(flagfile, directories):
+    flagfile.write_text(flagfile.read_text() + "--epochs=auto\n--batch_size=auto\n--initialize_from=auto\n")
+    (run,) = plan.plan([flagfile], [0])
+    chosen = dataclasses.replace(run.config, epochs=3.0, batch_size=20, initialize_from="before", split_rule="hash")
+    small.leave_run(pathlib.Path(directories.run(run)), dataclasses.replace(chosen, input_scale=1.0))
+    assert runner.run_status(run, directories).status == "trained"
+    result = results.collect(run, directories)
+    assert result["overrides"] == {} and result["step"] == 15
+    assert [result["configuration"][name] for name in ("epochs", "batch_size")] == [3, 20]
+    assert runner.run_status(run, directories).status == "done"
+    (other,) = plan.plan([flagfile], [0], ["--epochs=2"])
+    assert runner.run_status(other, directories).status == "failed"
+
+
 def test_result_names_the_machine_that_trained_it(flagfile, directories, trainer):
     (done,) = small.run_quietly(plan.plan([flagfile], [0]), directories, trainer)
     (recorded,) = done.result["machines"]

@@ -10,6 +10,7 @@ import small_runs
 import tensorflow as tf
 
 from alexnet_tf import config
+from alexnet_tf import flagfiles
 from alexnet_tf.runs import builders
 from alexnet_tf.runs import initialization
 from alexnet_tf.runs import report
@@ -230,3 +231,72 @@ def test_layers_that_are_new_anyway_are_no_difference():
         "sixth_convolution"
     ]
     assert initialization.network_differences(new, dataclasses.replace(other, recipe="paper")) == ["recipe"]
+
+
+@pytest.fixture
+def chosen_start(pictures, tmp_path, monkeypatch):
+    """A configuration that starts from whatever convolutions there are, in an empty current directory."""
+    monkeypatch.chdir(tmp_path)
+    return dataclasses.replace(
+        config.Config(schedule="linear", epochs="auto", batch_size="auto", learning_rate="auto", new_layers=("fc8",)),
+        source=f"folder:{pictures}",
+        initialize_from="auto",
+    )
+
+
+def test_auto_starts_from_imported_convolutions_or_those_of_the_package(chosen_start, tmp_path):
+    lines = []
+    found = initialization.inherit(chosen_start, tmp_path / "run", lines.append)
+    assert (found.initialize_from, found.recipe) == ("pretrained:tiny_imagenet_convolutions", "original")
+    assert found.input_scale == 0.04 and found.auto_fields() == ["batch_size", "epochs", "learning_rate"]
+    imported = config.Config(network="alexnet_owt", input_scale=0.5).resolved()
+    os.makedirs("runs/imagenet_convolutions")
+    (tmp_path / "runs/imagenet_convolutions/config.flags").write_text(flagfiles.to_text(imported))
+    with pytest.raises(FileNotFoundError, match="checkpoint"):
+        initialization.inherit(chosen_start, tmp_path / "run", lines.append)
+    model = builders.build_model(config.Config(image_size=32, crop_size=32).resolved(), 2)
+    saved = builders.build_checkpoints(
+        imported, model, None, builders.build_schedule(imported), "ab", "runs/imagenet_convolutions"
+    )
+    saved.save(1)
+    found = initialization.inherit(chosen_start, tmp_path / "run", lines.append)
+    assert (found.initialize_from, found.network) == ("runs/imagenet_convolutions", "alexnet_owt")
+    assert (found.recipe, found.input_scale) == ("paper", 0.5)
+    assert lines[0] == (
+        "initialize_from=auto: pretrained:tiny_imagenet_convolutions with network=alexnet, as there is no run in "
+        "runs/imagenet_convolutions"
+    )
+    assert lines[-1] == "initialize_from=auto: runs/imagenet_convolutions with network=alexnet_owt, as it is there"
+
+
+def test_auto_does_not_replace_a_network_that_was_given(chosen_start, tmp_path):
+    for changes, received in (
+        ({"network": "vgg_a"}, "network=vgg_a"),
+        ({"towers": "one", "recipe": "caffe", "crop_size": 227}, "recipe=caffe, towers=one, crop_size=227"),
+    ):
+        with pytest.raises(ValueError) as caught:
+            initialization.inherit(dataclasses.replace(chosen_start, **changes), tmp_path / "run")
+        assert str(caught.value) == (
+            "Expected the network of pretrained:tiny_imagenet_convolutions, which initialize_from=auto takes. "
+            f"Received: {received}; name a run with this network in --initialize_from, or pass --initialize_from= to "
+            "start from random weights"
+        )
+
+
+def test_a_run_that_has_started_keeps_what_it_chose(chosen_start, tmp_path):
+    values = {"batch_size": 16, "epochs": 7.0, "learning_rate": 0.25, "split_rule": "hash"}
+    recorded = dataclasses.replace(initialization.inherit(chosen_start, tmp_path / "run"), **values).resolved()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.flags").write_text(flagfiles.to_text(recorded))
+    # Neither convolutions that were imported since nor another size of the data set change it.
+    os.makedirs("runs/imagenet_convolutions")
+    (tmp_path / "runs/imagenet_convolutions/config.flags").write_text(
+        flagfiles.to_text(config.Config(network="alexnet_owt").resolved())
+    )
+    lines = []
+    found = initialization.inherit(chosen_start, tmp_path / "run", lines.append)
+    assert found.resolved() == recorded and lines == []
+    more = initialization.inherit(dataclasses.replace(chosen_start, epochs=9.0), tmp_path / "run")
+    assert more.resolved() == dataclasses.replace(recorded, epochs=9.0)
+    other = initialization.inherit(dataclasses.replace(chosen_start, learning_rate=0.5), tmp_path / "run")
+    assert other.resolved().differences(recorded) == ["learning_rate"]

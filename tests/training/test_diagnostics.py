@@ -43,7 +43,7 @@ def test_an_error_not_below_the_majority_class_is_reported(error, majority, warn
 
 def test_options_that_a_run_has_are_not_recommended_to_it():
     text = diagnostics.not_better_than_majority("test", 0.5, 0.4, suits_few_images=True)
-    assert "own_pictures" not in text and text.endswith("or start from the weights of another run (--initialize_from)")
+    assert "own_pictures" not in text and text.endswith("or try another --learning_rate")
 
 
 @pytest.mark.parametrize(
