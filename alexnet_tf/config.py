@@ -47,6 +47,10 @@ RECIPE_DEFAULTS = {
 INHERITED_DEFAULTS = {"input_scale": 1.0}
 # The value of fields that a run chooses itself when it starts.
 AUTO = "auto"
+# What ``initialize_from=auto`` stands for: a run of imported weights, as docs/weights.md makes it, or else a network of
+# the package.
+IMPORTED_CONVOLUTIONS = "runs/imagenet_convolutions"
+PACKAGED_CONVOLUTIONS = "pretrained:tiny_imagenet_convolutions"
 # Other values that leave a field open until a run starts.
 _OPEN = {"split_rule": "auto", "new_layers": None}
 # Options of a network that only matter in training.
@@ -71,7 +75,7 @@ def _option(
     """A field of `Config`: `kind` is its type, by default that of `default`; `low` and `high` are inclusive.
 
     In flags and flagfiles, ``~`` at the start of a path stands for the home directory. A field that `may_be_auto` also
-    accepts `AUTO`.
+    accepts `AUTO`, or as a tuple ``(AUTO,)``.
     """
     metadata = {
         "section": section,
@@ -239,9 +243,11 @@ class Config:
     freeze: tuple = _option(
         "network",
         (),
-        "layers that are not trained, such as conv1,conv2, each with its normalization",
+        "layers that are not trained, such as conv1,conv2, each with its normalization; auto: conv1 to conv5 with few "
+        "training images, otherwise conv1, with initialize_from",
         "ours",
         kind=tuple,
+        may_be_auto=True,
     )
     precision: str = _option(
         "network",
@@ -902,7 +908,7 @@ class Config:
         return [
             field.name
             for field in dataclasses.fields(self)
-            if field.metadata["may_be_auto"] and getattr(self, field.name) == AUTO
+            if field.metadata["may_be_auto"] and getattr(self, field.name) in (AUTO, (AUTO,))
         ]
 
     def open_fields(self) -> list[str]:

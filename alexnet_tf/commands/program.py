@@ -58,6 +58,7 @@ def run(
     fields: Sequence[str] = ALL_FIELDS,
     required: Sequence[flags.FlagHolder] = (),
     stop: stopping.Stop | None = None,
+    for_process: Callable[[config.Config], config.Config] = lambda run_config: run_config,
 ) -> None:
     """Parses a command line, sets up TensorFlow and calls ``main(run_config)``.
 
@@ -72,6 +73,7 @@ def run(
         that they have no effect.
       required: flags that must be given.
       stop: as in `call`.
+      for_process: function from the configuration to the one that `set_up_process` gets. It must not use TensorFlow.
     """
     parsed = parse(argv, purpose, own_flags, fields=fields)
 
@@ -79,7 +81,7 @@ def run(
         run_config = flagfiles.from_flags(parsed.flag_values, fields)
         for flag in required:
             require(flag)
-        set_up_process(run_config)
+        set_up_process(for_process(run_config))
         main(run_config)
 
     call(parsed, call_main, stop)

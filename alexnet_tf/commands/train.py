@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from alexnet_tf import config
 from alexnet_tf import flagfiles
 from alexnet_tf.commands import interruptions
 from alexnet_tf.commands import program
@@ -37,7 +38,18 @@ _WORKER_INDEX = flags.DEFINE_integer(
 
 def main(argv: Sequence[str]) -> None:
     stop = stopping.Stop()
-    program.run(lambda run_config: _train(run_config, stop), argv, __doc__, FLAGS, required=[_WORKDIR], stop=stop)
+    train = lambda run_config: _train(run_config, stop)
+    program.run(train, argv, __doc__, FLAGS, required=[_WORKDIR], stop=stop, for_process=_with_network)
+
+
+def _with_network(run_config):
+    """Returns the configuration with the network that ``initialize_from=auto`` takes, which decides about threads."""
+    if run_config.initialize_from == config.AUTO:
+        for directory in (_WORKDIR.value, config.IMPORTED_CONVOLUTIONS):
+            path = os.path.join(directory, "config.flags")
+            if os.path.isfile(path):
+                return run_config.with_record(flagfiles.read_flagfile(path))
+    return run_config
 
 
 def _train(run_config, stop):

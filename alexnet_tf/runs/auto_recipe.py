@@ -1,4 +1,4 @@
-"""Chooses batch size, epochs and learning rate by the number of training images, where a run's options are "auto".
+"""Chooses frozen layers, batch size, epochs and learning rate by the number of images, where options are "auto".
 
 A run sees each image more often the fewer there are, because new layers need some hundred steps however small a data
 set is; but not without limit, as a network soon knows a few images by heart. The constants come from the trials in
@@ -10,10 +10,13 @@ import math
 from typing import NamedTuple
 
 from alexnet_tf import config
+from alexnet_tf import flagfiles
 
 # A batch has 1 / 50 of the images, as a power of 2 within these bounds.
 _BATCHES_PER_EPOCH = 50
 _MIN_BATCH_SIZE, _MAX_BATCH_SIZE = 16, 128
+# With fewer training images, the trained convolutions stay as they are.
+_MIN_IMAGES_TO_TUNE = 100
 # Images that are seen at most, however many there are: 20,000 steps of the largest batch.
 _MAX_IMAGES = 2_560_000
 
@@ -32,6 +35,18 @@ _TRAINED = _Start(learning_rate=0.01, batch_size=32, min_epochs=10, max_epochs=6
 _RANDOM = _Start(learning_rate=0.001, batch_size=16, min_epochs=20, max_epochs=60, min_images=32_000)
 
 
+def frozen_layers(num_images: int, *, is_trained: bool) -> tuple[str, ...]:
+    """Returns the names of the layers that are not trained: none with random weights, otherwise convolutions.
+
+    Args:
+      num_images: number of training images, at least 1.
+      is_trained: whether the first layers start with the weights of another run.
+    """
+    if not is_trained:
+        return ()
+    return ("conv1", "conv2", "conv3", "conv4", "conv5") if num_images < _MIN_IMAGES_TO_TUNE else ("conv1",)
+
+
 def batch_size(num_images: int) -> int:
     """Returns the number of images in a batch: a power of 2 from 16 to 128.
 
@@ -47,7 +62,7 @@ def learning_rate(batch_size: int, *, is_trained: bool) -> float:
 
     Args:
       batch_size: images per step.
-      is_trained: whether the first layers start with the weights of another run.
+      is_trained: as of `frozen_layers`.
     """
     start = _TRAINED if is_trained else _RANDOM
     return float(f"{start.learning_rate * math.sqrt(batch_size / start.batch_size):.2g}")
@@ -58,7 +73,7 @@ def epochs(num_images: int, *, is_trained: bool) -> tuple[float, str]:
 
     Args:
       num_images: number of training images, at least 1.
-      is_trained: as of `learning_rate`.
+      is_trained: as of `frozen_layers`.
     """
     start = _TRAINED if is_trained else _RANDOM
     passes = math.ceil(start.min_images / num_images)
@@ -72,7 +87,7 @@ def epochs(num_images: int, *, is_trained: bool) -> tuple[float, str]:
 
 
 def resolve(run_config: config.Config, num_images: int) -> tuple[config.Config, str]:
-    """Replaces "auto" in ``batch_size``, ``epochs`` and ``learning_rate``.
+    """Replaces "auto" in ``freeze``, ``batch_size``, ``epochs`` and ``learning_rate``.
 
     Args:
       run_config: the configuration.
@@ -85,16 +100,18 @@ def resolve(run_config: config.Config, num_images: int) -> tuple[config.Config, 
     if not names:
         return run_config, ""
     is_trained = bool(run_config.initialize_from)
-    values = {name: getattr(run_config, name) for name in ("batch_size", "epochs", "learning_rate")}
+    values = {name: getattr(run_config, name) for name in ("freeze", "batch_size", "epochs", "learning_rate")}
+    if "freeze" in names:
+        values["freeze"] = frozen_layers(num_images, is_trained=is_trained)
     if "batch_size" in names:
         values["batch_size"] = batch_size(num_images)
     if "learning_rate" in names:
         values["learning_rate"] = learning_rate(values["batch_size"], is_trained=is_trained)
-    texts = {name: f"{name}={value:g}" for name, value in values.items() if name in names and name != "epochs"}
+    texts = {name: f"{name}={flagfiles.format_value(values[name]) or 'none'}" for name in values if name in names}
     if "epochs" in names:
         values["epochs"], reason = epochs(num_images, is_trained=is_trained)
         texts["epochs"] = f"epochs={values['epochs']:g} ({reason})"
     weights = f"the weights of {run_config.initialize_from}" if is_trained else "random weights"
-    chosen = ", ".join(texts[name] for name in values if name in texts)
-    line = f"auto: {chosen}, for {num_images:,} training images and {weights}"
+    chosen = "; ".join(texts[name] for name in values if name in texts)
+    line = f"auto: {chosen}; for {num_images:,} training images and {weights}"
     return dataclasses.replace(run_config, **values), line

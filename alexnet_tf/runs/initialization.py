@@ -16,11 +16,6 @@ from alexnet_tf.runs import selection
 from alexnet_tf.training import checkpoint_files
 from alexnet_tf.training import parameter_groups
 
-# What ``initialize_from=auto`` stands for: a run of imported weights, as docs/weights.md makes it, or else a network of
-# the package.
-IMPORTED = "runs/imagenet_convolutions"
-PACKAGED = "pretrained:tiny_imagenet_convolutions"
-
 
 def inherit(
     run_config: config.Config, workdir: str | os.PathLike, log: Callable[[str], None] = lambda line: None
@@ -54,9 +49,9 @@ def inherit(
 
 def _choose(run_config, log):
     """Returns the configuration with a run, and its network, in place of ``initialize_from=auto``."""
-    name, reason = IMPORTED, "it is there"
-    if not os.path.isfile(os.path.join(IMPORTED, "config.flags")):
-        name, reason = PACKAGED, f"there is no run in {IMPORTED}"
+    name, reason = config.IMPORTED_CONVOLUTIONS, "it is there"
+    if not os.path.isfile(os.path.join(name, "config.flags")):
+        name, reason = config.PACKAGED_CONVOLUTIONS, f"there is no run in {name}"
     other, default = restore.read_config(pretrained.find(name)), config.Config()
     fields = other.network_fields()
     accepted = {field: (getattr(default, field), getattr(other, field)) for field in fields}

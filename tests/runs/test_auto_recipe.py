@@ -6,7 +6,7 @@ from alexnet_tf import config
 from alexnet_tf.runs import auto_recipe
 
 SIZES = sorted({*range(5, 200), *range(200, 100_001, 97), 1_281_167})
-AUTO = {"batch_size": "auto", "epochs": "auto", "learning_rate": "auto", "schedule": "linear"}
+AUTO = {"freeze": ("auto",), "batch_size": "auto", "epochs": "auto", "learning_rate": "auto", "schedule": "linear"}
 
 
 def chosen(num_images, **changes):
@@ -47,7 +47,13 @@ def test_stated_values(num_images, batch_size, epochs, learning_rate):
 
 def test_random_weights_get_a_lower_rate_and_more_epochs():
     found = chosen(450, initialize_from="")
+    assert found.freeze == ()
     assert (found.batch_size, found.epochs, found.learning_rate) == (16, 60, 0.001)
+
+
+def test_few_images_do_not_change_trained_convolutions():
+    assert [len(chosen(size).freeze) for size in (5, 45, 99, 100, 3_068)] == [5, 5, 5, 1, 1]
+    assert chosen(99).freeze == ("conv1", "conv2", "conv3", "conv4", "conv5") and chosen(100).freeze == ("conv1",)
 
 
 def test_given_values_are_kept_and_the_others_follow_them():
@@ -65,25 +71,29 @@ def test_given_values_are_kept_and_the_others_follow_them():
         (
             45,
             "runs/before",
-            "auto: batch_size=16, epochs=60 (at most 60 passes), learning_rate=0.0071, for 45 training images and the "
+            "auto: freeze=conv1,conv2,conv3,conv4,conv5; "
+            "batch_size=16; epochs=60 (at most 60 passes); learning_rate=0.0071; for 45 training images and the "
             "weights of runs/before",
         ),
         (
             135,
             "runs/before",
-            "auto: batch_size=16, epochs=24 (at least 3,200 images seen), learning_rate=0.0071, for "
+            "auto: freeze=conv1; "
+            "batch_size=16; epochs=24 (at least 3,200 images seen); learning_rate=0.0071; for "
             "135 training images and the weights of runs/before",
         ),
         (
             3_068,
             "",
-            "auto: batch_size=32, epochs=20 (at least 20 passes), learning_rate=0.0014, for 3,068 training images and "
+            "auto: freeze=none; "
+            "batch_size=32; epochs=20 (at least 20 passes); learning_rate=0.0014; for 3,068 training images and "
             "random weights",
         ),
         (
             1_281_167,
             "",
-            "auto: batch_size=128, epochs=2 (about 2,560,000 images seen), learning_rate=0.0028, for "
+            "auto: freeze=none; "
+            "batch_size=128; epochs=2 (about 2,560,000 images seen); learning_rate=0.0028; for "
             "1,281,167 training images and random weights",
         ),
     ],
