@@ -15,6 +15,7 @@ from alexnet_tf import flagfiles
 # A batch has 1 / 50 of the images, as a power of 2 within these bounds.
 _BATCHES_PER_EPOCH = 50
 _MIN_BATCH_SIZE, _MAX_BATCH_SIZE = 16, 128
+_MAX_LEARNING_RATE = 0.01
 # With fewer training images, the trained convolutions stay as they are.
 _MIN_IMAGES_TO_TUNE = 100
 # Images that are seen at most, however many there are: 20,000 steps of the largest batch.
@@ -24,7 +25,7 @@ _MAX_IMAGES = 2_560_000
 class _Start(NamedTuple):
     """What depends on the initial weights."""
 
-    learning_rate: float  # at `batch_size`; it changes with the square root of the batch size
+    learning_rate: float  # at `batch_size`
     batch_size: int
     min_epochs: int
     max_epochs: int
@@ -58,14 +59,14 @@ def batch_size(num_images: int) -> int:
 
 
 def learning_rate(batch_size: int, *, is_trained: bool) -> float:
-    """Returns the initial learning rate, with two significant digits.
+    """Returns the initial learning rate, in proportion to the batch size up to the paper's rate.
 
     Args:
       batch_size: images per step.
       is_trained: as of `frozen_layers`.
     """
     start = _TRAINED if is_trained else _RANDOM
-    return float(f"{start.learning_rate * math.sqrt(batch_size / start.batch_size):.2g}")
+    return min(float(f"{start.learning_rate * batch_size / start.batch_size:.2g}"), _MAX_LEARNING_RATE)
 
 
 def epochs(num_images: int, *, is_trained: bool) -> tuple[float, str]:

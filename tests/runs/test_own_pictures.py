@@ -45,11 +45,11 @@ def test_the_flagfile_learns_and_records_what_it_chose(pictures, monkeypatch, ca
     assert recorded.auto_fields() == []
     assert (recorded.initialize_from, recorded.network) == (config.IMPORTED_CONVOLUTIONS, "cifar10_18")
     assert recorded.normalization == "none" and recorded.freeze == ("conv1",)
-    assert (recorded.batch_size, recorded.epochs, recorded.learning_rate) == (16, 8, 0.0071)
+    assert (recorded.batch_size, recorded.epochs, recorded.learning_rate) == (16, 8, 0.005)
     said = " ".join(capsys.readouterr().out.split())
     assert "initialize_from=auto: runs/imagenet_convolutions with network=cifar10_18, as it is there" in said
     assert (
-        "auto: batch_size=16; epochs=8 (at most 8 passes); learning_rate=0.0071; for 22 training images and the "
+        "auto: batch_size=16; epochs=8 (at most 8 passes); learning_rate=0.005; for 22 training images and the "
         "weights of runs/imagenet_convolutions"
     ) in said
 
