@@ -4,6 +4,7 @@ OpenCV computes the descriptors, scikit-image the Fisher vectors, and scikit-lea
 """
 
 from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -25,27 +26,33 @@ _SAMPLES, _SAMPLES_OF_IMAGE = 100_000, 400
 _PATCHES_PER_SIZE = 6
 
 
-def dense_sift(image: np.ndarray) -> np.ndarray:
+def dense_sift(image: np.ndarray, chosen: Sequence[int] | None = None) -> np.ndarray:
     """Computes SIFT descriptors on a grid, upright, at several scales (Lowe 2004).
 
     Args:
       image: uint8 ``[height, width, 3]``, RGB.
+      chosen: indices of the descriptors to compute, ascending; None for all.
 
     Returns:
       float32 ``[points, 128]``, the square roots of descriptors whose sum is 1 ("RootSIFT", Arandjelovic and Zisserman
       2012); 0 for a patch without contrast.
     """
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    height, width = gray.shape
-    points = [
+    points = _grid(*gray.shape)
+    points = points if chosen is None else [points[index] for index in chosen]
+    _, descriptors = cv2.SIFT_create().compute(gray, points)
+    total = descriptors.sum(axis=1, keepdims=True)
+    return np.sqrt(np.divide(descriptors, total, out=np.zeros_like(descriptors), where=total > 0))
+
+
+def _grid(height, width):
+    """Returns the keypoints of all descriptors of an image."""
+    return [
         cv2.KeyPoint(float(x), float(y), size / _PATCHES_PER_SIZE, 0.0)
         for size in PATCH_SIZES
         for y in range(size // 2, height - size // 2 + 1, STEP)
         for x in range(size // 2, width - size // 2 + 1, STEP)
     ]
-    _, descriptors = cv2.SIFT_create().compute(gray, points)
-    total = descriptors.sum(axis=1, keepdims=True)
-    return np.sqrt(np.divide(descriptors, total, out=np.zeros_like(descriptors), where=total > 0))
 
 
 class Encoder(NamedTuple):
@@ -84,7 +91,7 @@ def fit_encoder(images: Iterable[np.ndarray], count: int, *, modes: int = MODES,
     """
     generator = np.random.default_rng(seed)
     per_image = min(_SAMPLES_OF_IMAGE, max(1, round(_SAMPLES / count)))
-    sample = np.concatenate([_choose(dense_sift(image), per_image, generator) for image in images])
+    sample = np.concatenate([dense_sift(image, _choose(image, per_image, generator)) for image in images])
     components = sklearn.decomposition.PCA(min(COMPONENTS, len(sample)), random_state=seed).fit(sample)
     mixture = sklearn.mixture.GaussianMixture(
         modes,
@@ -98,9 +105,10 @@ def fit_encoder(images: Iterable[np.ndarray], count: int, *, modes: int = MODES,
     return Encoder(components, mixture.fit(components.transform(sample)))
 
 
-def _choose(descriptors, count, generator):
-    chosen = generator.permutation(len(descriptors))[:count]
-    return descriptors[np.sort(chosen)]
+def _choose(image, count, generator):
+    """Returns the indices of some descriptors of an image; computing only these saves almost all of the time."""
+    chosen = generator.permutation(len(_grid(*image.shape[:2])))[:count]
+    return np.sort(chosen)
 
 
 def classifier(

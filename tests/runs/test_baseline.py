@@ -77,6 +77,13 @@ def test_descriptors_are_upright_and_of_norm_one():
     assert not fisher_vectors.dense_sift(np.full([96, 96, 3], 9, np.uint8)).any()
 
 
+def test_descriptors_do_not_depend_on_which_are_computed():
+    image = texture("squares", 3)
+    every = fisher_vectors.dense_sift(image)
+    chosen = [0, 7, len(every) - 1]
+    np.testing.assert_array_equal(fisher_vectors.dense_sift(image, chosen), every[chosen])
+
+
 def test_fisher_vectors_are_normalized_gradients_of_the_mixture():
     images = [texture(kind, seed) for seed in range(2) for kind in CLASSES]
     encoder = fisher_vectors.fit_encoder(images, len(images), modes=1)
