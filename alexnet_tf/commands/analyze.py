@@ -36,6 +36,12 @@ _LAYERS = flags.DEFINE_list(
     "translation: layers, such as pool5,fc7; defaults to those that pool or are fully connected",
     flag_values=FLAGS,
 )
+_POOLINGS = flags.DEFINE_list(
+    "poolings",
+    [],
+    "translation: poolings to compare with the same weights, overlapping,nonoverlapping; defaults to a run's own",
+    flag_values=FLAGS,
+)
 _LARGEST_SHIFT = flags.DEFINE_integer(
     "largest_shift", 8, "translation: pixels, at most image_size - crop_size", lower_bound=1, flag_values=FLAGS
 )
@@ -61,7 +67,7 @@ def _analyze(run_config):
 
     outputs = {"figure_path": _FIGURE.value, "json_path": _JSON.value}
     if _ANALYSIS.value == "gradients":
-        program.report_unused([_WORKDIR, _SPLIT, _LAYERS, _LARGEST_SHIFT], "with --analysis=gradients")
+        program.report_unused([_WORKDIR, _SPLIT, _LAYERS, _POOLINGS, _LARGEST_SHIFT], "with --analysis=gradients")
         analysis.gradients(
             run_config, others=_COMPARE.value, activations=_ACTIVATIONS.value, images=_IMAGES.value, **outputs
         )
@@ -73,6 +79,7 @@ def _analyze(run_config):
         images=_IMAGES.value,
         largest_shift=_LARGEST_SHIFT.value,
         layers=_LAYERS.value,
+        poolings=_POOLINGS.value,
         source=run_config.source,
         data_dir=run_config.data_dir,
         checkpoint=run_config.checkpoint,

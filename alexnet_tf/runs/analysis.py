@@ -115,6 +115,7 @@ def translations(
     images: int = 128,
     largest_shift: int = 8,
     layers: Sequence[str] = (),
+    poolings: Sequence[str] = (),
     source: str = "",
     data_dir: str = "",
     checkpoint: str = "auto",
@@ -129,6 +130,7 @@ def translations(
       images: number of images of the split, at regular intervals.
       largest_shift: in pixels, at most the difference of a run's image_size and crop_size.
       layers: names as of `activations.part`; empty for `translation.default_layers` of each run.
+      poolings: of the networks, which have the same weights with each; empty for a run's own.
       source, data_dir: the new location of the data set if it has moved.
       checkpoint: "best", "newest" or "auto", as in `selection.select`.
       figure_path, json_path: PNG of the figure, and file of the result; empty for none.
@@ -151,25 +153,20 @@ def translations(
         data_source, _ = dataset.open_data(run_config, dataset.logger(console), workdir=workdir)
         chosen = split or ("test" if "test" in data_source.splits else dataset.monitored_split(data_source))
         queries.check_split(data_source, chosen)
-        run = restore.open_run(workdir, run_config, checkpoint=checkpoint, jit_compile=False)
         pixels, _ = _examples(data_source.splits[chosen], images, run_config.image_size)
-        movement = translation.movement(
-            run.model,
-            builders.central_view(run_config, run.image_statistics),
-            np.array_split(pixels, -(-len(pixels) // _BATCH_SIZE)),
-            crop_size=run_config.crop_size,
-            shifts=shifts,
-            layers=list(layers) or translation.default_layers(run.model),
-        )
-        name = os.path.basename(os.path.abspath(workdir))
-        result["runs"][name] = {
-            "split": chosen,
-            "images": len(pixels),
-            "layers": movement.layers,
-            "distances": movement.distances.tolist(),
-            "same_class": movement.same_class.tolist(),
-        }
-        console.print("\n".join(_translation_lines(name, shifts, movement)), markup=False)
+        for pooling in poolings or ("",):
+            changes = {"pooling": pooling} if pooling else {}
+            run = restore.open_run(workdir, run_config, checkpoint=checkpoint, jit_compile=False, **changes)
+            movement = _movement(run, pixels, shifts, layers)
+            name = ", ".join([os.path.basename(os.path.abspath(workdir)), *changes.values()])
+            result["runs"][name] = {
+                "split": chosen,
+                "images": len(pixels),
+                "layers": movement.layers,
+                "distances": movement.distances.tolist(),
+                "same_class": movement.same_class.tolist(),
+            }
+            console.print("\n".join(_translation_lines(name, shifts, movement)), markup=False)
     if figure_path:
         curves = {
             name: (each["layers"], np.array(each["distances"]), np.array(each["same_class"]))
@@ -177,6 +174,17 @@ def translations(
         }
         figures.save_figure(analysis_figures.translation(shifts, curves), figure_path)
     return _written(result, json_path)
+
+
+def _movement(run, pixels, shifts, layers):
+    return translation.movement(
+        run.model,
+        builders.central_view(run.config, run.image_statistics),
+        np.array_split(pixels, -(-len(pixels) // _BATCH_SIZE)),
+        crop_size=run.config.crop_size,
+        shifts=shifts,
+        layers=list(layers) or translation.default_layers(run.model),
+    )
 
 
 def _translation_lines(name, shifts, movement):

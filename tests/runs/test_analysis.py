@@ -75,6 +75,11 @@ def test_translations_of_two_runs(run_config, folder, tmp_path, capsys):
         )
     first, second = (each["distances"] for each in result["runs"].values())
     assert first != second
+    # The same weights with the other windows.
+    both = analysis.translations(workdirs[:1], images=6, largest_shift=3, poolings=["overlapping", "nonoverlapping"])
+    assert list(both["runs"]) == ["overlapping, overlapping", "overlapping, nonoverlapping"]
+    own, other = (each["distances"] for each in both["runs"].values())
+    assert own == first and other == second
     assert "overlapping: distance to the shifted image" in capsys.readouterr().out
     with pytest.raises(ValueError, match="^Expected split to be one of train, test, validation. Received: other$"):
         analysis.translations(workdirs, split="other")
