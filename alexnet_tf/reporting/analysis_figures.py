@@ -54,12 +54,12 @@ def translation(
         of a `translation.Movement`.
 
     Returns:
-      A figure with up to three axes in a row; those of layers have the same scale.
+      A figure with up to four axes in a row; those of layers have the same scale.
     """
     layers = list(dict.fromkeys(name for names, *_ in curves.values() for name in names))
-    columns = min(3, len(layers) + 1)
+    columns = min(4, len(layers) + 1)
     rows = -(-(len(layers) + 1) // columns)
-    figure = figures.blank(3.2 * columns, 2.6 * rows)
+    figure = figures.blank(2.9 * columns, 2.6 * rows + 0.4)
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in panels[len(layers) + 1 :]:
         axes.set_axis_off()
@@ -76,5 +76,6 @@ def translation(
         axes.set_xlabel("shift (pixels)")
         axes.set_ylabel("relative distance" if is_layer else "% of images")
         axes.grid(True, alpha=0.3)
-    panels[0].legend(fontsize="small")
+    lines, labels = panels[0].get_legend_handles_labels()
+    figure.legend(lines, labels, loc="outside lower center", ncols=2)
     return figure
