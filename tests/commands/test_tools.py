@@ -135,7 +135,7 @@ def test_every_program_has_a_tool():
         ),
         (["surplus"], 2, "Expected flags only. Received: surplus"),
         ([], 2, "Expected --workdir"),
-        (["--batch_size=0"], 1, "Expected batch_size to be 1 to 65536. Received: 0"),
+        (["--batch_size=0"], 1, "Expected batch_size to be 1 to 65536 or auto. Received: 0"),
         (["--recipe=vgg"], 1, "Expected recipe to be paper | original | caffe | caffenet. Received: 'vgg'"),
         (["--workdir=runs/none", "--source=folder:/nowhere"], 1, "DIR/train/CLASS/IMAGE"),
         (["--workdir=runs/none", "--data_dir=/nowhere"], 1, "/tools/prepare.py, with its manifest.json, in /nowhere"),
@@ -425,7 +425,7 @@ def test_killed_experiment_resumes(experiment, tmp_path):
         ),
         (["--table=tests"], 1, "Expected --table to be a file. Received: tests, a directory"),
         (["--flagfiles=/nowhere/x.flags"], 1, "/nowhere/x.flags"),
-        (["--batch_size=0"], 1, "pictures.flags: Expected batch_size to be 1 to 65536. Received: 0"),
+        (["--batch_size=0"], 1, "pictures.flags: Expected batch_size to be 1 to 65536 or auto. Received: 0"),
         (["--results=README.md"], 1, "Expected --results to be writable. Received: README.md"),
     ],
 )
