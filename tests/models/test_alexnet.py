@@ -261,7 +261,7 @@ def test_no_grouped_convolution(fresh):
         ({"devices": ("/GPU:98", "/GPU:99")}, "present: /CPU:0, /CPU:1.* Received: /GPU:98, /GPU:99"),
         ({"towers": 2}, "towers to be one of two, one, half. Received: towers=2"),
         ({"communication": "none"}, "communication to be one of paper, fc8. Received: communication='none'"),
-        ({"activation": "elu"}, "activation to be one of relu, tanh. Received: activation='elu'"),
+        ({"activation": "elu"}, "activation to be one of relu, tanh, sigmoid. Received: activation='elu'"),
         (
             {"normalization": None},
             "normalization to be one of response, first, none, batch, group, layer. Received: normalization=None",

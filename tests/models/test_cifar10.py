@@ -258,7 +258,7 @@ def test_seed_determines_the_initial_weights():
     "values, message",
     [
         ({"layout": "cifar10_11"}, "Expected layout to be one of cifar10_26, cifar10_19, cifar10_18. .*'cifar10_11'"),
-        ({"activation": "gelu"}, "Expected activation to be one of relu, tanh. Received: 'gelu'"),
+        ({"activation": "gelu"}, "Expected activation to be one of relu, tanh, sigmoid. Received: 'gelu'"),
         ({"normalization": "local"}, "Expected normalization to be one of response, first, none, .*'local'"),
         ({"pooling": "average"}, "Expected pooling to be one of overlapping, nonoverlapping. Received: 'average'"),
         ({"initialization": "glorot"}, "Expected initialization to be one of recipe, he, zeros. Received: 'glorot'"),

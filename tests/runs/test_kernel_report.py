@@ -17,7 +17,8 @@ def towers():
     gray = np.repeat(generator.normal(size=(5, 5, 1, 8)), 3, axis=2)
     layers = {"conv1_a": gray, "conv1_b": generator.normal(size=(5, 5, 3, 8)), "conv2_a": gray}
     return types.SimpleNamespace(
-        layers=[types.SimpleNamespace(name=name, kernel=tf.Variable(each)) for name, each in layers.items()]
+        input_shape=(None, 32, 32, 3),
+        layers=[types.SimpleNamespace(name=name, kernel=tf.Variable(each)) for name, each in layers.items()],
     )
 
 
@@ -52,4 +53,8 @@ def test_records_of_other_layers_are_ignored(towers, tmp_path):
 
 
 def test_a_network_without_kernels_has_no_section(tmp_path):
-    assert not list(kernel_report.blocks(tmp_path, "alexnet", types.SimpleNamespace(layers=[]), records(3)))
+    assert not list(
+        kernel_report.blocks(
+            tmp_path, "alexnet", types.SimpleNamespace(input_shape=(None, 32, 32, 3), layers=[]), records(3)
+        )
+    )
