@@ -6,6 +6,7 @@ Where there is a GPU, it is two logical ones, with whole float32 products.
 test of "resumed equals uninterrupted" would not notice an operation that is not deterministic by itself.
 """
 
+import ctypes
 import gc
 import os
 import pathlib
@@ -17,16 +18,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # XLA computes the same without optimizing machine code, which takes a third of the time of tests that compile.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
-import tensorflow as tf  # noqa: E402 (which reads the environment when it is imported)
-
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
-)
-for gpu in tf.config.list_physical_devices("GPU")[:1]:
-    # In MB: of each of the two, and there may be several test processes.
-    tf.config.set_logical_device_configuration(gpu, [tf.config.LogicalDeviceConfiguration(memory_limit=4096)] * 2)
-    tf.config.set_visible_devices(gpu, "GPU")
-    tf.config.experimental.enable_tensor_float_32_execution(False)
+# Importing is faster without it; see `pytest_collection_finish`.
+gc.disable()
 
 TESTS = pathlib.Path(__file__).parent
 # Modules that take longest, in this order, which begin first: a process that has one left at the end works alone.
@@ -51,13 +44,49 @@ LONGEST = (
 )
 
 
+def pytest_configure(config):
+    distributes = getattr(config.option, "numprocesses", 0) and not hasattr(config, "workerinput")
+    # The process that only gives tests to others starts them four seconds sooner.
+    if not distributes or config.option.collectonly:
+        configure_tensorflow()
+
+
+def configure_tensorflow():
+    """Makes the devices of the tests."""
+    import grappler
+    import tensorflow as tf
+
+    grappler.disable()
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+    )
+    for gpu in tf.config.list_physical_devices("GPU")[:1]:
+        # In MB: of each of the two, and there may be several test processes.
+        tf.config.set_logical_device_configuration(gpu, [tf.config.LogicalDeviceConfiguration(memory_limit=4096)] * 2)
+        tf.config.set_visible_devices(gpu, "GPU")
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+
+
 def pytest_collection_modifyitems(items):
     order = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.relative_to(TESTS).as_posix(), len(order)))
 
 
-# What is loaded stays, and need not be looked through whenever garbage is collected.
-gc.freeze()
+def pytest_collection_finish():
+    # What is loaded stays, and need not be looked through whenever garbage is collected.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000)
+    gc.enable()
+
+
+@pytest.fixture(scope="module")
+def optimized_graphs():
+    """Optimizes graphs as in a program, until the end of the module."""
+    import grappler
+
+    with grappler.enabled():
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -105,5 +134,10 @@ def without_the_networks_of_other_tests():
 def without_the_networks_of_other_modules():
     """Frees what a module's fixtures have built, too."""
     yield
+    import tensorflow as tf
+
     tf.keras.backend.clear_session()
     gc.collect()
+    # Back to the system, where the C library can: the processes would grow to several gigabytes each.
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)

@@ -177,6 +177,7 @@ def test_two_data_sets_of_a_kind_are_rejected(data_dirs):
         input_pipelines.ready_batches(measuring.Request(CONFIG, [data_dirs[0]] * 2))
 
 
+@pytest.mark.slow  # test_rows.py measures training, and another test here the batches alone.
 def test_training_is_measured(data_dirs, monkeypatch):
     monkeypatch.setattr(input_pipelines, "WARM_UP_STEPS", 0)
     found = input_pipelines.training(measuring.Request(CONFIG, data_dirs, rounds=1, seconds=0.0)).to_dict()

@@ -104,6 +104,7 @@ def test_an_installed_network_names_what_is_in_a_photograph(installed, tmp_path)
 
 def test_training_in_an_empty_directory(installed, tmp_path):
     small = ["--source=synthetic", "--image_size=8", "--crop_size=8", "--batch_size=4", "--epochs=0.01"]
+    small += ["--normalization=none", "--summary_epochs=0"]
     done = run(installed, tmp_path, "train", "--flagfile=figure1_relu", "--workdir=run", *small)
     assert done.returncode == 0 and not done.stderr, done.stderr
     # The flagfile includes another, by name.

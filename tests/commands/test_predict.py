@@ -42,7 +42,7 @@ def ends_with_one_line(done, status, message):
 
 def test_saved_model_classifies_images_and_reports_unreadable_files(export_dir, tmp_path):
     paths = stand_in.write_images(tmp_path, [stand_in.png(10, 20, 70), stand_in.BAD, stand_in.png(0, 200, 0)])
-    done = run(f"--saved_model={export_dir}", "--batch_size=2", *paths, tmp_path / "none.png")
+    done = forks.run("predict", f"--saved_model={export_dir}", "--batch_size=2", *paths, tmp_path / "none.png")
     assert ends_with_one_line(done, 1, f"2 of 4 images could not be classified, the first {paths[1]}: {stand_in.ERROR}")
     lines = done.stdout.splitlines()
     assert [lines[place] for place in (0, 3, 5, 8)] == [*paths, str(tmp_path / "none.png")]
@@ -57,7 +57,7 @@ def test_server_answers_in_json_on_an_ascii_terminal(export_dir, tmp_path):
     paths = stand_in.write_images(tmp_path, [stand_in.png(10, 70, 20), stand_in.BAD])
     with stub_server.serve(export_dir, model_name="flowers") as server:
         options = [f"--server=127.0.0.1:{server.port}", "--model_name=flowers", "--timeout=60", "--top=1", "--json"]
-        done = run(*options, *paths, PYTHONIOENCODING="ascii")
+        done = forks.run("predict", *options, *paths, encoding="ascii")
     assert ends_with_one_line(done, 1, "1 of 2 images could not be classified")
     answers = json.loads(done.stdout)
     assert answers[0].pop("scores") == pytest.approx([0.7])

@@ -272,7 +272,10 @@ def test_prepared_data_can_be_trained_on_and_a_flipped_bit_is_reported(photograp
 
 
 def test_placement_prints_the_report(tmp_path):
-    done = forks.run("placement", "--devices=/CPU:0,/CPU:1", "--batch_size=4", f"--json={tmp_path / 'account.json'}")
+    small = ["--image_size=36", "--crop_size=32", "--batch_size=2", "--num_classes=2"]
+    done = forks.run(
+        "placement", "--devices=/CPU:0,/CPU:1", *small, f"--json={tmp_path / 'account.json'}", optimized=True
+    )
     assert done.returncode == 0, done.stderr
     assert "50.0" in done.stdout
     assert json.loads((tmp_path / "account.json").read_text())

@@ -169,7 +169,7 @@ def test_link_with_a_temporary_name_is_not_followed(tmp_path, without_tracing):
     assert outside.is_dir()
 
 
-@pytest.mark.parametrize("max_bytes", [1_000, 20_000])
+@pytest.mark.parametrize("max_bytes", [pytest.param(1_000, marks=pytest.mark.slow), 20_000])
 def test_full_disk_leaves_no_version(tmp_path, max_bytes):
     with full_disk.full_disk(max_bytes), pytest.raises(OSError) as caught:
         write(tmp_path)
@@ -435,7 +435,10 @@ def test_saved_model_runs_without_this_package(version, photographs, pictures, t
     np.testing.assert_allclose(np.load(tmp_path / "probabilities.npy"), by_pixels, atol=1e-5)
 
 
-def test_openvino_opens_the_signature_of_probabilities(loaded, pictures):
+def test_openvino_opens_the_signature_of_probabilities(loaded, pictures, monkeypatch):
+    pytest.importorskip("openvino_telemetry")
+    # It would send each use over the network, from a fork of this process.
+    monkeypatch.setattr("openvino_telemetry.utils.sender.TelemetrySender.send", lambda *unused: None)
     openvino = pytest.importorskip("openvino")
     model = openvino.convert_model(loaded["probabilities"])
     exact = {"INFERENCE_PRECISION_HINT": "f32"}

@@ -2,6 +2,8 @@
 
 import json
 import os
+import pathlib
+import shutil
 
 import numpy as np
 import PIL.Image
@@ -70,6 +72,20 @@ def assert_same_bits(found, expected):
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+def killed_copy(workdir, copy, step):
+    """Copies a run as if it had been killed after a step; returns the copy. Earlier checkpoints must have been kept."""
+    copy = pathlib.Path(shutil.copytree(workdir, copy))
+    directory, step_of = copy / "checkpoints", lambda path: int(path.stem.removeprefix("ckpt-"))
+    for path in directory.glob("ckpt-*"):
+        if step_of(path) > step:
+            path.unlink()
+    kept = [str(directory / path.stem) for path in sorted(directory.glob("ckpt-*.index"), key=step_of)]
+    tf.compat.v1.train.update_checkpoint_state(str(directory), kept[-1], kept)
+    for name in ("train.json", "report.md", "report.html"):
+        (copy / name).unlink(missing_ok=True)
+    return copy
 
 
 def lines(workdir, kind):

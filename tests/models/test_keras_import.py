@@ -57,7 +57,8 @@ print(json.dumps(numpy.asarray(model(images)).tolist()))
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize(
     "order",
-    [pytest.param(order, marks=[pytest.mark.slow] * (order not in ("keras_first", "keras_last"))) for order in IMPORTS],
+    # Tests that load a file in this process have imported Keras first.
+    [pytest.param(order, marks=[pytest.mark.slow] * (order != "keras_last")) for order in IMPORTS],
 )
 def test_models_are_loaded_after_the_import_of_both(order, tmp_path):
     model = alexnet.AlexNet(2, devices=("/CPU:0", "/CPU:0"), image_size=32, jit_compile=False, seed=1)

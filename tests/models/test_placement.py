@@ -15,6 +15,8 @@ import tensorflow as tf
 from alexnet_tf.models import placement
 from alexnet_tf.models.alexnet import AlexNet
 
+pytestmark = pytest.mark.usefixtures("optimized_graphs")
+
 Node = collections.namedtuple("Node", "op, name, inputs, device, compiled")
 
 

@@ -75,18 +75,6 @@ def test_network_takes_a_training_step(network):
 
 
 @every_network
-def test_first_layers_read_the_images_and_the_last_one_distinguishes_the_classes(network):
-    model = symbolic_networks.build(builders.build_model, configuration(network), 3, jit_compile=False)
-    with_kernels = [layer.name for layer in model.layers if hasattr(layer, "kernel")]
-    first = [name for name in with_kernels if parts(name) == parts(with_kernels[0])]
-    assert [name for name in with_kernels if name in network.first_layers] == first
-    shapes = [model.get_layer(name).kernel.shape for name in first]
-    of_images = [kernels.as_images(np.empty(shape), min(network.crop_sizes)) for shape in shapes]
-    assert all(each.shape[2] == 3 for each in of_images)
-    assert with_kernels[-1] == network.last_layer and model.get_layer(network.last_layer).kernel.shape[-1] == 3
-
-
-@every_network
 def test_options_and_towers_are_fields_of_the_configuration(network):
     fields = {field.name: field for field in dataclasses.fields(config.Config)}
     assert set(network.options) <= set(fields)
@@ -96,15 +84,23 @@ def test_options_and_towers_are_fields_of_the_configuration(network):
 
 
 @every_network
-def test_every_option_reaches_the_network(network):
+def test_options_reach_the_network_whose_first_layers_read_images_and_whose_last_distinguishes_classes(network):
     changes = {"activation": "tanh", "normalization": "group", "pooling": "nonoverlapping", "shortcuts": "C"}
     run_config = configuration(network, **{name: changes[name] for name in network.options if name in changes})
-    received = symbolic_networks.build(builders.build_model, run_config, 3, jit_compile=False).get_config()
+    model = symbolic_networks.build(builders.build_model, run_config, 3, jit_compile=False)
+    received = model.get_config()
     assert {name: received[name] for name in network.options} == {
         name: getattr(run_config, name) for name in network.options
     }
     assert (received["num_classes"], received["image_size"]) == (3, run_config.crop_size)
     assert {name: received[name] for name in network.arguments} == network.arguments
+    with_kernels = [layer.name for layer in model.layers if hasattr(layer, "kernel")]
+    first = [name for name in with_kernels if parts(name) == parts(with_kernels[0])]
+    assert [name for name in with_kernels if name in network.first_layers] == first
+    shapes = [model.get_layer(name).kernel.shape for name in first]
+    of_images = [kernels.as_images(np.empty(shape), min(network.crop_sizes)) for shape in shapes]
+    assert all(each.shape[2] == 3 for each in of_images)
+    assert with_kernels[-1] == network.last_layer and model.get_layer(network.last_layer).kernel.shape[-1] == 3
 
 
 @every_network

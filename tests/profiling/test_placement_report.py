@@ -15,6 +15,8 @@ from alexnet_tf.profiling import placement_report
 from alexnet_tf.training import optimizer
 from alexnet_tf.training import trainer
 
+pytestmark = pytest.mark.usefixtures("optimized_graphs")
+
 BATCH = 2
 DEVICES = ("CPU:0", "CPU:1")
 
@@ -55,7 +57,8 @@ def report_of(recipe):
     return alexnet_report(recipe, ("/CPU:0", "/CPU:1"))
 
 
-@pytest.fixture(scope="module", params=["paper", "original"])
+# Small networks of both recipes are in models/test_variants.py.
+@pytest.fixture(scope="module", params=["paper", pytest.param("original", marks=pytest.mark.slow)])
 def two_devices(request):
     return report_of(request.param)
 

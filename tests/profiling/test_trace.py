@@ -19,6 +19,8 @@ from alexnet_tf.runs import builders
 from alexnet_tf.runs import summary_contents
 from alexnet_tf.training import loop
 
+pytestmark = pytest.mark.usefixtures("optimized_graphs")
+
 ROOT = pathlib.Path(__file__).parents[2]
 CLASSES = 10
 TOWERS = {"one": (), "two": ("/CPU:0", "/CPU:1")}

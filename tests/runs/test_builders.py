@@ -19,7 +19,8 @@ def runs():
     for precision in ("float32", "bfloat16"):
         run_config = dataclasses.replace(small_steps.CONFIG, precision=precision, image_size=32, crop_size=32)
         blank = builders.blank_statistics(run_config)
-        trainer = builders.build_trainer(run_config, builders.build_model(run_config, 10), blank)
+        # Compiling the normalizations would take half of the time.
+        trainer = builders.build_trainer(run_config, builders.build_model(run_config, 10, jit_compile=False), blank)
         same, rates = small_steps.batch(run_config.batch_size, 32), builders.initial_rates(run_config)
         found[precision] = trainer, [float(trainer.step(same, rates).loss) for _ in range(20)]
     return found

@@ -263,13 +263,19 @@ def test_another_version_of_a_tfds_data_set_is_refused(tmp_path):
         keep("tfds noise/1.1.0")
 
 
+def train_without_report(run_config, workdir):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "write", lambda workdir, *others: f"{workdir}/none")
+        return train.train(run_config, workdir)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A trained run of one epoch, and its folder."""
     root = tmp_path_factory.mktemp("trained")
     folder = small_runs.make_pictures(str(root / "photographs"))
     shutil.rmtree(root / "photographs" / "test")
-    train.train(small_runs.make_config(folder, validation_fraction=0.25, epochs=1.0), str(root / "run"))
+    train_without_report(small_runs.make_config(folder, validation_fraction=0.25, epochs=1.0), str(root / "run"))
     return root
 
 
@@ -287,7 +293,7 @@ def test_every_program_keeps_to_the_images_of_the_run(trained, tmp_path, capsys)
         lambda: evaluate.evaluate(workdir, source=here),
         lambda: report.make(workdir, source=here),
         lambda: neighbours.index_run(workdir, "validation", source=here),
-        lambda: train.train(small_runs.make_config(folder, validation_fraction=0.25, epochs=2.0), workdir),
+        lambda: train_without_report(small_runs.make_config(folder, validation_fraction=0.25, epochs=2.0), workdir),
     ):
         capsys.readouterr()
         made = make()
@@ -302,7 +308,7 @@ def test_a_run_of_version_0_1_keeps_its_draw_and_gets_a_record(trained, tmp_path
     folder = shutil.copytree(trained / "photographs", tmp_path / "photographs")
     old = small_runs.make_config(folder, validation_fraction=0.25, epochs=1.0, split_rule="shuffle")
     workdir = tmp_path / "run"
-    train.train(old, str(workdir))
+    train_without_report(old, str(workdir))
     for name in (data_record.FILE, data_record.ARRAYS):
         (workdir / name).unlink()
     lines = (workdir / "config.flags").read_text().splitlines()
@@ -310,7 +316,7 @@ def test_a_run_of_version_0_1_keeps_its_draw_and_gets_a_record(trained, tmp_path
     assert restore.read_config(workdir).split_rule == "shuffle"
     # The same command resumes it.
     new = dataclasses.replace(old, split_rule="auto", epochs=2.0)
-    train.train(new, str(workdir))
+    train_without_report(new, str(workdir))
     drawn, _ = sources.stratified_split(sources.folder(folder).splits["train"], 0.25, 0)
     assert [name.decode() for name in data_record.read(workdir).splits["train"].names] == [
         name.decode() for name in drawn.names(str(folder)).tolist()

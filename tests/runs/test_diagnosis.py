@@ -149,7 +149,7 @@ def folder(tmp_path):
     return tmp_path / "pictures"
 
 
-def test_a_run_that_learned_nothing_says_so_everywhere(folder, tmp_path, capsys):
+def test_a_run_that_learned_nothing_says_so_everywhere(folder, tmp_path, capsys, monkeypatch):
     changes = {"learning_rate": 1e-9, "schedule": "plateau", "patience": 1, "drop_epochs": (), "summary_epochs": 0.0}
     run_config = small_runs.make_config(folder, validation_fraction=0.1, **changes)
     workdir = tmp_path / "run"
@@ -166,7 +166,9 @@ def test_a_run_that_learned_nothing_says_so_everywhere(folder, tmp_path, capsys)
     assert all(section.count(text) == 1 for text in texts)
 
     # The same command only evaluates, and records nothing twice.
-    train.train(run_config, str(workdir))
+    with monkeypatch.context() as patch:
+        patch.setattr(report, "write", lambda workdir, *others: "none")
+        train.train(run_config, str(workdir))
     assert [record["text"] for record in small_runs.lines(workdir, "warning")] == texts
     capsys.readouterr()
     evaluate.evaluate(str(workdir))

@@ -204,6 +204,7 @@ def test_list_of_one_run_is_evaluated_as_that_run(runs, alone):
     assert evaluate.evaluate(runs[:1]) == alone[0]
 
 
+@pytest.mark.slow  # tests/evaluation/test_ensembles.py permutes members.
 def test_order_of_runs_only_permutes_the_results(runs, together):
     one, other = together.written, evaluate.evaluate(runs[::-1], **SEARCH)
     for views in KEYS:
@@ -212,6 +213,7 @@ def test_order_of_runs_only_permutes_the_results(runs, together):
         assert other["search"]["weights"][views][::-1] == pytest.approx(one["search"]["weights"][views], abs=1e-9)
 
 
+@pytest.mark.slow  # tests/evaluation/test_ensembles.py has copies of members.
 def test_run_with_its_copy_is_evaluated_as_that_run(runs, alone, tmp_path):
     copy = str(shutil.copytree(runs[0], tmp_path / "copy"))
     written = evaluate.evaluate([runs[0], copy])

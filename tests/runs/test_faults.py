@@ -80,10 +80,16 @@ def undisturbed(server, folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def undisturbed_here(folder, tmp_path_factory):
-    """The same for a run in this process, whose threads may round differently."""
+    """The work directory of a run in this process, whose threads may round differently, with all its checkpoints."""
     workdir = tmp_path_factory.mktemp("undisturbed_here") / "run"
-    train.train(config(folder), str(workdir))
-    return small_runs.stored(workdir, STEPS)
+    train.train(config(folder, keep_checkpoints=STEPS), str(workdir))
+    return workdir
+
+
+@pytest.fixture
+def killed_here(undisturbed_here, tmp_path):
+    """The work directory of the same run as if it had been killed after step 17."""
+    return small_runs.killed_copy(undisturbed_here, tmp_path / "run", step=17)
 
 
 def newest_step(workdir):
@@ -162,9 +168,8 @@ def test_sigterm_saves_a_checkpoint_and_exits_with_143(server, folder, undisturb
     small_runs.assert_same_bits(small_runs.stored(workdir, STEPS), undisturbed)
 
 
-@pytest.mark.parametrize(
-    "number, status", [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGHUP, 129)]
-)
+@pytest.mark.slow  # tests/commands/test_interruptions.py has the three signals, and the test before one in training.
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_an_interrupt_and_a_hangup_save_a_checkpoint_like_sigterm(number, status, server, folder, tmp_path):
     workdir = tmp_path / "run"
     arguments = [f"--workdir={workdir}", *small_runs.flags(config(folder, checkpoint_steps=1000))]
@@ -190,6 +195,10 @@ def test_a_stop_in_the_last_step_takes_effect_before_the_evaluation(folder, tmp_
         return step
 
     monkeypatch.setattr(loop, "train", train_and_request)
+    # A lock is released when its holder exits, however it exits, so its file is not in the way.
+    (tmp_path / "run").mkdir()
+    with files.exclusive_lock(tmp_path / "run" / "lock", "it"):
+        pass
     with pytest.raises(stopping.Stopped):
         train.train(config(folder, epochs=1.0), str(tmp_path / "run"), stop=stop)
     assert newest_step(tmp_path / "run") == 3
@@ -207,43 +216,40 @@ def test_sigterm_before_the_first_step_exits_immediately(server, folder, tmp_pat
 
 def test_a_work_directory_in_use_is_rejected(folder, tmp_path):
     workdir = tmp_path / "run"
-    small = config(folder, epochs=1.0)
     workdir.mkdir()
     with files.exclusive_lock(workdir / "lock", "it"), pytest.raises(OSError) as caught:
-        train.train(small, str(workdir))
+        train.train(config(folder, epochs=1.0), str(workdir))
     assert str(caught.value) == (
         f"Another process is using the work directory {workdir}; wait for it to finish, or use another directory"
     )
     assert [path.name for path in workdir.iterdir()] == ["lock"]
-    # A lock is released when its holder exits, however it exits.
-    train.train(small, str(workdir))
 
 
-def test_the_previous_checkpoint_replaces_a_damaged_one(folder, undisturbed_here, tmp_path, capsys):
-    workdir = tmp_path / "run"
-    train.train(config(folder, epochs=6.0), str(workdir))
-    newest = workdir / "checkpoints" / "ckpt-18.data-00000-of-00001"
+def test_the_previous_checkpoint_replaces_a_damaged_one(folder, undisturbed_here, killed_here, capsys):
+    newest = killed_here / "checkpoints" / "ckpt-15.data-00000-of-00001"
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
     newest.write_bytes(content)
-    capsys.readouterr()
-    train.train(config(folder), str(workdir))
+    train.train(config(folder, keep_checkpoints=STEPS), str(killed_here))
     said = capsys.readouterr().out
-    assert "warning: Expected a complete checkpoint. Received: " in said and "ckpt-18 (" in said
-    assert "ckpt-15, step 15" in said
-    small_runs.assert_same_bits(small_runs.stored(workdir, STEPS), undisturbed_here)
+    assert "warning: Expected a complete checkpoint. Received: " in said and "ckpt-15 (" in said
+    # Checkpoints are saved after each epoch, too.
+    assert "ckpt-12, step 12" in said
+    assert_ended_here_as(undisturbed_here, killed_here)
+
+
+def assert_ended_here_as(undisturbed_here, workdir):
+    small_runs.assert_same_bits(small_runs.stored(workdir, STEPS), small_runs.stored(undisturbed_here, STEPS))
     assert [line["step"] for line in small_runs.lines(workdir, "train")] == list(range(1, STEPS + 1))
 
 
-def test_a_full_disk_ends_the_run_in_one_line_and_it_resumes_with_space(folder, undisturbed_here, tmp_path):
-    workdir = tmp_path / "run"
-    train.train(config(folder, epochs=2.0), str(workdir))
+def test_a_full_disk_ends_the_run_in_one_line_and_it_resumes_with_space(folder, undisturbed_here, killed_here):
     with full_disk.full_disk(100_000), pytest.raises(OSError) as caught:
-        train.train(config(folder), str(workdir))
+        train.train(config(folder, keep_checkpoints=STEPS), str(killed_here))
     assert str(caught.value).startswith("Could not save a checkpoint in ")
-    assert str(caught.value).endswith("ckpt-6") and "\n" not in str(caught.value)
-    train.train(config(folder), str(workdir))
-    small_runs.assert_same_bits(small_runs.stored(workdir, STEPS), undisturbed_here)
+    assert str(caught.value).endswith("ckpt-15") and "\n" not in str(caught.value)
+    train.train(config(folder, keep_checkpoints=STEPS), str(killed_here))
+    assert_ended_here_as(undisturbed_here, killed_here)
 
 
 @pytest.fixture(scope="module")

@@ -35,10 +35,10 @@ SMALL = config.Config(
 )
 
 
-def built(strategy=None, **changes):
-    """A trainer of a small AlexNet and its configuration."""
+def built(strategy=None, jit_compile=False, **changes):
+    """A trainer of a small AlexNet and its configuration. XLA's compiling of normalizations takes seconds."""
     run_config = dataclasses.replace(SMALL, **changes).resolved()
-    model = builders.build_model(run_config, 5)
+    model = builders.build_model(run_config, 5, jit_compile=jit_compile)
     return builders.build_trainer(run_config, model, builders.blank_statistics(run_config), strategy), run_config
 
 
@@ -53,7 +53,7 @@ def stepped(steps=3, **changes):
 
 def operations(**changes):
     """Counts the operations in the traced training step by kind."""
-    trainer, run_config = built(**changes)
+    trainer, run_config = built(jit_compile=True, **changes)
     graph = summary_contents.step_graph(trainer, sides.synthetic_batch(run_config, 5), run_config)
     found = collections.Counter(operation.type for operation in graph.get_operations())
     # Preprocessing and six normalizations are compiled functions; each other one is the gradient of a normalization.
@@ -87,8 +87,17 @@ def test_backward_pass_ends_at_any_layer(devices):
     assert counted(*CONVOLUTIONS, "fc6", "fc7", devices=devices) == [0, 0, 0, 0, 6 + unread // 2]
 
 
-@pytest.mark.parametrize("devices", [(), ("/CPU:0", "/CPU:1")], ids=["one_device", "two_devices"])
-@pytest.mark.parametrize("frozen", [CONVOLUTIONS, ("conv2", "fc7"), ("fc8",)], ids=["lower", "between", "last"])
+@pytest.mark.parametrize(
+    "frozen, devices",
+    [
+        (CONVOLUTIONS, ()),
+        (("conv2", "fc7"), ("/CPU:0", "/CPU:1")),
+        (("fc8",), ()),
+        pytest.param(CONVOLUTIONS, ("/CPU:0", "/CPU:1"), marks=pytest.mark.slow),
+        pytest.param(("conv2", "fc7"), (), marks=pytest.mark.slow),
+        pytest.param(("fc8",), ("/CPU:0", "/CPU:1"), marks=pytest.mark.slow),
+    ],
+)
 def test_frozen_layers_keep_every_bit_and_the_others_train(frozen, devices):
     before, after = stepped(freeze=frozen, devices=devices)
     for path, value in after.items():
@@ -223,7 +232,7 @@ def test_resumed_run_equals_an_uninterrupted_one(pictures, tmp_path, monkeypatch
     monkeypatch.setattr(report, "write", lambda workdir, *others: os.path.join(workdir, "none"))
     run_config = small_run(pictures)
     train.train(run_config, str(tmp_path / "entire"))
-    train.train(dataclasses.replace(run_config, epochs=2.0), str(tmp_path / "parts"))
+    small_runs.killed_copy(tmp_path / "entire", tmp_path / "parts", step=6)
     train.train(run_config, str(tmp_path / "parts"))
     entire = small_runs.stored(tmp_path / "entire", 12)
     small_runs.assert_same_bits(small_runs.stored(tmp_path / "parts", 12), entire)

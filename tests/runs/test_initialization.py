@@ -165,7 +165,7 @@ def test_input_scale_is_that_of_the_other_run(without_report, pictures, source_r
     ) in said
     # The same command resumes, and so does one that states the value, without the other run.
     (tmp_path / "before").rename(away)
-    train.train(dataclasses.replace(run_config, epochs=2.0), str(workdir))
+    assert initialization.inherit(run_config, str(workdir)).input_scale == 0.01
     train.train(dataclasses.replace(run_config, epochs=2.0, input_scale=0.01), str(workdir))
     with pytest.raises(ValueError, match=r"input_scale=0\.01 \(not 1\.0\)"):
         train.train(dataclasses.replace(run_config, epochs=2.0, input_scale=1.0), str(workdir))

@@ -73,8 +73,7 @@ def stored(index):
     return np.asarray(index.features, np.float64)
 
 
-def test_features_equal_those_of_an_export(folder, tmp_path):
-    run = make_run(folder, tmp_path / "run", normalization="response")
+def test_features_equal_those_of_an_export(run, tmp_path):
     index = neighbours.index_run(run, dtype="float32")
     served = tf.saved_model.load(export.export_run(run, tmp_path / "served")).signatures["features"]
     contents = [pathlib.Path(name).read_bytes() for name in index.images.names]
@@ -175,7 +174,9 @@ def test_an_index_of_another_run_or_split_is_kept(run, folder, tmp_path):
         neighbours.index_run(run, index_dir=directory)
 
 
-@pytest.mark.parametrize("storage", prepare.STORAGES)
+@pytest.mark.parametrize(
+    "storage", [pytest.param(each, marks=[pytest.mark.slow] * (each != "jpeg")) for each in prepare.STORAGES]
+)
 def test_prepared_data_can_be_searched(folder, tmp_path, storage):
     config = dataclasses.replace(
         untrained_runs.CONFIG,

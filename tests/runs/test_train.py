@@ -17,7 +17,6 @@ from alexnet_tf.runs import evaluate
 from alexnet_tf.runs import report
 from alexnet_tf.runs import restore
 from alexnet_tf.runs import train
-from alexnet_tf.training import tensorboard
 
 
 def photograph(generator, shape):
@@ -72,8 +71,8 @@ def test_a_run_of_the_full_size_network(folder, tmp_path):
     assert (run / "report.html").exists() and (run / "train.json").exists()
 
 
-def test_a_run_writes_all_promised_files(folder, tmp_path, capsys):
-    run_config = small_config(folder, network="cifar10_18")
+def test_a_run_writes_all_promised_files(folder, tmp_path, capsys, monkeypatch):
+    run_config = small_config(folder, network="cifar10_18", normalization="none")
     run = tmp_path / "run"
     written = train.train(run_config, str(run))
     stored = dataclasses.replace(run_config.resolved(), split_rule="hash")
@@ -117,23 +116,22 @@ def test_a_run_writes_all_promised_files(folder, tmp_path, capsys):
     ):
         train.train(dataclasses.replace(run_config, epochs=1.0), str(run))
 
-    # Training is finished, so the same command only evaluates.
+    # Training is finished, so the same command only evaluates. A second report would say the same.
+    monkeypatch.setattr(report, "write", lambda workdir, *others: os.path.join(workdir, "none"))
     checkpoint = (run / "checkpoints" / "ckpt-6.index").stat().st_mtime_ns
     assert train.train(run_config, str(run))["evaluation"] == written["evaluation"]
     assert (run / "checkpoints" / "ckpt-6.index").stat().st_mtime_ns == checkpoint
 
 
-def test_a_written_configuration_runs_again_and_may_end_early(without_report, folder, tmp_path, capsys):
+def test_a_written_configuration_resumes_and_may_end_early(without_report, folder, tmp_path, capsys):
     run_config = small_config(folder, network="cifar10_18", normalization="none", epochs=1.0)
-    first = train.train(run_config, str(tmp_path / "first"))
-    written = flagfiles.read_flagfile(tmp_path / "first" / "config.flags")
-    second = train.train(written, str(tmp_path / "second"))
-    assert second["evaluation"] == first["evaluation"]
+    train.train(run_config, str(tmp_path / "run"))
+    written = flagfiles.read_flagfile(tmp_path / "run" / "config.flags")
     # Resumed with more epochs, it ends with the first that does not lower the error.
     longer = dataclasses.replace(written, epochs=20.0, stop_after=1)
     for _ in range(2):
-        ended = train.train(longer, str(tmp_path / "second"))
-        epochs = [each for each in records(tmp_path / "second") if each["kind"] == "validation"]
+        ended = train.train(longer, str(tmp_path / "run"))
+        epochs = [each for each in records(tmp_path / "run") if each["kind"] == "validation"]
         found = [each["top1_error"] for each in epochs]
         assert found[:-1] == sorted(set(found[:-1]), reverse=True) and found[-1] >= found[-2]
         assert ended["step"] == epochs[-1]["step"] == 3 * len(epochs) < 60
@@ -141,32 +139,40 @@ def test_a_written_configuration_runs_again_and_may_end_early(without_report, fo
         assert f"ended after epoch {len(epochs)} of 20: no lower validation error for 1 epochs" in said
 
 
-def test_training_on_two_devices_equals_one(without_report, folder, tmp_path):
-    run_config = small_config(folder, normalization="none", epochs=1.0, summary_epochs=0.0)
-    weights = []
-    for name, devices in (("one", ()), ("two", ("/CPU:0", "/CPU:1"))):
-        run = tmp_path / name
-        train.train(dataclasses.replace(run_config, devices=devices), str(run))
-        reader = tf.train.load_checkpoint(str(run / "checkpoints" / "ckpt-3"))
-        weights.append(
-            {key: reader.get_tensor(key) for key in reader.get_variable_to_shape_map() if key.startswith("variables/")}
-        )
+def test_a_run_resumes_on_two_devices_and_ends_as_on_one(without_report, folder, tmp_path):
+    run_config = small_config(folder, normalization="none", summary_epochs=0.0, checkpoint_steps=3, keep_checkpoints=2)
+    train.train(run_config, str(tmp_path / "one"))
+    small_runs.killed_copy(tmp_path / "one", tmp_path / "two", step=3)
+    # Replaces the devices of a configuration that was written on one device.
+    resumed = dataclasses.replace(run_config, devices=("/CPU:0", "/CPU:1"))
+    assert train.train(resumed, str(tmp_path / "two"))["step"] == 6
+    weights = [
+        {name: value for name, value in small_runs.stored(tmp_path / run, 6).items() if name.startswith("variables/")}
+        for run in ("one", "two")
+    ]
     assert weights[0].keys() == weights[1].keys()
-    for key, value in weights[0].items():
+    before = small_runs.stored(tmp_path / "two", 3)
+    for name, value in weights[0].items():
         if value.dtype == np.float32:
             # Three steps of rounding, with the sums of two devices taken in another order.
-            np.testing.assert_allclose(weights[1][key], value, rtol=1e-4, atol=1e-6, err_msg=key)
-
-    # A run that started on one device resumes on two.
-    longer = dataclasses.replace(run_config, devices=("/CPU:0", "/CPU:1"), epochs=2.0)
-    assert train.train(longer, str(tmp_path / "one"))["step"] == 6
+            np.testing.assert_allclose(weights[1][name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+            assert (before[name] != value).any(), name
 
 
-def test_unreadable_images_are_skipped_and_listed(without_report, folder, tmp_path, capsys):
+def test_unreadable_images_are_skipped_and_listed(folder, tmp_path, capsys, monkeypatch):
+    class Read(Exception):
+        pass
+
+    def stop(*unused):
+        raise Read
+
+    # The images have been read when the network is built.
+    monkeypatch.setattr(train, "_build_trainer", stop)
     whole = (folder / "train" / "dark" / "0.jpg").read_bytes()
     (folder / "train" / "dark" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (folder / "train" / "dark" / "text.jpg").write_text("not a picture")
-    train.train(small_config(folder, network="cifar10_18", normalization="none", epochs=0.1), str(tmp_path / "run"))
+    with pytest.raises(Read):
+        train.train(small_config(folder, network="cifar10_18", epochs=0.1), str(tmp_path / "run"))
     said = capsys.readouterr().out
     assert "warning: skipped 2 train files that could not be read" in said
     assert "cut.jpg" in said and "text.jpg" in said
@@ -292,89 +298,74 @@ def test_the_test_set_is_monitored_without_a_validation_set(small_folder, tmp_pa
     ],
     ids=["cifar10_18", "batch_normalization_and_crops", "cifar10_26_and_rates"],
 )
-def test_a_resumed_run_ends_with_the_same_bits(without_report, small_folder, tmp_path, changes, monkeypatch):
+def test_a_resumed_run_ends_with_the_same_bits(without_report, small_folder, tmp_path, changes):
     run_config = small_runs.make_config(small_folder, checkpoint_steps=1, keep_checkpoints=12, **changes)
     whole = train.train(run_config, str(tmp_path / "whole"))
-    # Stopped in the middle of an epoch by an exception that is not an error.
-    times = []
-
-    class Stopped(BaseException):
-        pass
-
-    def stop(self, progress, original=tensorboard.Summaries.__call__):
-        original(self, progress)
-        times.append(progress.step)
-        if progress.step == 8:
-            raise Stopped
-
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(tensorboard.Summaries, "__call__", stop)
-        train.train(run_config, str(tmp_path / "parts"))
-    assert times == list(range(1, 9))
+    # In the middle of an epoch.
+    small_runs.killed_copy(tmp_path / "whole", tmp_path / "parts", step=8)
     resumed = train.train(run_config, str(tmp_path / "parts"))
     assert resumed["evaluation"] == whole["evaluation"]
     expected, found = small_runs.stored(tmp_path / "whole", 12), small_runs.stored(tmp_path / "parts", 12)
     assert expected.keys() == found.keys()
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
+    if changes.get("normalization") == "batch":
+        assert_averages_moved(tmp_path / "parts", 12)
+        # They are used: evaluating the restored run gives the same errors as the end of training.
+        assert evaluate.evaluate(str(tmp_path / "parts"), split="test")["evaluation"] == whole["evaluation"]
+    if "conv1_frozen_epoch" in changes:
+        assert_conv1_was_frozen(tmp_path / "whole", 9, 12)
     reports = [[line for line in records(tmp_path / name) if line["kind"] == "train"] for name in ("whole", "parts")]
-    assert without_speed(reports[1]) == without_speed(reports[0])
+    # Those of the steps that were taken twice were written twice.
+    assert reports[1] != reports[0] and without_speed(reports[1]) == without_speed(reports[0])
     assert [line["step"] for line in reports[0]] == list(range(1, 13))
 
 
-def test_averages_of_batch_normalization_are_in_the_checkpoint(without_report, small_folder, tmp_path):
-    run = tmp_path / "run"
-    written = train.train(small_runs.make_config(small_folder, normalization="batch"), str(run))
-    values = small_runs.stored(run, 12)
-    averages = {name: value for name, value in values.items() if "moving_" in name}
+def assert_averages_moved(workdir, step):
+    """The averages of batch normalization are in the checkpoint."""
+    averages = {name: value for name, value in small_runs.stored(workdir, step).items() if "moving_" in name}
     assert len(averages) == 4
     for name, value in averages.items():
         start = float("variance" in name)
         assert (value != start).any(), name
-    # They are used: evaluating the restored run gives the same errors as the end of training.
-    again = evaluate.evaluate(str(run), split="test")
-    assert again["evaluation"] == written["evaluation"]
 
 
-def test_frozen_conv1_weights_do_not_change(without_report, small_folder, tmp_path):
-    run_config = small_runs.make_config(small_folder, conv1_frozen_epoch=2.0, checkpoint_steps=1, keep_checkpoints=12)
-    run = tmp_path / "run"
-    train.train(run_config, str(run))
-    before, frozen, end = (small_runs.stored(run, step) for step in (5, 6, 12))
+def assert_conv1_was_frozen(workdir, step, end):
+    """The kernels of conv1 changed up to a step and then no more; the others did."""
+    before, frozen, last = (small_runs.stored(workdir, each) for each in (step - 1, step, end))
     kernels = sorted(
-        name for name in end if "kernel" in name and "velocity" not in name and name.startswith("variables")
+        name for name in last if "kernel" in name and "velocity" not in name and name.startswith("variables")
     )
-    assert len(kernels) == 4
+    assert len(kernels) == 5
     for name in kernels:
         assert (frozen[name] != before[name]).any(), name
-        assert (end[name] != frozen[name]).any() == ("conv1" not in name), name
+        assert (last[name] != frozen[name]).any() == ("conv1" not in name), name
 
 
 def test_a_run_is_initialized_from_another_only_once(without_report, small_folder, tmp_path, capsys):
     """It starts from the newest weights of the other run, and resumes from its own."""
-    before = str(tmp_path / "before")
-    train.train(small_runs.make_config(small_folder, epochs=1.0), before)
+    before, run = str(tmp_path / "before"), str(tmp_path / "run")
+    one_epoch = {"epochs": 1.0, "drop_epochs": ()}
+    train.train(small_runs.make_config(small_folder, **one_epoch), before)
     kept = lambda path, workdir, step: small_runs.stored(workdir, step)[path]
     kernel = "variables/conv1.Skernel/.ATTRIBUTES/VARIABLE_VALUE"
-    changes = {"initialize_from": before, "new_layers": ("fc10",), "seed": 3}
-    standing = small_runs.make_config(small_folder, epochs=1.0, learning_rate=0.0, **changes)
-    train.train(standing, str(tmp_path / "standing"))
+    # Without a learning rate, the weights stay those that it started from.
+    changes = {"initialize_from": before, "new_layers": ("fc10",), "seed": 3, "learning_rate": 0.0}
+    run_config = small_runs.make_config(small_folder, **changes, **one_epoch)
+    train.train(run_config, run)
     assert f"initialized all layers but fc10 from {before}/checkpoints/ckpt-3" in capsys.readouterr().out
-    np.testing.assert_array_equal(kept(kernel, tmp_path / "standing", 3), kept(kernel, before, 3))
+    np.testing.assert_array_equal(kept(kernel, run, 3), kept(kernel, before, 3))
     last = kernel.replace("conv1", "fc10")
-    assert np.all(kept(last, tmp_path / "standing", 3) != kept(last, before, 3))
+    assert np.all(kept(last, run, 3) != kept(last, before, 3))
 
-    learning = small_runs.make_config(small_folder, epochs=1.0, **changes)
-    train.train(learning, str(tmp_path / "twice"))
-    capsys.readouterr()
     # To resume, the other run is not needed.
     os.rename(before, f"{before}.away")
-    train.train(dataclasses.replace(learning, epochs=2.0), str(tmp_path / "twice"))
+    train.train(dataclasses.replace(run_config, epochs=2.0), run)
     said = capsys.readouterr().out
     assert "resumed from" in said and "initialized all layers" not in said
 
 
-def test_without_test_and_validation_sets_training_is_rejected(small_folder, tmp_path):
+def test_without_test_and_validation_sets_training_is_rejected(without_report, small_folder, tmp_path):
     shutil.rmtree(small_folder / "test")
     with pytest.raises(ValueError) as caught:
         train.train(small_runs.make_config(small_folder), str(tmp_path / "run"))
@@ -383,12 +374,13 @@ def test_without_test_and_validation_sets_training_is_rejected(small_folder, tmp
     assert "has no validation or test set" in message and "\n" not in message
     assert not (tmp_path / "run").exists()
     # With a share of it held out the same folder is enough.
-    written = train.train(small_runs.make_config(small_folder, validation_fraction=0.25), str(tmp_path / "run"))
+    run_config = small_runs.make_config(small_folder, validation_fraction=0.25, epochs=1.0, drop_epochs=())
+    written = train.train(run_config, str(tmp_path / "run"))
     assert list(written["evaluation"]) == ["validation"]
     assert written["evaluation"]["validation"]["center_crop"]["num_examples"] == 6
 
 
-def test_fewer_images_than_a_batch_are_trained_on_together_and_the_run_resumes(tmp_path, capsys):
+def test_fewer_images_than_a_batch_are_trained_on_together_and_the_run_resumes(without_report, tmp_path, capsys):
     pictures = small_runs.make_pictures(str(tmp_path / "pictures"), per_class=3)
     run_config = small_runs.make_config(pictures, batch_size=16, epochs=2.0, schedule="linear", drop_epochs=())
     train.train(run_config, str(tmp_path / "run"))
@@ -410,6 +402,7 @@ def test_a_larger_batch_than_that_of_the_run_is_rejected(tmp_path):
         train.train(dataclasses.replace(run_config, batch_size=16), str(tmp_path / "run"))
 
 
+@pytest.mark.slow  # test_small_sets.py has one image of each class without a test set.
 def test_one_image_a_class_is_trained_on_with_a_test_set(without_report, tmp_path):
     pictures = small_runs.make_pictures(str(tmp_path / "pictures"), per_class=1)
     assert train.train(small_runs.make_config(pictures, epochs=1.0, drop_epochs=()), str(tmp_path / "run"))["step"] == 1

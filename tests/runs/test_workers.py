@@ -17,7 +17,7 @@ import yaml
 from alexnet_tf.benchmarks import workers
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-# 256 images are two steps per epoch.
+# 64 images are two steps per epoch.
 EPOCHS = 10
 STEPS = 2 * EPOCHS
 
@@ -25,14 +25,14 @@ STEPS = 2 * EPOCHS
 def config(folder, **changes):
     return small_runs.make_config(
         folder,
-        **{"batch_size": 128, "epochs": float(EPOCHS), "drop_epochs": (8.0,), "recipe": "paper", "report_steps": 1},
+        **{"batch_size": 32, "epochs": float(EPOCHS), "drop_epochs": (8.0,), "recipe": "paper", "report_steps": 1},
         **{"summary_epochs": 0.0, "checkpoint_steps": 3, **changes},
     )
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return small_runs.make_pictures(tmp_path_factory.mktemp("pictures") / "small", per_class=128)
+    return small_runs.make_pictures(tmp_path_factory.mktemp("pictures") / "small", per_class=32)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def two_workers(server, folder, tmp_path_factory):
     return directory / "run", [child.said() for child in children]
 
 
-def test_two_workers_with_64_images_each_equal_one_process_with_128(server, folder, two_workers, tmp_path):
+def test_two_workers_with_16_images_each_equal_one_process_with_32(server, folder, two_workers, tmp_path):
     workdir, said = two_workers
     alone = server.start("train", tmp_path / "log", f"--workdir={tmp_path / 'one'}", *small_runs.flags(config(folder)))
     assert alone.wait() == 0, alone.said()
@@ -89,12 +89,12 @@ def test_two_workers_with_64_images_each_equal_one_process_with_128(server, fold
             assert {name: ours[name] for name in names} == pytest.approx(
                 {name: theirs[name] for name in names}, rel=1e-4
             )
-    assert {line["examples"] for line in small_runs.lines(workdir, "train")} == {128}
+    assert {line["examples"] for line in small_runs.lines(workdir, "train")} == {32}
     assert {line["num_examples"] for line in small_runs.lines(workdir, "validation")} == {10}
     # Only the chief writes and prints.
     assert len(list((workdir / "tensorboard").iterdir())) == 1
     assert "epoch 1: " in said[0] and "epoch 1: " not in said[1]
-    assert "2 replicas in 2 processes, 64 of the 128 images of each batch per replica" in said[0]
+    assert "2 replicas in 2 processes, 16 of the 32 images of each batch per replica" in said[0]
 
 
 def test_a_waiting_worker_lists_missing_peers_and_can_be_stopped(server, folder, tmp_path):

@@ -14,7 +14,7 @@ from alexnet_tf.training import schedules
 
 
 @pytest.mark.parametrize("jit_compile", [True, False])
-def test_training_matches_the_loop_written_by_hand(jit_compile):
+def test_training_matches_the_loop_written_by_hand(jit_compile, optimized_graphs):
     toy = toy_training.make_trainer(jit_compile)
     reports = []
     assert toy_training.train(toy, 40, [reports.append], report_every=1) == 40
