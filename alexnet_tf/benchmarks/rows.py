@@ -68,6 +68,7 @@ ROWS = {
     "P15": Row("serving", "engines", cores=1),
     "P16": Row("starting", "start"),
     "P17": Row("training_step", "frozen"),
+    "operations": Row("training_step", "operations"),
     "workers": Row("workers", "two_workers", cores=2),
     "summaries": Row("summaries", "summaries"),
     "forward": Row("inference", "forward"),

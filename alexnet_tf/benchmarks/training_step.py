@@ -1,4 +1,5 @@
-"""The training step against textbook networks and against itself (rows P1, P2, P7, P8, P11, P13, P17 and growth)."""
+"""The training step against textbook networks and against itself (rows P1, P2, P7, P8, P11, P13, P17, growth and
+operations)."""
 
 import dataclasses
 import pathlib
@@ -14,6 +15,8 @@ from alexnet_tf.benchmarks import measuring
 from alexnet_tf.benchmarks import network_peers
 from alexnet_tf.benchmarks import sides
 from alexnet_tf.models import placement
+from alexnet_tf.profiling import executed_graph
+from alexnet_tf.profiling import operation_counts
 from alexnet_tf.profiling import placement_report
 from alexnet_tf.runs import builders
 from alexnet_tf.training import loop
@@ -22,6 +25,8 @@ PARAMETERS = 60_965_224
 # Transferred between the devices in a step at the paper's batch size, excluding the input; it grows with the batch.
 MAX_TRANSFERRED_BYTES = 63e6
 TRANSFER_BATCH = 128
+# Of the first version that was counted on a GPU.
+MAX_KERNELS = 190
 CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 
 
@@ -188,6 +193,31 @@ def update(request: measuring.Request) -> measuring.Result:
         rates = sides.interleave(request, ours | theirs)
     ratios = [measuring.Ratio(sides.OURS, sides.KERAS, 1.5)]
     return measuring.Result("updates of all parameters, float32", "updates/s", rates, ratios)
+
+
+def operations(request: measuring.Request) -> measuring.Result:
+    """Row operations: what a device is given to do in a step, see `operation_counts`; on a CPU, about a GPU.
+
+    Args:
+      request: `measuring.Request`.
+
+    Returns:
+      `measuring.Result`, without rates.
+    """
+    run_config = request.config.resolved()
+    step = sides.build_trainer(run_config).step
+    batch, rates = sides.synthetic_batch(run_config, sides.NUM_CLASSES), builders.initial_rates(run_config)
+    counts = operation_counts.count(executed_graph.run(step, batch, rates))
+    notes = [f"on the host: {number} {name}" for name, number in sorted(counts.host_kernels.items())]
+    if not tf.config.list_physical_devices("GPU"):
+        notes.append("counted in the graph of a CPU; not measured on a GPU")
+    values = [
+        measuring.Value("kernels", counts.kernels, "", MAX_KERNELS, measuring.AT_MOST),
+        measuring.Value("calls of XLA's programs", counts.xla_calls, ""),
+        measuring.Value("kernels on the host", sum(counts.host_kernels.values()), "", 0, measuring.AT_MOST),
+        measuring.Value("transposes", counts.transposes, ""),
+    ]
+    return measuring.Result(f"operations of a step, {run_config.precision}", "", {}, [], notes, values)
 
 
 def traces(request: measuring.Request) -> measuring.Result:

@@ -8,6 +8,8 @@ from collections.abc import Collection
 import keras
 import tensorflow as tf
 
+from alexnet_tf.models import random_keys
+
 # Values of the networks' arguments `activation` and `pooling`; of the latter with the size of its windows, whose stride
 # is 2.
 ACTIVATIONS = ("relu", "tanh", "sigmoid")
@@ -238,7 +240,7 @@ class Dropout(keras.layers.Layer):
             # The state is the same in all replicas, but each drops different outputs. Seeds are below 2 ** 31.
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
             seed += tf.stack([tf.cast(replica, seed.dtype) * 2**32, 0])
-        draws = tf.random.stateless_uniform(tf.shape(inputs), seed)
+        draws = random_keys.uniform(tf.shape(inputs), seed)
         return tf.where(draws >= self.rate, inputs, tf.zeros_like(inputs))
 
     def compute_output_shape(self, input_shape):

@@ -201,7 +201,10 @@ class _ResponseNormalization(keras.layers.Layer):
 
         @tf.custom_gradient
         def normalize(x):
-            return self._forward(x), lambda upstream: self._backward(x, upstream)
+            # TensorFlow's optimizer does not see the shapes of a compiled function, so that the next convolution would
+            # compute them, on the host.
+            known = lambda y: tf.ensure_shape(y, x.shape) if self.jit_compile else y
+            return known(self._forward(x)), lambda upstream: known(self._backward(x, upstream))
 
         return normalize(inputs)
 

@@ -19,9 +19,10 @@ class StepResult(NamedTuple):
     """The result of one step: scalar tensors that the device may still be computing."""
 
     loss: tf.Tensor  # mean cross-entropy of the batch, in nats, without class weights and weight decay
-    errors: tf.Tensor  # int32, number of wrong top-1 predictions
-    top5_errors: tf.Tensor | None  # int32, number of labels not in the top 5; None with five classes or fewer
-    examples: tf.Tensor  # int32, the batch size
+    # Counts are float32, exact up to 2 ** 24: a GPU adds up int32 on the host.
+    errors: tf.Tensor  # number of wrong top-1 predictions
+    top5_errors: tf.Tensor | None  # number of labels not in the top 5; None with five classes or fewer
+    examples: tf.Tensor  # the batch size
 
 
 class Optimizer(Protocol):
@@ -90,7 +91,7 @@ class Trainer:
 
     def _replica_step(self, batch, learning_rates):
         with tf.name_scope("preprocess"):
-            images, labels = self.preprocess(batch)
+            images, labels = map(_known_shape, self.preprocess(batch))
         # Only what is trained is recorded, so the backward pass ends at the lowest trained layer.
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(self.optimizer.variables)
@@ -106,7 +107,7 @@ class Trainer:
             top5_errors = None
             if logits.shape[-1] > _TOP:
                 top5_errors = _count(tf.logical_not(tf.math.in_top_k(labels, logits, _TOP)))
-        result = StepResult(loss, errors, top5_errors, tf.size(labels))
+        result = StepResult(loss, errors, top5_errors, tf.cast(tf.size(labels), tf.float32))
         if self._strategy is not None:
             with tf.name_scope("reduce"):
                 gradients, result = self._reduce(gradients, result)
@@ -160,5 +161,13 @@ def mean_over_replicas(values: list[tf.Tensor], dtype: tf.DType | None = None) -
     return [tf.cast(mean, value.dtype) for mean, value in zip(means, values)]
 
 
+def _known_shape(tensor: tf.Tensor) -> tf.Tensor:
+    """Returns a tensor with the shape of its trace, which TensorFlow's optimizer does not see in a compiled function.
+
+    Convolutions would compute the shapes of their inputs, on the host.
+    """
+    return tf.ensure_shape(tensor, tensor.shape)
+
+
 def _count(conditions):
-    return tf.reduce_sum(tf.cast(conditions, tf.int32))
+    return tf.reduce_sum(tf.cast(conditions, tf.float32))

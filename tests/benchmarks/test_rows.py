@@ -95,6 +95,15 @@ def test_step_is_traced_once(small):
     assert value["value"] == 1 and value["is_met"]
 
 
+@pytest.mark.slow
+def test_step_has_no_kernels_on_the_host(small):
+    found = rows.measure_here("operations", small._replace(config=dataclasses.replace(small.config, recipe="original")))
+    kernels, xla_calls, on_host, transposes = (value["value"] for value in found["values"])
+    assert found["values"][0]["is_met"] and 100 < kernels
+    # Preprocessing, two normalizations of two towers in both directions, the keys of four dropouts, the update.
+    assert (xla_calls, on_host, transposes) == (18, 0, 0), found["notes"]
+
+
 def test_cost_of_summaries_is_a_share_of_the_time_of_the_steps(small):
     found = rows.measure_here("summaries", small)
     step, scalars, details, _, share = (value["value"] for value in found["values"])
