@@ -676,6 +676,16 @@ class Config:
     report_steps: int = _option(
         "run", 20, "steps between reports in the terminal and logs", "ours", low=1, may_change=True
     )
+    steps_per_call: int = _option(
+        "run",
+        1,
+        "steps that the device takes without returning to Python, fewer just before a report or the end of an epoch; "
+        "needs memory for as many batches; not measured on a GPU",
+        "ours",
+        low=1,
+        high=1000,
+        may_change=True,
+    )
     summary_epochs: float = _option(
         "run",
         1.0,
@@ -765,6 +775,10 @@ class Config:
             raise ValueError(f"Expected towers=two for two devices. Received: towers={self.towers}")
         if self.towers != "two" and self.communication != "paper":
             raise ValueError(f"Expected towers=two for communication=fc8. Received: towers={self.towers}")
+        if self.distribute != "none" and self.steps_per_call > 1:
+            raise ValueError(
+                f"Expected steps_per_call to be 1 for distribute={self.distribute}. Received: {self.steps_per_call}"
+            )
         if self.distribute != "none" and self.devices not in ((), ("auto",)):
             raise ValueError(
                 f"Expected devices to be auto or empty for distribute={self.distribute}. "

@@ -18,7 +18,7 @@ import tensorflow as tf
 SENDS = ("_Send", "_HostSend")
 RECEIVES = ("_Recv", "_HostRecv")
 # Operations whose outputs share the memory of their inputs.
-_ALIASES = {"Identity", "IdentityN", "Reshape", "Snapshot", "StopGradient", "PreventGradient"}
+_ALIASES = {"EnsureShape", "Identity", "IdentityN", "Reshape", "Snapshot", "StopGradient", "PreventGradient"}
 _SAME_ELEMENTS = {"Identity", "Cast", "Transpose"}
 
 

@@ -359,6 +359,8 @@ def _train_steps(run, profile_steps, stop):
             step_context=step_context,
             stop_requested=processes.any_of(stop.is_requested),
             has_ended=lambda: _has_ended(run),
+            steps_per_call=run_config.steps_per_call,
+            single_steps=range(profile_steps[0], profile_steps[1] + 1) if profile_steps else (),
         )
 
 

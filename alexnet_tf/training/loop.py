@@ -7,6 +7,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable
+from collections.abc import Container
 from collections.abc import Iterable
 from collections.abc import Sequence
 from typing import Any
@@ -58,6 +59,9 @@ class Trainer(Protocol):
     def step(self, batch: Any, learning_rates: tf.Tensor) -> Any:
         """Takes one step; returns a `trainer.StepResult`."""
 
+    def steps(self, batches: Any, learning_rates: tf.Tensor) -> Any:
+        """Takes several steps; returns a `trainer.StepResult` of theirs. Needed for `train` with `steps_per_call`."""
+
 
 def train(
     trainer: Trainer,
@@ -72,6 +76,8 @@ def train(
     step_context: Callable[[int], contextlib.AbstractContextManager] = lambda step: contextlib.nullcontext(),
     stop_requested: Callable[[], bool] = lambda: False,
     has_ended: Callable[[], bool] = lambda: False,
+    steps_per_call: int = 1,
+    single_steps: Container[int] = (),
 ) -> int:
     """Trains until `steps` steps have been taken since the start of the run, until a stop is requested or it has ended.
 
@@ -91,6 +97,10 @@ def train(
         the work is done.
       stop_requested: called after each step; if it returns True, this step is reported and is the last one.
       has_ended: called after the actions at the end of each epoch; if it returns True, no further step is taken.
+      steps_per_call: number of steps that the device takes without returning to Python. Where fewer are left before the
+        next report, end of an epoch or end of the run, they are taken one by one. So the steps, their reports and their
+        numbers do not depend on it; but stops are only noticed, and step contexts only entered, once per call.
+      single_steps: numbers of steps, counted from 1, that are taken one by one, such as those to be profiled.
 
     Returns:
       The number of steps taken since the start of the run: `steps`, or fewer after a stop or an early end.
@@ -104,14 +114,21 @@ def train(
     iterator = iter(batches)
     stopped = False
     while step < steps and not stopped:
-        rates = learning_rates(step / steps_per_epoch)
+        left = min(steps - step, steps_per_epoch - step % steps_per_epoch, report_every - step % report_every)
+        called = range(step, step + steps_per_call)
+        if left < steps_per_call or any(each + 1 in single_steps for each in called):
+            called = range(step, step + 1)
+        all_rates = [learning_rates(each / steps_per_epoch) for each in called]
+        rates = all_rates[-1]
         with step_context(step + 1):
-            try:
-                batch = interval.draw(iterator)
-            except StopIteration:
-                raise ValueError(f"Expected batches for {steps} steps. Received: batches for only {step}") from None
-            interval.results.append(trainer.step(batch, tf.constant(rates, tf.float32)))
-        step += 1
+            batches_of_call = []
+            for each in called:
+                try:
+                    batches_of_call.append(interval.draw(iterator))
+                except StopIteration:
+                    raise ValueError(f"Expected batches for {steps} steps. Received: batches for only {each}") from None
+            interval.results.append(_call(trainer, batches_of_call, all_rates))
+        step = called.stop
         epoch_ended = step % steps_per_epoch == 0
         stopped = stop_requested()
         if epoch_ended or stopped or step % report_every == 0 or step == steps:
@@ -122,6 +139,14 @@ def train(
             # The time that actions take does not count.
             interval = _Interval()
     return step
+
+
+def _call(trainer, batches, learning_rates):
+    """Takes a step for each batch; returns a `trainer.StepResult`, of tensors ``[steps]`` for several."""
+    if len(batches) == 1:
+        return trainer.step(batches[0], tf.constant(learning_rates[0], tf.float32))
+    stacked = tf.nest.map_structure(lambda *columns: tf.stack(columns), *batches)
+    return trainer.steps(stacked, tf.constant(learning_rates, tf.float32))
 
 
 class _Interval:
@@ -142,10 +167,10 @@ class _Interval:
 
     def report(self, step, epoch, learning_rate, epoch_ended):
         """Reads the results from the device, waiting for it, and summarizes them as a `Progress`."""
-        losses = np.array([result.loss.numpy() for result in self.results])
-        errors = sum(int(result.errors) for result in self.results)
-        top5_errors = [int(result.top5_errors) for result in self.results if result.top5_errors is not None]
-        examples = sum(int(result.examples) for result in self.results)
+        losses = np.concatenate([np.atleast_1d(result.loss) for result in self.results])
+        errors = sum(int(np.sum(result.errors)) for result in self.results)
+        top5_errors = [int(np.sum(result.top5_errors)) for result in self.results if result.top5_errors is not None]
+        examples = sum(int(np.sum(result.examples)) for result in self.results)
         _check_finite(losses, step, learning_rate)
         seconds = time.perf_counter() - self._began
         return Progress(

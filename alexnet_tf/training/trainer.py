@@ -55,7 +55,9 @@ class Trainer:
 
     Attributes:
       step: ``tf.function`` from a batch and the learning rates, float32 ``[rates]``, to a `StepResult`.
-      traces: int, how often the step was traced.
+      steps: ``tf.function`` from several batches, stacked, and the learning rates of each, float32
+        ``[steps, rates]``, to a `StepResult` of tensors ``[steps]``. The device loops over them. For a single replica.
+      traces: int, how often the step was traced, alone or in the loop.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Trainer:
         self._moving_statistics = moving_statistics
         # Training drops the last, partial batch, so only a mistake causes a batch of another shape and a retrace.
         self.step = tf.function(self._step, autograph=False)
+        self.steps = tf.function(self._steps, autograph=False)
 
     def _step(self, batch, learning_rates):
         self.traces += 1
@@ -88,6 +91,23 @@ class Trainer:
         results = self._strategy.run(self._replica_step, args=(batch, learning_rates))
         # Already reduced, so the results are the same in all replicas.
         return tf.nest.map_structure(lambda result: self._strategy.experimental_local_results(result)[0], results)
+
+    def _steps(self, batches, learning_rates):
+        count = learning_rates.shape[0]
+        names = []
+
+        def take(number, arrays):
+            result = self._step(tf.nest.map_structure(lambda column: column[number], batches), learning_rates[number])
+            # Without the count that a network of few classes does not have.
+            values = {name: value for name, value in result._asdict().items() if value is not None}
+            names[:] = values
+            written = [array.write(number, value) for array, value in zip(arrays, values.values())]
+            return number + 1, [*written, *arrays[len(written) :]]
+
+        arrays = [tf.TensorArray(tf.float32, count, element_shape=[]) for _ in StepResult._fields]
+        # One after another: each step reads the variables that the one before has written.
+        _, arrays = tf.while_loop(lambda number, _: number < count, take, (0, arrays), parallel_iterations=1)
+        return StepResult(**dict.fromkeys(StepResult._fields) | {n: a.stack() for n, a in zip(names, arrays)})
 
     def _replica_step(self, batch, learning_rates):
         with tf.name_scope("preprocess"):

@@ -321,6 +321,19 @@ def test_a_resumed_run_ends_with_the_same_bits(without_report, small_folder, tmp
     assert [line["step"] for line in reports[0]] == list(range(1, 13))
 
 
+@pytest.mark.slow
+def test_a_run_of_several_steps_per_call_ends_with_the_same_bits_and_resumes(without_report, small_folder, tmp_path):
+    changes = {"network": "alexnet", "report_steps": 3, "checkpoint_steps": 3}
+    singly = small_runs.make_config(small_folder, **changes)
+    several = dataclasses.replace(singly, steps_per_call=3)
+    expected = train.train(singly, str(tmp_path / "singly"))
+    train.train(dataclasses.replace(several, epochs=2.0), str(tmp_path / "several"))
+    # The second half, with a step that is profiled alone.
+    found = train.train(several, str(tmp_path / "several"), (8, 8))
+    assert found["evaluation"] == expected["evaluation"]
+    small_runs.assert_same_bits(small_runs.stored(tmp_path / "several", 12), small_runs.stored(tmp_path / "singly", 12))
+
+
 def assert_averages_moved(workdir, step):
     """The averages of batch normalization are in the checkpoint."""
     averages = {name: value for name, value in small_runs.stored(workdir, step).items() if "moving_" in name}

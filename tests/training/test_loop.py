@@ -55,6 +55,39 @@ def test_reports_come_every_few_steps_at_epoch_ends_and_at_the_end():
         assert report.learning_rate == toy_training.rates_at((report.step - 1) / toy_training.STEPS_PER_EPOCH)[0]
 
 
+@pytest.fixture(scope="module")
+def singly():
+    """The reports and the weights of 13 steps that are taken one by one."""
+    toy, reports = toy_training.make_trainer(), []
+    toy_training.train(toy, 13, [reports.append], steps_per_epoch=6, report_every=5)
+    return reports, toy_training.weights_of(toy)
+
+
+@pytest.mark.parametrize("steps_per_call, traces, calls", [(2, 2, [2, 2, 1, 1, 2, 2, 2, 1]), (5, 2, [5] + 8 * [1])])
+def test_steps_of_one_call_have_the_bits_of_single_ones(singly, steps_per_call, traces, calls):
+    toy, reports, contexts = toy_training.make_trainer(), [], []
+    context = lambda step: contexts.append(step) or contextlib.nullcontext()
+    options = {"steps_per_epoch": 6, "report_every": 5, "steps_per_call": steps_per_call, "step_context": context}
+    assert toy_training.train(toy, 13, [reports.append], **options) == 13
+    assert np.diff([*contexts, 14]).tolist() == calls
+    timeless = [
+        [report._replace(images_per_second=0, input_wait=0) for report in each] for each in (reports, singly[0])
+    ]
+    assert timeless[0] == timeless[1]
+    for found, expected in zip(toy_training.weights_of(toy), singly[1]):
+        np.testing.assert_array_equal(found, expected)
+    assert toy.traces == traces
+
+
+def test_calls_of_several_steps_leave_out_those_that_are_taken_one_by_one_and_notice_stops():
+    toy, contexts = toy_training.make_trainer(), []
+    context = lambda step: contexts.append(step) or contextlib.nullcontext()
+    options = {"steps_per_epoch": 100, "report_every": 100, "steps_per_call": 4, "step_context": context}
+    stop = lambda: len(contexts) == 6
+    assert toy_training.train(toy, 50, single_steps=range(6, 8), stop_requested=stop, **options) == 15
+    assert contexts == [1, 5, 6, 7, 8, 12]
+
+
 def test_training_ends_early_at_the_end_of_an_epoch_after_its_actions():
     reports = []
     ended = lambda: len(reports) >= 3
