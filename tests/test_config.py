@@ -69,7 +69,7 @@ EVERYTHING_ELSE = config.Config(
     | {name: getattr(config.Config(), name) for name in OF_OTHERS}
 )
 BALANCED = dataclasses.replace(EVERYTHING_ELSE, sampling="balanced", data_service="", training_images=17)
-REPLICAS = dataclasses.replace(EVERYTHING_ELSE, distribute="mirrored", devices=())
+REPLICAS = dataclasses.replace(EVERYTHING_ELSE, distribute="mirrored", devices=(), steps_per_call=1)
 ONE_TOWER = dataclasses.replace(EVERYTHING_ELSE, towers="half", communication="paper", devices=())
 SMALL_NET = dataclasses.replace(
     EVERYTHING_ELSE,

@@ -111,7 +111,10 @@ class Trainer:
 
     def _replica_step(self, batch, learning_rates):
         with tf.name_scope("preprocess"):
-            images, labels = map(_known_shape, self.preprocess(batch))
+            images, labels = self.preprocess(batch)
+            # TensorFlow's optimizer does not see the shapes of a compiled function's results, so that convolutions
+            # would compute those of their inputs, on the host.
+            images = tf.ensure_shape(images, images.shape, name="images")
         # Only what is trained is recorded, so the backward pass ends at the lowest trained layer.
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(self.optimizer.variables)
@@ -179,14 +182,6 @@ def mean_over_replicas(values: list[tf.Tensor], dtype: tf.DType | None = None) -
     sent = values if dtype is None else [tf.cast(value, dtype) for value in values]
     means = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, sent, options=options)
     return [tf.cast(mean, value.dtype) for mean, value in zip(means, values)]
-
-
-def _known_shape(tensor: tf.Tensor) -> tf.Tensor:
-    """Returns a tensor with the shape of its trace, which TensorFlow's optimizer does not see in a compiled function.
-
-    Convolutions would compute the shapes of their inputs, on the host.
-    """
-    return tf.ensure_shape(tensor, tensor.shape)
 
 
 def _count(conditions):

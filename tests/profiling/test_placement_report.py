@@ -120,7 +120,7 @@ def test_only_activations_and_their_gradients_are_transferred(two_devices):
 def test_input_is_distinguished(two_devices):
     inputs = {each.name: each for each in two_devices.transfers if each.is_input}
     assert {name: each.shape for name, each in inputs.items()} == {
-        "preprocess/sub": (BATCH, 224, 224, 3),
+        "preprocess/images": (BATCH, 224, 224, 3),
         "learning_rates": (1,),
     }
     assert placement_report.transferred_bytes(two_devices, is_input=True) == 4 * BATCH * 224 * 224 * 3 + 4
