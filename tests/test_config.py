@@ -299,7 +299,7 @@ def test_round_trips_cover_every_field():
     unless_balanced = {"sampling", "training_images"}
     assert set(NAMES) - differing(EVERYTHING_ELSE) == {*others, "towers", "distribute", *unless_balanced}
     assert set(NAMES) - differing(BALANCED) == {*others, "towers", "distribute", "data_service"}
-    assert set(NAMES) - differing(REPLICAS) == {*others, "towers", *unless_balanced}
+    assert set(NAMES) - differing(REPLICAS) == {*others, "towers", "steps_per_call", *unless_balanced}
     assert set(NAMES) - differing(ONE_TOWER) == {*others, "communication", "distribute", *unless_balanced}
     assert differing(RESIDUAL) == others
     assert set(NAMES) - differing(SMALL_NET) == {
@@ -308,6 +308,11 @@ def test_round_trips_cover_every_field():
         "distribute",
         *unless_balanced,
     }
+
+
+def test_replicas_take_single_steps():
+    with pytest.raises(ValueError, match="^Expected steps_per_call to be 1 for distribute=mirrored. Received: 2$"):
+        config.Config(distribute="mirrored", steps_per_call=2)
 
 
 def test_flagfile_names_every_field_of_a_resolved_configuration():
