@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "alexnet_tf.models.keras_import": ["alexnet_tf.models.registry"],
     "alexnet_tf.models.network": [],
     "alexnet_tf.models.placement": [],
+    "alexnet_tf.models.layers": ["alexnet_tf.models.random_keys"],
     "alexnet_tf.models.normalizations": ["alexnet_tf.models.layers"],
     "alexnet_tf.models.variants": ["alexnet_tf.models.layers", "alexnet_tf.models.normalizations"],
     "alexnet_tf.models.tower_layers": [
