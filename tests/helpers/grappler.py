@@ -20,3 +20,13 @@ def enabled():
         yield
     finally:
         disable()
+
+
+@contextlib.contextmanager
+def untraced():
+    """Calls functions without tracing them."""
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)
