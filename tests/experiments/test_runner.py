@@ -52,7 +52,7 @@ def test_each_run_is_trained_once_in_its_own_process(flagfile, variant, director
 
 def test_run_is_initialized_from_the_run_with_the_same_seed(flagfile, directories, trainer, tmp_path):
     later = tmp_path / "later.flags"
-    header = small.HEADER.replace("# Data", "# Base: small\n# Changes: initialize_from\n# Data")
+    header = small.HEADER.replace("# Data", "# Base: small\n# Changes: initialize_from new_layers\n# Data")
     later.write_text(f"{header}--flagfile={flagfile}\n--initialize_from=runs/small\n")
     (waiting,) = small.run_quietly(plan.plan([later], [1]), directories, trainer)
     assert str(waiting) == ("waiting: for small-1, which is missing or unfinished; --initialize_from names another run")
