@@ -756,130 +756,7 @@ class Config:
     )
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            _check(field, getattr(self, field.name))
-        for name in ("drop_epochs", "drop_steps"):
-            values = getattr(self, name)
-            if name == f"drop_{self.schedule}" and list(values) != sorted(values):
-                raise ValueError(f"Expected {name} to increase. Received: {values}")
-        if self.pad and self.crops != "random":
-            raise ValueError(f"Expected crops=random for pad={self.pad}. Received: crops={self.crops}")
-        if self.crops == "area" and self.mean_crop == "center":
-            raise ValueError(
-                "Expected mean_crop=aligned for crops=area, which subtracts the part of the mean image that it crops. "
-                "Received: mean_crop=center"
-            )
-        if self.devices not in ((), ("auto",)) and len(self.devices) != 2:
-            raise ValueError(f"Expected devices to be auto, empty or two devices. Received: {','.join(self.devices)}")
-        if self.towers != "two" and self.devices not in ((), ("auto",)):
-            raise ValueError(f"Expected towers=two for two devices. Received: towers={self.towers}")
-        if self.towers != "two" and self.communication != "paper":
-            raise ValueError(f"Expected towers=two for communication=fc8. Received: towers={self.towers}")
-        if self.distribute != "none" and self.steps_per_call > 1:
-            raise ValueError(
-                f"Expected steps_per_call to be 1 for distribute={self.distribute}. Received: {self.steps_per_call}"
-            )
-        if self.distribute != "none" and self.devices not in ((), ("auto",)):
-            raise ValueError(
-                f"Expected devices to be auto or empty for distribute={self.distribute}. "
-                f"Received: {','.join(self.devices)}"
-            )
-        if self.data_service and not self.data_dir:
-            raise ValueError(
-                "Expected data_dir for data_service, which reads it. Received: data_service without data_dir"
-            )
-        if self.data_service and self.training_images:
-            raise ValueError(
-                "Expected no data_service for training_images, as it draws from all training images. "
-                f"Received: data_service={self.data_service}"
-            )
-        if self.bottleneck % 2:
-            raise ValueError(f"Expected bottleneck to be even. Received: {self.bottleneck}")
-        if self.schedule in ("linear", "exponential_steps") and not self.epochs:
-            raise ValueError(f"Expected epochs above 0 for schedule={self.schedule}. Received: 0")
-        if self.crop_size > self.image_size:
-            raise ValueError(
-                f"Expected crop_size to be at most image_size, {self.image_size}. Received: {self.crop_size}"
-            )
-        self._check_network()
-        self._check_fine_tuning()
-        self._check_imbalance()
-        if self.schedule == "plateau" and not self.validation_fraction:
-            raise ValueError(
-                "Expected a schedule that does not depend on the validation error, such as epochs, for "
-                "validation_fraction=0. Received: schedule=plateau"
-            )
-
-        if not self.validation_fraction and (self.stop_after or self.checkpoint == "best"):
-            received = f"stop_after={self.stop_after}" if self.stop_after else "checkpoint=best"
-            raise ValueError(
-                "Expected validation_fraction above 0 to choose an epoch, as the test set must not choose it. "
-                f"Received: 0 with {received}"
-            )
-
-    def _check_network(self):
-        """Raises an error for a crop size or an option that the network does not accept."""
-        network = registry.find(self.network)
-        if self.crop_size not in network.crop_sizes:
-            raise ValueError(
-                f"Expected crop_size to be {registry.crop_sizes_text(network.crop_sizes)} for network={self.network}. "
-                f"Received: {self.crop_size}"
-            )
-        sizes = registry.recipe_crop_sizes(self.recipe, network)
-        if "recipe" in network.options and self.crop_size not in sizes:
-            raise ValueError(
-                f"Expected crop_size to be {registry.crop_sizes_text(sizes)} for recipe={self.recipe}. "
-                f"Received: {self.crop_size}"
-            )
-        refused = registry.refused_options(self.network)
-        for field in dataclasses.fields(self):
-            if field.name in refused and getattr(self, field.name) != field.default:
-                raise ValueError(
-                    f"Expected network={' or '.join(registry.networks_with(field.name))} for "
-                    f"{field.name}={getattr(self, field.name)}. Received: network={self.network}"
-                )
-
-    def _check_fine_tuning(self):
-        """Raises an error for frozen layers that another option trains, and for a missing run to start from."""
-        if self.mean_image == "initialize_from" and not self.initialize_from:
-            raise ValueError("Expected initialize_from for mean_image=initialize_from. Received: none")
-        if self.learning_rate == AUTO and self.learning_rate_scaling != "none":
-            raise ValueError(
-                "Expected learning_rate_scaling=none for learning_rate=auto, which depends on the batch size already. "
-                f"Received: learning_rate_scaling={self.learning_rate_scaling}"
-            )
-        for option, names in (
-            ("new_layers", self._initialized_layers() if self.initialize_from else ()),
-            ("layer_rates", self.layer_rate_factors()),
-        ):
-            both = [name for name in self.freeze if name in names]
-            if both:
-                raise ValueError(
-                    f"Expected freeze and {option} to name different layers, as frozen layers are not trained. "
-                    f"Received: {', '.join(both)} in both"
-                )
-
-    def _check_imbalance(self):
-        """Raises an error for options against imbalance that contradict each other or the order of the images."""
-        if not self.class_weights:
-            raise ValueError("Expected class_weights to be none, balanced or a file. Received: an empty name")
-        if self.sampling != "balanced":
-            return
-        if self.class_weights == "balanced":
-            raise ValueError(
-                "Expected either sampling=balanced or class_weights=balanced, as each alone balances the classes. "
-                "Received: both"
-            )
-        if self.reshuffle is False:
-            raise ValueError(
-                "Expected reshuffle=true for sampling=balanced, which draws a new order for each epoch. "
-                "Received: reshuffle=false"
-            )
-        if self.data_service:
-            raise ValueError(
-                "Expected no data_service for sampling=balanced, which it does not support. "
-                f"Received: data_service={self.data_service}"
-            )
+        _check(self)
 
     def layer_rate_factors(self) -> dict[str, float]:
         """Returns the factors of `layer_rates` by layer."""
@@ -907,14 +784,14 @@ class Config:
             return dataclasses.replace(self, **{name: fields[name] for name in names}).resolved()
         defaults = dict(RECIPE_DEFAULTS[self.recipe])
         if self.initialize_from:
-            defaults["new_layers"] = self._initialized_layers()
+            defaults["new_layers"] = self.initialized_layers()
         if not (before_start and self.initialize_from):
             defaults |= INHERITED_DEFAULTS
         changes = {name: value for name, value in defaults.items() if getattr(self, name) is None}
         return dataclasses.replace(self, **changes)
 
-    def _initialized_layers(self):
-        """Returns the layers that ``initialize_from`` does not initialize."""
+    def initialized_layers(self) -> tuple[str, ...]:
+        """Returns the names of the layers that ``initialize_from`` does not initialize."""
         return (registry.find(self.network).last_layer,) if self.new_layers is None else self.new_layers
 
     def auto_fields(self) -> list[str]:
@@ -976,7 +853,164 @@ def describe_range(field: dataclasses.Field) -> str:
     return f"{metadata['low']}{high or ' or more'}" + (f" or {AUTO}" if metadata["may_be_auto"] else "")
 
 
-def _check(field, value):
+def _check(run_config):
+    """Raises a ValueError if a field is out of its range, or if fields contradict each other."""
+    for field in dataclasses.fields(run_config):
+        _check_range(field, getattr(run_config, field.name))
+    _check_schedule(run_config)
+    _check_augmentation(run_config)
+    _check_devices(run_config)
+    _check_data(run_config)
+    _check_network(run_config)
+    _check_fine_tuning(run_config)
+    _check_imbalance(run_config)
+
+
+def _check_schedule(run_config):
+    """Raises an error for a schedule without what it depends on, and for an epoch that nothing may choose."""
+    for name in ("drop_epochs", "drop_steps"):
+        values = getattr(run_config, name)
+        if name == f"drop_{run_config.schedule}" and list(values) != sorted(values):
+            raise ValueError(f"Expected {name} to increase. Received: {values}")
+    if run_config.schedule in ("linear", "exponential_steps") and not run_config.epochs:
+        raise ValueError(f"Expected epochs above 0 for schedule={run_config.schedule}. Received: 0")
+    if run_config.validation_fraction:
+        return
+    if run_config.schedule == "plateau":
+        raise ValueError(
+            "Expected a schedule that does not depend on the validation error, such as epochs, for "
+            "validation_fraction=0. Received: schedule=plateau"
+        )
+    if run_config.stop_after or run_config.checkpoint == "best":
+        received = f"stop_after={run_config.stop_after}" if run_config.stop_after else "checkpoint=best"
+        raise ValueError(
+            "Expected validation_fraction above 0 to choose an epoch, as the test set must not choose it. "
+            f"Received: 0 with {received}"
+        )
+
+
+def _check_augmentation(run_config):
+    """Raises an error for crops that do not fit the images, their padding or the mean image."""
+    if run_config.crop_size > run_config.image_size:
+        raise ValueError(
+            f"Expected crop_size to be at most image_size, {run_config.image_size}. Received: {run_config.crop_size}"
+        )
+    if run_config.pad and run_config.crops != "random":
+        raise ValueError(f"Expected crops=random for pad={run_config.pad}. Received: crops={run_config.crops}")
+    if run_config.crops == "area" and run_config.mean_crop == "center":
+        raise ValueError(
+            "Expected mean_crop=aligned for crops=area, which subtracts the part of the mean image that it crops. "
+            "Received: mean_crop=center"
+        )
+
+
+def _check_devices(run_config):
+    """Raises an error for devices, towers and replicas that exclude each other."""
+    devices, towers = ",".join(run_config.devices), run_config.towers
+    is_single = run_config.devices in ((), ("auto",))
+    if not is_single and len(run_config.devices) != 2:
+        raise ValueError(f"Expected devices to be auto, empty or two devices. Received: {devices}")
+    if towers != "two" and not is_single:
+        raise ValueError(f"Expected towers=two for two devices. Received: towers={towers}")
+    if towers != "two" and run_config.communication != "paper":
+        raise ValueError(f"Expected towers=two for communication=fc8. Received: towers={towers}")
+    if run_config.distribute == "none":
+        return
+    if run_config.steps_per_call > 1:
+        raise ValueError(
+            f"Expected steps_per_call to be 1 for distribute={run_config.distribute}. "
+            f"Received: {run_config.steps_per_call}"
+        )
+    if not is_single:
+        raise ValueError(
+            f"Expected devices to be auto or empty for distribute={run_config.distribute}. Received: {devices}"
+        )
+
+
+def _check_data(run_config):
+    """Raises an error for options of the data that a data service does not know."""
+    if not run_config.data_service:
+        return
+    if not run_config.data_dir:
+        raise ValueError("Expected data_dir for data_service, which reads it. Received: data_service without data_dir")
+    if run_config.training_images:
+        raise ValueError(
+            "Expected no data_service for training_images, as it draws from all training images. "
+            f"Received: data_service={run_config.data_service}"
+        )
+
+
+def _check_network(run_config):
+    """Raises an error for a crop size or an option that the network does not accept."""
+    if run_config.bottleneck % 2:
+        raise ValueError(f"Expected bottleneck to be even. Received: {run_config.bottleneck}")
+    network = registry.find(run_config.network)
+    if run_config.crop_size not in network.crop_sizes:
+        raise ValueError(
+            f"Expected crop_size to be {registry.crop_sizes_text(network.crop_sizes)} for "
+            f"network={run_config.network}. Received: {run_config.crop_size}"
+        )
+    sizes = registry.recipe_crop_sizes(run_config.recipe, network)
+    if "recipe" in network.options and run_config.crop_size not in sizes:
+        raise ValueError(
+            f"Expected crop_size to be {registry.crop_sizes_text(sizes)} for recipe={run_config.recipe}. "
+            f"Received: {run_config.crop_size}"
+        )
+    refused = registry.refused_options(run_config.network)
+    for field in dataclasses.fields(run_config):
+        if field.name in refused and getattr(run_config, field.name) != field.default:
+            raise ValueError(
+                f"Expected network={' or '.join(registry.networks_with(field.name))} for "
+                f"{field.name}={getattr(run_config, field.name)}. Received: network={run_config.network}"
+            )
+
+
+def _check_fine_tuning(run_config):
+    """Raises an error for frozen layers that another option trains, and for a missing run to start from."""
+    if run_config.mean_image == "initialize_from" and not run_config.initialize_from:
+        raise ValueError("Expected initialize_from for mean_image=initialize_from. Received: none")
+    if "learning_rate" in run_config.auto_fields() and run_config.learning_rate_scaling != "none":
+        raise ValueError(
+            "Expected learning_rate_scaling=none for learning_rate=auto, which depends on the batch size already. "
+            f"Received: learning_rate_scaling={run_config.learning_rate_scaling}"
+        )
+    for option, names in (
+        ("new_layers", run_config.initialized_layers() if run_config.initialize_from else ()),
+        ("layer_rates", run_config.layer_rate_factors()),
+    ):
+        both = [name for name in run_config.freeze if name in names]
+        if both:
+            raise ValueError(
+                f"Expected freeze and {option} to name different layers, as frozen layers are not trained. "
+                f"Received: {', '.join(both)} in both"
+            )
+
+
+def _check_imbalance(run_config):
+    """Raises an error for options against imbalance that contradict each other or the order of the images."""
+    if not run_config.class_weights:
+        raise ValueError("Expected class_weights to be none, balanced or a file. Received: an empty name")
+    if run_config.sampling != "balanced":
+        return
+    if run_config.class_weights == "balanced":
+        raise ValueError(
+            "Expected either sampling=balanced or class_weights=balanced, as each alone balances the classes. "
+            "Received: both"
+        )
+    if run_config.reshuffle is False:
+        raise ValueError(
+            "Expected reshuffle=true for sampling=balanced, which draws a new order for each epoch. "
+            "Received: reshuffle=false"
+        )
+    if run_config.data_service:
+        raise ValueError(
+            "Expected no data_service for sampling=balanced, which it does not support. "
+            f"Received: data_service={run_config.data_service}"
+        )
+
+
+def _check_range(field, value):
+    """Raises an error for a value of another type or out of range."""
     metadata = field.metadata
     if (value is None and field.default is None) or (value == AUTO and metadata["may_be_auto"]):
         return
