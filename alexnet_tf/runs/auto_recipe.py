@@ -81,7 +81,7 @@ def epochs(num_images: int, *, is_trained: bool) -> tuple[float, str]:
     if passes > start.max_epochs:
         return float(start.max_epochs), f"at most {start.max_epochs} passes"
     if passes > start.min_epochs:
-        return float(passes), f"at least {start.min_images:,} images seen"
+        return float(passes), f"about {start.min_images:,} images seen"
     if start.min_epochs * num_images > _MAX_IMAGES:
         return max(1.0, float(f"{_MAX_IMAGES / num_images:.2g}")), f"about {_MAX_IMAGES:,} images seen"
     return float(start.min_epochs), f"at least {start.min_epochs} passes"

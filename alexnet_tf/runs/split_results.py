@@ -139,7 +139,8 @@ def print_result(
     worst = errors.worst_confusions(result.results[result.headline].confusion, data.source.class_names)
     shown = dict(zip(data.source.class_names, data.source.display_names))
     for true, predicted, count, fraction in worst:
-        line = f"  {shown[true]} classified as {shown[predicted]}: {count} images, {100 * fraction:.1f}% of the class"
+        images = f"{count} image{'s' * (count > 1)}"
+        line = f"  {shown[true]} classified as {shown[predicted]}: {images}, {100 * fraction:.1f}% of the class"
         console.print(escaping.one_line(line), markup=False)
     for text in warnings(run_config, result, data.source.display_names):
         console.print(escaping.one_line(f"warning: {text}"), markup=False)

@@ -162,10 +162,13 @@ def last_error_above_lowest(
     if last - lowest <= margin:
         return None
     kept = ", whose checkpoint is kept as the best" if best_is_kept else ""
+    if examples < _FEW:
+        remedy = f"with {examples} images, the lowest of several epochs may be chance: compare them on other images"
+    else:
+        remedy = "start again with a new --workdir and fewer --epochs, or a lower --learning_rate"
     return (
         f"the last checkpoint's {monitored} error of {_percent(last)} is more than two standard errors above the "
-        f"{_percent(lowest)} after epoch {best_epoch:.3g}{kept}; start again with a new --workdir and fewer --epochs, "
-        "or a lower --learning_rate"
+        f"{_percent(lowest)} after epoch {best_epoch:.3g}{kept}; {remedy}"
     )
 
 

@@ -330,7 +330,7 @@ def test_only_exchanged_activations_are_transferred(name):
     transferred = [each for each in found.transfers if not each.is_input]
     expected = [elements for elements in exchanges for _ in range(4)] + [last] * 2
     assert sorted(math.prod(each.shape) for each in transferred) == sorted(2 * each for each in expected)
-    assert {each.name for each in found.transfers if each.is_input} == {"preprocess/PartitionedCall", "learning_rates"}
+    assert {each.name for each in found.transfers if each.is_input} == {"preprocess/images", "learning_rates"}
     devices = {each.layer: each.device for each in found.operations if each.flops}
     assert devices == {layer: "CPU:1" if layer.endswith("_b") else "CPU:0" for layer in units_of(CASES[name])}
 

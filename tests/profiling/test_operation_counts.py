@@ -9,7 +9,7 @@ from alexnet_tf.profiling import executed_graph
 from alexnet_tf.profiling import operation_counts
 
 
-def test_operations_of_a_function_are_counted():
+def test_operations_of_a_function_are_counted(optimized_graphs):
     compiled = tf.function(lambda x: tf.exp(x) + 1, jit_compile=True)
 
     def step(x, seed):

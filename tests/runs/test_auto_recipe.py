@@ -79,7 +79,7 @@ def test_given_values_are_kept_and_the_others_follow_them():
             135,
             "runs/before",
             "auto: freeze=conv1; "
-            "batch_size=16; epochs=24 (at least 3,200 images seen); learning_rate=0.005; for "
+            "batch_size=16; epochs=24 (about 3,200 images seen); learning_rate=0.005; for "
             "135 training images and the weights of runs/before",
         ),
         (

@@ -142,7 +142,9 @@ def test_the_best_epoch_is_named():
     )
     assert "after epoch 2;" in text
     kept = diagnostics.last_error_above_lowest(curve(errors=[0.5, 0.2, 0.25, 0.4]), "test", best_is_kept=True)
-    assert "after epoch 2, whose checkpoint is kept as the best;" in kept
+    assert "after epoch 2, whose checkpoint is kept as the best; start again" in kept
+    few = diagnostics.last_error_above_lowest(curve(errors=[0.3, 1 / 15, 3 / 15], examples=15), "validation")
+    assert few.endswith("; with 15 images, the lowest of several epochs may be chance: compare them on other images")
 
 
 def test_a_run_without_the_number_of_images_is_not_judged():
