@@ -56,8 +56,8 @@ def operations(**changes):
     trainer, run_config = built(jit_compile=True, **changes)
     graph = summary_contents.step_graph(trainer, sides.synthetic_batch(run_config, 5), run_config)
     found = collections.Counter(operation.type for operation in graph.get_operations())
-    # Preprocessing, six normalizations and the keys of four dropout layers are compiled functions; each other one is the
-    # gradient of a normalization.
+    # Preprocessing, six normalizations and the keys of four dropout layers are compiled functions; each other one is
+    # the gradient of a normalization.
     found["normalization gradient"] = found["PartitionedCall"] - 11
     return found
 
