@@ -96,7 +96,7 @@ def test_step_is_traced_once(small):
 
 
 @pytest.mark.slow
-def test_step_has_no_kernels_on_the_host(small):
+def test_step_has_no_kernels_on_the_host(small, optimized_graphs):
     found = rows.measure_here("operations", small._replace(config=dataclasses.replace(small.config, recipe="original")))
     kernels, xla_calls, on_host, transposes = (value["value"] for value in found["values"])
     assert found["values"][0]["is_met"] and 100 < kernels
