@@ -285,7 +285,7 @@ class Signatures:
 
 
 def _with_weights(model, other):
-    """Returns a function that calls a model with the weights of another one, cast to the dtypes of its own."""
+    """Returns a function that calls a model with the weights of another one, cast to its dtypes."""
 
     def call(images, training):
         weights = [(own, tf.cast(value.value, own.dtype)) for own, value in zip(model.variables, other.variables)]

@@ -80,21 +80,9 @@ class MLP(network.Network):
                 f"Expected hidden_layers and units to be ints of at least 1. Received: {hidden_layers=}, {units=}"
             )
         dtype = network.resolve_dtype(dtype)
-        initializers = layers.Initializers(
-            functools.partial(layers.kernel_initializer, "he", 0.0), initialization, seed
-        )
-
-        def dense(number, count, x):
-            initializer = initializers.next()
-            return keras.layers.Dense(count, kernel_initializer=initializer, dtype=dtype, name=f"fc{number}")(x)
-
+        counts = [layers.scaled(units, width)] * hidden_layers + [num_classes]
         images = keras.Input([image_size, image_size, 3], dtype="float32", name="images")
-        x = keras.layers.Flatten("channels_last", dtype=dtype, name="flatten")(images)  # 3072
-        for number in range(1, hidden_layers + 1):
-            x = dense(number, layers.scaled(units, width), x)
-            x = keras.layers.Activation(activation, dtype=dtype, name=f"{activation}{number}")(x)
-        x = dense(hidden_layers + 1, num_classes, x)
-        logits = keras.layers.Activation("linear", dtype="float32", name="logits")(x)
+        logits = _connect(images, counts, activation, initialization, seed, dtype)
         super().__init__(inputs=images, outputs=logits, name=name, **kwargs)
         self._arguments = {
             "hidden_layers": hidden_layers,
@@ -109,3 +97,15 @@ class MLP(network.Network):
             "dtype": dtype,
             "name": name,
         }
+
+
+def _connect(images, counts, activation, initialization, seed, dtype):
+    """Returns the logits: a fully connected layer for each of the counts, the last without an activation."""
+    initializers = layers.Initializers(functools.partial(layers.kernel_initializer, "he", 0.0), initialization, seed)
+    x = keras.layers.Flatten("channels_last", dtype=dtype, name="flatten")(images)  # 3072
+    for number, count in enumerate(counts, start=1):
+        initializer = initializers.next()
+        x = keras.layers.Dense(count, kernel_initializer=initializer, dtype=dtype, name=f"fc{number}")(x)
+        if number < len(counts):
+            x = keras.layers.Activation(activation, dtype=dtype, name=f"{activation}{number}")(x)
+    return keras.layers.Activation("linear", dtype="float32", name="logits")(x)

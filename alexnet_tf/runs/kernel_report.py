@@ -32,7 +32,11 @@ def first_kernels(model: keras.Model, network: str) -> dict[str, np.ndarray]:
 
 def color_shares(model: keras.Model, network: str) -> dict[str, float]:
     """Computes `kernels.color_share` of each layer that reads the images, by layer."""
-    return {name: kernels.color_share(each) for name, each in first_kernels(model, network).items()}
+    return _shares(first_kernels(model, network))
+
+
+def _shares(weights):
+    return {name: kernels.color_share(each) for name, each in weights.items()}
 
 
 def blocks(
@@ -51,7 +55,7 @@ def blocks(
     weights = first_kernels(model, network)
     if not weights:
         return
-    shares = color_shares(model, network)
+    shares = _shares(weights)
     yield pages.Heading("First-layer kernels")
     kernels.save_png(kernels.tile(list(weights.values())), os.path.join(workdir, "kernels.png"))
     caption = (

@@ -290,8 +290,7 @@ def _search(run, index, loaded, k, method):
                 "name": each.name,
                 "split": each.split,
                 "index": each.place,
-                "class": None if each.label is None else index.class_names[each.label],
-                **({} if each.label is None else _words(run, index.class_names[each.label])),
+                **_class(run, index, each.label),
                 "left_out": index.images.names[place] if place >= 0 else None,
                 "neighbours": [_neighbor(run, index, *pair) for pair in zip(places, distances)],
             }
@@ -299,10 +298,13 @@ def _search(run, index, loaded, k, method):
     return answers
 
 
-def _words(run, class_name):
-    """Returns the words of a class for JSON; empty if it has none."""
-    words = run.source.class_words.get(class_name)
-    return {"words": words} if words else {}
+def _class(run, index, label):
+    """Returns the class of a label, and its words if it has any, for JSON; None for the class of a file."""
+    if label is None:
+        return {"class": None}
+    name = index.class_names[label]
+    words = run.source.class_words.get(name)
+    return {"class": name, "words": words} if words else {"class": name}
 
 
 def _neighbor(run, index, place, distance):
@@ -311,8 +313,7 @@ def _neighbor(run, index, place, distance):
         "index": int(index.images.places[place]),
         "name": index.images.names[place],
         "label": label,
-        "class": index.class_names[label],
-        **_words(run, index.class_names[label]),
+        **_class(run, index, label),
         "distance": distance,
     }
 
