@@ -1,5 +1,6 @@
-"""The machine's own speed, and how much of it a training step uses (rows machine and P6)."""
+"""The machine's own speed, and how much of it a training step uses (rows machine, P6 and P6b)."""
 
+import dataclasses
 import pathlib
 import re
 
@@ -16,14 +17,15 @@ MATRIX_SIDE = 3072
 COPIED_BYTES = 1 << 28
 
 
-def matrix_product(gflop: float = 1.0) -> dict[str, measuring.Side]:
-    """Sides for another process: TensorFlow's product of two float32 matrices.
+def matrix_product(gflop: float = 1.0, dtype: str = "float32") -> dict[str, measuring.Side]:
+    """Sides for another process: TensorFlow's product of two matrices.
 
     Args:
       gflop: arithmetic of one unit of work, such as that of an image; 1 for a rate in GFLOP/s.
+      dtype: of the matrices.
     """
     generator = tf.random.Generator.from_seed(0)
-    matrices = [generator.normal([MATRIX_SIDE, MATRIX_SIDE]) for _ in range(2)]
+    matrices = [tf.cast(generator.normal([MATRIX_SIDE, MATRIX_SIDE]), dtype) for _ in range(2)]
     return {"tf.matmul": sides.repeat(2e-9 * MATRIX_SIDE**3 / gflop, tf.matmul, *matrices)}
 
 
@@ -50,26 +52,46 @@ def machine(request: measuring.Request) -> measuring.Result:
 
 
 def utilization(request: measuring.Request) -> measuring.Result:
-    """P6: arithmetic per second of a training step and of a product of large matrices.
+    """P6: arithmetic per second of a training step and of a product of large matrices, both in float32.
 
     Args:
-      request: `measuring.Request`.
+      request: `measuring.Request`; its precision is ignored.
 
     Returns:
       `measuring.Result`.
     """
-    run_config = request.config.resolved()
+    return _utilization(request, "float32", sides.shared_trainer, 0.85)
+
+
+def bfloat16_utilization(request: measuring.Request) -> measuring.Result:
+    """P6b: the same as P6, both in bfloat16.
+
+    Raises:
+      NotRunError: if the processor has no bfloat16 instructions.
+    """
+    require_bfloat16()
+    return _utilization(request, "bfloat16", sides.build_trainer, 0.6)
+
+
+def _utilization(request, precision, build_trainer, target):
+    run_config = dataclasses.replace(request.config, precision=precision).resolved()
     amount = GFLOP_PER_IMAGE * run_config.batch_size
-    ours = {sides.OURS: sides.training_step(run_config, sides.shared_trainer(run_config), amount)}
-    with measuring.in_subprocesses((matrix_product,)) as theirs:
+    ours = {sides.OURS: sides.training_step(run_config, build_trainer(run_config), amount)}
+    with measuring.in_subprocesses((matrix_product, 1.0, precision)) as theirs:
         rates = sides.interleave(request, ours | theirs)
     notes = [
-        f"{GFLOP_PER_IMAGE} GFLOP per image; tf.matmul of {sides.product(MATRIX_SIDE, MATRIX_SIDE)}, float32",
+        f"{GFLOP_PER_IMAGE} GFLOP per image; tf.matmul of {sides.product(MATRIX_SIDE, MATRIX_SIDE)}, {precision}",
         "the ratio is the model FLOP utilization relative to tf.matmul",
     ]
-    description = f"training steps, batches of {run_config.batch_size}, {run_config.precision}"
-    ratios = [measuring.Ratio(sides.OURS, "tf.matmul", 1.2)]
+    description = f"training steps, batches of {run_config.batch_size}, {precision}"
+    ratios = [measuring.Ratio(sides.OURS, "tf.matmul", target)]
     return measuring.Result(description, "GFLOP/s", rates, ratios, notes)
+
+
+def require_bfloat16() -> None:
+    """Raises `measuring.NotRunError` on a machine without bfloat16 instructions."""
+    if not processor_flags() & {"avx512_bf16", "amx_bf16"} and not tf.config.list_physical_devices("GPU"):
+        raise measuring.NotRunError("needs a processor with bfloat16 (avx512_bf16 or amx_bf16), or a GPU")
 
 
 def processor_flags() -> set[str]:

@@ -23,8 +23,10 @@ def torch_inference(sizes: Sequence[int]) -> dict[str, measuring.Side]:
     """Sides for another process: the torch network, one for each batch size."""
     import torch
 
-    device = network_peers.torch_device()
-    model = network_peers.torch_alexnet().eval().to(device)
+    from alexnet_tf.benchmarks import torch_alexnet
+
+    device = torch_alexnet.device()
+    model = torch_alexnet.build().eval().to(device)
 
     def predict(images):
         with torch.inference_mode():

@@ -125,17 +125,21 @@ def torch_sides(run_config: config.Config) -> dict[str, measuring.Side]:
     """Sides for another process: the training step and the forward pass of the network in torch."""
     import torch
 
+    from alexnet_tf.benchmarks import torch_alexnet
     from alexnet_tf.benchmarks import torch_networks
 
     name = run_config.network
     if name == "alexnet":
-        model = network_peers.torch_alexnet()
+        model = torch_alexnet.build()
     else:
         num_classes = registry.find(name).num_classes
         model = torch_networks.build(name, num_classes, run_config.crop_size, width=run_config.width)
-    model.to(network_peers.torch_device())
+    model.to(torch_alexnet.device())
     images, labels = (torch.from_numpy(each.numpy()) for each in _images_and_labels(run_config))
-    images, labels = (each.to(network_peers.torch_device()) for each in (images.permute(0, 3, 1, 2), labels))
-    step = network_peers.torch_train_step(model)
-    calls = {STEP: (step, images, labels), FORWARD: (torch_networks.predict(model), images)}
+    images, labels = (each.to(torch_alexnet.device()) for each in (images.permute(0, 3, 1, 2), labels))
+    step = torch_alexnet.train_step(model)
+    calls = {
+        STEP: (lambda *batch: step(*batch).item(), images, labels),
+        FORWARD: (torch_networks.predict(model), images),
+    }
     return {_side(name, what, sides.TORCH): sides.repeat(len(labels), *call) for what, call in calls.items()}

@@ -48,13 +48,15 @@ class Row(NamedTuple):
     is_default: bool = True  # whether it is measured if no row is requested
 
 
-# P1 and P2 share their sides, so they are one row.
+# Names of ratios within a row, which share its sides.
+ALIASES = {"P1b": "P1", "P2": "P1"}
 ROWS = {
     "machine": Row("hardware", "machine"),
     "P1": Row("training_step", "textbooks"),
     "P3": Row("normalization", "share_of_step"),
     "P4": Row("normalization", "forward_and_backward"),
     "P6": Row("hardware", "utilization"),
+    "P6b": Row("hardware", "bfloat16_utilization"),
     "P7": Row("training_step", "precisions"),
     "P8": Row("training_step", "two_devices", _two_devices),
     # Determinism would serialize the random operations of the peers' pipelines.
@@ -86,9 +88,8 @@ def choose(names: Sequence[str]) -> list[str]:
     Raises:
       ValueError: for a name that is not in the table.
     """
-    # P2 is the other ratio of P1.
-    requested = {"P1" if name == "P2" else name for name in names}
-    if unknown := [name for name in names if name not in [*ROWS, "P2"]]:
+    requested = {ALIASES.get(name, name) for name in names}
+    if unknown := [name for name in names if name not in (*ROWS, *ALIASES)]:
         raise ValueError(f"Expected rows among {', '.join(ROWS)}. Received: {', '.join(unknown)}")
     return [name for name, row in ROWS.items() if (name in requested if names else row.is_default)]
 

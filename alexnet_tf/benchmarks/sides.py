@@ -20,6 +20,8 @@ from alexnet_tf.runs import builders
 from alexnet_tf.training import trainer
 
 OURS, KERAS, TORCH, TENSORFLOW = "ours", "Keras textbook", "torch", "TensorFlow"
+# Others that are written for speed.
+EXPERT, TORCH_CHANNELS_LAST = "Keras expert", "torch, channels last"
 NUM_CLASSES = network_peers.NUM_CLASSES
 # Calls at the start of a turn that are not counted: the first one brings a side's memory back into the cache.
 WARM_UP = 1

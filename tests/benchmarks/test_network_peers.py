@@ -1,4 +1,4 @@
-"""The textbook networks compute the same function as ours."""
+"""The networks of others compute the same function as ours."""
 
 import importlib.util
 
@@ -56,11 +56,26 @@ def test_arithmetic_of_a_step_is_counted(keras_peer):
     assert (3 * sum(flops) - flops[0]) / 1e9 == pytest.approx(hardware.GFLOP_PER_IMAGE, abs=5e-5)
 
 
+def test_expert_keras_peer_is_the_same_network(keras_peer):
+    expert = network_peers.expert_keras_alexnet()
+    weights = []
+    for index, (kernel, bias) in enumerate(zip(*[iter(keras_peer.get_weights())] * 2)):
+        # conv2, conv4 and conv5 have two groups.
+        for part in zip(*(np.split(each, 2 if index in (1, 3, 4) else 1, axis=-1) for each in (kernel, bias))):
+            weights += part
+    expert.set_weights(weights)
+    images = reference_network.random_images(2, seed=1) / 60
+    expected = keras_peer(images, training=False).numpy()
+    np.testing.assert_allclose(expert(images, training=False), expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
 @pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="torch is not installed")
 def test_torch_peer_is_the_same_network_as_the_keras_peer(keras_peer):
     import torch
 
-    model = network_peers.torch_alexnet().eval()
+    from alexnet_tf.benchmarks import torch_alexnet
+
+    model = torch_alexnet.build().eval()
     parameters = list(model.parameters())
     assert sum(parameter.numel() for parameter in parameters) == 60_965_224
     shapes = {str(index): kernel.shape for index, kernel in enumerate(keras_peer.get_weights()[::2])}
