@@ -3,8 +3,10 @@
 alexnet-tf evaluate --workdir=runs/quickstart
 alexnet-tf evaluate --workdir=runs/first,runs/second,runs/third
 
-Errors are those of the center crop and of ten views. Each run is evaluated with its own
-configuration; set --source or --data_dir only if its data set has moved.
+Errors are those of the center crop and of ten views. With --split=train they are those of the
+trained network, without dropout and augmentation; --images=10000 evaluates a part of the split.
+Each run is evaluated with its own configuration; set --source or --data_dir only if its data set
+has moved.
 
 Of a single run, evaluation.json also has precision, recall and F1 of each class, the confusion
 matrix and the calibration error. --fit_temperature and --sensitivity choose on the monitored split,
@@ -26,6 +28,13 @@ _SPLIT = flags.DEFINE_string(
     "split",
     "",
     "train, validation or test; defaults to the monitored split: validation, or test where there is none",
+    flag_values=FLAGS,
+)
+_IMAGES = flags.DEFINE_integer(
+    "images",
+    0,
+    "number of images of the split to evaluate, the same fraction of each class, by a hash of their names; 0: all",
+    lower_bound=0,
     flag_values=FLAGS,
 )
 _SEARCH_FRACTION = flags.DEFINE_float(
@@ -75,6 +84,7 @@ def _evaluate(run_config):
     evaluate.evaluate(
         _WORKDIR.value,
         _SPLIT.value,
+        images=_IMAGES.value,
         source=run_config.source,
         data_dir=run_config.data_dir,
         checkpoint=run_config.checkpoint,

@@ -168,7 +168,7 @@ def _hashed_ranks(split, seed, root):
     return np.array([int.from_bytes(key, "big") for key in keys], np.uint64)
 
 
-def hashed_subset(split: Split, count: int, seed: int, root: str = "") -> Split:
+def hashed_subset(split: Split, count: int, seed: int, root: str = "", name: str = "training_images") -> Split:
     """Chooses examples by a hash of each example's name and the seed, the same fraction of each class.
 
     The subset of a smaller count is part of that of a larger one.
@@ -178,6 +178,7 @@ def hashed_subset(split: Split, count: int, seed: int, root: str = "") -> Split:
       count: int, the number of examples to choose.
       seed: int.
       root: `Source.root`, which is not part of the names.
+      name: the option that says how many, for messages.
 
     Returns:
       A `Split` in the order of the original.
@@ -188,7 +189,7 @@ def hashed_subset(split: Split, count: int, seed: int, root: str = "") -> Split:
     classes, sizes = np.unique(split.labels, return_counts=True)
     if not len(classes) <= count <= len(split.labels):
         raise ValueError(
-            f"Expected training_images from {len(classes)}, one of each class, to {len(split.labels)}, all of them. "
+            f"Expected {name} from {len(classes)}, one of each class, to {len(split.labels)}, all of them. "
             f"Received: {count}"
         )
     ranks = _hashed_ranks(split, seed, root)

@@ -188,6 +188,23 @@ def _score(reduced, candidates):
     return list(zip(wrong.tolist(), loss.tolist()))
 
 
+def gain(members: Sequence[errors.Errors], ensemble: errors.Errors) -> dict[str, float | None]:
+    """Returns how much lower the errors of an ensemble are than the average of its members'.
+
+    Args:
+      members: the errors of each member, on the same images as those of the ensemble.
+      ensemble: the errors of their mean.
+
+    Returns:
+      A dict with "top1_error" and "top5_error", differences in [-1, 1]; None for a top-5 error that there is not.
+    """
+    gains = {"top5_error": None}
+    for key in ("top1_error", "top5_error"):
+        if getattr(ensemble, key) is not None:
+            gains[key] = sum(getattr(member, key) for member in members) / len(members) - getattr(ensemble, key)
+    return gains
+
+
 def table(
     rows: Sequence[tuple[str, Mapping[str, errors.Errors]]],
     *,
@@ -195,6 +212,8 @@ def table(
     weights: Sequence[tuple[str, Mapping[str, float]]] | None = None,
 ) -> str:
     """Formats the errors of members and ensembles as a table, with columns for each set of views.
+
+    Top-5 errors have no column if there are none.
 
     Args:
       rows: list of pairs of a name and a dict from the name of a set of views to `errors.Errors`; all dicts have the
@@ -207,20 +226,22 @@ def table(
       Lines of text; errors in percent.
     """
     views = list(rows[0][1])
+    has_top5 = any(results[view].top5_error is not None for _, results in rows for view in views)
+    kinds = {"top-1": "top1_error", "top-5": "top5_error"} if has_top5 else {"top-1": "top1_error"}
+    column = 12 if has_top5 else 14
     names = [name for name, _ in [*rows, *(weights or [])]]
     width = max(len(name) for name in [*names, "majority class"])
     lines = [
-        f"  {'':<{width}}" + "".join(f"{name:>24}" for name in views),
-        f"  {'':<{width}}" + f"{'top-1':>12}{'top-5':>12}" * len(views),
+        f"  {'':<{width}}" + "".join(f"{name:>{column * len(kinds)}}" for name in views),
+        f"  {'':<{width}}" + "".join(f"{kind:>{column}}" for kind in kinds) * len(views),
     ]
     for name, results in rows:
-        cells = [
-            errors.percent(error) for view in views for error in (results[view].top1_error, results[view].top5_error)
-        ]
-        lines.append(f"  {name:<{width}}" + "".join(f"{cell:>12}" for cell in cells))
+        cells = [errors.percent(getattr(results[view], key)) for view in views for key in kinds.values()]
+        lines.append(f"  {name:<{width}}" + "".join(f"{cell:>{column}}" for cell in cells))
     for name, shares in weights or []:
         # Two columns stay free for the percent sign.
-        lines.append(f"  {name:<{width}}" + "".join(f"{shares[view]:>10.4f}{'':14}" for view in views).rstrip())
+        cells = [f"{shares[view]:>{column - 2}.4f}".ljust(column * len(kinds)) for view in views]
+        lines.append(f"  {name:<{width}}" + "".join(cells).rstrip())
     if majority is not None:
-        lines.append(f"  {'majority class':<{width}}{errors.percent(majority):>12}")
+        lines.append(f"  {'majority class':<{width}}{errors.percent(majority):>{column}}")
     return "\n".join(lines)

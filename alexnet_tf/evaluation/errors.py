@@ -291,7 +291,7 @@ def percent(fraction: float | None) -> str:
 
 
 def table(results: Mapping[str, Errors], majority: float) -> str:
-    """Formats errors as a table, one row for each set of views.
+    """Formats errors as a table, one row for each set of views; without top-5 errors if there are none.
 
     Args:
       results: dict from the name of a set of views to `Errors`.
@@ -300,9 +300,12 @@ def table(results: Mapping[str, Errors], majority: float) -> str:
     Returns:
       Lines of text; errors in percent.
     """
-    lines = [f"  {'':<24}{'top-1 error':>12}{'top-5 error':>13}{'loss':>9}"]
+    has_top5 = any(errors.top5_error is not None for errors in results.values())
+    column = lambda text: f"{text:>13}" if has_top5 else ""
+    lines = [f"  {'':<24}{'top-1 error':>12}{column('top-5 error')}{'loss':>9}"]
     for name, errors in results.items():
-        top1, top5 = percent(errors.top1_error), percent(errors.top5_error)
-        lines.append(f"  {name:<24}{top1:>12}{top5:>13}{errors.loss:>9.4f}")
+        lines.append(
+            f"  {name:<24}{percent(errors.top1_error):>12}{column(percent(errors.top5_error))}{errors.loss:>9.4f}"
+        )
     lines.append(f"  {'majority class':<24}{percent(majority):>12}")
     return "\n".join(lines)

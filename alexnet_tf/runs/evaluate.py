@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from alexnet_tf.data import sources
 from alexnet_tf.evaluation import ensembles
 from alexnet_tf.evaluation import errors
 from alexnet_tf.runs import classification
@@ -46,6 +47,7 @@ def evaluate(
     workdirs: str | os.PathLike | Sequence[str | os.PathLike],
     split: str = "",
     *,
+    images: int = 0,
     source: str | None = None,
     data_dir: str | None = None,
     checkpoint: str = "auto",
@@ -62,6 +64,7 @@ def evaluate(
     Args:
       workdirs: a directory in which `train` ran, or a list of them.
       split: "validation", "test" or "train"; empty for the monitored split of training.
+      images: number of images of the split to evaluate, the same fraction of each class; 0 for all.
       source, data_dir: the new location of a data set that has moved; None for both uses the first run's.
       checkpoint: "best", "newest" or "auto", as in `selection.select`, for each run.
       search_fraction: float in (0, 1), the share of each class that the weights are searched on.
@@ -86,9 +89,24 @@ def evaluate(
     if len(workdirs) > 1:
         if options not in (None, Options()):
             raise ValueError("Expected one run for figures by class, temperatures and thresholds. Received: several")
+        _check_classes(workdirs, data_source.class_names)
+        _check_same_examples(workdirs, configs, data_source, split)
+    if images:
+        data_source = _with_part(data_source, split, images, configs[0].split_seed, console)
+    if len(workdirs) > 1:
         search = {"fraction": search_fraction, "seed": search_seed}
         return _evaluate_ensemble(workdirs, configs, data_source, split, checkpoint, search, console)
     return _evaluate_one(workdirs[0], configs[0], data_source, split, checkpoint, options or Options(), console)
+
+
+def _with_part(data_source, split, images, seed, console):
+    """Returns the data set with at most so many images of a split, chosen by a hash of their names."""
+    total = len(data_source.splits[split].labels)
+    if images >= total:
+        return data_source
+    part = sources.hashed_subset(data_source.splits[split], images, seed, data_source.root, "images")
+    console.print(f"{split}: {images} of {total} images, the same fraction of each class", markup=False)
+    return data_source._replace(splits={**data_source.splits, split: part})
 
 
 def _evaluate_one(workdir, run_config, data_source, split, checkpoint, options, console):
@@ -182,8 +200,6 @@ class _Members(NamedTuple):
 
 def _evaluate_ensemble(workdirs, configs, data_source, split, checkpoint, search, console):
     """Evaluates several runs and their ensemble; writes and returns the figures."""
-    _check_classes(workdirs, data_source.class_names)
-    _check_same_examples(workdirs, configs, data_source, split)
     members = _collect_members(workdirs, configs, data_source, split, checkpoint, search, console)
     ensemble = {
         name: ensembles.evaluate(stack, members.labels, members.searched, members.held_out)
@@ -201,6 +217,7 @@ def _evaluate_ensemble(workdirs, configs, data_source, split, checkpoint, search
         "majority_error": errors.majority_error(members.labels),
         "members": members.figures,
         "mean": split_results.to_json(select("mean")),
+        "gain": {split_results.json_key(name): gain for name, gain in _gains(members, ensemble).items()},
         "search": {
             **search,
             "num_searched": len(members.searched),
@@ -256,12 +273,24 @@ def _collect_member(workdir, run_config, data, split, checkpoint, console):
     return collected, entry
 
 
+def _gains(members, ensemble):
+    """Returns `ensembles.gain` of each view set."""
+    return {
+        name: ensembles.gain([results[name] for _, results in members.results], each.mean)
+        for name, each in ensemble.items()
+    }
+
+
 def _print_ensemble(members, ensemble, split, search, console):
     """Prints the errors of members and ensemble, and the weights that were found."""
     select = lambda field: {name: getattr(each, field) for name, each in ensemble.items()}
     majority = errors.majority_error(members.labels)
     console.print(f"{split}: {len(members.labels)} images, each evaluated once by each member", markup=False)
     console.print(ensembles.table([*members.results, ("mean", select("mean"))], majority=majority), markup=False)
+    for name, gain in _gains(members, ensemble).items():
+        kinds = {"top-1": gain["top1_error"], "top-5": gain["top5_error"]}
+        points = ", ".join(f"{kind} {100 * value:+.2f}" for kind, value in kinds.items() if value is not None)
+        console.print(f"gain of the mean over the average member, {name}, in percentage points: {points}", markup=False)
     console.print(
         f"weights searched on {len(members.searched)} images ({100 * search['fraction']:g}% of each class, seed "
         f"{search['seed']}), errors on the other {len(members.held_out)}:",

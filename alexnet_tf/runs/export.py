@@ -26,8 +26,8 @@ from alexnet_tf.utils import output
 # Formats of `export_file`, with the suffix of each.
 FILE_FORMATS = {"onnx": ".onnx", "litert": ".tflite"}
 _CHECKED_IMAGES = 8
-# Files with the errors of a run, in the order of preference.
-_EVALUATIONS = ("evaluation.json", "train.json")
+# Files with the errors of a run, which may be of different splits; of the same split, those of the last file count.
+_EVALUATIONS = ("train.json", "evaluation.json")
 
 
 def export_run(
@@ -288,17 +288,18 @@ def _to_bfloat16(run):
 
 def read_errors(workdir: str | os.PathLike, step: int) -> dict[str, Any]:
     """Returns the recorded errors of a run at a step by split, empty if it was not evaluated at that step."""
+    errors = {}
     for name in _EVALUATIONS:
         path = os.path.join(workdir, name)
         if not os.path.exists(path):
             continue
         written = metrics.read_evaluation(path)
         if written.get("selection", written)["step"] == step:
-            return {
-                split: {name: value for name, value in errors.items() if name != "confusions"}
-                for split, errors in written["evaluation"].items()
+            errors |= {
+                split: {name: value for name, value in section.items() if name != "confusions"}
+                for split, section in written["evaluation"].items()
             }
-    return {}
+    return errors
 
 
 def _size(directory):

@@ -159,10 +159,12 @@ def _summary(run_config, model, data, result, step, chosen):
 
 
 def _errors(run_config, data, results):
+    has_top5 = any(found.top5_error is not None for result in results for found in result.results.values())
+    top5 = " Top-5 error: the true class is not among the five most probable." if has_top5 else ""
     yield pages.Heading("Errors")
     yield pages.Paragraph(
-        "Top-1 error: the most probable class is wrong. Top-5 error: the true class is not among the five most "
-        f"probable. {_describe_views(run_config)} {_describe_headline(results[-1])}"
+        f"Top-1 error: the most probable class is wrong.{top5} {_describe_views(run_config)} "
+        f"{_describe_headline(results[-1])}"
     )
     rows = []
     for result in results:
@@ -173,7 +175,8 @@ def _errors(run_config, data, results):
         rows.append([f"majority class, {result.split}", "", majority, "-"])
     recorded = registry.recorded_errors(run_config.network, data.source.name, data.source.class_names)
     rows += [[each.label, "", errors.percent(each.top1_error), errors.percent(each.top5_error)] for each in recorded]
-    yield pages.Table(["", "images", "top-1 error", "top-5 error"], rows)
+    columns = 4 if has_top5 else 3
+    yield pages.Table(["", "images", "top-1 error", "top-5 error"][:columns], [row[:columns] for row in rows])
     if not recorded:
         yield pages.Paragraph(
             "The paper's errors, 40.7% top-1 and 18.2% top-5, are for the 1,000 classes of ImageNet and cannot be "

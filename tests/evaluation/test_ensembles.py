@@ -208,3 +208,25 @@ def test_table_has_all_errors_and_weights_in_columns():
         ["majority", "class", "75.00%"],
     ]
     assert len({len(line) for line in lines[:4]}) == 1
+
+
+def test_table_has_no_columns_of_top5_errors_that_there_are_not():
+    rows = [(name, {"center crop": of_errors(0.5, None), "ten views": of_errors(1.0, None)}) for name in ("a", "mean")]
+    shares = [("weight of a", {"center crop": 0.25, "ten views": 1.0})]
+    lines = ensembles.table(rows, majority=0.75, weights=shares).splitlines()
+    assert [line.split() for line in lines] == [
+        ["center", "crop", "ten", "views"],
+        ["top-1", "top-1"],
+        *([name, "50.00%", "100.00%"] for name in ("a", "mean")),
+        ["weight", "of", "a", "0.2500", "1.0000"],
+        ["majority", "class", "75.00%"],
+    ]
+    # All end in the same columns; weights leave two for the percent sign.
+    assert [len(line) for line in lines] == [44] * 4 + [42, 30]
+
+
+def test_gain_is_that_over_the_average_member():
+    members = [of_errors(0.40, 0.20), of_errors(0.44, 0.10)]
+    gain = ensembles.gain(members, of_errors(0.38, 0.16))
+    assert gain == {"top1_error": pytest.approx(0.04), "top5_error": pytest.approx(-0.01)}
+    assert ensembles.gain([of_errors(0.4, None)] * 2, of_errors(0.4, None)) == {"top1_error": 0.0, "top5_error": None}

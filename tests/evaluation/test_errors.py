@@ -272,3 +272,12 @@ def test_table_shows_errors_in_percent():
         "  ten views                     37.47%            -   0.7500",
         "  majority class                99.90%",
     ]
+
+
+def test_table_has_no_column_of_top5_errors_that_there_are_not():
+    results = {"center crop": errors.Errors(8, 1.25, 0.390247, None, np.zeros([5, 5], np.int64))}
+    assert errors.table(results, 0.999).splitlines() == [
+        "                           top-1 error     loss",
+        "  center crop                   39.02%   1.2500",
+        "  majority class                99.90%",
+    ]

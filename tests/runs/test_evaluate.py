@@ -160,6 +160,11 @@ def test_ensemble_averages_the_probabilities_of_its_members(together):
             assert found[key]["num_examples"] == len(part)
             assert found[key]["top1_error"] == wrong / len(part)
             assert found[key]["loss"] == pytest.approx(loss, rel=1e-6)
+        average = sum(member[key]["top1_error"] for member in written["members"]) / 2
+        gain = average - written["mean"][key]["top1_error"]
+        assert written["gain"][key]["top1_error"] == pytest.approx(gain, abs=1e-12)
+        line = f"gain of the mean over the average member, {views}, in percentage points: top-1 {100 * gain:+.2f}, "
+        assert line in together.printed
 
 
 def test_figures_by_class_predictions_and_temperatures_are_written(runs, alone, tables):
@@ -198,6 +203,31 @@ def test_figures_by_class_predictions_and_temperatures_are_written(runs, alone, 
 def test_options_of_no_use_are_rejected(runs, count, options, message):
     with pytest.raises(ValueError, match=message):
         evaluate.evaluate(runs[:count], options=evaluate.Options(**options))
+
+
+def test_part_of_a_split_has_the_same_fraction_of_each_class(runs, folder, tmp_path, capsys, monkeypatch):
+    run = str(shutil.copytree(runs[0], tmp_path / "run"))
+    options = evaluate.Options(predictions_csv=str(tmp_path / "table.csv"))
+    written = evaluate.evaluate(run, "train", images=12, options=options)
+    assert written["evaluation"]["train"]["ten_views"]["num_examples"] == 12
+    assert written["classification"]["train"]["support"] == [2] * 6
+    printed = capsys.readouterr().out
+    assert "train: 12 of 24 images, the same fraction of each class\n" in printed
+    with open(tmp_path / "table.csv", newline="", encoding="utf-8") as file:
+        names = [row[0] for row in csv.reader(file)][1:]
+    assert len(set(names)) == 12 and all((folder / name).is_file() for name in names)
+
+    # Members of an ensemble get the same part; a larger one is the whole split.
+    part = lambda workdirs, configs, source, split, *others: source.splits[split]
+    monkeypatch.setattr(evaluate, "_evaluate_ensemble", part)
+    chosen = evaluate.evaluate(runs, "train", images=12)
+    assert [chosen.name_of(index).removeprefix(f"{folder}/") for index in range(12)] == names
+    assert len(evaluate.evaluate(runs, "train", images=24).labels) == 24
+    assert len(evaluate.evaluate(runs, "train", images=10_000).labels) == 24
+    with pytest.raises(
+        ValueError, match="^Expected images from 6, one of each class, to 24, all of them. Received: 5$"
+    ):
+        evaluate.evaluate(run, "train", images=5)
 
 
 def test_list_of_one_run_is_evaluated_as_that_run(runs, alone):

@@ -191,6 +191,20 @@ def test_the_newest_checkpoint_is_exported_with_its_errors_on_the_model_card(tmp
     assert "--network=cifar10_18" in card["configuration"]
 
 
+def test_errors_of_a_run_are_those_of_all_evaluated_splits(tmp_path):
+    section = lambda error: {"center_crop": {"top1_error": error}}
+    errors = {"validation": section(0.5), "test": section(0.25)}
+    (tmp_path / "train.json").write_text(json.dumps({"step": 12, "evaluation": errors}))
+    # An evaluation of the training images does not hide the errors of the others; a later one of a split replaces them.
+    for again, expected in (
+        ({"train": section(0.1)}, {**errors, "train": section(0.1)}),
+        ({"test": section(0.75)},) * 2,
+    ):
+        (tmp_path / "evaluation.json").write_text(json.dumps({"step": 12, "evaluation": again}))
+        assert export.read_errors(tmp_path, 12) == {**errors, **expected}
+    assert export.read_errors(tmp_path, 11) == {}
+
+
 def test_fitted_temperature_is_that_of_the_views_and_the_checkpoint(small_run, tmp_path, monkeypatch, capsys):
     exported = []
 

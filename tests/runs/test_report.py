@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -125,8 +126,21 @@ def test_errors_are_those_of_an_evaluation(run):
         figures = evaluate.evaluate(str(run), split)["evaluation"][split]
         for way in ("center crop", "ten views"):
             expected = errors.percent(figures[way.replace(" ", "_")]["top1_error"])
-            assert rows[f"this run, {split}, {way}"] == [str(count), expected, "-"]
-        assert rows[f"majority class, {split}"] == ["", "66.67%", "-"]
+            assert rows[f"this run, {split}, {way}"] == [str(count), expected]
+        assert rows[f"majority class, {split}"] == ["", "66.67%"]
+    # There are no top-5 errors with three classes.
+    assert not any("Top-5" in each for each in read(run).paragraphs)
+
+
+def test_errors_of_more_than_five_classes_include_the_top5_error():
+    labels = np.arange(6)
+    found = errors.from_probabilities(np.eye(6)[(labels + 1) % 6] * 0.5 + np.eye(6)[::-1] * 0.1, labels)
+    result = split_results.SplitResult("test", labels, {}, {"ten views": found}, "ten views")
+    data = types.SimpleNamespace(source=types.SimpleNamespace(name="six", class_names=tuple("abcdef")))
+    _, paragraph, table, _ = report._errors(SMALL, data, [result])
+    assert "Top-5 error: the true class is not among" in paragraph.text
+    assert list(table.header) == ["", "images", "top-1 error", "top-5 error"]
+    assert table.rows[0] == ["this run, test, ten views", 6, "100.00%", errors.percent(found.top5_error)]
 
 
 def test_summary_states_accuracy_and_baseline(run):
