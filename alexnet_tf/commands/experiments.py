@@ -19,6 +19,9 @@ from alexnet_tf.commands import program
 from alexnet_tf.experiments import plan
 from alexnet_tf.experiments import runner
 from alexnet_tf.experiments import tables
+from alexnet_tf.experiments import training_sizes
+from alexnet_tf.reporting import analysis_figures
+from alexnet_tf.reporting import figures
 from alexnet_tf.training import stopping
 from alexnet_tf.utils import files
 
@@ -43,6 +46,21 @@ _THRESHOLD = flags.DEFINE_float(
     "training error, 0 to 1: the table says when each experiment reaches it, and the plot marks it",
     lower_bound=0,
     upper_bound=1,
+    flag_values=FLAGS,
+)
+_SIZE_FIGURE = flagfiles.define_path(
+    "size_figure",
+    "",
+    "PNG file for a plot of the errors by number of training images, of experiments that differ in training_images; "
+    "needs matplotlib",
+    flag_values=FLAGS,
+)
+_GAP_IMAGES = flags.DEFINE_integer(
+    "gap_images",
+    0,
+    "number of training images to evaluate each finished run on, without dropout and augmentation; the table then has "
+    "the gap between training and validation errors; 0: none",
+    lower_bound=0,
     flag_values=FLAGS,
 )
 _COLLECT = flags.DEFINE_boolean(
@@ -81,44 +99,58 @@ def _find_flagfiles(pattern):
 
 
 def _print_statuses(runs, directories):
-    if _COLLECT.value or _TABLE.value or _CURVES.value:
-        raise ValueError("Expected --list alone, as it writes nothing. Received: collect, table or curves")
+    if given := [flag.name for flag in (_COLLECT, _TABLE, _CURVES, _SIZE_FIGURE, _GAP_IMAGES) if flag.value]:
+        raise ValueError(f"Expected --list alone, as it writes nothing. Received: {', '.join(given)}")
     for run in runs:
         print(f"{run.experiment.name} seed {run.seed}: {runner.run_status(run, directories)}")
 
 
 def _run(runs, own_runs, directories, data):
     """Trains or collects the runs of this machine; writes the table of all."""
-    plan.check_writable(directories, table=_TABLE.value, curves=_CURVES.value)
-    if _CURVES.value:
-        # Checked now rather than after hours of training. It imports TensorFlow.
-        program.load_tensorflow()
-        from alexnet_tf.reporting import figures
-
-        figures.require_matplotlib("--curves")
-    if _COLLECT.value:
-        done = runner.collect_all(own_runs, directories)
-    else:
-        done = _train(own_runs, directories, data)
+    outputs = {"table": _TABLE.value, "curves": _CURVES.value, "size_figure": _SIZE_FIGURE.value}
+    plan.check_writable(directories, **outputs)
+    # Checked now rather than after hours of training.
+    for name in ("curves", "size_figure"):
+        if outputs[name]:
+            figures.require_matplotlib(f"--{name}")
+    if _SIZE_FIGURE.value:
+        training_sizes.check_plan(runs)
+    done = runner.collect_all(own_runs, directories) if _COLLECT.value else _train(own_runs, directories, data)
+    if _GAP_IMAGES.value:
+        evaluation = program.command("evaluate"), _GAP_IMAGES.value
+        done = runner.add_training_errors(done, directories, *evaluation, log=_log, **data)
     statuses = {run.name: runner.run_status(run, directories) for run in runs}
     statuses |= {status.run.name: status for status in done}
-    text = tables.table(statuses.values(), directories)
-    text += tables.threshold_epochs(statuses.values(), _THRESHOLD.value)
+    _write(statuses.values(), directories)
+    written = {"results": directories.results, **outputs}
+    print("", *(f"{name:<12}{path}" for name, path in written.items() if path), sep="\n")
+    _check_all_finished(done)
+
+
+def _write(statuses, directories):
+    """Prints the tables, and writes them and the figures to their files."""
+    text = tables.table(statuses, directories)
+    text += tables.gaps(statuses, directories)
+    text += tables.threshold_epochs(statuses, _THRESHOLD.value)
     print(f"\n{text}", end="")
     if _TABLE.value:
         with files.atomic_write(_TABLE.value) as file:
             file.write(text)
     if _CURVES.value:
-        drawn = figures.training_curves(tables.curves(statuses.values()), threshold=_THRESHOLD.value)
+        drawn = figures.training_curves(tables.curves(statuses), threshold=_THRESHOLD.value)
         figures.save_figure(drawn, _CURVES.value)
-    written = {"results": directories.results, "table": _TABLE.value, "curves": _CURVES.value}
-    print("", *(f"{name:<8}{path}" for name, path in written.items() if path), sep="\n")
-    _check_all_finished(done)
+    if _SIZE_FIGURE.value:
+        found = training_sizes.collect(statuses)
+        drawn = analysis_figures.errors_by_size(training_sizes.labeled(found), training_sizes.references(found))
+        figures.save_figure(drawn, _SIZE_FIGURE.value)
+
+
+def _log(line):
+    print(line, flush=True)
 
 
 def _train(runs, directories, data):
-    log = lambda line: print(line, flush=True)
-    return runner.run_all(runs, directories, program.command("train"), log=log, **data)
+    return runner.run_all(runs, directories, program.command("train"), log=_log, **data)
 
 
 def _check_all_finished(done):

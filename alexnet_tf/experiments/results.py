@@ -244,19 +244,54 @@ def config_of(result: dict[str, Any]) -> config.Config:
     return dataclasses.replace(config.Config().resolved(), seed=result["seed"], **values)
 
 
-def errors_in_percent(result: dict[str, Any], views: str) -> list[float]:
-    """Returns the top-1 and, if there is one, the top-5 error of the test set, or of the validation set without one.
+def errors_in_percent(result: dict[str, Any], views: str, split: str = "") -> list[float]:
+    """Returns the top-1 and, if there is one, the top-5 error of a split.
 
     Args:
       result: from `read_result`.
       views: "center_crop" or "ten_views".
+      split: name of an evaluated split; empty for the test set, or the validation set without one.
 
     Returns:
       A list of errors in percent.
     """
     errors = result["errors"]
-    section = _views(errors["test" if "test" in errors else "validation"], views)
+    section = _views(errors[split or ("test" if "test" in errors else "validation")], views)
     return [100 * section[name] for name in ("top1_error", "top5_error") if section[name] is not None]
+
+
+def num_evaluated(result: dict[str, Any]) -> dict[str, int]:
+    """Returns the number of images by held-out split, which distinguishes data sets."""
+    return {split: count for split, count in result["data"]["images"].items() if split != "train"}
+
+
+def add_training_errors(run: plan.Run, directories: plan.Directories, result: dict[str, Any]) -> dict[str, Any]:
+    """Adds the errors of the trained network on training images to a result, as "train" among its errors.
+
+    Args:
+      run, directories: as in `collect`.
+      result: of the run, whose work directory has an ``evaluation.json`` of the split "train".
+
+    Returns:
+      The result that is written.
+
+    Raises:
+      ValueError: if the evaluation is of another split or checkpoint than the result, or damaged.
+      OSError: if a file cannot be read or written.
+    """
+    path = os.path.join(directories.run(run), "evaluation.json")
+    found = metrics.read_evaluation(path)
+    section = {key: value for key, value in found["evaluation"].get("train", {}).items() if key != "confusions"}
+    selected = [each.get("selected", "newest") for each in (found, result)]
+    if not section or selected[0] != selected[1] or (selected[0] == "newest" and found["step"] != result["step"]):
+        raise ValueError(
+            f"Expected {path} to have the errors on training images of the checkpoint in {directories.result(run)} "
+            f"(step {result['step']}). Received: {', '.join(found['evaluation'])}, step {found['step']}"
+        )
+    result = {**result, "errors": {**result["errors"], "train": section}}
+    _check_result(result, path, "evaluate the run again")
+    files.write_json(directories.result(run), result)
+    return json.loads(json.dumps(result))
 
 
 def _views(section, views):

@@ -60,7 +60,7 @@ def run_all(
     statuses = []
     for number, run in enumerate(plan.in_dependency_order(runs)):
         label = f"{run.name} ({number + 1} of {len(runs)})"
-        data = {} if run.config.source or run.config.data_dir else {"source": source, "data_dir": data_dir}
+        data = _data_of(run, source, data_dir)
         try:
             with files.exclusive_lock(directories.run(run, ".lock"), run.name) as lock:
                 status = run_status(run, directories)
@@ -78,6 +78,11 @@ def run_all(
         log(f"{label}: {status}")
         statuses.append(status)
     return statuses
+
+
+def _data_of(run, source, data_dir):
+    """Returns the location of the data for a run whose flagfile names none."""
+    return {} if run.config.source or run.config.data_dir else {"source": source, "data_dir": data_dir}
 
 
 def _missing_input(run, directories, data):
@@ -139,6 +144,58 @@ def _forward(lines):
         sys.stderr.write(escaping.for_terminal(line))
         last = line.strip() or last
     return last
+
+
+def add_training_errors(
+    statuses: Sequence[RunStatus],
+    directories: plan.Directories,
+    program: Sequence[str],
+    images: int,
+    *,
+    source: str = "",
+    data_dir: str = "",
+    log: Callable[[str], None] = print,
+) -> list[RunStatus]:
+    """Evaluates the trained networks on training images, and adds the errors to the results that have none.
+
+    Args:
+      statuses: list of `RunStatus`; those without a result stay as they are.
+      directories: `plan.Directories`.
+      program: the command that evaluates a run, without flags.
+      images: number of training images to evaluate each network on.
+      source, data_dir: the data of experiments whose flagfile names none, if they have moved; empty for the run's own.
+      log: called with one line for each run, also if it cannot be evaluated.
+
+    Returns:
+      The statuses with the new results.
+    """
+    added = []
+    for status in statuses:
+        if status.result and "train" not in status.result["errors"]:
+            log(f"{status.run.name}: evaluating on {images} training images")
+            try:
+                result = _evaluate(status, directories, program, images, _data_of(status.run, source, data_dir))
+                status = status._replace(result=result)
+            except (OSError, ValueError) as error:
+                log(escaping.one_line(f"warning: {status.run.name} has no error on training images: {error}"))
+        added.append(status)
+    return added
+
+
+def _evaluate(status, directories, program, images, data):
+    """Evaluates a finished run on training images; returns the result with these errors."""
+    workdir = directories.run(status.run)
+    if not os.path.isdir(workdir):
+        raise FileNotFoundError(f"{workdir} does not exist")
+    checkpoint = status.result.get("selected", "newest")
+    flags = {"workdir": workdir, "split": "train", "images": images, "checkpoint": checkpoint, **data}
+    command = [*program, *(f"--{name}={value}" for name, value in flags.items() if value)]
+    done = subprocess.run(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace", check=False
+    )
+    if done.returncode:
+        raise ValueError((done.stderr.strip() or f"status {done.returncode}").splitlines()[-1])
+    return results.add_training_errors(status.run, directories, status.result)
 
 
 def run_status(run: plan.Run, directories: plan.Directories) -> RunStatus:

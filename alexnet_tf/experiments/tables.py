@@ -26,7 +26,14 @@ HEAD = (
     "wall time",
     "status",
 )
-
+GAP_HEAD = (
+    "experiment",
+    "training images",
+    "training error",
+    "validation or test error",
+    "gap",
+    "difference of the gap to the base",
+)
 
 _SELECTED = (
     "Errors after the epoch with the lowest validation error instead of the last one, which makes validation errors "
@@ -83,7 +90,7 @@ def _row(group, directories):
     experiment = group[0].run.experiment
     header = experiment.header
     by_seed = {status.run.seed: status.result for status in group if status.result}
-    ours = {seed: _compared_errors(result, experiment) for seed, result in by_seed.items()}
+    ours = {seed: compared_errors(result, experiment) for seed, result in by_seed.items()}
     mean = lambda name: sum(result[name] for result in by_seed.values()) / len(by_seed)
     return [
         _label(experiment, by_seed.values()),
@@ -107,11 +114,21 @@ def _label(experiment, found):
     return f"{experiment.name}, with {escaping.for_markdown(', '.join(sorted(overrides)))}"
 
 
-def _compared_errors(result, experiment):
-    """Returns the top-1 error, and the top-5 error where the header expects it or the data have its classes."""
+def compared_errors(result: dict[str, Any], experiment: headers.Experiment, split: str = "") -> list[float]:
+    """Returns the errors of a result that are compared with others, by the views of the experiment.
+
+    Args:
+      result: from `results.read_result`.
+      experiment: of the result.
+      split: as in `results.errors_in_percent`.
+
+    Returns:
+      The top-1 error in percent, and the top-5 error where the header expects it or the data have its classes.
+    """
     header = experiment.header
     views = headers.VIEWS[header.views or registry.find(experiment.config.network).default_views]
-    return results.errors_in_percent(result, views)[: len(header.expected) or (2 if header.has_top5_error else 1)]
+    found = results.errors_in_percent(result, views, split)
+    return found[: len(header.expected) or (2 if header.has_top5_error else 1)]
 
 
 def _spread(rows, unit="seed", sign=""):
@@ -124,38 +141,42 @@ def _spread(rows, unit="seed", sign=""):
     return f"{text} ({ranges}, {len(rows)} {unit}s)"
 
 
-def _difference_to_base(group, ours, by_seed, directories):
-    """Formats how much higher the errors are than the base's with the same seeds."""
+def _difference_to_base(group, ours, by_seed, directories, values_of=compared_errors):
+    """Formats how much higher values, the errors by default, are than the base's with the same seeds.
+
+    `values_of` maps a result and the experiment, whose views count, to the values; None if the result has none.
+    """
     experiment = group[0].run.experiment
     if not experiment.header.base or not ours:
         return "-"
-    path = headers.base_path(experiment.path, experiment.header)
-    base_errors, has_other_data = {}, False
-    for run in plan.plan([path], list(ours), group[0].run.flags):
-        with contextlib.suppress(ValueError, OSError):
-            result = results.read_result(directories.result(run))
-            if headers.training_differences(results.config_of(result), run.config):
-                continue
-            if _num_evaluated(result) == _num_evaluated(by_seed[run.seed]):
-                # With the views of the experiment, not of the base.
-                base_errors[run.seed] = _compared_errors(result, experiment)
-            else:
-                has_other_data = True
-    pairs = [[own - other for own, other in zip(ours[seed], base_errors[seed])] for seed in ours if seed in base_errors]
+    base, has_other_data = {}, False
+    for seed, result in _base_results(group, list(ours), directories).items():
+        if results.num_evaluated(result) == results.num_evaluated(by_seed[seed]):
+            base[seed] = values_of(result, experiment)
+        else:
+            has_other_data = True
+    pairs = [[own - other for own, other in zip(ours[seed], base[seed])] for seed in ours if base.get(seed)]
     if not pairs:
         return f"{experiment.header.base}: {'different data' if has_other_data else 'not run'}"
     return f"{_spread(pairs, 'pair', '+')} to {experiment.header.base}"
 
 
-def _num_evaluated(result):
-    """Returns the number of evaluated images by split, which distinguishes data sets."""
-    return {split: count for split, count in result["data"]["images"].items() if split != "train"}
+def _base_results(group, seeds, directories):
+    """Returns the results of the base of an experiment, with the same overrides, by seed."""
+    experiment, found = group[0].run.experiment, {}
+    path = headers.base_path(experiment.path, experiment.header)
+    for run in plan.plan([path], seeds, group[0].run.flags):
+        with contextlib.suppress(ValueError, OSError):
+            result = results.read_result(directories.result(run))
+            if not headers.training_differences(results.config_of(result), run.config):
+                found[run.seed] = result
+    return found
 
 
 def _matches_data(header, result):
     """Returns whether a run's data can be those that the header names."""
     expected = NUM_EVALUATED.get(header.data)
-    counts = _num_evaluated(result)
+    counts = results.num_evaluated(result)
     return expected is None or abs(counts.get("test", counts.get("validation", 0)) - expected) <= 0.01 * expected
 
 
@@ -208,7 +229,7 @@ def _verdict(run, ours, by_seed):
     with_written_seed = dataclasses.replace(run.config, seed=experiment.config.seed)
     if headers.training_differences(with_written_seed, experiment.config):
         return ["not as written"]
-    if len({str(_num_evaluated(result)) for result in by_seed.values()}) > 1:
+    if len({str(results.num_evaluated(result)) for result in by_seed.values()}) > 1:
         return ["seeds with different data"]
     if not all(_matches_data(header, result) for result in by_seed.values()):
         return ["other data"]
@@ -238,6 +259,53 @@ def epochs_to_error(curve: dict[str, list[float]], threshold: float) -> float | 
             return previous_epoch + (epoch - previous_epoch) * (previous_error - threshold) / (previous_error - error)
         previous = epoch, error
     return None
+
+
+def gaps(statuses: Iterable[runner.RunStatus], directories: plan.Directories) -> str:
+    """Returns the table of errors on training and held-out images in Markdown; empty if no result has the former.
+
+    Both are errors of the trained network, unlike those of the training steps, which have dropout and augmentation.
+
+    Args:
+      statuses, directories: as in `table`.
+    """
+    groups = {}
+    for status in statuses:
+        if status.result and "train" in status.result["errors"]:
+            groups.setdefault(status.run.experiment.name, []).append(status)
+    if not groups:
+        return ""
+    lines = [_line(GAP_HEAD), _line(["---"] * len(GAP_HEAD))]
+    lines += [_line(_gap_row(group, directories)) for group in groups.values()]
+    return "\n".join(["", "Errors of the trained networks, without dropout and augmentation:", "", *lines, ""])
+
+
+def _gap_row(group, directories):
+    experiment = group[0].run.experiment
+    by_seed = {status.run.seed: status.result for status in group}
+    gap_by_seed = {seed: _gap(result, experiment) for seed, result in by_seed.items()}
+    views = by_seed[group[0].run.seed]["errors"]["train"].values()
+    counts = {each["num_examples"] for each in views if isinstance(each, dict)}
+    return [
+        _label(experiment, by_seed.values()),
+        f"{max(counts):,}",
+        _spread([compared_errors(result, experiment, "train") for result in by_seed.values()]),
+        _spread([compared_errors(result, experiment) for result in by_seed.values()]),
+        _spread(list(gap_by_seed.values())),
+        _difference_to_base(group, gap_by_seed, by_seed, directories, _gap),
+    ]
+
+
+def _gap(result, experiment):
+    """Returns how much higher the held-out errors are than those on training images; None without the latter."""
+    if "train" not in result["errors"]:
+        return None
+    return [
+        held_out - trained
+        for held_out, trained in zip(
+            compared_errors(result, experiment), compared_errors(result, experiment, "train"), strict=True
+        )
+    ]
 
 
 def curves(statuses: Iterable[runner.RunStatus]) -> dict[str, list[dict[str, Any]]]:

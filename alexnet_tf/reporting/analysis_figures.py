@@ -1,4 +1,4 @@
-"""Figures of analyses: gradients by layer, and features under translation."""
+"""Figures of analyses: gradients by layer, features under translation, and errors by number of training images."""
 
 import itertools
 from collections.abc import Mapping
@@ -78,4 +78,38 @@ def translation(
         axes.grid(True, alpha=0.3)
     lines, labels = panels[0].get_legend_handles_labels()
     figure.legend(lines, labels, loc="outside lower center", ncols=2)
+    return figure
+
+
+def errors_by_size(
+    curves: Mapping[str, Mapping[int, Sequence[float]]], references: Mapping[str, Mapping[int, float]]
+) -> "matplotlib.figure.Figure":
+    """Plots errors by the number of training images, on a logarithmic axis.
+
+    Args:
+      curves: dict from a label to a dict from the number of images to the errors of the seeds, in percent.
+      references: dict from a label to a dict from the number of images to an error in percent, drawn in gray.
+
+    Returns:
+      A figure with one axes; lines are means over seeds, and bars reach from the lowest to the highest error.
+    """
+    figure = figures.blank(7.0, 5.0)
+    axes = figure.subplots()
+    drawn = []
+    for (label, by_size), style in zip(curves.items(), itertools.cycle(_STYLES)):
+        means = np.array([np.mean(errors) for errors in by_size.values()])
+        lowest, highest = (np.array([limit(errors) for errors in by_size.values()]) for limit in (min, max))
+        # A mean may be rounded beyond its errors.
+        bars = np.maximum([means - lowest, highest - means], 0)
+        drawn.append(axes.errorbar(list(by_size), means, bars, fmt=style, markersize=4, capsize=3, label=label))
+    for label, by_size in references.items():
+        drawn += axes.plot(list(by_size), list(by_size.values()), "x:", color="gray", markersize=5, label=label)
+    axes.set_xscale("log")
+    places = sorted({size for by_size in (*curves.values(), *references.values()) for size in by_size})
+    axes.set_xticks(places, [f"{size:,}" for size in places], rotation=45, ha="right", rotation_mode="anchor")
+    axes.minorticks_off()
+    axes.set_xlabel("training images")
+    axes.set_ylabel("top-1 error (%)")
+    axes.grid(True, alpha=0.3)
+    figure.legend(handles=drawn, fontsize="small", loc="outside upper center")
     return figure

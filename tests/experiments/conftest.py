@@ -36,3 +36,11 @@ def trainer(tmp_path):
     path = tmp_path / "trainer.py"
     path.write_text(f"ROOT, LOG = {str(small.ROOT)!r}, {str(tmp_path / 'calls')!r}\n{small.TRAINER}")
     return [sys.executable, str(path)]
+
+
+@pytest.fixture
+def evaluator(tmp_path):
+    """The command that runs `small.EVALUATOR`."""
+    path = tmp_path / "evaluator.py"
+    path.write_text(f"LOG = {str(tmp_path / 'calls')!r}\n{small.EVALUATOR}")
+    return [sys.executable, str(path)]

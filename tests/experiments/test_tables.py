@@ -9,6 +9,7 @@ import pytest
 import small_experiments as small
 
 from alexnet_tf.experiments import plan
+from alexnet_tf.experiments import results
 from alexnet_tf.experiments import runner
 from alexnet_tf.experiments import tables
 
@@ -147,3 +148,61 @@ def test_tiny_imagenet_is_not_imagenet(flagfile, directories):
     row = small.cells(tables.table(small.leave_results(directories, [run], [(0.30, 0.10)]), directories), "small")
     assert row["ours"] == "30.00 / 10.00 (1 seed)"
     assert row["data"] == "other than tiny_imagenet (100 train, 20 test)"
+
+
+def test_gaps_are_those_of_the_trained_networks(flagfile, variant, directories, evaluator, tmp_path, capsys):
+    base = small.leave_results(directories, plan.plan([flagfile], [0, 1]), [(0.30, 0.10), (0.34, 0.12)])
+    ours = small.leave_results(directories, plan.plan([variant], [0, 7]), [(0.36, 0.16), (0.50, 0.20)])
+    assert tables.gaps([*base, *ours], directories) == ""
+    lines = []
+    options = {"source": "folder:/moved", "log": lines.append}
+    base = runner.add_training_errors(base, directories, evaluator, 20, **options)
+    ours = runner.add_training_errors(ours, directories, evaluator, 20, **options)
+    # The errors of training itself are not replaced, and what cannot be evaluated is reported.
+    assert lines[3:] == [
+        "variant-7: evaluating on 20 training images",
+        "warning: variant-7 has no error on training images: evaluate.py: Expected luck. Received: none",
+    ]
+    assert "a line of the evaluation" not in capsys.readouterr().out
+    assert small.calls(tmp_path)[0] == [
+        f"--workdir={directories.workdir}/small-0",
+        "--split=train",
+        "--images=20",
+        "--checkpoint=newest",
+        "--source=folder:/moved",
+    ]
+    text = tables.gaps([*base, *ours], directories)
+    assert small.cells(text, "small") == {
+        "experiment": "small",
+        "training images": "20",
+        "training error": "10.00 / 5.00 (10.00 to 10.00 / 5.00 to 5.00, 2 seeds)",
+        "validation or test error": "32.00 / 11.00 (30.00 to 34.00 / 10.00 to 12.00, 2 seeds)",
+        "gap": "22.00 / 6.00 (20.00 to 24.00 / 5.00 to 7.00, 2 seeds)",
+        "difference of the gap to the base": "-",
+    }
+    row = small.cells(text, "variant")
+    assert row["gap"] == "26.00 / 11.00 (1 seed)"
+    assert row["difference of the gap to the base"] == "+6.00 / +6.00 (1 pair) to small"
+    # The results have them: no run is evaluated again, and the main table stays the same.
+    statuses = runner.collect_all([status.run for status in base], directories)
+    assert [status.result for status in statuses] == [status.result for status in base]
+    assert runner.add_training_errors(statuses, directories, ["/nowhere"], 20) == statuses
+    assert small.cells(tables.table(statuses, directories), "small")["ours"].startswith("32.00 / 11.00 (30.00 to 34.00")
+    assert small.cells(tables.table(statuses, directories), "small")["data"] == "pictures (100 train, 20 test)"
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"step": 39}, "train, step 39"),
+        ({"selected": "best"}, "train, step 40"),
+        ({"evaluation": {}}, "Received: , step"),
+    ],
+)
+def test_training_errors_of_another_checkpoint_are_refused(changes, message, flagfile, directories, evaluator):
+    (status,) = small.leave_results(directories, plan.plan([flagfile], [0]), [(0.30, 0.10)])
+    runner.add_training_errors([status], directories, evaluator, 20)
+    path = pathlib.Path(directories.run(status.run)) / "evaluation.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        results.add_training_errors(status.run, directories, status.result)

@@ -55,6 +55,23 @@ if config.seed == 9:
 small_experiments.leave_run(pathlib.Path(flags.FLAGS.workdir), config)
 """
 
+# Writes the file that tools/evaluate.py would, at once. Seed 7 fails.
+EVALUATOR = """
+import json, pathlib, sys
+flags = dict(argument.removeprefix("--").split("=", 1) for argument in sys.argv[1:])
+with open(LOG, "a") as file:
+    file.write(json.dumps(sys.argv[1:]) + "\\n")
+workdir = pathlib.Path(flags["workdir"])
+if workdir.name.endswith("-7"):
+    sys.exit("a first line\\nevaluate.py: Expected luck. Received: none")
+views = {"num_examples": int(flags["images"]), "loss": 1.0, "top1_error": 0.1, "top5_error": 0.05}
+section = {"majority_error": 0.9, "center_crop": views, "ten_views": views, "confusions": [["cat", "dog", 3, 0.5]]}
+step = json.loads((workdir / "train.json").read_text())["step"]
+written = {"step": step, "selected": "newest", "evaluation": {flags["split"]: section}}
+(workdir / "evaluation.json").write_text(json.dumps(written))
+print("a line of the evaluation")
+"""
+
 
 def leave_run(workdir, config, *, top1=0.25, top5=0.1, epochs=None, tested=20):
     """Writes the files of a run on 100 training images: two reports per epoch; the error falls by 0.1 per epoch."""

@@ -36,3 +36,19 @@ def test_translation_shows_each_layer_and_the_shares():
         np.testing.assert_allclose([line.get_ydata() for line in axes.lines], expected)
         assert all(line.get_xdata().tolist() == [1, 2] for line in axes.lines)
     assert pool1.get_ylim() == fc7.get_ylim() == (0, pytest.approx(0.63))
+
+
+def test_errors_by_size_show_means_ranges_and_references():
+    curves = {"validation": {10: [80.0, 90.0], 40: [60.0]}, "training": {10: [5.0, 5.0], 40: [20.0]}}
+    figure = analysis_figures.errors_by_size(curves, {"study": {40: 70.0, 160: 50.0}})
+    (axes,), (legend,) = figure.axes, figure.legends
+    lines = [line for line in axes.lines if len(line.get_xdata()) == 2 and line.get_linestyle() != "None"]
+    np.testing.assert_allclose(
+        [line.get_xydata() for line in lines],
+        [[[10, 85], [40, 60]], [[10, 5], [40, 20]], [[40, 70], [160, 50]]],
+    )
+    bars = axes.collections[0].get_segments()
+    np.testing.assert_allclose(bars, [[[10, 80], [10, 90]], [[40, 60], [40, 60]]])
+    assert axes.get_xscale() == "log"
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["10", "40", "160"]
+    assert [text.get_text() for text in legend.get_texts()] == ["validation", "training", "study"]
