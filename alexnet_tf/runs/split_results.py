@@ -152,9 +152,9 @@ def print_result(
 
 
 def warnings(run_config: config.Config, result: SplitResult, class_names: Sequence[str]) -> list[str]:
-    """Returns warnings, one line each, if the errors of a held-out split show that a network learned nothing."""
+    """Returns warnings, one line each, if the errors of a split show that a network learned nothing, or not a class."""
     found = result.results[result.headline]
-    return diagnostics.texts(
+    failed = diagnostics.texts(
         diagnostics.not_better_than_majority(
             result.split,
             found.top1_error,
@@ -162,6 +162,10 @@ def warnings(run_config: config.Config, result: SplitResult, class_names: Sequen
             suits_few_images=_suits_few_images(run_config),
         ),
         diagnostics.one_class_predicted(result.split, found.confusion, class_names),
+    )
+    is_balanced = run_config.sampling == "balanced" or run_config.class_weights != "none"
+    return failed or diagnostics.texts(
+        diagnostics.classes_mostly_wrong(result.split, found.confusion, class_names, is_balanced=is_balanced)
     )
 
 

@@ -16,6 +16,8 @@ _FALLEN = 0.95
 _CUT = 0.75
 # Standard errors by which the last error may exceed the lowest one.
 _STANDARD_ERRORS = 2.0
+# Images of a class that say enough about it, and the number of classes that are named.
+_MIN_OF_CLASS, _MAX_NAMED = 5, 3
 # Held-out images, of which each is more than 5 percentage points of the error.
 _FEW = 20
 
@@ -112,6 +114,38 @@ def one_class_predicted(split: str, confusion: np.ndarray, class_names: Sequence
     return (
         f"all {confusion.sum()} {split} images are classified as {class_names[predicted[0]]}: the network ignores the "
         "images; train for more epochs, or start again with a new --workdir and another --learning_rate"
+    )
+
+
+def classes_mostly_wrong(
+    split: str, confusion: np.ndarray, class_names: Sequence[str], *, is_balanced: bool
+) -> str | None:
+    """Warns if most images of a class are classified wrongly, although the error of all images is much lower.
+
+    Such a class has at least five images, more than half of them wrong, and an error of at least twice that of all
+    images and more than two standard errors above it. So there is none if half of all images are wrong.
+
+    Args:
+      split, confusion, class_names: as in `one_class_predicted`.
+      is_balanced: whether training weights or draws the classes otherwise than their numbers of images.
+    """
+    support = confusion.sum(axis=1)
+    wrong = support - np.diag(confusion)
+    error = wrong.sum() / max(1, support.sum())
+    excess = wrong - error * support
+    is_bad = (support >= _MIN_OF_CLASS) & (2 * wrong > support) & (wrong >= 2 * error * support)
+    is_bad &= excess > _STANDARD_ERRORS * np.sqrt(support * error * (1 - error))
+    places = np.flatnonzero(is_bad)
+    if not len(places):
+        return None
+    places = places[np.argsort(-wrong[places] / support[places], kind="stable")]
+    names = [f"{class_names[place]} ({wrong[place]} of {support[place]})" for place in places[:_MAX_NAMED]]
+    others = f" and {len(places) - len(names)} others" if len(places) > len(names) else ""
+    balance = "" if is_balanced else ", or use --class_weights=balanced if they have few"
+    return (
+        f"the {split} error is {_percent(error)}, but most images of {len(places)} of {np.count_nonzero(support)} "
+        f"classes are classified wrongly: {', '.join(names)}{others}; see the confusion matrix for what they are taken "
+        f"for, and add images of these classes{balance}"
     )
 
 

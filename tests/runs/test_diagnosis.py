@@ -68,6 +68,26 @@ def test_a_run_that_learned_has_no_warning():
         assert diagnosis.of_run(run_config, records, [result(LABELS)], source()) == []
 
 
+def test_a_class_that_is_mostly_wrong_is_a_warning_unless_nothing_was_learned():
+    labels = np.array([0] * 40 + [1] * 40 + [2] * 5)
+
+    def of_labels(predicted):
+        found = errors.from_probabilities(np.eye(3)[predicted], labels)
+        return split_results.SplitResult("test", labels, {}, {"center crop": found}, "center crop")
+
+    rare_is_wrong = np.where(labels == 2, 0, labels)
+    (text,) = diagnosis.of_run(config.Config(), [], [of_labels(rare_is_wrong)], source())
+    assert "most images of 1 of 3 classes are classified wrongly: bird (5 of 5)" in text
+    assert "--class_weights=balanced" in text
+    for changes in ({"class_weights": "balanced"}, {"class_weights": "weights.csv"}, {"sampling": "balanced"}):
+        run_config = config.Config(**changes)
+        (text,) = diagnosis.of_run(run_config, [], [of_labels(rare_is_wrong)], source())
+        assert "bird (5 of 5)" in text and "class_weights" not in text
+    # The warning that all images are classified as a cat says more.
+    found = diagnosis.of_run(config.Config(), [], [of_labels(np.zeros(85, int))], source())
+    assert not any("most images" in text for text in found) and len(found) == 2
+
+
 def test_duplicates_are_among_the_warnings():
     found = source()._replace(duplicates=("2 of the 5 test images are ...",))
     assert diagnosis.of_run(config.Config(), [], [result(LABELS)], found) == ["2 of the 5 test images are ..."]

@@ -82,6 +82,59 @@ def test_one_class_for_all_images_is_reported(confusion, warned):
         assert "another --learning_rate" in text
 
 
+def confusion_of(*rows):
+    """A confusion matrix from pairs of the number of images and of those classified wrongly, as the next class."""
+    matrix = np.zeros([len(rows), len(rows)], np.int64)
+    for place, (support, wrong) in enumerate(rows):
+        matrix[place, place] = support - wrong
+        matrix[place, (place + 1) % len(rows)] += wrong
+    return matrix
+
+
+@pytest.mark.parametrize(
+    "rows, warned",
+    [
+        # All images of a rare class are wrong; the smallest class that counts; a large one just above one half.
+        ([(90, 5), (10, 10)], "1 of 2 classes are classified wrongly: dog (10 of 10)"),
+        ([(95, 0), (5, 3)], "1 of 2 classes are classified wrongly: dog (3 of 5)"),
+        ([(1000, 20), (100, 51)], "1 of 2 classes are classified wrongly: dog (51 of 100)"),
+        # A class without images is not among those of the split.
+        ([(90, 5), (10, 10), (0, 0)], "1 of 2 classes are classified wrongly: dog (10 of 10)"),
+        # Worst first, and equal ones in their order.
+        (
+            [(200, 2), (10, 7), (10, 9), (10, 7)],
+            "3 of 4 classes are classified wrongly: fox (9 of 10), dog (7 of 10), gnu",
+        ),
+        # No mistake, exactly one half, too few images of the class.
+        ([(90, 0), (10, 0)], ""),
+        ([(90, 0), (10, 5)], ""),
+        ([(90, 0), (4, 4)], ""),
+        # Of five images, three wrong ones may be chance where a quarter of all is wrong; all five are not.
+        ([(95, 22), (5, 3)], ""),
+        ([(95, 20), (5, 5)], "dog (5 of 5)"),
+        # Less than twice the error of all images; most images of all are wrong.
+        ([(500, 150), (500, 260)], ""),
+        ([(60, 40), (40, 40)], ""),
+        ([(10, 10), (10, 10)], ""),
+    ],
+)
+def test_classes_that_are_mostly_wrong_are_named(rows, warned):
+    names = ["cat", "dog", "fox", "gnu"]
+    text = diagnostics.classes_mostly_wrong("test", confusion_of(*rows), names, is_balanced=False)
+    assert bool(text) == bool(warned)
+    assert warned in (text or "") and "\n" not in (text or "")
+
+
+def test_at_most_three_classes_are_named_and_the_others_counted():
+    confusion = confusion_of((1000, 0), *[(10, 8)] * 5)
+    text = diagnostics.classes_mostly_wrong("test", confusion, list("abcdef"), is_balanced=False)
+    assert text.startswith("the test error is 3.8%, but most images of 5 of 6 classes are classified wrongly: ")
+    assert ": b (8 of 10), c (8 of 10), d (8 of 10) and 2 others; " in text and text.endswith(
+        "balanced if they have few"
+    )
+    assert "class_weights" not in diagnostics.classes_mostly_wrong("test", confusion, list("abcdef"), is_balanced=True)
+
+
 @pytest.mark.parametrize(
     "losses, rates, warned",
     [
