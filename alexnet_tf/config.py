@@ -236,7 +236,8 @@ class Config:
     new_layers: tuple | None = _option(
         "network",
         None,
-        "layers to reinitialize when using initialize_from, such as fc6,fc7,fc8; defaults to the last layer",
+        "layers to reinitialize when using initialize_from, such as fc6,fc7,fc8; defaults to the last layer, "
+        "and to those of the auxiliary heads",
         "original #146",
         kind=tuple,
     )
@@ -792,7 +793,7 @@ class Config:
 
     def initialized_layers(self) -> tuple[str, ...]:
         """Returns the names of the layers that ``initialize_from`` does not initialize."""
-        return (registry.find(self.network).last_layer,) if self.new_layers is None else self.new_layers
+        return registry.find(self.network).output_layers if self.new_layers is None else self.new_layers
 
     def auto_fields(self) -> list[str]:
         """Returns the names of the fields that a run chooses when it starts, as they are `AUTO`."""

@@ -42,10 +42,16 @@ class Network(NamedTuple):
     default_views: str  # views by which experiments compare it: "ten" or "center"
     recorded_errors: tuple[RecordedErrors, ...]
     last_layer: str = "fc8"  # the one that distinguishes the classes
+    auxiliary_layers: tuple[str, ...] = ()  # those that do in auxiliary heads
     arguments: Mapping[str, object] = {}  # constant arguments of the class
     has_towers: bool = False  # has the option `towers`, and the class takes `devices`
     # Weight of the losses of auxiliary heads in training; if it is not 0, the class takes `auxiliary_heads`.
     auxiliary_weight: float = 0.0
+
+    @property
+    def output_layers(self) -> tuple[str, ...]:
+        """The layers whose size is the number of classes."""
+        return (self.last_layer, *self.auxiliary_layers)
 
 
 _COMMON_OPTIONS = ("activation", "normalization", "pooling", "initialization")
@@ -253,6 +259,7 @@ NETWORKS = {
             innovation="paths side by side, 1 x 1 kernels, auxiliary heads",
             first_layers=("conv1",),
             last_layer="fc",
+            auxiliary_layers=("fc_auxiliary4a", "fc_auxiliary4d"),
             default_views="ten",
             recorded_errors=(
                 RecordedErrors("paper, table 3", "ten views", top5_error=0.0915, dataset="imagenet2012"),

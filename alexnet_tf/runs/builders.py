@@ -79,13 +79,22 @@ def tower_devices(run_config: config.Config) -> tuple[str, str] | None:
     return placement.choose_devices(run_config.devices) if run_config.distribute == "none" else None
 
 
-def check_layers(option: str, names: Iterable[str], model: keras.Model) -> None:
+def check_layers(option: str, names: Iterable[str], model: keras.Model, *, include_heads: bool = False) -> None:
     """Checks that a network has the layers that an option names.
+
+    Args:
+      option: name of the option, for messages.
+      names: names of layers, without a tower's suffix.
+      model: the network.
+      include_heads: whether the layers of auxiliary heads may be named, which only training has.
 
     Raises:
       ValueError: naming those that it does not have.
     """
-    present = {parameter_groups.layer_of(layer.name): None for layer in model.layers if layer.weights}
+    layers = [layer.name for layer in model.layers if layer.weights]
+    if include_heads:
+        layers += [variable.path for variable in model.weights]
+    present = dict.fromkeys(map(parameter_groups.layer_of, layers))
     unknown = [name for name in names if name not in present]
     if unknown:
         raise ValueError(f"Expected {option} among {', '.join(present)}. Received: {', '.join(unknown)}")

@@ -9,6 +9,7 @@ import keras
 from alexnet_tf import config
 from alexnet_tf import flagfiles
 from alexnet_tf.data import statistics
+from alexnet_tf.models import registry
 from alexnet_tf.runs import builders
 from alexnet_tf.runs import pretrained
 from alexnet_tf.runs import restore
@@ -140,7 +141,11 @@ def initialize(
       ValueError: if the network has no such new layer, or if another layer is not in the checkpoint or has a different
         shape there.
     """
-    builders.check_layers("new_layers", run_config.new_layers, model)
+    try:
+        builders.check_layers("new_layers", run_config.new_layers, model, include_heads=True)
+    except ValueError as error:
+        default = ",".join(registry.find(run_config.network).output_layers)
+        raise ValueError(f"{error}; without --new_layers, {default} of {run_config.network} is new") from None
     # The random state of dropout is not a weight.
     kept = {
         variable.path: variable.value

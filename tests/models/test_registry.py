@@ -103,6 +103,21 @@ def test_options_reach_the_network_whose_first_layers_read_images_and_whose_last
     assert with_kernels[-1] == network.last_layer and model.get_layer(network.last_layer).kernel.shape[-1] == 3
 
 
+def test_output_layers_include_those_of_auxiliary_heads():
+    """With other classes, a run that starts from another one initializes them at random."""
+    (network,) = (network for network in registry.NETWORKS.values() if network.auxiliary_weight)
+    run_config = config.Config(network=network.name, initialize_from="runs/before").resolved()
+    model = symbolic_networks.build(builders.build_training_model, run_config, 3, jit_compile=False)
+    kernels_by_layer = {each.path.split("/")[0]: each for each in model.weights if each.path.endswith("/kernel")}
+    assert {name for name, each in kernels_by_layer.items() if each.shape[-1] == 3} == set(network.output_layers)
+    assert run_config.new_layers == network.output_layers
+    assert run_config.new_layers == ("fc", "fc_auxiliary4a", "fc_auxiliary4d")
+    # Only training has the heads, so an option that holds for every use of the network cannot name them.
+    builders.check_layers("new_layers", run_config.new_layers, model, include_heads=True)
+    with pytest.raises(ValueError, match="^Expected freeze among .* Received: fc_auxiliary4a, fc_auxiliary4d$"):
+        builders.check_layers("freeze", run_config.new_layers, model)
+
+
 @every_network
 def test_network_is_documented(network):
     text = "\n".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
