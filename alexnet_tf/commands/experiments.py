@@ -108,13 +108,13 @@ def _print_statuses(runs, directories):
 def _run(runs, own_runs, directories, data):
     """Trains or collects the runs of this machine; writes the table of all."""
     outputs = {"table": _TABLE.value, "curves": _CURVES.value, "size_figure": _SIZE_FIGURE.value}
-    plan.check_writable(directories, **outputs)
     # Checked now rather than after hours of training.
+    if _SIZE_FIGURE.value:
+        training_sizes.check_plan(runs)
     for name in ("curves", "size_figure"):
         if outputs[name]:
             figures.require_matplotlib(f"--{name}")
-    if _SIZE_FIGURE.value:
-        training_sizes.check_plan(runs)
+    plan.check_writable(directories, **outputs)
     done = runner.collect_all(own_runs, directories) if _COLLECT.value else _train(own_runs, directories, data)
     if _GAP_IMAGES.value:
         evaluation = program.command("evaluate"), _GAP_IMAGES.value

@@ -426,6 +426,13 @@ def test_killed_experiment_resumes(experiment, tmp_path):
             1,
             "Expected --list alone, as it writes nothing",
         ),
+        (["--list", "--gap_images=5"], 1, "Expected --list alone, as it writes nothing. Received: gap_images"),
+        (
+            ["--collect", "--size_figure=sizes.png"],
+            1,
+            "Expected experiments that differ in training_images, and otherwise at most in epochs, for --size_figure. "
+            "Received: pictures",
+        ),
         (["--table=tests"], 1, "Expected --table to be a file. Received: tests, a directory"),
         (["--flagfiles=/nowhere/x.flags"], 1, "/nowhere/x.flags"),
         (["--batch_size=0"], 1, "pictures.flags: Expected batch_size to be 1 to 65536 or auto. Received: 0"),

@@ -1,5 +1,8 @@
 """Errors by the number of training images, from results."""
 
+import importlib.util
+
+import forks
 import pytest
 import small_experiments as small
 
@@ -76,3 +79,22 @@ def test_published_errors_are_shown_for_classes_of_imagenet(flagfile, part, dire
     # Its accuracies with 200,000 and with all images are 0.305 and 0.471.
     assert study[200_000] == pytest.approx(100 - 30.5) and study[1_200_000] == pytest.approx(100 - 47.1)
     assert training_sizes.references([found[0]._replace(is_imagenet=False)]) == {}
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("matplotlib"), reason="needs matplotlib: pip install -e '.[figures]'")
+def test_program_draws_the_errors_of_existing_results(flagfile, part, directories, tmp_path):
+    small.leave_results(directories, plan.plan([flagfile, part], [0]), [(0.30, 0.10), (0.50, 0.30)])
+    figure = tmp_path / "sizes.png"
+    places = [f"--workdir={directories.workdir}", f"--results={directories.results}", f"--size_figure={figure}"]
+    done = forks.run("experiments", f"--flagfiles={flagfile},{part}", "--seeds=0,1", "--collect", *places)
+    assert done.returncode == 0, done.stderr
+    assert figure.read_bytes().startswith(b"\x89PNG") and done.stdout.endswith(f"size_figure {figure}\n")
+    # The table is written even if there are too few results for the figure.
+    figure.unlink()
+    done = forks.run("experiments", f"--flagfiles={flagfile},{part}", "--seeds=1", "--collect", *places)
+    assert (done.returncode, figure.exists()) == (1, False)
+    assert "| small |" in done.stdout
+    assert done.stderr == (
+        "experiments.py: Expected experiments with results that differ in training_images, and otherwise at most in "
+        "epochs, for --size_figure. Received: none\n"
+    )
