@@ -145,7 +145,7 @@ def initialize(
         builders.check_layers("new_layers", run_config.new_layers, model, include_heads=True)
     except ValueError as error:
         default = ",".join(registry.find(run_config.network).output_layers)
-        raise ValueError(f"{error}; without --new_layers, {default} of {run_config.network} is new") from None
+        raise ValueError(f"{error}; the default for {run_config.network} is --new_layers={default}") from None
     # The random state of dropout is not a weight.
     kept = {
         variable.path: variable.value

@@ -70,7 +70,7 @@ def test_a_run_is_initialized_from_another_except_for_new_layers(before, changes
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"new_layers": ("fc9",)}, "Received: fc9; without --new_layers, fc8 of alexnet is new$"),
+        ({"new_layers": ("fc9",)}, "Received: fc9; the default for alexnet is --new_layers=fc8$"),
         ({"new_layers": ()}, "fc8.* Name layers to initialize at random in new_layers"),
         (
             {"new_layers": ("fc8",), "removed_layer": "conv3"},
