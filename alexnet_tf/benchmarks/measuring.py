@@ -7,6 +7,7 @@ another's turn. The first round, and the first calls of each turn, are not count
 
 import contextlib
 import importlib
+import math
 import multiprocessing
 import os
 import statistics
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 
@@ -26,6 +28,12 @@ Side = Callable[[], Iterator[float]]
 AT_LEAST, AT_MOST, EXACTLY = "at least", "at most", "exactly"
 # Relative tolerance of `EXACTLY`.
 TOLERANCE = 1e-3
+# Calls that are queued before the device is waited for, as many as training has steps between two reports.
+MIN_QUEUED = 20
+# Queued calls are counted once this many of them in a row have taken equally long, up to a factor.
+STEADY_CALLS, STEADY_FACTOR = 3, 1.2
+# At most this many calls, or seconds, are waited for that.
+MAX_WARM_UP, MAX_WARM_UP_SECONDS = 30, 60.0
 
 
 class NotRunError(Exception):
@@ -39,6 +47,8 @@ class Request(NamedTuple):
     data_dirs: tuple[str, ...] = ()  # prepared data sets, at most one of JPEG records and one of raw records
     rounds: int = 7  # counted rounds, after one that is not counted
     seconds: float = 2.0  # minimum length of a side's turn, which has at least one piece of work
+    batches: tuple[int, ...] = ()  # batch sizes of the row gpu
+    keep: Callable[["Result"], None] = lambda result: None  # called with what a row has measured before it ends
 
 
 class Ratio(NamedTuple):
@@ -132,6 +142,81 @@ def _rate(work, seconds, warm_up):
     while not amount or time.perf_counter() - start < seconds:
         amount += next(work)
     return amount / (time.perf_counter() - start)
+
+
+class Queued(NamedTuple):
+    """The speed of calls that a device takes one after the other."""
+
+    rates: list[float]  # amount of work per second in each round
+    first_seconds: float  # of the first call, which traces and compiles
+
+
+def queued(
+    calls: Mapping[str, Callable[[], Any]],
+    synchronize: Callable[[], Any],
+    amount: float,
+    *,
+    rounds: int,
+    seconds: float,
+    skipped: int = 0,
+) -> dict[str, Queued]:
+    """Measures calls that a device is given without waiting for the previous ones, as a training loop does.
+
+    The calls are first waited for one by one, until they take equally long: compiling and choosing algorithms are over.
+
+    Args:
+      calls: functions by name that return before the device has done their work.
+      synchronize: waits for the device.
+      amount: work done per call, such as a number of images.
+      rounds: number of rounds, in each of which all functions take turns.
+      seconds: minimum length of a turn, which has at least `MIN_QUEUED` calls.
+      skipped: calls at the start of each turn that are not counted.
+
+    Returns:
+      A dict of `Queued` by name.
+    """
+    warm_ups = {name: _warm_up(call, synchronize) for name, call in calls.items()}
+    rates = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            count = max(MIN_QUEUED, math.ceil(seconds / warm_ups[name][-1]))
+            for _ in range(skipped):
+                call()
+            synchronize()
+            start = time.perf_counter()
+            for _ in range(count):
+                call()
+            synchronize()
+            rates[name].append(count * amount / (time.perf_counter() - start))
+    return {name: Queued(rates[name], warm_ups[name][0]) for name in calls}
+
+
+def _warm_up(call, synchronize):
+    """Calls until calls take equally long; returns the seconds of each."""
+    durations = []
+    while len(durations) < MAX_WARM_UP and sum(durations) < MAX_WARM_UP_SECONDS and not _is_steady(durations):
+        start = time.perf_counter()
+        call()
+        synchronize()
+        durations.append(time.perf_counter() - start)
+    return durations
+
+
+def _is_steady(durations):
+    # The first call compiles.
+    last = durations[1:][-STEADY_CALLS:]
+    return len(last) == STEADY_CALLS and max(last) <= STEADY_FACTOR * min(last)
+
+
+def merge(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Merges the dicts of one row measured in several processes, whose sides and values have different names."""
+    merged = dict(rows[0])
+    for row in rows[1:]:
+        for key in ("medians", "rates"):
+            merged[key] = {**merged[key], **row[key]}
+        for key in ("ratios", "values", "notes"):
+            merged[key] = [*merged[key], *(each for each in row[key] if each not in merged[key])]
+    return merged
 
 
 @contextlib.contextmanager

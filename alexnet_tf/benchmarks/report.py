@@ -12,6 +12,9 @@ from alexnet_tf.utils import escaping
 from alexnet_tf.utils import files
 from alexnet_tf.utils import machine
 
+# Rows with more sides get a line for each of them.
+MAX_SIDES_IN_A_LINE = 12
+
 
 def check_plot(path: str, names: Sequence[str]) -> None:
     """Checks that growth can be plotted, before minutes of measuring.
@@ -55,11 +58,13 @@ def lines(name: str, row: Mapping[str, Any]) -> list[str]:
 
 
 def _entries(row):
-    """Returns (name, value, target) of a row's ratios and values, as text."""
+    """Returns (name, value, target) of a row's ratios and values, and of its sides if they are many, as text."""
     found = []
     for ratio in row["ratios"]:
         value = f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})"
         found.append((f"{ratio['numerator']} / {ratio['denominator']}", value, _target(ratio)))
+    if len(row["medians"]) > MAX_SIDES_IN_A_LINE:
+        found += [(side, f"{_short(median)} {row['unit']}", "") for side, median in row["medians"].items()]
     for each in row["values"]:
         found.append((each["name"], f"{_short(each['value'])} {each['unit']}".strip(), _target(each)))
     return found
@@ -73,6 +78,8 @@ def _target(entry):
 
 
 def _medians(row):
+    if len(row["medians"]) > MAX_SIDES_IN_A_LINE:
+        return ""
     return (
         ", ".join(f"{side} {_short(median)}" for side, median in row["medians"].items()) + f" {row['unit']}"
     ).strip()

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 
+from alexnet_tf.benchmarks import gpu
 from alexnet_tf.benchmarks import measuring
 from alexnet_tf.models import registry
 from alexnet_tf.utils import machine
@@ -49,7 +50,7 @@ class Row(NamedTuple):
 
 
 # Names of ratios within a row, which share its sides.
-ALIASES = {"P1b": "P1", "P2": "P1"}
+ALIASES = {"P1b": "P1", "P2": "P1", "P14": "gpu"}
 ROWS = {
     "machine": Row("hardware", "machine"),
     "P1": Row("training_step", "textbooks"),
@@ -77,6 +78,8 @@ ROWS = {
     "load": Row("serving", "load"),
     "neighbours": Row("retrieval", "nearest_images"),
     "growth": Row("training_step", "growth"),
+    # Eight minutes on a GPU.
+    "gpu": Row("gpu_steps", "measure", is_default=False),
     # An hour on two cores.
     "networks": Row("networks", "networks", is_default=False),
 }
@@ -115,6 +118,7 @@ def measure_in_processes(
     options: Sequence[str] = (),
     quick: bool = False,
     networks: Sequence[str] = (),
+    gpu_options: gpu.Options | None = None,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Measures rows in other processes: one for rows with the same settings, one for each batch size and network.
 
@@ -125,6 +129,7 @@ def measure_in_processes(
       options: flags of all processes, which override those of the command.
       quick: whether growth is measured at two batch sizes only.
       networks: of the row networks; empty for all.
+      gpu_options: of the row gpu.
 
     Yields:
       A row's name and its dict for JSON.
@@ -134,7 +139,7 @@ def measure_in_processes(
     """
     groups = {}
     for name in names:
-        if name not in MERGED:
+        if name not in (*MERGED, "gpu"):
             groups.setdefault((tuple(ROWS[name].flags()), ROWS[name].cores), []).append(name)
     for (flags, cores), group in groups.items():
         found = _run(group, command, (*options, *flags), cores, scratch)
@@ -145,7 +150,10 @@ def measure_in_processes(
     }
     for row in MERGED:
         if row in names:
-            yield row, merge([_run([row], command, (*options, *flags), 0, scratch)[row] for flags in variants[row]])
+            found = [_run([row], command, (*options, *flags), 0, scratch)[row] for flags in variants[row]]
+            yield row, measuring.merge(found)
+    if "gpu" in names:
+        yield "gpu", gpu.measure_in_processes([*command, *options], scratch, gpu_options or gpu.Options())
 
 
 def network_flags(name: str) -> tuple[str, ...]:
@@ -177,14 +185,3 @@ def _run(names, command, flags, cores, scratch):
     if done.returncode:
         sys.exit(done.returncode)
     return schema.read_json(path, schema.Object({"rows": schema.Map(schema.Map())}), "measured rows")["rows"]
-
-
-def merge(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Merges the dicts of one row measured in several processes, whose sides and values have different names."""
-    merged = dict(found[0])
-    for row in found[1:]:
-        for key in ("medians", "rates"):
-            merged[key] = {**merged[key], **row[key]}
-        for key in ("ratios", "values", "notes"):
-            merged[key] = [*merged[key], *(each for each in row[key] if each not in merged[key])]
-    return merged

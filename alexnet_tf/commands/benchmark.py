@@ -5,7 +5,7 @@ alexnet-tf benchmark --data_dir=prepared,prepared_raw --json=benchmark.json --ma
 The result is a table of ratios and their targets. Rows with the same settings are measured in one
 process, each batch size of the row growth and each of the networks in its own. P9 and P10 need
 prepared data sets; without --data_dir, the images of --photographs=DIR (train/CLASS/*) are prepared
-temporarily.
+temporarily. --rows=gpu takes eight minutes on a GPU.
 """
 
 import dataclasses
@@ -20,9 +20,17 @@ from alexnet_tf import flagfiles
 from alexnet_tf.commands import program
 
 FLAGS = flags.FlagValues()
-_ROWS = flags.DEFINE_list("rows", [], "rows to measure, such as P1,P9; defaults to all but networks", flag_values=FLAGS)
+_ROWS = flags.DEFINE_list(
+    "rows", [], "rows to measure, such as P1,P9; defaults to all but gpu and networks", flag_values=FLAGS
+)
 _NETWORKS = flags.DEFINE_list(
     "networks", [], "networks of the row networks, such as vgg_a,resnet_18; defaults to all", flag_values=FLAGS
+)
+_BATCHES = flags.DEFINE_list(
+    "batches", [], "batch sizes of the row gpu; defaults to 128,256,512,1024", flag_values=FLAGS
+)
+_TORCH_PYTHON = flagfiles.define_path(
+    "torch_python", "", "Python that has torch, for the row gpu; defaults to this one", flag_values=FLAGS
 )
 _PHOTOGRAPHS = flagfiles.define_path(
     "photographs", "", "folder train/CLASS/* to prepare temporarily if --data_dir is not given", flag_values=FLAGS
@@ -49,6 +57,11 @@ def _measure(run_config, arguments):
     names = rows.choose(_ROWS.value)
     if "networks" not in names:
         program.report_unused([_NETWORKS], "without --rows=networks")
+    if "gpu" not in names:
+        program.report_unused([_BATCHES, _TORCH_PYTHON], "without --rows=gpu")
+    batches = program.integers(_BATCHES, "128,256")
+    if 0 in batches:
+        raise ValueError("Expected --batches of at least 1. Received: 0")
     for name in _NETWORKS.value:
         registry.find(name)
     paths = [pathlib.Path(path) for path in (_JSON.value, _MARKDOWN.value, _PLOT.value) if path]
@@ -62,7 +75,7 @@ def _measure(run_config, arguments):
             )
     measured = {}
     with tempfile.TemporaryDirectory(prefix="alexnet_benchmark_") as scratch:
-        for name, row in _measure_rows(names, run_config, arguments, scratch):
+        for name, row in _measure_rows(names, run_config, arguments, scratch, batches):
             measured[name] = row
             print(*report.lines(name, row), sep="\n", flush=True)
     report.write(measured, _JSON.value, _MARKDOWN.value)
@@ -71,23 +84,28 @@ def _measure(run_config, arguments):
     print(f"measurements in {' and '.join(map(str, paths))}")
 
 
-def _measure_rows(names, run_config, arguments, scratch):
+def _measure_rows(names, run_config, arguments, scratch, batches):
     """Measures rows, in this process or in others; yields the name and the measurements of each."""
+    from alexnet_tf.benchmarks import gpu
     from alexnet_tf.benchmarks import measuring
+    from alexnet_tf.benchmarks import report
     from alexnet_tf.benchmarks import rows
 
     data_dirs = tuple(part.strip() for part in run_config.data_dir.split(",") if part.strip())
     if not data_dirs and _PHOTOGRAPHS.value:
         data_dirs = _prepare(run_config, _PHOTOGRAPHS.value, scratch)
     if _HERE.value:
-        request = measuring.Request(run_config, data_dirs, _ROUNDS.value)
+        request = measuring.Request(run_config, data_dirs, _ROUNDS.value, batches=batches)
         if _QUICK.value:
             request = request._replace(rounds=1, seconds=0.1)
-        return ((name, rows.measure_here(name, request)) for name in names)
+        keep = lambda name: lambda result: report.write({name: result.to_dict()}, _JSON.value)
+        return ((name, rows.measure_here(name, request._replace(keep=keep(name)))) for name in names)
     options = [f"--data_dir={','.join(data_dirs)}", "--photographs="]
     options += ["--batch_size=8"] if _QUICK.value and run_config.batch_size == 128 else []
     command = [*program.command("benchmark"), *arguments]
-    return rows.measure_in_processes(names, command, scratch, options, _QUICK.value, _NETWORKS.value)
+    batches = sorted(batches) or (gpu.QUICK_BATCHES if _QUICK.value else gpu.BATCHES)
+    gpu_options = gpu.Options(batches, data_dirs, _TORCH_PYTHON.value)
+    return rows.measure_in_processes(names, command, scratch, options, _QUICK.value, _NETWORKS.value, gpu_options)
 
 
 def _prepare(run_config, photographs, scratch):

@@ -1,7 +1,11 @@
 """Sides take turns, and ratios and targets are computed as documented. No timing is asserted."""
 
+import subprocess
+import sys
+
 import child_sides
 import pytest
+import source_code
 
 from alexnet_tf.benchmarks import measuring
 
@@ -66,3 +70,52 @@ def test_error_in_another_process_is_reported():
     with pytest.raises(ChildProcessError, match="^counting failed in its process: TypeError: "):
         with measuring.in_subprocesses((child_sides.counting, "many")) as sides:
             next(sides["counting"]())
+
+
+class Device:
+    """A device and its clock: a call is queued in 1 ms and computed in 10 ms, the first one in 5 s."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        self.free_at = 0.0
+        self.calls = []
+        monkeypatch.setattr(measuring.time, "perf_counter", lambda: self.now)
+
+    def call(self, name):
+        self.now += 0.001
+        self.free_at = max(self.now, self.free_at) + (0.01 if name in self.calls else 5.0)
+        self.calls.append(name)
+
+    def synchronize(self):
+        self.now = max(self.now, self.free_at)
+
+
+def test_queued_calls_are_not_waited_for(monkeypatch):
+    device = Device(monkeypatch)
+    calls = {name: lambda name=name: device.call(name) for name in "ab"}
+    found = measuring.queued(calls, device.synchronize, 100.0, rounds=2, seconds=1.0, skipped=5)
+    # One that compiles and three that take equally long; then turns of a second, as one such call takes 11 ms.
+    turn = 5 + 91
+    assert "".join(device.calls) == "aaaabbbb" + 2 * (turn * "a" + turn * "b")
+    for queued in found.values():
+        assert queued.first_seconds == pytest.approx(5.001)
+        # Queueing is hidden, except for the first call.
+        assert queued.rates == pytest.approx([91 * 100 / (91 * 0.01 + 0.001)] * 2)
+
+
+def test_calls_that_never_take_equally_long_are_counted_at_last(monkeypatch):
+    device = Device(monkeypatch)
+    durations = iter([1.0, 9.0] * measuring.MAX_WARM_UP * 2)
+
+    def call():
+        device.now += next(durations)
+
+    measuring.queued({"a": call}, device.synchronize, 1.0, rounds=1, seconds=0.0)
+    # Sixty seconds of warming up, and the fewest calls of a turn.
+    assert device.now == pytest.approx(12 * 5.0 + measuring.MIN_QUEUED * 5.0)
+
+
+def test_another_python_can_measure_without_our_libraries():
+    """The Python that has torch needs nothing else."""
+    program = "import sys; sys.path.append(sys.argv[1]); import alexnet_tf.benchmarks.measuring"
+    assert subprocess.run([sys.executable, "-S", "-P", "-c", program, str(source_code.ROOT)]).returncode == 0

@@ -7,7 +7,6 @@ import pytest
 
 from alexnet_tf.benchmarks import measuring
 from alexnet_tf.benchmarks import report
-from alexnet_tf.benchmarks import rows
 from alexnet_tf.reporting import figures
 from alexnet_tf.utils import machine
 
@@ -25,7 +24,7 @@ def row_at(batch):
 
 
 def test_rows_are_written_as_json_and_as_markdown(tmp_path):
-    found = {"P1": rows.merge([row_at(1), row_at(2)]), "P8": {"not_run": "needs two devices"}}
+    found = {"P1": measuring.merge([row_at(1), row_at(2)]), "P8": {"not_run": "needs two devices"}}
     report.write(found, tmp_path / "found.json", tmp_path / "found.md")
     read = json.loads((tmp_path / "found.json").read_text())
     assert read["rows"] == found and read["machine"]["cores"] == machine.available_cores()
@@ -60,7 +59,7 @@ def growth_at(size):
 def test_plot_of_growth_shows_the_measured_values(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(figures, "save_figure", lambda figure, path: drawn.append((figure, path)))
-    report.plot(rows.merge([growth_at(1), growth_at(8), growth_at(64)]), tmp_path / "growth.png")
+    report.plot(measuring.merge([growth_at(1), growth_at(8), growth_at(64)]), tmp_path / "growth.png")
     ((figure, path),) = drawn
     assert path == tmp_path / "growth.png"
     times, memory, speeds = [axes.lines[0].get_xydata().T.tolist() for axes in figure.axes]

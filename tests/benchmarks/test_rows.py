@@ -12,6 +12,7 @@ import forks
 import grappler
 import pytest
 import small_benchmarks
+import tensorflow as tf
 
 import alexnet_tf
 from alexnet_tf.benchmarks import hardware
@@ -140,7 +141,8 @@ def test_two_workers_require_one_core_each(small, monkeypatch):
 
 def test_rows_are_chosen_by_name_in_the_order_of_the_table():
     assert rows.choose(["P9", "P2", "P1b"]) == ["P1", "P9"]
-    assert rows.choose([]) == [name for name in rows.ROWS if name != "networks"]
+    assert rows.choose(["P14"]) == ["gpu"]
+    assert rows.choose([]) == [name for name in rows.ROWS if name not in ("gpu", "networks")]
 
 
 def test_networks_are_measured_only_on_request():
@@ -244,10 +246,12 @@ def test_program_writes_a_row_measured_on_one_core(data_dirs, tmp_path):
 
 def test_program_reports_rows_that_it_could_not_run(tmp_path):
     path = tmp_path / "rows.json"
-    done = benchmark("--rows=P9,P10", "--here", f"--json={path}")
+    names = "P9,P10" if tf.config.list_physical_devices("GPU") else "P9,P10,gpu"
+    done = benchmark(f"--rows={names}", "--here", f"--json={path}")
     assert done.returncode == 0 and not done.stderr, done.stderr
     assert "P9: not run: needs --data_dir" in done.stdout and "P10: not run: needs --data_dir" in done.stdout
     assert "needs --data_dir" in json.loads(path.read_text())["rows"]["P10"]["not_run"]
+    assert done.stdout.count("gpu: not run: there is no GPU") == names.count("gpu")
 
 
 @pytest.mark.parametrize(
@@ -259,6 +263,8 @@ def test_program_reports_rows_that_it_could_not_run(tmp_path):
         (["--rows=P10"], 2, "Expected --json"),
         (["--rows=networks", "--networks=vgg_c", "--json=figures.json"], 1, "Expected network to be one of alexnet, "),
         (["--rows=P10", "--json=figures.json", "--plot=growth.png"], 1, "Expected growth among --rows, for --plot."),
+        (["--rows=gpu", "--json=figures.json", "--batches=some"], 2, "Expected --batches such as 128,256."),
+        (["--rows=gpu", "--json=figures.json", "--batches=0,8"], 1, "Expected --batches of at least 1. Received: 0"),
     ],
 )
 def test_bad_input_is_reported_in_one_line(arguments, status, message):
