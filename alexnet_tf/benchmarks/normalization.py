@@ -44,7 +44,7 @@ def share_of_step(request: measuring.Request) -> measuring.Result:
         "without LRN": sides.training_step(run_config, without),
         sides.OURS: sides.training_step(run_config, sides.shared_trainer(run_config)),
     }
-    ratios = [measuring.Ratio("without LRN", sides.OURS, 1.15, measuring.AT_MOST)]
+    ratios = [measuring.Ratio("without LRN", sides.OURS, 1.08, measuring.AT_MOST)]
     description = f"training steps, batches of {run_config.batch_size}, {run_config.precision}"
     return measuring.Result(description, "images/s", sides.interleave(request, measured), ratios)
 
@@ -93,5 +93,5 @@ def forward_and_backward(request: measuring.Request) -> measuring.Result:
         rates = sides.interleave(request, measured)
     names = list(measured)
     count = len(SHAPES)
-    ratios = [measuring.Ratio(our, their, 4.0) for our, their in zip(names[:count], names[count:])]
+    ratios = [measuring.Ratio(our, their, 4.5) for our, their in zip(names[:count], names[count:])]
     return measuring.Result("LRN, forward and backward, float32", "images/s", rates, ratios)
