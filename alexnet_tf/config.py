@@ -687,6 +687,16 @@ class Config:
         high=1000,
         may_change=True,
     )
+    compile: str = _option(
+        "run",
+        "auto",
+        "what XLA compiles: step, the training step as one program on one device; islands, preprocessing, "
+        "normalizations and update separately; auto, the step on a single GPU, islands elsewhere. Results differ by "
+        "rounding. Compiling the step was not measured on a GPU, and makes it slower on a CPU",
+        "ours",
+        choices=("auto", "step", "islands"),
+        may_change=True,
+    )
     summary_epochs: float = _option(
         "run",
         1.0,
@@ -915,8 +925,14 @@ def _check_devices(run_config):
         raise ValueError(f"Expected towers=two for two devices. Received: towers={towers}")
     if towers != "two" and run_config.communication != "paper":
         raise ValueError(f"Expected towers=two for communication=fc8. Received: towers={towers}")
+    if run_config.compile == "step" and not is_single:
+        raise ValueError(f"Expected compile to be auto or islands for two devices. Received: step, {devices=}")
     if run_config.distribute == "none":
         return
+    if run_config.compile == "step":
+        raise ValueError(
+            f"Expected compile to be auto or islands for distribute={run_config.distribute}. Received: step"
+        )
     if run_config.steps_per_call > 1:
         raise ValueError(
             f"Expected steps_per_call to be 1 for distribute={run_config.distribute}. "

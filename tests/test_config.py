@@ -65,7 +65,7 @@ OF_OTHERS = registry.refused_options("alexnet")
 EVERYTHING_ELSE = config.Config(
     **{field.name: another(field) for field in FIELDS}
     | {"network": "alexnet", "towers": "two", "image_size": 96, "distribute": "none", "sampling": "uniform", "pad": 0}
-    | {"training_images": 0}
+    | {"training_images": 0, "compile": "islands"}
     | {name: getattr(config.Config(), name) for name in OF_OTHERS}
 )
 BALANCED = dataclasses.replace(EVERYTHING_ELSE, sampling="balanced", data_service="", training_images=17)
@@ -589,6 +589,7 @@ def test_differences_are_fields_that_must_not_change_within_a_run(field):
         "epochs",
         "report_steps",
         "steps_per_call",
+        "compile",
         "summary_epochs",
         "checkpoint_steps",
         "keep_checkpoints",
@@ -612,9 +613,9 @@ def test_differences_are_fields_that_must_not_change_within_a_run(field):
 
 
 def test_all_differences_are_listed():
-    # 18 may change; network, towers, sampling, training_images, pad and the options of others have their defaults.
+    # 19 may change; network, towers, sampling, training_images, pad and the options of others have their defaults.
     default = config.Config(split_rule="shuffle", input_scale=1.0, new_layers=("fc8",))
-    assert len(default.differences(EVERYTHING_ELSE)) == len(FIELDS) - 18 - 5 - len(OF_OTHERS)
+    assert len(default.differences(EVERYTHING_ELSE)) == len(FIELDS) - 19 - 5 - len(OF_OTHERS)
     assert set(EVERYTHING_ELSE.differences(ONE_TOWER)) == {"towers", "communication"}
 
 
@@ -750,3 +751,13 @@ def test_missing_flagfile_is_reported_with_the_places_searched(directories, name
         flagfiles.read_flagfile(mine / "including.flags")
     first = [] if name.startswith("/") else [f"{mine}/{name}"]
     assert ", ".join([*first, searched.format(package=package)]) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "received"),
+    [({"devices": ("/GPU:0", "/GPU:1")}, "step, devices='/GPU:0,/GPU:1'"), ({"distribute": "mirrored"}, "step")],
+)
+def test_one_program_of_xla_is_for_one_device(options, received):
+    with pytest.raises(ValueError, match=f"^Expected compile to be auto or islands for .*Received: {received}$"):
+        config.Config(compile="step", **options)
+    config.Config(compile="islands", **options)

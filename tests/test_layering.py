@@ -23,11 +23,13 @@ MAY_IMPORT = {
     "alexnet_tf.models.placement": [],
     "alexnet_tf.models.layers": ["alexnet_tf.models.random_keys"],
     "alexnet_tf.models.normalizations": ["alexnet_tf.models.layers"],
+    "alexnet_tf.models.pooling": [],
     "alexnet_tf.models.variants": ["alexnet_tf.models.layers", "alexnet_tf.models.normalizations"],
     "alexnet_tf.models.tower_layers": [
         "alexnet_tf.models.layers",
         "alexnet_tf.models.normalizations",
         "alexnet_tf.models.placement",
+        "alexnet_tf.models.pooling",
         "alexnet_tf.models.variants",
     ],
     "alexnet_tf.models.alexnet": [
@@ -36,27 +38,35 @@ MAY_IMPORT = {
         "alexnet_tf.models.tower_layers",
         "alexnet_tf.models.variants",
     ],
-    "alexnet_tf.models.alexnet_owt": ["alexnet_tf.models.layers", "alexnet_tf.models.network"],
+    "alexnet_tf.models.alexnet_owt": [
+        "alexnet_tf.models.layers",
+        "alexnet_tf.models.network",
+        "alexnet_tf.models.pooling",
+    ],
     "alexnet_tf.models.cifar10": [
         "alexnet_tf.models.layers",
         "alexnet_tf.models.network",
         "alexnet_tf.models.normalizations",
+        "alexnet_tf.models.pooling",
     ],
     "alexnet_tf.models.mlp": ["alexnet_tf.models.layers", "alexnet_tf.models.network"],
     "alexnet_tf.models.vgg": [
         "alexnet_tf.models.layers",
         "alexnet_tf.models.network",
         "alexnet_tf.models.normalizations",
+        "alexnet_tf.models.pooling",
     ],
     "alexnet_tf.models.googlenet": [
         "alexnet_tf.models.layers",
         "alexnet_tf.models.network",
         "alexnet_tf.models.normalizations",
+        "alexnet_tf.models.pooling",
     ],
     "alexnet_tf.models.residual_layers": ["alexnet_tf.models.layers"],
     "alexnet_tf.models.resnet": [
         "alexnet_tf.models.layers",
         "alexnet_tf.models.network",
+        "alexnet_tf.models.pooling",
         "alexnet_tf.models.residual_layers",
     ],
     "alexnet_tf.models.cifar10_resnet": [

@@ -212,7 +212,7 @@ def operations(request: measuring.Request) -> measuring.Result:
     Returns:
       `measuring.Result`, without rates.
     """
-    run_config = request.config.resolved()
+    run_config = dataclasses.replace(request.config.resolved(), compile="islands")
     step = sides.build_trainer(run_config).step
     batch, rates = sides.synthetic_batch(run_config, sides.NUM_CLASSES), builders.initial_rates(run_config)
     counts = operation_counts.count(executed_graph.run(step, batch, rates))

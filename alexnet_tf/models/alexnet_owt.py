@@ -6,6 +6,7 @@ import keras
 
 from alexnet_tf.models import layers
 from alexnet_tf.models import network
+from alexnet_tf.models import pooling
 
 IMAGE_SIZE = 224
 KERNELS = (64, 192, 384, 256, 256)
@@ -54,7 +55,7 @@ class _Builder(NamedTuple):
 
     def pooling(self, number, x):
         options = {"data_format": "channels_last", "dtype": self.dtype}
-        return keras.layers.MaxPooling2D(3, 2, name=f"pool{number}", **options)(x)
+        return pooling.MaxPooling2D(3, 2, name=f"pool{number}", **options)(x)
 
     def dense(self, number, units, x):
         options = {"kernel_initializer": self.initializer(number), "dtype": self.dtype}

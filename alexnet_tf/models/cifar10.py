@@ -10,6 +10,7 @@ import keras
 from alexnet_tf.models import layers
 from alexnet_tf.models import network
 from alexnet_tf.models import normalizations
+from alexnet_tf.models import pooling
 
 
 class Layout(NamedTuple):
@@ -28,7 +29,7 @@ LAYOUTS = {
 }
 KERNELS = (32, 32, 64)
 STDDEVS = (0.0001, 0.01, 0.01)
-POOLINGS = (keras.layers.MaxPooling2D, keras.layers.AveragePooling2D, keras.layers.AveragePooling2D)
+POOLINGS = (pooling.MaxPooling2D, keras.layers.AveragePooling2D, keras.layers.AveragePooling2D)
 HIDDEN_UNITS = 64
 IMAGE_SIZE = 32
 

@@ -7,6 +7,7 @@ import keras
 from alexnet_tf.models import layers
 from alexnet_tf.models import network
 from alexnet_tf.models import normalizations
+from alexnet_tf.models import pooling
 
 IMAGE_SIZE = 224
 # The last stage has a thirty-second of the image's side.
@@ -68,7 +69,7 @@ class _Builder:
 
     def pooling(self, place, x, *, strides=2):
         """Applies max pooling of 3 x 3, whose last windows extend past the edge."""
-        return keras.layers.MaxPooling2D(3, strides, padding="same", name=f"pool{place}", **self._options)(x)
+        return pooling.MaxPooling2D(3, strides, padding="same", name=f"pool{place}", **self._options)(x)
 
     def normalization(self, number, x):
         options = {"jit_compile": self._jit_compile, "dtype": self._dtype, "name": f"norm{number}"}
@@ -222,6 +223,10 @@ class GoogLeNet(network.Network):
             "dtype": dtype,
             "name": name,
         }
+
+    @property
+    def training_layers(self) -> list[keras.layers.Layer]:
+        return self.layers if self._with_heads is None else self._with_heads.layers
 
     def call(self, inputs, training=None, mask=None):
         if training and self._with_heads is not None:

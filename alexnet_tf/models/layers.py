@@ -208,6 +208,10 @@ class Dropout(keras.layers.Layer):
     Raises:
       ValueError: If `rate` is outside [0, 1).
 
+    Attributes:
+      in_compiled_step: bool, whether XLA compiles the training step as one program. The random numbers are the same,
+        but computed in a way that XLA can compile. Not saved with the layer.
+
     Reference:
 
     - [ImageNet Classification with Deep Convolutional Neural Networks](
@@ -221,6 +225,7 @@ class Dropout(keras.layers.Layer):
         self.rate = rate
         self.seed = seed
         self.seed_generator = None
+        self.in_compiled_step = False
 
     def build(self, input_shape):
         # Created here, under a fixed name, so that the state's path begins with the layer's, and its device is the
@@ -240,7 +245,10 @@ class Dropout(keras.layers.Layer):
             # The state is the same in all replicas, but each drops different outputs. Seeds are below 2 ** 31.
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
             seed += tf.stack([tf.cast(replica, seed.dtype) * 2**32, 0])
-        draws = random_keys.uniform(tf.shape(inputs), seed)
+        if self.in_compiled_step:
+            draws = random_keys.compilable_uniform(inputs.shape, seed)
+        else:
+            draws = random_keys.uniform(tf.shape(inputs), seed)
         return tf.where(draws >= self.rate, inputs, tf.zeros_like(inputs))
 
     def compute_output_shape(self, input_shape):

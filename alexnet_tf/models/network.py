@@ -31,6 +31,11 @@ class Network(keras.Model):
     quantized.
     """
 
+    @property
+    def training_layers(self) -> list[keras.layers.Layer]:
+        """All layers that ``training=True`` computes, which may be more than `layers`."""
+        return self.layers
+
     def get_config(self):
         config = dict(self._arguments)
         if not self.trainable:

@@ -6,6 +6,7 @@ import keras
 
 from alexnet_tf.models import layers
 from alexnet_tf.models import network
+from alexnet_tf.models import pooling
 from alexnet_tf.models import residual_layers
 
 IMAGE_SIZE = 224
@@ -47,7 +48,7 @@ def _stages(builder, layout, width, strided, images):
     x = builder.relu("1", x)
     # The maps are not negative, so zeros at the edge are never a maximum alone.
     x = keras.layers.ZeroPadding2D(1, name="edge_pool1", **options)(x)
-    x = keras.layers.MaxPooling2D(3, 2, name="pool1", **options)(x)  # 56
+    x = pooling.MaxPooling2D(3, 2, name="pool1", **options)(x)  # 56
     for stage, (blocks, maps) in enumerate(zip(layout.blocks, MAPS), start=2):  # 56, 28, 14 and 7
         for block in range(1, blocks + 1):
             strides = 2 if stage > 2 and block == 1 else 1

@@ -5,6 +5,7 @@ import keras
 from alexnet_tf.models import layers
 from alexnet_tf.models import network
 from alexnet_tf.models import normalizations
+from alexnet_tf.models import pooling
 
 IMAGE_SIZE = 224
 # Five poolings halve the side.
@@ -56,7 +57,7 @@ class _Builder:
 
     def pooling(self, number, x):
         options = {"data_format": "channels_last", "dtype": self._dtype}
-        return keras.layers.MaxPooling2D(2, 2, name=f"pool{number}", **options)(x)
+        return pooling.MaxPooling2D(2, 2, name=f"pool{number}", **options)(x)
 
     def dense(self, number, units, x):
         initializer = self._initializers.next()

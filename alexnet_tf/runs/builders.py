@@ -18,7 +18,9 @@ from alexnet_tf.data import augmentation
 from alexnet_tf.data import photograph
 from alexnet_tf.data import sampling
 from alexnet_tf.data import statistics
+from alexnet_tf.models import layers
 from alexnet_tf.models import placement
+from alexnet_tf.models import pooling
 from alexnet_tf.models import registry
 from alexnet_tf.training import checkpoint_files
 from alexnet_tf.training import checkpoints
@@ -339,7 +341,15 @@ def build_trainer(
       image_statistics: of the training images.
       strategy: if given, each of its replicas takes the step. This function must be called in its scope.
       class_weights: as in `trainer.Trainer`.
+
+    Raises:
+      ValueError: if the step is to be compiled as one program, but the towers are on two devices.
     """
+    jit_compile = compiles_step(run_config)
+    # A benchmark may train another model than a network of the package.
+    for layer in getattr(model, "training_layers", model.layers):
+        if isinstance(layer, (layers.Dropout, pooling.MaxPooling2D)):
+            layer.in_compiled_step = jit_compile
     return trainer.Trainer(
         model,
         build_optimizer(run_config, model),
@@ -349,7 +359,24 @@ def build_trainer(
         class_weights,
         registry.find(run_config.network).auxiliary_weight,
         moving_statistics(model),
+        jit_compile,
     )
+
+
+def compiles_step(run_config: config.Config) -> bool:
+    """Returns whether XLA compiles the training step of a configuration as one program.
+
+    Raises:
+      ValueError: if it is to be compiled, but the towers are on two devices.
+    """
+    if run_config.compile == "islands" or run_config.distribute != "none":
+        return False
+    is_split = registry.is_split(run_config.network, run_config.towers) and tower_devices(run_config)
+    if run_config.compile == "auto":
+        return not is_split and len(tf.config.list_logical_devices("GPU")) == 1
+    if is_split:
+        raise ValueError("Expected one device for compile=step, such as --devices=. Received: two GPUs for the towers")
+    return True
 
 
 def moving_statistics(model: keras.Model) -> list[tf.Variable]:

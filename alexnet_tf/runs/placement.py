@@ -1,5 +1,6 @@
 """Measures what each device does in one training step of a configuration, and what is transferred between devices."""
 
+import dataclasses
 import os
 
 import tensorflow as tf
@@ -24,7 +25,8 @@ def placement_account(run_config: config.Config, num_classes: int, json_path: st
     Raises:
       ValueError: for an invalid configuration or a device that does not exist.
     """
-    run_config = run_config.resolved()
+    # Within one program of XLA, there are no operations to observe.
+    run_config = dataclasses.replace(run_config.resolved(), compile="islands")
     model = builders.build_model(run_config, num_classes)
     trainer = builders.build_trainer(run_config, model, builders.blank_statistics(run_config))
     rates = builders.initial_rates(run_config)

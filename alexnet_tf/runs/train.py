@@ -397,6 +397,11 @@ def _profile(run, requested, latest, terminal):
     if not requested:
         yield lambda step: contextlib.nullcontext()
         return
+    if builders.compiles_step(run.config):
+        terminal.print(
+            "warning: the profile has the kernels of one program of XLA, which belong to no layer; --compile=islands "
+            "shows the time of each layer"
+        )
     describe = lambda: trace.describe(summary_contents.step_graph(run.trainer, latest.batch, run.config))
     with profiler.Profiler(os.path.join(run.workdir, "tensorboard"), *requested, describe) as profile:
         yield profile.step

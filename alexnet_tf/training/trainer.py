@@ -52,6 +52,8 @@ class Trainer:
         those of the first logits.
       moving_statistics: variables that the model itself updates in training, each replica by its part of the batch.
         Their mean over the replicas is kept, so that all replicas are equal after a step.
+      jit_compile: compiles the step, with preprocessing and update, as one program with XLA. For a single replica on
+        one device.
 
     Attributes:
       step: ``tf.function`` from a batch and the learning rates, float32 ``[rates]``, to a `StepResult`.
@@ -70,6 +72,7 @@ class Trainer:
         class_weights: np.ndarray | None = None,
         auxiliary_weight: float = 0.0,
         moving_statistics: Sequence[tf.Variable] = (),
+        jit_compile: bool = False,
     ):
         self.model = model
         self.optimizer = optimizer
@@ -81,8 +84,8 @@ class Trainer:
         self._auxiliary_weight = auxiliary_weight
         self._moving_statistics = moving_statistics
         # Training drops the last, partial batch, so only a mistake causes a batch of another shape and a retrace.
-        self.step = tf.function(self._step, autograph=False)
-        self.steps = tf.function(self._steps, autograph=False)
+        self.step = tf.function(self._step, autograph=False, jit_compile=jit_compile or None)
+        self.steps = tf.function(self._steps, autograph=False, jit_compile=jit_compile or None)
 
     def _step(self, batch, learning_rates):
         self.traces += 1

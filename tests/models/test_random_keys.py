@@ -14,4 +14,12 @@ def test_keys_and_numbers_are_those_of_tensorflow(seed):
     key, counter = random_keys.key_and_counter(seed)
     np.testing.assert_array_equal(key, expected.key)
     np.testing.assert_array_equal(counter, expected.counter)
-    np.testing.assert_array_equal(random_keys.uniform([3, 5], seed), tf.random.stateless_uniform([3, 5], seed))
+    expected = tf.random.stateless_uniform([3, 5], seed)
+    np.testing.assert_array_equal(random_keys.uniform([3, 5], seed), expected)
+    np.testing.assert_array_equal(random_keys.compilable_uniform([3, 5], seed), expected)
+
+
+def test_numbers_are_the_same_within_a_program_of_xla():
+    compiled = tf.function(random_keys.compilable_uniform, jit_compile=True, autograph=False)
+    seed = tf.constant([7, 3], tf.int64)
+    np.testing.assert_array_equal(compiled((101, 33), seed), tf.random.stateless_uniform([101, 33], seed))

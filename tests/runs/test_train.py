@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 
+import forks
 import numpy as np
 import pytest
 import small_runs
@@ -419,3 +420,37 @@ def test_a_larger_batch_than_that_of_the_run_is_rejected(tmp_path):
 def test_one_image_a_class_is_trained_on_with_a_test_set(without_report, tmp_path):
     pictures = small_runs.make_pictures(str(tmp_path / "pictures"), per_class=1)
     assert train.train(small_runs.make_config(pictures, epochs=1.0, drop_epochs=()), str(tmp_path / "run"))["step"] == 1
+
+
+@pytest.mark.slow
+def test_a_run_of_one_program_of_xla_is_deterministic_resumes_and_shares_its_checkpoints(small_folder, tmp_path):
+    """As the program runs it: deterministic operations only, of which XLA lacks the gradient of max pooling."""
+    run_config = small_runs.make_config(
+        small_folder,
+        network="alexnet",
+        compile="step",
+        epochs=2.0,
+        drop_epochs=(),
+        checkpoint_steps=1,
+        keep_checkpoints=6,
+    )
+    flagfile = tmp_path / "run.flags"
+    flagfile.write_text(flagfiles.to_text(run_config))
+
+    def run(workdir, *flags):
+        return forks.run("train", f"--flagfile={flagfile}", f"--workdir={tmp_path / workdir}", *flags)
+
+    done = run("whole", "--profile_steps=5,6")
+    assert done.returncode == 0, done.stderr
+    assert "warning: the profile has the kernels of one program of XLA" in done.stdout
+    small_runs.killed_copy(tmp_path / "whole", tmp_path / "parts", step=4)
+    small_runs.killed_copy(tmp_path / "whole", tmp_path / "islands", step=4)
+    assert run("parts").returncode == 0
+    whole, parts = (small_runs.stored(tmp_path / name, 6) for name in ("whole", "parts"))
+    small_runs.assert_same_bits(parts, whole)
+    assert "resumed from" in run("islands", "--compile=islands").stdout
+    islands = small_runs.stored(tmp_path / "islands", 6)
+    assert islands.keys() == whole.keys()
+    for name, value in whole.items():
+        if name.startswith("variables") and value.dtype == np.float32:
+            np.testing.assert_allclose(islands[name], value, rtol=1e-3, atol=1e-6, err_msg=name)
