@@ -313,5 +313,6 @@ _LAYERS: dict[str, _Adder] = {
     "alexnet_tf>IdentityShortcut": _identity_shortcut,
     "alexnet_tf>GroupNormalization": _group_normalization,
     "alexnet_tf>LocalResponseNormalization": _across_channels,
+    "alexnet_tf>MaxPooling2D": _pooling("MaxPool"),
     "alexnet_tf>SameMapNormalization": _across_positions,
 }

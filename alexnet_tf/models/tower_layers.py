@@ -15,8 +15,8 @@ Conv2D = placement.on_device(keras.layers.Conv2D)
 Dense = placement.on_device(keras.layers.Dense)
 Activation = placement.on_device(keras.layers.Activation)
 MaxPooling2D = placement.on_device(pooling.MaxPooling2D)
-# Not used here, but models of layers that version 0.1 saved have it.
-placement.on_device(keras.layers.MaxPooling2D)
+# Not built any more, but in saved models of AlexNet's layers.
+KerasMaxPooling2D = placement.on_device(keras.layers.MaxPooling2D)
 ZeroPadding2D = placement.on_device(keras.layers.ZeroPadding2D)
 Flatten = placement.on_device(keras.layers.Flatten)
 Concatenate = placement.on_device(keras.layers.Concatenate)

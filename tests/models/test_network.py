@@ -18,6 +18,7 @@ from alexnet_tf.models import cifar10
 from alexnet_tf.models import layers
 from alexnet_tf.models import normalizations
 from alexnet_tf.models import placement
+from alexnet_tf.models import pooling
 from alexnet_tf.models import tower_layers
 
 # Keras and NumPy 2 cause it whenever a variable is saved.
@@ -154,7 +155,8 @@ LAYERS = {
     "Conv2D": (keras.layers.Conv2D, {"filters": 2, "kernel_size": 3}, (2, 4, 4, 3)),
     "Dense": (keras.layers.Dense, {"units": 2}, (2, 3)),
     "Activation": (keras.layers.Activation, {"activation": "relu"}, (2, 3)),
-    "MaxPooling2D": (keras.layers.MaxPooling2D, {"pool_size": 2}, (2, 4, 4, 3)),
+    "MaxPooling2D": (pooling.MaxPooling2D, {"pool_size": 2}, (2, 4, 4, 3)),
+    "KerasMaxPooling2D": (keras.layers.MaxPooling2D, {"pool_size": 2}, (2, 4, 4, 3)),
     "ZeroPadding2D": (keras.layers.ZeroPadding2D, {"padding": 1}, (2, 4, 4, 3)),
     "Flatten": (keras.layers.Flatten, {}, (2, 4, 4, 3)),
     "ChannelRange": (layers.ChannelRange, {"start": -2, "stop": 0}, (2, 4, 4, 3)),

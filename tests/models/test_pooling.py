@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from alexnet_tf.models import pooling
+from alexnet_tf.models import tower_layers
 
 
 @pytest.mark.parametrize("padding", ["valid", "same"])
@@ -47,3 +48,11 @@ def test_layer_is_saved_as_its_arguments_and_leaves_out_the_choice_of_the_gradie
     loaded = keras.models.load_model(tmp_path / "m.keras").get_layer("pool1")
     assert loaded.get_config() == layer.get_config()
     assert type(loaded) is pooling.MaxPooling2D and not loaded.in_compiled_step
+
+
+def test_models_that_were_saved_with_the_pooling_of_keras_are_loaded(tmp_path):
+    old = tower_layers.KerasMaxPooling2D(3, 2, data_format="channels_last", device=None, name="pool1_a")
+    assert keras.saving.get_registered_name(type(old)) == "alexnet_tf>Placed(MaxPooling2D)"
+    keras.Sequential([keras.Input((9, 9, 1)), old]).save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras").get_layer("pool1_a")
+    assert type(loaded) is tower_layers.KerasMaxPooling2D
