@@ -27,9 +27,9 @@ from alexnet_tf.utils import schema
 BATCHES = (128, 256, 512, 1024)
 QUICK_BATCHES = (8,)
 PRECISIONS = ("bfloat16", "float32")
-DESCRIPTION = "training steps queued as in training"
-# How XLA compiles the step: fields of the configuration, by name.
-MODES: dict[str, dict[str, Any]] = {"islands": {}}
+DESCRIPTION = "training steps queued as in training; XLA compiles the entire step, or islands within it"
+# What XLA compiles.
+MODES = ("step", "islands")
 # Steps of a call of the device in the settings that differ in it.
 STEPS_PER_CALL = 8
 # Images per second to reach (P14), and the share of it from prepared data.
@@ -56,33 +56,28 @@ class Options(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """The settings of one process: how each step is compiled and called."""
+    """The settings of one process, fields of the configuration: how each step is compiled and called."""
 
     precision: str
-    mode: str  # a key of `MODES`
+    compile: str  # of `MODES`
     deterministic: bool = False
     steps_per_call: int = 1
 
     @property
     def name(self) -> str:
-        parts = [self.precision, self.mode]
+        parts = [self.precision, self.compile]
         parts += ["deterministic"] if self.deterministic else []
         parts += [f"{self.steps_per_call} steps a call"] if self.steps_per_call > 1 else []
         return ", ".join(parts)
 
     @property
     def flags(self) -> list[str]:
-        values = {**MODES[self.mode], **self._asdict()}
-        del values["mode"]
-        return [f"--{field}={flagfiles.format_value(value)}" for field, value in values.items()]
+        return [f"--{field}={flagfiles.format_value(value)}" for field, value in self._asdict().items()]
 
 
 def setting_of(run_config: config.Config) -> Setting:
     """Returns the setting of a process from its configuration."""
-    for mode, fields in MODES.items():
-        if all(getattr(run_config, field) == value for field, value in fields.items()):
-            return Setting(run_config.precision, mode, run_config.deterministic, run_config.steps_per_call)
-    raise ValueError(f"Expected a configuration of one of the modes {', '.join(MODES)}. Received: another one")
+    return Setting(*(getattr(run_config, field) for field in Setting._fields))
 
 
 def side(setting: Setting, batch_size: int) -> str:
@@ -134,10 +129,10 @@ def measure_in_processes(
         processes.compare_with_data(options.data_dirs[0], plain, batches)
     # The largest first: each one takes long to compile.
     processes.measure_torch(options.torch_python, options.batches[::-1])
-    for setting in plain:
-        processes.measure(setting._replace(deterministic=True), ends)
-    for setting in plain:
-        processes.measure(setting._replace(steps_per_call=STEPS_PER_CALL), ends)
+    for mode in MODES:
+        for change in ({"deterministic": True}, {"steps_per_call": STEPS_PER_CALL}):
+            for precision in PRECISIONS:
+                processes.measure(Setting(precision, mode, **change), ends)
     return summarize(processes.rows)
 
 

@@ -51,6 +51,8 @@ def measure(request: measuring.Request) -> measuring.Result:
         raise measuring.NotRunError(reason)
     # The targets are those of one GPU.
     run_config = dataclasses.replace(request.config, devices=()).resolved()
+    mode = "step" if builders.compiles_step(run_config) else "islands"
+    run_config = dataclasses.replace(run_config, compile=mode)
     sizes = request.batches or (run_config.batch_size,)
     request = request._replace(
         rounds=min(request.rounds, MAX_ROUNDS), seconds=min(request.seconds, MAX_SECONDS), batches=sizes

@@ -48,7 +48,7 @@ class Processes:
         flags = dict(flag.removeprefix("--").partition("=")[::2] for flag in command[1:])
         sizes = [int(size) for size in flags["batches"].split(",")]
         setting = gpu.Setting(
-            flags["precision"], "islands", flags["deterministic"] == "true", int(flags["steps_per_call"])
+            flags["precision"], flags["compile"], flags["deterministic"] == "true", int(flags["steps_per_call"])
         )
         sides = [gpu.side(setting, size) for size in sizes]
         ratios = []
@@ -79,12 +79,13 @@ def test_each_setting_has_a_process_with_its_flags(processes, tmp_path):
     of = lambda name: [
         next((flag.partition("=")[2] for flag in each if flag.startswith(f"--{name}=")), "") for each in flags
     ]
-    assert of("batches") == ["2,64,4", "2,64,4", "64", "", *["2,64"] * 4]
-    assert of("precision") == ["bfloat16", "float32", "bfloat16", "", *["bfloat16", "float32"] * 2]
-    assert of("deterministic") == ["false"] * 3 + [""] + ["true"] * 2 + ["false"] * 2
-    assert of("steps_per_call") == ["1"] * 3 + [""] + ["1"] * 2 + ["8"] * 2
-    assert of("data_dir") == ["", "", "raw"] + [""] * 5
-    assert len(found["rates"]) == 2 * 3 + 2 + 5 + 4 + 4
+    assert of("batches") == ["2,64,4"] * 4 + ["64", ""] + ["2,64"] * 8
+    assert of("precision") == [*["bfloat16", "float32"] * 2, "bfloat16", "", *["bfloat16", "float32"] * 4]
+    assert of("compile") == ["step"] * 2 + ["islands"] * 2 + ["step", ""] + ["step"] * 4 + ["islands"] * 4
+    assert of("deterministic") == ["false"] * 5 + [""] + (["true"] * 2 + ["false"] * 2) * 2
+    assert of("steps_per_call") == ["1"] * 5 + [""] + (["1"] * 2 + ["8"] * 2) * 2
+    assert of("data_dir") == [""] * 4 + ["raw"] + [""] * 9
+    assert len(found["rates"]) == 4 * 3 + 2 + 5 + 8 * 2
     assert found["medians"]["float32, islands, deterministic, batch 64"] == 64_000
     assert found["notes"] == ["device: synthetic", "torch, bfloat16, batch 64: out of memory"]
 
@@ -93,9 +94,9 @@ def test_fastest_settings_are_compared_with_the_targets_and_with_torch(processes
     found = measure(tmp_path, data_dirs=("raw",))
     values = {each["name"]: each for each in found["values"]}
     assert list(values) == [
-        "P14: fastest: float32, islands, batch 64",
+        "P14: fastest: float32, step, batch 64",
         "the same / torch's fastest: torch, float32, batch 64",
-        "P14: fastest: bfloat16, islands, batch 64",
+        "P14: fastest: bfloat16, step, batch 64",
         "the same / torch's fastest: torch, bfloat16, batch 4",
     ]
     assert [each["value"] for each in values.values()] == [64_000, 10, 64_000, 160]
@@ -104,12 +105,13 @@ def test_fastest_settings_are_compared_with_the_targets_and_with_torch(processes
     assert ratio["target"] == 0.9 and ratio["median"] == 1
     lines = report.lines("gpu", found)
     assert "gpu: bfloat16, islands, batch 4: 4000 images/s" in lines
-    assert "gpu: P14: fastest: bfloat16, islands, batch 64: 64000 images/s, target 35000" in lines
+    assert "gpu: P14: fastest: bfloat16, step, batch 64: 64000 images/s, target 35000" in lines
     assert max(map(len, lines)) < 130
 
 
-def test_a_process_that_fails_leaves_a_note(processes, tmp_path):
+def test_a_process_that_fails_leaves_a_note(processes, tmp_path, monkeypatch):
     processes.problems = {"--precision=bfloat16": "exit status -6: no message", "-P": "stopped after 100 s"}
+    monkeypatch.setattr(gpu, "MODES", ("islands",))
     found = measure(tmp_path, batches=(2, 4))
     names = ["islands", "islands, deterministic", "islands, 8 steps a call"]
     failed = [f"bfloat16, {name}: exit status -6: no message" for name in names]
@@ -130,11 +132,11 @@ def test_a_process_that_is_stopped_leaves_what_it_has_measured(processes, tmp_pa
     monkeypatch.setattr(gpu, "run", stopped)
     monkeypatch.setattr(gpu, "PRECISIONS", ("float32",))
     found = measure(tmp_path)
-    assert found["medians"]["float32, islands, batch 2"] == 2000
+    assert found["medians"]["float32, step, batch 2"] == 2000
     assert found["notes"][1:4] == [
-        "float32, islands: stopped after 75 s",
-        "float32, islands, batch 64: not measured",
-        "float32, islands, batch 4: not measured",
+        "float32, step: stopped after 75 s",
+        "float32, step, batch 64: not measured",
+        "float32, step, batch 4: not measured",
     ]
 
 
@@ -142,9 +144,8 @@ def test_no_process_is_started_when_the_time_is_over(processes, tmp_path):
     processes.seconds = 110.0
     found = measure(tmp_path)
     assert len(processes.started) == 6 and processes.now == gpu.SECONDS < 8 * 60
-    assert found["notes"][-1:] == [
-        "float32, islands, 8 steps a call: no time left",
-    ]
+    assert found["notes"][-7] == "float32, step, deterministic: no time left"
+    assert all(note.endswith("no time left") for note in found["notes"][-7:])
 
 
 def test_without_torch_the_row_says_so(processes, tmp_path, monkeypatch):
@@ -164,10 +165,17 @@ def test_without_a_gpu_the_row_is_one_line(tmp_path, monkeypatch):
 
 
 def test_setting_is_that_of_the_configuration():
-    run_config = config.Config(precision="bfloat16", deterministic=False, steps_per_call=8).resolved()
+    run_config = config.Config(
+        precision="bfloat16", compile="islands", deterministic=False, steps_per_call=8
+    ).resolved()
     setting = gpu.setting_of(run_config)
     assert setting.name == "bfloat16, islands, 8 steps a call"
-    assert setting.flags == ["--precision=bfloat16", "--deterministic=false", "--steps_per_call=8"]
+    assert setting.flags == [
+        "--precision=bfloat16",
+        "--compile=islands",
+        "--deterministic=false",
+        "--steps_per_call=8",
+    ]
     deterministic = dataclasses.replace(run_config, deterministic=True, steps_per_call=1)
     assert gpu.setting_of(deterministic).name == "bfloat16, islands, deterministic"
 

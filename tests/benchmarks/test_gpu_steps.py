@@ -53,6 +53,12 @@ def test_setting_is_measured_at_each_batch_size(small):
     assert [list(result.rates) for result in kept] == [sides[:1], sides]
 
 
+def test_step_is_compiled_as_requested(small):
+    compiled = dataclasses.replace(small.config, compile="step", deterministic=False)
+    found = rows.measure_here("gpu", small._replace(config=compiled, batches=(2,)))
+    assert found["rates"]["float32, step, batch 2"][0] > 0
+
+
 def test_batch_that_does_not_fit_is_a_note(small, monkeypatch):
     calls = gpu_steps.calls
 
