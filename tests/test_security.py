@@ -36,6 +36,7 @@ ALLOWED = {
     "alexnet_tf/experiments/runner.py": ["subprocess"],
     "alexnet_tf/utils/machine.py": ["subprocess"],
     "alexnet_tf/benchmarks/rows.py": ["importlib.import_module", "subprocess"],
+    "alexnet_tf/benchmarks/gpu.py": ["subprocess"],
     "alexnet_tf/benchmarks/starting.py": ["subprocess"],
     "alexnet_tf/benchmarks/serving.py": ["subprocess", "tensorflow.saved_model.load"],
     "alexnet_tf/benchmarks/network_peers.py": ["keras.layers.Lambda"],

@@ -65,12 +65,12 @@ EXPECTED = {
 }
 
 
-# These rows differ from the others in what is measured only.
-SIMILAR = {"P6", "P6b", "P7", "P11", "forward", "growth"}
+# These rows differ from the others in what is measured only, or build networks of others, which takes long.
+SLOW = {"P1", "P6", "P6b", "P7", "P11", "forward", "growth"}
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SIMILAR else name for name in EXPECTED]
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in EXPECTED]
 )
 def test_row_is_measured_on_all_its_sides(name, small, monkeypatch):
     monkeypatch.setattr(hardware, "processor_flags", lambda: {"avx512_bf16"})
