@@ -8,9 +8,7 @@ import keras
 import tensorflow as tf
 
 
-def max_pool_gradient(
-    inputs: tf.Tensor, outputs: tf.Tensor, upstream: tf.Tensor, size: int, stride: int, padding: str
-) -> tf.Tensor:
+def max_pool_gradient(inputs: tf.Tensor, outputs: tf.Tensor, upstream: tf.Tensor, size: int, stride: int) -> tf.Tensor:
     """Computes the gradient of ``tf.nn.max_pool2d`` by comparing each position of the windows with their maxima.
 
     Of equal maxima in a window, the first in row-major order gets the gradient, as in TensorFlow's gradient. Where
@@ -18,22 +16,20 @@ def max_pool_gradient(
 
     Args:
       inputs: floating point ``[batch, height, width, channels]``.
-      outputs: the result of the pooling.
+      outputs: the result of the pooling, with or without padding.
       upstream: the gradient with respect to `outputs`.
       size: side of the windows.
       stride: distance between the windows.
-      padding: "VALID" or "SAME".
 
     Returns:
       The gradient with respect to `inputs`, of the same shape and dtype.
     """
     height, width = inputs.shape[1:3]
-    # The windows cover this range of positions, beginning before the first one if padded.
+    # The windows cover this many positions. Only padded ones cover more than there are.
     covered = [(count - 1) * stride + size for count in outputs.shape[1:3]]
-    excess = [max(0, length - side) if padding == "SAME" else 0 for length, side in zip(covered, (height, width))]
+    excess = [max(0, length - side) for length, side in zip(covered, (height, width))]
     top, left = (each // 2 for each in excess)
-    ends = [max(0, length - before - side) for length, before, side in zip(covered, (top, left), (height, width))]
-    borders = [[0, 0], [top, ends[0]], [left, ends[1]], [0, 0]]
+    borders = [[0, 0], [top, excess[0] - top], [left, excess[1] - left], [0, 0]]
     padded = tf.pad(inputs, borders, constant_values=inputs.dtype.min)
     gradient = tf.zeros_like(padded)
     taken = tf.zeros_like(outputs, tf.bool)
@@ -77,11 +73,10 @@ class MaxPooling2D(keras.layers.MaxPooling2D):
     def call(self, inputs):
         if not self.in_compiled_step:
             return super().call(inputs)
-        padding = self.padding.upper()
 
         @tf.custom_gradient
         def pool(x):
-            y = tf.nn.max_pool2d(x, self.pool_size, self.strides, padding)
-            return y, lambda upstream: max_pool_gradient(x, y, upstream, self.pool_size[0], self.strides[0], padding)
+            y = tf.nn.max_pool2d(x, self.pool_size, self.strides, self.padding.upper())
+            return y, lambda upstream: max_pool_gradient(x, y, upstream, self.pool_size[0], self.strides[0])
 
         return pool(inputs)

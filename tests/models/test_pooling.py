@@ -34,7 +34,7 @@ def test_gradient_is_that_of_tensorflow_also_where_maxima_are_equal(size, stride
 def test_gradient_of_bfloat16_keeps_the_dtype():
     images = tf.constant(np.random.default_rng(0).standard_normal((1, 7, 7, 2)), tf.bfloat16)
     pooled = tf.nn.max_pool2d(images, 3, 2, "VALID")
-    gradient = pooling.max_pool_gradient(images, pooled, tf.ones_like(pooled), 3, 2, "VALID")
+    gradient = pooling.max_pool_gradient(images, pooled, tf.ones_like(pooled), 3, 2)
     assert gradient.dtype == tf.bfloat16
     assert gradient.shape == images.shape
     assert np.sum(gradient.numpy().astype(np.float32)) == 3 * 3 * 2
