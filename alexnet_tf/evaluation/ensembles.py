@@ -226,7 +226,7 @@ def table(
       Lines of text; errors in percent.
     """
     views = list(rows[0][1])
-    has_top5 = any(results[view].top5_error is not None for _, results in rows for view in views)
+    has_top5 = errors.have_top5(results[view] for _, results in rows for view in views)
     kinds = {"top-1": "top1_error", "top-5": "top5_error"} if has_top5 else {"top-1": "top1_error"}
     column = 12 if has_top5 else 14
     names = [name for name, _ in [*rows, *(weights or [])]]

@@ -290,6 +290,11 @@ def percent(fraction: float | None) -> str:
     return "-" if fraction is None else f"{100 * fraction:.2f}%"
 
 
+def have_top5(found: Iterable[Errors]) -> bool:
+    """Returns whether any of several errors has a top-5 error, so that a table of them needs the column."""
+    return any(each.top5_error is not None for each in found)
+
+
 def table(results: Mapping[str, Errors], majority: float) -> str:
     """Formats errors as a table, one row for each set of views; without top-5 errors if there are none.
 
@@ -300,7 +305,7 @@ def table(results: Mapping[str, Errors], majority: float) -> str:
     Returns:
       Lines of text; errors in percent.
     """
-    has_top5 = any(errors.top5_error is not None for errors in results.values())
+    has_top5 = have_top5(results.values())
     column = lambda text: f"{text:>13}" if has_top5 else ""
     lines = [f"  {'':<24}{'top-1 error':>12}{column('top-5 error')}{'loss':>9}"]
     for name, errors in results.items():

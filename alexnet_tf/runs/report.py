@@ -159,7 +159,7 @@ def _summary(run_config, model, data, result, step, chosen):
 
 
 def _errors(run_config, data, results):
-    has_top5 = any(found.top5_error is not None for result in results for found in result.results.values())
+    has_top5 = errors.have_top5(found for result in results for found in result.results.values())
     top5 = " Top-5 error: the true class is not among the five most probable." if has_top5 else ""
     yield pages.Heading("Errors")
     yield pages.Paragraph(
