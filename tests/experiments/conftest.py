@@ -17,10 +17,7 @@ def flagfile(tmp_path):
 
 @pytest.fixture
 def variant(tmp_path, flagfile):
-    path = tmp_path / "variant.flags"
-    header = small.HEADER.replace("# Data", "# Base: small\n# Changes: epochs, dropout\n# Data")
-    path.write_text(f"{header}--flagfile={flagfile}\n--epochs=2\n--dropout=0.2\n")
-    return path
+    return small.write_variant(tmp_path / "variant.flags", flagfile, epochs=2, dropout=0.2)
 
 
 @pytest.fixture

@@ -14,10 +14,7 @@ from alexnet_tf.experiments import training_sizes
 @pytest.fixture
 def part(tmp_path, flagfile):
     """An experiment on a quarter of the images, for more epochs."""
-    path = tmp_path / "part.flags"
-    header = small.HEADER.replace("# Data", "# Base: small\n# Changes: epochs, training_images\n# Data")
-    path.write_text(f"{header}--flagfile={flagfile}\n--epochs=6\n--training_images=25\n")
-    return path
+    return small.write_variant(tmp_path / "part.flags", flagfile, epochs=6, training_images=25)
 
 
 def test_errors_are_collected_by_number_of_images_and_seed(flagfile, variant, part, directories, evaluator):

@@ -110,6 +110,14 @@ def leave_run(workdir, config, *, top1=0.25, top5=0.1, epochs=None, tested=20):
         (workdir / "train.json").write_text(json.dumps(figures))
 
 
+def write_variant(path, flagfile, **options):
+    """Writes the flagfile of a variant of another experiment; returns its path."""
+    header = HEADER.replace("# Data", f"# Base: small\n# Changes: {', '.join(options)}\n# Data")
+    flags = "".join(f"--{name}={value}\n" for name, value in options.items())
+    path.write_text(f"{header}--flagfile={flagfile}\n{flags}")
+    return path
+
+
 def calls(tmp_path):
     """Returns the command lines with which the trainer was called."""
     path = tmp_path / "calls"
