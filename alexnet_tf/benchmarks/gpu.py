@@ -222,7 +222,7 @@ def run(command: Sequence[str], output: str | pathlib.Path, errors: str | pathli
       What went wrong; empty if nothing did.
     """
     with open(output, "w", encoding="utf-8") as out, open(errors, "w", encoding="utf-8") as err:
-        # In a group of its own, since torch compiles in processes of its own.
+        # In a new process group, because torch compiles in child processes.
         process = subprocess.Popen(command, stdout=out, stderr=err, stdin=subprocess.DEVNULL, start_new_session=True)
         try:
             status = process.wait(seconds)

@@ -1,4 +1,4 @@
-"""Errors by the number of training images, from results of experiments that differ in nothing else."""
+"""Errors by the number of training images, from results of experiments that are otherwise equal."""
 
 import dataclasses
 from collections.abc import Iterable

@@ -116,6 +116,6 @@ def test_calls_that_never_take_equally_long_are_counted_at_last(monkeypatch):
 
 
 def test_another_python_can_measure_without_our_libraries():
-    """The Python that has torch needs nothing else."""
+    """The Python that has torch may lack all other packages."""
     program = "import sys; sys.path.append(sys.argv[1]); import alexnet_tf.benchmarks.measuring"
     assert subprocess.run([sys.executable, "-S", "-P", "-c", program, str(source_code.ROOT)]).returncode == 0
