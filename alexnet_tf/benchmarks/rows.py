@@ -78,6 +78,8 @@ ROWS = {
     "load": Row("serving", "load"),
     "neighbours": Row("retrieval", "nearest_images"),
     "growth": Row("training_step", "growth"),
+    # Measured to decide what the network does on one device.
+    "layers": Row("layer_alternatives", "layers", is_default=False),
     # Eight minutes on a GPU.
     "gpu": Row("gpu_steps", "measure", is_default=False),
     # An hour on two cores.

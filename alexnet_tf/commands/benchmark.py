@@ -21,7 +21,7 @@ from alexnet_tf.commands import program
 
 FLAGS = flags.FlagValues()
 _ROWS = flags.DEFINE_list(
-    "rows", [], "rows to measure, such as P1,P9; defaults to all but gpu and networks", flag_values=FLAGS
+    "rows", [], "rows to measure, such as P1,P9; defaults to all but gpu, layers and networks", flag_values=FLAGS
 )
 _NETWORKS = flags.DEFINE_list(
     "networks", [], "networks of the row networks, such as vgg_a,resnet_18; defaults to all", flag_values=FLAGS

@@ -17,6 +17,7 @@ import tensorflow as tf
 import alexnet_tf
 from alexnet_tf.benchmarks import hardware
 from alexnet_tf.benchmarks import input_pipelines
+from alexnet_tf.benchmarks import layer_alternatives
 from alexnet_tf.benchmarks import measuring
 from alexnet_tf.benchmarks import normalization
 from alexnet_tf.benchmarks import report
@@ -92,6 +93,32 @@ def test_network_without_normalization_is_ours_otherwise():
     assert [layer.name for layer in without.layers] == [layer.name for layer in ours.layers]
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", layer_alternatives.PRODUCTS)
+def test_ways_to_compute_a_layer_agree(name, precision):
+    product = layer_alternatives.PRODUCTS[name]
+    arguments = layer_alternatives.arguments(product, 2, precision)
+    found = {
+        way: tf.nest.flatten(layer_alternatives.forward_and_backward(product, function, precision)(*arguments))
+        for way, function in layer_alternatives.ways(product).items()
+    }
+    expected = found.pop(layer_alternatives.SEPARATE)
+    assert len(found) == (3 if name == "conv1" else 1)
+    for tensors in found.values():
+        for one, other in zip(tensors, expected, strict=True):
+            distance = tf.norm(tf.cast(one, "float32") - tf.cast(other, "float32"))
+            assert distance <= {"float32": 2e-6, "bfloat16": 2e-2}[precision] * tf.norm(tf.cast(other, "float32"))
+
+
+def test_layers_are_measured_in_all_ways(small, monkeypatch):
+    monkeypatch.setattr(layer_alternatives, "PRODUCTS", {"conv1": layer_alternatives.PRODUCTS["conv1"]})
+    found = rows.measure_here("layers", small)
+    ours, *others = found["rates"]
+    assert (ours, len(others)) == ("conv1, one operation per tower", 3)
+    assert [ratio["numerator"] for ratio in found["ratios"]] == others
+    assert report.lines("layers", found)
+
+
 def test_bfloat16_requires_a_processor_that_supports_it(small, monkeypatch):
     monkeypatch.setattr(hardware, "processor_flags", lambda: {"avx2"})
     for name in ("P6b", "P7"):
@@ -142,7 +169,7 @@ def test_two_workers_require_one_core_each(small, monkeypatch):
 def test_rows_are_chosen_by_name_in_the_order_of_the_table():
     assert rows.choose(["P9", "P2", "P1b"]) == ["P1", "P9"]
     assert rows.choose(["P14"]) == ["gpu"]
-    assert rows.choose([]) == [name for name in rows.ROWS if name not in ("gpu", "networks")]
+    assert rows.choose([]) == [name for name in rows.ROWS if name not in ("layers", "gpu", "networks")]
 
 
 def test_networks_are_measured_only_on_request():
