@@ -26,6 +26,7 @@ import numpy as np
 
 from alexnet_tf.evaluation import nearest
 from alexnet_tf.utils import files
+from alexnet_tf.utils import messages
 from alexnet_tf.utils import schema
 
 DTYPES = ("float16", "float32")
@@ -168,9 +169,11 @@ def _stored(batch, dtype):
         stored = batch.astype(np.dtype(dtype).newbyteorder("<"))
     error = np.linalg.norm(stored.astype(np.float64) - batch, axis=1)
     if not (error <= _MAX_RELATIVE_ERROR * np.linalg.norm(batch.astype(np.float64), axis=1)).all():
+        largest = np.abs(batch).max(axis=1)
         raise ValueError(
             "Expected features in the range of float16, from about 1e-4 to 65504; use dtype float32 for these. "
-            f"Received: images with largest features {np.abs(batch).max(axis=1).min():.3g} to {np.abs(batch).max():.3g}"
+            f"Received: images with largest features {messages.significant(largest.min())} to "
+            f"{messages.significant(largest.max())}"
         )
     return stored
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from alexnet_tf.utils import files
+from alexnet_tf.utils import messages
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -418,4 +419,5 @@ def _draw_named_image(axes, image, is_same_class):
         spine.set(color=color, linewidth=2, linestyle=style, capstyle="butt")
     axes.set_xlabel(_short(image.name, _MAX_SMALL_NAME), fontsize=7, labelpad=2.5, parse_math=False)
     if image.distance is not None:
-        axes.text(0.5, -0.16, f"{image.distance:.3g}", transform=axes.transAxes, ha="center", va="top", fontsize=6.5)
+        distance = messages.significant(image.distance)
+        axes.text(0.5, -0.16, distance, transform=axes.transAxes, ha="center", va="top", fontsize=6.5)

@@ -10,6 +10,7 @@ import numpy as np
 
 from alexnet_tf import config
 from alexnet_tf.utils import files
+from alexnet_tf.utils import messages
 from alexnet_tf.utils import schema
 from alexnet_tf.utils import text_files
 
@@ -154,12 +155,12 @@ def describe(found: ClassWeights | None, run_config: config.Config, labels: np.n
         counts = np.unique(labels, return_counts=True)[1]
         lines.append(
             f"an epoch draws {length} images, {length // len(counts)} or one more of each class: "
-            f"{length / len(counts) / counts.min():.3g} times the smallest class, "
-            f"{length / len(counts) / counts.max():.3g} times the largest"
+            f"{messages.significant(length / len(counts) / counts.min())} times the smallest class, "
+            f"{messages.significant(length / len(counts) / counts.max())} times the largest"
         )
     return lines
 
 
 def _range(weights: Mapping[str, float]):
     low, high = min(weights, key=weights.get), max(weights, key=weights.get)
-    return f"{weights[low]:.3g} ({low}) to {weights[high]:.3g} ({high})"
+    return f"{messages.significant(weights[low])} ({low}) to {messages.significant(weights[high])} ({high})"

@@ -37,9 +37,11 @@ def of_run(
       best_is_kept: whether the run has a best checkpoint.
     """
     found = [text for result in results for text in split_results.warnings(run_config, result, source.display_names)]
-    if results[0].split == "train":
+    monitored = results[0]
+    if monitored.split == "train":
         found.insert(0, diagnostics.nothing_held_out())
-    return [*source.duplicates, *found] + _of_curve(run_config, records, source, results[0].split, best_is_kept)
+    found += diagnostics.texts(diagnostics.few_held_out(monitored.split, len(monitored.labels)))
+    return [*source.duplicates, *found] + _of_curve(run_config, records, source, monitored.split, best_is_kept)
 
 
 def flat_loss(run_config: config.Config, chance: float) -> str:

@@ -17,6 +17,7 @@ from alexnet_tf.reporting import pictures
 from alexnet_tf.runs import dataset
 from alexnet_tf.runs import explanations
 from alexnet_tf.runs import split_results
+from alexnet_tf.utils import messages
 
 # Images in the figure.
 SHOWN = 4
@@ -62,12 +63,13 @@ def sections(
         workdir,
         "maps.png",
         lambda: figures.gallery(images, captions, columns=3),
-        f"The center crops of the {len(places)} hardest images; Grad-CAM (Selvaraju et al. 2017) for the most probable "
-        "class of the crop, and for the true class. Bright parts speak for the class; each map is scaled to its own "
-        f"largest value. {2 * len(places)} forward and backward passes took {seconds:.2g} s, with compilation.",
+        f"The center crops of the {len(places)} hardest images; Grad-CAM, by Selvaraju et al. (2017), for the most "
+        "probable class of the crop, and for the true class. Bright parts speak for the class; each map is scaled to "
+        f"its own largest value. {2 * len(places)} forward and backward passes took {messages.significant(seconds)} s, "
+        "with compilation.",
     )
 
 
 def _caption(explanation):
-    share = f"{explanation.class_name}: {100 * explanation.probability:.3g}%"
+    share = f"{explanation.class_name}: {messages.significant(100 * explanation.probability)}%"
     return share if explanation.grid.any() else f"{share}\n(no position speaks for it)"

@@ -8,6 +8,7 @@ import numpy as np
 
 from alexnet_tf import config
 from alexnet_tf import flagfiles
+from alexnet_tf.data import sampling
 from alexnet_tf.evaluation import errors
 from alexnet_tf.models import registry
 from alexnet_tf.reporting import figures
@@ -147,10 +148,12 @@ def _summary(run_config, model, data, result, step, chosen):
     accuracy = 1 - result.results[result.headline].top1_error
     majority = 1 - errors.majority_error(result.labels)
     network = registry.find(run_config.network).description
+    # As training counts: without the images of the partial batches.
+    epochs = step / sampling.batches_per_epoch(num_train, run_config.batch_size)
     listed = ", ".join(names[:_MAX_LISTED]) + (", ..." if len(names) > _MAX_LISTED else "")
     yield pages.Paragraph(
         f"{network} was trained on {num_train:,} images of {len(names)} classes ({listed}) for "
-        f"{step * run_config.batch_size / num_train:.3g} epochs. It classifies {100 * accuracy:.1f}% of the "
+        f"{messages.significant(epochs)} epochs. It classifies {100 * accuracy:.1f}% of the "
         f"{len(result.labels):,} images of the {result.split} set correctly. Always predicting the most frequent class "
         f"would be correct for {100 * majority:.1f}%."
         + (f" {builders.describe_frozen(model)}" if run_config.freeze else "")
@@ -229,6 +232,7 @@ def _predictions(workdir, result, examples, names):
     places = np.linspace(0, len(result.labels) - 1, min(SHOWN, len(result.labels))).round().astype(int)
     probabilities = result.probabilities[result.headline]
     predicted = [_most_probable(probabilities[place], names) for place in places]
+    shown = f"their {NAMED} most probable classes" if len(names) > NAMED else "the probabilities of all classes"
     yield pages.Heading("Example predictions")
     yield from pictures.blocks(
         workdir,
@@ -236,7 +240,7 @@ def _predictions(workdir, result, examples, names):
         lambda: figures.predictions(
             examples.images(places), [names[result.labels[place]] for place in places], predicted
         ),
-        f"Images at regular intervals from the {result.split} set with their {NAMED} most probable classes. The true "
+        f"Images at regular intervals from the {result.split} set with {shown}. The true "
         "class is above each image, and its bar is red. (The paper's Figure 4, left.)",
     )
 
@@ -275,8 +279,8 @@ def _hardest(workdir, result, data):
     captions, rows = [], []
     for number, place in enumerate(places, start=1):
         predicted = int(probabilities[place].argmax())
-        true = f"{100 * probabilities[place, result.labels[place]]:.2g}%"
-        share = f"{100 * probabilities[place, predicted]:.3g}%"
+        true = f"{messages.significant(100 * probabilities[place, result.labels[place]])}%"
+        share = f"{messages.significant(100 * probabilities[place, predicted])}%"
         captions.append(f"{number}. {names[result.labels[place]]}: {true}\npredicted {names[predicted]}: {share}")
         rows.append([number, name_of(place), names[result.labels[place]], true, names[predicted], share])
     yield pages.Heading("Hardest images")

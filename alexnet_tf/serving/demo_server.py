@@ -168,12 +168,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _content(self):
         found = self.server.contents.get(self.path)
         if found is None:
-            raise RefusedError(http.HTTPStatus.NOT_FOUND, "Expected the path /. Received: another one")
+            raise RefusedError(http.HTTPStatus.NOT_FOUND, "Expected the path /. Received: a different path")
         return http.HTTPStatus.OK, *found
 
     def _answered(self):
         if self.path != _ANSWER:
-            raise RefusedError(http.HTTPStatus.NOT_FOUND, f"Expected the path {_ANSWER}. Received: another one")
+            raise RefusedError(http.HTTPStatus.NOT_FOUND, f"Expected the path {_ANSWER}. Received: a different path")
         self._check_origin()
         image = self._read()
         try:
@@ -196,7 +196,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         match = _HOST.fullmatch(self._single("Host"))
         name = match[1].lower() if match else ""
         if not match or (name not in ("localhost", self.server.name) and _address(name) is None):
-            message = f"Expected localhost, an address or {self.server.name} as the host. Received: another one"
+            message = f"Expected localhost, an address or {self.server.name} as the host. Received: a different host"
             raise RefusedError(http.HTTPStatus.FORBIDDEN, message)
 
     def _check_origin(self):
@@ -207,7 +207,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             raise RefusedError(http.HTTPStatus.FORBIDDEN, "Expected a request of this page. Received: one of another")
         if self.headers.get_content_type() != "application/octet-stream" or "Content-Type" not in self.headers:
             # A browser asks before it sends this type for another site.
-            message = "Expected the content type application/octet-stream. Received: another one"
+            message = "Expected the content type application/octet-stream. Received: a different type"
             raise RefusedError(http.HTTPStatus.UNSUPPORTED_MEDIA_TYPE, message)
 
     def _single(self, name):
@@ -263,7 +263,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def send_error(self, code, message=None, explain=None):
         """Answers a request that is not HTTP, or of another method, in one line as well."""
-        text = "Expected a GET or POST request. Received: another one"
+        text = "Expected a GET or POST request. Received: a different method"
         self._send(http.HTTPStatus(code), json.dumps({"error": text}).encode(), _JSON)
 
     def version_string(self):

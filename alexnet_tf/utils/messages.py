@@ -57,6 +57,15 @@ def first_line(error: BaseException) -> str:
     return _SUFFIX.sub("", _PYTHON_CLASS.sub("", _PREFIX.sub("", line))) or type(error).__name__
 
 
+def significant(value: float) -> str:
+    """Formats a number with three significant digits, and without an exponent unless it is below 0.0001.
+
+    Args:
+      value: a number.
+    """
+    return f"{float(f'{value:.3g}'):,.10g}"
+
+
 def printable(text: str) -> str:
     """Returns a text with escapes in place of line breaks, control characters and bytes that are not UTF-8."""
     return text if text.isprintable() else repr(text)[1:-1]

@@ -21,7 +21,7 @@ from alexnet_tf.runs import train
 from alexnet_tf.training import loop
 
 NAMES = ("cat", "dog", "bird")
-LABELS = np.array([0] * 4 + [1] * 4 + [2] * 2)
+LABELS = np.array([0] * 8 + [1] * 8 + [2] * 4)
 
 
 def source():
@@ -49,10 +49,10 @@ def curve_records(losses, rates, monitored=None):
 def test_each_sign_of_a_failed_run_is_a_warning():
     records = curve_records([1.1, 1.1, 1.1], [0.01, 0.01, 0.001], [0.2, 0.5, 0.6])
     run_config = small_runs.make_config("any", validation_fraction=0.1, schedule="plateau")
-    found = diagnosis.of_run(run_config, records, [result([1] * 10), result(LABELS, "test")], source())
+    found = diagnosis.of_run(run_config, records, [result([1] * 20), result(LABELS, "test")], source())
     beginnings = [
         "the validation error of 60.0% is not below the 60.0% ",
-        "all 10 validation images are classified as dog",
+        "all 20 validation images are classified as dog",
         "the learning rate was cut after epoch 2, ",
         "the last checkpoint's validation error of 60.0% is more than two standard errors above the 20.0% ",
     ]
@@ -66,6 +66,14 @@ def test_a_run_that_learned_has_no_warning():
     for schedule in ("plateau", "epochs", "linear"):
         run_config = small_runs.make_config("any", validation_fraction=0.1, schedule=schedule)
         assert diagnosis.of_run(run_config, records, [result(LABELS)], source()) == []
+
+
+def test_few_held_out_images_are_a_warning():
+    labels = LABELS[::2]
+    found = errors.from_probabilities(np.eye(3)[labels], labels)
+    few = split_results.SplitResult("validation", labels, {}, {"center crop": found}, "center crop")
+    (text,) = diagnosis.of_run(config.Config(), [], [few], source())
+    assert text == "the validation set has 10 images: each is 10 percentage points of its error"
 
 
 def test_a_class_that_is_mostly_wrong_is_a_warning_unless_nothing_was_learned():
@@ -100,11 +108,11 @@ def test_warnings_recommend_nothing_that_the_run_has():
         flagfiles.read_flagfile(flags / "own_pictures_from_scratch.flags"), 1.0986
     )
     for run_config in (own_pictures, dataclasses.replace(own_pictures, learning_rate=0.002, batch_size=8)):
-        found = diagnosis.of_run(run_config, [], [result([1] * 10)], source())
+        found = diagnosis.of_run(run_config, [], [result([1] * 20)], source())
         assert "is not below the 60.0%" in found[0] and "own_pictures" not in found[0]
         assert "--initialization" not in diagnosis.flat_loss(run_config, 1.0986)
     for changes in ({"schedule": "plateau"}, {"initialize_from": ""}):
-        found = diagnosis.of_run(dataclasses.replace(own_pictures, **changes), [], [result([1] * 10)], source())
+        found = diagnosis.of_run(dataclasses.replace(own_pictures, **changes), [], [result([1] * 20)], source())
         assert "use the options of flags/own_pictures.flags" in found[0]
     for changes in ({}, {"initialize_from": "runs/other", "new_layers": ("fc8",)}):
         run_config = config.Config(source="folder:any", **changes)

@@ -146,7 +146,7 @@ def test_errors_of_more_than_five_classes_include_the_top5_error():
 def test_summary_states_accuracy_and_baseline(run):
     (first, *_) = read(run).paragraphs
     wrong = evaluate.evaluate(str(run), "test")["evaluation"]["test"]["ten_views"]["top1_error"]
-    assert "was trained on 36 images of 3 classes (alder, birch & <beech>, cedar) for 2.22 epochs." in first
+    assert "was trained on 36 images of 3 classes (alder, birch & <beech>, cedar) for 2.67 epochs." in first
     assert f"It classifies {100 * (1 - wrong):.1f}% of the 15 images of the test set correctly." in first
     assert "would be correct for 33.3%" in first
 

@@ -148,7 +148,7 @@ def test_the_whole_answer_arrives_when_a_large_picture_is_refused(served):
 def test_no_other_path_has_a_file(served, path, monkeypatch):
     monkeypatch.setattr(demo_server, "_LINGER", 0.2)
     status, _, content = served.request("GET", path)
-    assert (status, json.loads(content)) == (404, {"error": "Expected the path /. Received: another one"})
+    assert (status, json.loads(content)) == (404, {"error": "Expected the path /. Received: a different path"})
     if path != "/answer":
         assert served.request("POST", path, b"cat")[0] == 404
 

@@ -48,6 +48,14 @@ def test_error_without_a_message_is_named_by_its_class():
     assert messages.first_line(ValueError("\n ")) == "ValueError"
 
 
+@pytest.mark.parametrize(
+    "value, text",
+    [(99.8, "99.8"), (99.97, "100"), (100, "100"), (6.6667, "6.67"), (1234.5, "1,230"), (0.01234, "0.0123"), (0, "0")],
+)
+def test_numbers_have_three_significant_digits_and_no_exponent(value, text):
+    assert messages.significant(value) == text
+
+
 def test_different_values_are_listed_by_name():
     message = messages.different_values(
         "runs/a was trained", ["seed", "epochs"], {"seed": 0, "epochs": 3}, {"seed": 1}, "workdir"
