@@ -8,7 +8,6 @@ import numpy as np
 
 from alexnet_tf import config
 from alexnet_tf import flagfiles
-from alexnet_tf.data import sampling
 from alexnet_tf.evaluation import errors
 from alexnet_tf.models import registry
 from alexnet_tf.reporting import figures
@@ -149,7 +148,7 @@ def _summary(run_config, model, data, result, step, chosen):
     majority = 1 - errors.majority_error(result.labels)
     network = registry.find(run_config.network).description
     # As training counts: without the images of the partial batches.
-    epochs = step / sampling.batches_per_epoch(num_train, run_config.batch_size)
+    epochs = step / max(1, num_train // run_config.batch_size)
     listed = ", ".join(names[:_MAX_LISTED]) + (", ..." if len(names) > _MAX_LISTED else "")
     yield pages.Paragraph(
         f"{network} was trained on {num_train:,} images of {len(names)} classes ({listed}) for "

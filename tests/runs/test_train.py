@@ -80,7 +80,8 @@ def test_a_run_writes_all_promised_files(folder, tmp_path, capsys, monkeypatch):
     assert flagfiles.read_flagfile(run / "config.flags") == stored
     assert json.loads((run / "train.json").read_text()) == json.loads(json.dumps(written))
     # Both epochs are equally wrong, or one is better; the lower loss decides.
-    epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines() if "validation" in line]
+    records = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    epochs = [record for record in records if record["kind"] == "validation"]
     lowest = min(epochs, key=lambda record: (record["top1_error"], record["loss"], record["step"]))
     best = run / "checkpoints" / "best"
     assert written["selected"] == "best" and written["selection"]["step"] == lowest["step"]
