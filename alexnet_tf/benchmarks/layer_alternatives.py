@@ -90,7 +90,7 @@ def ways(product: Product) -> dict[str, Callable[[tf.Tensor, Sequence[tf.Tensor]
 
 
 def forward_and_backward(
-    product: Product, way: Callable, precision: str, jit_compile: bool | None = None
+    product: Product, way: Callable, precision: str, jit_compile: bool = False
 ) -> tf.types.experimental.PolymorphicFunction:
     """Returns a compiled function of a layer's input, the kernels and the gradients of the outputs.
 
@@ -142,7 +142,7 @@ def layers(request: measuring.Request) -> measuring.Result:
         inputs = arguments(product, batch_size, precision)
         measured = {
             f"{name}, {way}": sides.repeat(
-                batch_size, forward_and_backward(product, function, precision, is_compiled or None), *inputs
+                batch_size, forward_and_backward(product, function, precision, is_compiled), *inputs
             )
             for way, function in ways(product).items()
         }
