@@ -253,9 +253,11 @@ class Config:
     precision: str = _option(
         "network",
         "float32",
-        "precision of convolutions and matrix products; weights, LRN sums, softmax and loss are always float32",
+        "precision of convolutions and matrix products; weights, LRN sums, softmax and loss are always float32; auto: "
+        "bfloat16 where the devices have instructions for it",
         "paper: float32",
-        choices=("float32", "bfloat16"),
+        choices=("float32", "bfloat16", AUTO),
+        may_be_auto=True,
     )
 
     source: str = _option(

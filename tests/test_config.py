@@ -184,7 +184,7 @@ def test_input_scale_is_open_only_until_a_run_that_starts_from_another_has_start
 
 
 def test_auto_is_open_until_a_run_starts():
-    names = ["initialize_from", "freeze", "batch_size", "epochs", "learning_rate"]
+    names = ["initialize_from", "freeze", "precision", "batch_size", "epochs", "learning_rate"]
     given = parsed(*(f"--{name}=auto" for name in names), "--schedule=linear")
     assert given.auto_fields() == given.resolved(before_start=True).auto_fields() == names
     default = config.Config(schedule="linear").resolved()

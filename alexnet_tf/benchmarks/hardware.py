@@ -1,14 +1,13 @@
 """The machine's own speed, and how much of it a training step uses (rows machine, P6 and P6b)."""
 
 import dataclasses
-import pathlib
-import re
 
 import numpy as np
 import tensorflow as tf
 
 from alexnet_tf.benchmarks import measuring
 from alexnet_tf.benchmarks import sides
+from alexnet_tf.runs import devices
 
 # Of convolutions and matrix products, 2 x multiply-adds: 1.4488 forward and twice that backward, without the gradient
 # with respect to the images.
@@ -90,15 +89,5 @@ def _utilization(request, precision, build_trainer, target):
 
 def require_bfloat16() -> None:
     """Raises `measuring.NotRunError` on a machine without bfloat16 instructions."""
-    if not processor_flags() & {"avx512_bf16", "amx_bf16"} and not tf.config.list_physical_devices("GPU"):
-        raise measuring.NotRunError("needs a processor with bfloat16 (avx512_bf16 or amx_bf16), or a GPU")
-
-
-def processor_flags() -> set[str]:
-    """Returns the instruction sets of the processor, empty if the system does not list them."""
-    try:
-        text = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return set()
-    found = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
-    return set(found[1].split()) if found else set()
+    if not devices.has_bfloat16():
+        raise measuring.NotRunError("needs a processor with bfloat16 (avx512_bf16, amx_bf16) or a GPU from Ampere on")

@@ -128,6 +128,8 @@ def train(
     processes = processes or distribution.start(run_config.distribute)
     stop = stop or stopping.Stop()
     with distribution.lost_workers(processes.worker[1]), contextlib.ExitStack() as locks:
+        run_config, line = devices.choose_precision(run_config, processes)
+        notes += [line] if line else []
         run = _open(run_config, workdir, processes, locks, notes)
         step = run.first_step
         if step < run.steps and not _has_ended(run):

@@ -35,11 +35,26 @@ def describe() -> dict[str, Any]:
 
 def processor() -> str:
     """Returns the name of the processor."""
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def processor_features() -> frozenset[str]:
+    """Returns the names of the processor's instruction sets as Linux lists them, such as avx512_bf16.
+
+    Returns:
+      A set of names; empty if they are unknown, as on processors that are not x86.
+    """
+    return frozenset(_cpuinfo("flags").split())
+
+
+def _cpuinfo(key):
+    """Returns what Linux says about the first core; empty if it does not."""
     with contextlib.suppress(OSError):
         for line in pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+            name, _, value = line.partition(":")
+            if name.strip() == key:
+                return value.strip()
+    return ""
 
 
 def _version(*packages):

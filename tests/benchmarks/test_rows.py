@@ -15,7 +15,6 @@ import small_benchmarks
 import tensorflow as tf
 
 import alexnet_tf
-from alexnet_tf.benchmarks import hardware
 from alexnet_tf.benchmarks import input_pipelines
 from alexnet_tf.benchmarks import layer_alternatives
 from alexnet_tf.benchmarks import measuring
@@ -26,6 +25,7 @@ from alexnet_tf.benchmarks import sides
 from alexnet_tf.benchmarks import summaries
 from alexnet_tf.benchmarks import workers
 from alexnet_tf.models import registry
+from alexnet_tf.runs import devices
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ SLOW = {"P1", "P6", "P6b", "P7", "P11", "forward", "growth"}
     "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in EXPECTED]
 )
 def test_row_is_measured_on_all_its_sides(name, small, monkeypatch):
-    monkeypatch.setattr(hardware, "processor_flags", lambda: {"avx512_bf16"})
+    monkeypatch.setattr(devices, "has_bfloat16", lambda: True)
     names, targets, values = EXPECTED[name]
     found = rows.measure_here(name, small)
     assert sorted(found["rates"]) == sorted(names)
@@ -120,7 +120,7 @@ def test_layers_are_measured_in_all_ways(small, monkeypatch):
 
 
 def test_bfloat16_requires_a_processor_that_supports_it(small, monkeypatch):
-    monkeypatch.setattr(hardware, "processor_flags", lambda: {"avx2"})
+    monkeypatch.setattr(devices, "has_bfloat16", lambda: False)
     for name in ("P6b", "P7"):
         assert "bfloat16" in rows.measure_here(name, small)["not_run"]
 

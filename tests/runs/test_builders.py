@@ -58,7 +58,7 @@ def test_bfloat16_keeps_weights_and_logits_in_float32(runs):
 
 
 def test_unknown_precision_is_rejected():
-    with pytest.raises(ValueError, match=r"Expected precision to be float32 \| bfloat16\. Received: 'half'"):
+    with pytest.raises(ValueError, match=r"Expected precision to be float32 \| bfloat16 \| auto\. Received: 'half'"):
         config.Config(precision="half")
 
 

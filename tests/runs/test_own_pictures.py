@@ -17,6 +17,7 @@ from alexnet_tf.runs import initialization
 from alexnet_tf.runs import report
 from alexnet_tf.runs import restore
 from alexnet_tf.runs import train
+from alexnet_tf.utils import machine
 
 FLAGS = pathlib.Path(__file__).parents[2] / "flags"
 
@@ -34,6 +35,7 @@ def pictures(tmp_path, monkeypatch):
 
 def test_the_flagfile_learns_and_records_what_it_chose(pictures, monkeypatch, capsys):
     monkeypatch.setattr(auto_recipe, "_TRAINED", auto_recipe._TRAINED._replace(max_epochs=8))
+    monkeypatch.setattr(machine, "processor_features", lambda: frozenset({"avx2"}))
     own_pictures = flagfiles.read_flagfile(FLAGS / "own_pictures.flags")
     small = {"source": f"folder:{pictures}", "image_size": 32, "crop_size": 32}
     # The small network has three convolutions.
@@ -46,7 +48,9 @@ def test_the_flagfile_learns_and_records_what_it_chose(pictures, monkeypatch, ca
     assert (recorded.initialize_from, recorded.network) == (config.IMPORTED_CONVOLUTIONS, "cifar10_18")
     assert recorded.normalization == "none" and recorded.freeze == ("conv1",)
     assert (recorded.batch_size, recorded.epochs, recorded.learning_rate) == (16, 8, 0.005)
+    assert recorded.precision == "float32"
     said = " ".join(capsys.readouterr().out.split())
+    assert "precision=auto: float32, as no instructions for bfloat16 were found on this machine" in said
     assert "initialize_from=auto: runs/imagenet_convolutions with network=cifar10_18, as it is there" in said
     assert (
         "auto: batch_size=16; epochs=8 (at most 8 passes); learning_rate=0.005; for 22 training images and the "
