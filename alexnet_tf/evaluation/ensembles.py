@@ -230,7 +230,7 @@ def table(
     kinds = {"top-1": "top1_error", "top-5": "top5_error"} if has_top5 else {"top-1": "top1_error"}
     column = 12 if has_top5 else 14
     names = [name for name, _ in [*rows, *(weights or [])]]
-    width = max(len(name) for name in [*names, "majority class"])
+    width = max(len(name) for name in [*names, errors.MAJORITY])
     lines = [
         f"  {'':<{width}}" + "".join(f"{name:>{column * len(kinds)}}" for name in views),
         f"  {'':<{width}}" + "".join(f"{kind:>{column}}" for kind in kinds) * len(views),
@@ -243,5 +243,5 @@ def table(
         cells = [f"{shares[view]:>{column - 2}.4f}".ljust(column * len(kinds)) for view in views]
         lines.append(f"  {name:<{width}}" + "".join(cells).rstrip())
     if majority is not None:
-        lines.append(f"  {'majority class':<{width}}{errors.percent(majority):>{column}}")
+        lines.append(f"  {errors.MAJORITY:<{width}}{errors.percent(majority):>{column}}")
     return "\n".join(lines)

@@ -251,6 +251,10 @@ def chunks(num_examples: int, elements: int) -> Iterator[slice]:
         yield slice(first, first + size)
 
 
+# What tables call the row of `majority_error`.
+MAJORITY = "always the most frequent class"
+
+
 def majority_error(labels: np.ndarray) -> float:
     """Returns the error, in [0, 1), of always predicting the most frequent class.
 
@@ -307,10 +311,11 @@ def table(results: Mapping[str, Errors], majority: float) -> str:
     """
     has_top5 = have_top5(results.values())
     column = lambda text: f"{text:>13}" if has_top5 else ""
-    lines = [f"  {'':<24}{'top-1 error':>12}{column('top-5 error')}{'loss':>9}"]
+    width = len(MAJORITY) + 2
+    lines = [f"  {'':<{width}}{'top-1 error':>12}{column('top-5 error')}{'loss':>9}"]
     for name, errors in results.items():
         lines.append(
-            f"  {name:<24}{percent(errors.top1_error):>12}{column(percent(errors.top5_error))}{errors.loss:>9.4f}"
+            f"  {name:<{width}}{percent(errors.top1_error):>12}{column(percent(errors.top5_error))}{errors.loss:>9.4f}"
         )
-    lines.append(f"  {'majority class':<24}{percent(majority):>12}")
+    lines.append(f"  {MAJORITY:<{width}}{percent(majority):>12}")
     return "\n".join(lines)

@@ -174,7 +174,7 @@ def _errors(run_config, data, results):
             percents = errors.percent(found.top1_error), errors.percent(found.top5_error)
             rows.append([f"this run, {result.split}, {views}", len(result.labels), *percents])
         majority = errors.percent(errors.majority_error(result.labels))
-        rows.append([f"majority class, {result.split}", "", majority, "-"])
+        rows.append([f"{errors.MAJORITY}, {result.split}", "", majority, "-"])
     recorded = registry.recorded_errors(run_config.network, data.source.name, data.source.class_names)
     rows += [[each.label, "", errors.percent(each.top1_error), errors.percent(each.top5_error)] for each in recorded]
     columns = 4 if has_top5 else 3
@@ -307,7 +307,10 @@ def _cost(run_config, model, records):
     yield pages.Heading("Cost")
     speed = metrics.images_per_second(records)
     flops = costs.training_flops(model)
-    rows = [["parameters", f"{model.count_params():,}"], ["training arithmetic per image", f"{flops / 1e9:.4g} GFLOP"]]
+    rows = [
+        ["parameters", f"{model.count_params():,}"],
+        ["training arithmetic per image", f"{messages.significant(flops / 1e9)} GFLOP"],
+    ]
     if speed:
         peak = costs.peak_flops()
         seconds = sum(
@@ -316,8 +319,11 @@ def _cost(run_config, model, records):
         product = f"{costs.matrix_side()} x {costs.matrix_side()}"
         rows += [
             ["training time", _duration(seconds)],
-            ["speed", f"{speed:.1f} images/s, {speed * flops / 1e9:.4g} GFLOP/s"],
-            [f"speed of {product} float32 matrix products on this machine", f"{peak / 1e9:.4g} GFLOP/s"],
+            ["speed", f"{speed:.1f} images/s, {messages.significant(speed * flops / 1e9)} GFLOP/s"],
+            [
+                f"speed of {product} float32 matrix products on this machine",
+                f"{messages.significant(peak / 1e9)} GFLOP/s",
+            ],
             ["training speed relative to matrix products", _share(speed * flops / peak)],
         ]
     described = machine.describe()

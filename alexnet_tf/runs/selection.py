@@ -27,7 +27,7 @@ class Selection(NamedTuple):
         if not self.record:
             return "newest"
         return (
-            f"best, epoch {self.record.epoch:.4g}: {100 * self.record.top1_error:.2f}% error on the "
+            f"best, epoch {round(self.record.epoch, 2):g}: {100 * self.record.top1_error:.2f}% error on the "
             f"{self.record.split} set, optimistic because the epoch was selected on it"
         )
 

@@ -161,7 +161,7 @@ def rate_cut_before_loss_fell(curve: Mapping[str, Sequence[float | None]], ignor
     for epoch, loss, rate in zip(curve["epoch"], curve["train_loss"], curve["learning_rate"]):
         if previous and rate is not None and rate < _CUT * previous[1] and lowest > _FALLEN * ignorant_loss:
             return (
-                f"the learning rate was cut after epoch {previous[0]:.3g}, before the training loss had fallen: its "
+                f"the learning rate was cut after epoch {round(previous[0], 2):g}, before the training loss had fallen: its "
                 f"lowest was {lowest:.4f}, and a network that ignores the images has {ignorant_loss:.4f}; start again "
                 "with a new --workdir and --schedule=linear, or a higher --patience"
             )
@@ -202,7 +202,7 @@ def last_error_above_lowest(
         remedy = "start again with a new --workdir and fewer --epochs, or a lower --learning_rate"
     return (
         f"the last checkpoint's {monitored} error of {_percent(last)} is more than two standard errors above the "
-        f"{_percent(lowest)} after epoch {best_epoch:.3g}{kept}; {remedy}"
+        f"{_percent(lowest)} after epoch {round(best_epoch, 2):g}{kept}; {remedy}"
     )
 
 

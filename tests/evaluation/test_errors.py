@@ -267,17 +267,17 @@ def test_table_shows_errors_in_percent():
         "ten views": errors.Errors(8, 0.75, 0.374727, None, confusion),
     }
     assert errors.table(results, 0.999).splitlines() == [
-        "                           top-1 error  top-5 error     loss",
-        "  center crop                   39.02%       18.30%   1.2500",
-        "  ten views                     37.47%            -   0.7500",
-        "  majority class                99.90%",
+        "                                   top-1 error  top-5 error     loss",
+        "  center crop                           39.02%       18.30%   1.2500",
+        "  ten views                             37.47%            -   0.7500",
+        "  always the most frequent class        99.90%",
     ]
 
 
 def test_table_has_no_column_of_top5_errors_that_there_are_not():
     results = {"center crop": errors.Errors(8, 1.25, 0.390247, None, np.zeros([5, 5], np.int64))}
     assert errors.table(results, 0.999).splitlines() == [
-        "                           top-1 error     loss",
-        "  center crop                   39.02%   1.2500",
-        "  majority class                99.90%",
+        "                                   top-1 error     loss",
+        "  center crop                           39.02%   1.2500",
+        "  always the most frequent class        99.90%",
     ]

@@ -127,7 +127,7 @@ def test_errors_are_those_of_an_evaluation(run):
         for way in ("center crop", "ten views"):
             expected = errors.percent(figures[way.replace(" ", "_")]["top1_error"])
             assert rows[f"this run, {split}, {way}"] == [str(count), expected]
-        assert rows[f"majority class, {split}"] == ["", "66.67%"]
+        assert rows[f"always the most frequent class, {split}"] == ["", "66.67%"]
     # There are no top-5 errors with three classes.
     assert not any("Top-5" in each for each in read(run).paragraphs)
 

@@ -102,7 +102,7 @@ def test_a_run_writes_all_promised_files(folder, tmp_path, capsys, monkeypatch):
     assert not list(run.rglob("*.part"))
     said = capsys.readouterr().out
     assert "epoch 1: train loss" in said and "epoch 2: train loss" in said
-    assert "majority class" in said and "50.00%" in said
+    assert "always the most frequent class" in said and "50.00%" in said
     assert f"tensorboard --logdir={run}" in said
     assert "optimistic because the epoch was selected on it" in said
     assert "optimistic because the epoch was selected on it" in (run / "report.md").read_text()

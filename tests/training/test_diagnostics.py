@@ -200,6 +200,13 @@ def test_the_best_epoch_is_named():
     assert few.endswith("; with 15 images, the lowest of several epochs may be chance: compare them on other images")
 
 
+def test_a_late_epoch_is_named_without_an_exponent():
+    errors = [0.5] * 1233 + [0.2] + [0.5] * 3
+    assert "after epoch 1234;" in diagnostics.last_error_above_lowest(curve(errors=errors), "test")
+    rates = [0.01] * 1234 + [0.001]
+    assert "cut after epoch 1234, " in diagnostics.rate_cut_before_loss_fell(curve([CHANCE] * 1235, rates), CHANCE)
+
+
 def test_a_run_without_the_number_of_images_is_not_judged():
     assert diagnostics.last_error_above_lowest(curve(errors=[0.1, 0.9], examples=None), "test") is None
 
