@@ -63,7 +63,10 @@ def collect(statuses: Iterable[runner.RunStatus]) -> list[SizeCurves]:
     groups = {}
     for status in statuses:
         if status.result:
-            run_config = results.config_of(status.result)
+            # If the precision is "auto", it may differ between the machines that trained the runs.
+            run_config = dataclasses.replace(
+                results.config_of(status.result), precision=status.run.experiment.config.precision
+            )
             key = _common(run_config), tuple(sorted(results.num_evaluated(status.result).items()))
             size = run_config.training_images or status.result["data"]["images"]["train"]
             groups.setdefault(key, {}).setdefault(size, []).append(status)

@@ -474,8 +474,9 @@ def _finish(run, step):
     run.trainer.optimizer.swap_averages()
     if step < run.steps:
         console.print(
-            f"ended after epoch {round(step / run.steps_per_epoch, 2):g} of {run.config.epochs:g}: no lower {run.monitored} "
-            f"error for {run.monitor.epochs_without_improvement} epochs (--stop_after={run.config.stop_after})",
+            f"ended after epoch {round(step / run.steps_per_epoch, 2):g} of {run.config.epochs:g}: no lower "
+            f"{run.monitored} error for {run.monitor.epochs_without_improvement} epochs "
+            f"(--stop_after={run.config.stop_after})",
             markup=False,
         )
     chosen, checkpoint = _restore_chosen(run, step)

@@ -161,9 +161,9 @@ def rate_cut_before_loss_fell(curve: Mapping[str, Sequence[float | None]], ignor
     for epoch, loss, rate in zip(curve["epoch"], curve["train_loss"], curve["learning_rate"]):
         if previous and rate is not None and rate < _CUT * previous[1] and lowest > _FALLEN * ignorant_loss:
             return (
-                f"the learning rate was cut after epoch {round(previous[0], 2):g}, before the training loss had fallen: its "
-                f"lowest was {lowest:.4f}, and a network that ignores the images has {ignorant_loss:.4f}; start again "
-                "with a new --workdir and --schedule=linear, or a higher --patience"
+                f"the learning rate was cut after epoch {round(previous[0], 2):g}, before the training loss had "
+                f"fallen: its lowest was {lowest:.4f}, and a network that ignores the images has {ignorant_loss:.4f}; "
+                "start again with a new --workdir and --schedule=linear, or a higher --patience"
             )
         lowest = min(lowest, loss)
         previous = None if rate is None else (epoch, rate)
