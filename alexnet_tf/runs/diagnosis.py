@@ -40,7 +40,10 @@ def of_run(
     monitored = results[0]
     if monitored.split == "train":
         found.insert(0, diagnostics.nothing_held_out())
-    found += diagnostics.texts(diagnostics.few_held_out(monitored.split, len(monitored.labels)))
+    found += diagnostics.texts(
+        diagnostics.few_held_out(monitored.split, len(monitored.labels)),
+        diagnostics.rate_follows_test_error(monitored.split, run_config.schedule),
+    )
     return [*source.duplicates, *found] + _of_curve(run_config, records, source, monitored.split, best_is_kept)
 
 

@@ -234,7 +234,10 @@ def _open_data(run_config, workdir, console):
     reading = dataclasses.replace(run_config, cache="none") if run_config.data_service else run_config
     splits = dict.fromkeys(["train", monitored])
     data = dataset.load_data(reading, source, splits, image_statistics, console)
-    if warning := diagnostics.few_held_out(monitored, len(data.examples[monitored])):
+    for warning in diagnostics.texts(
+        diagnostics.few_held_out(monitored, len(data.examples[monitored])),
+        diagnostics.rate_follows_test_error(monitored, run_config.schedule),
+    ):
         console.print(f"warning: {warning}", markup=False)
     if not os.path.exists(path):
         data = data._replace(statistics=initialization.with_mean_image(run_config, data.statistics))

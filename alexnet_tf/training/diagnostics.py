@@ -54,6 +54,21 @@ def few_held_out(split: str, count: int) -> str | None:
     return f"the {split} set has {images}: each is {100 / count:.3g} percentage points of its error"
 
 
+def rate_follows_test_error(split: str, schedule: str) -> str | None:
+    """Warns if the learning rate depends on the error of the test set.
+
+    Args:
+      split: name of the monitored split.
+      schedule: of the learning rate.
+    """
+    if split != "test" or schedule != "plateau":
+        return None
+    return (
+        "there is no validation set, so schedule=plateau lowers the learning rate by the test error, which makes that "
+        "error optimistic; add a validation set, or start again with a new --workdir and --schedule=linear"
+    )
+
+
 def not_better_than_majority(split: str, error: float, majority_error: float, *, suits_few_images: bool) -> str | None:
     """Warns if a held-out error is not below that of always predicting the most frequent class.
 

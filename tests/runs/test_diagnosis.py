@@ -76,6 +76,15 @@ def test_few_held_out_images_are_a_warning():
     assert text == "the validation set has 10 images: each is 10 percentage points of its error"
 
 
+@pytest.mark.parametrize(
+    "split, schedule, is_warned",
+    [("test", "plateau", True), ("test", "linear", False), ("validation", "plateau", False)],
+)
+def test_a_learning_rate_that_follows_the_test_error_is_a_warning(split, schedule, is_warned):
+    texts = diagnosis.of_run(config.Config(schedule=schedule), [], [result(LABELS)._replace(split=split)], source())
+    assert [text.startswith("there is no validation set, so schedule=plateau") for text in texts] == [True] * is_warned
+
+
 def test_a_class_that_is_mostly_wrong_is_a_warning_unless_nothing_was_learned():
     labels = np.array([0] * 40 + [1] * 40 + [2] * 5)
 
@@ -83,16 +92,17 @@ def test_a_class_that_is_mostly_wrong_is_a_warning_unless_nothing_was_learned():
         found = errors.from_probabilities(np.eye(3)[predicted], labels)
         return split_results.SplitResult("test", labels, {}, {"center crop": found}, "center crop")
 
+    linear = config.Config(schedule="linear")
     rare_is_wrong = np.where(labels == 2, 0, labels)
-    (text,) = diagnosis.of_run(config.Config(), [], [of_labels(rare_is_wrong)], source())
+    (text,) = diagnosis.of_run(linear, [], [of_labels(rare_is_wrong)], source())
     assert "most images of 1 of 3 classes are classified wrongly: bird (5 of 5)" in text
     assert "--class_weights=balanced" in text
     for changes in ({"class_weights": "balanced"}, {"class_weights": "weights.csv"}, {"sampling": "balanced"}):
-        run_config = config.Config(**changes)
+        run_config = dataclasses.replace(linear, **changes)
         (text,) = diagnosis.of_run(run_config, [], [of_labels(rare_is_wrong)], source())
         assert "bird (5 of 5)" in text and "class_weights" not in text
     # The warning that all images are classified as a cat says more.
-    found = diagnosis.of_run(config.Config(), [], [of_labels(np.zeros(85, int))], source())
+    found = diagnosis.of_run(linear, [], [of_labels(np.zeros(85, int))], source())
     assert not any("most images" in text for text in found) and len(found) == 2
 
 
