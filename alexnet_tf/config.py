@@ -172,7 +172,7 @@ class Config:
     sixth_convolution: bool = _option(
         "network",
         False,
-        "add a sixth convolutional layer, of 2 x 128 kernels of 3 x 3 over both towers, after the last pooling",
+        "add a sixth convolutional layer after the last pooling, with 2 x 128 kernels of 3 x 3 that read both towers",
         "paper 6; original #146",
     )
     bottleneck: int = _option(
@@ -194,7 +194,7 @@ class Config:
     width: float = _option(
         "network",
         1.0,
-        "factor of the number of kernels and units of vgg, googlenet, plain and resnet networks",
+        "multiplier of the number of kernels and units of vgg, googlenet, plain and resnet networks",
         "ours",
         low=0.01,
         high=16,
@@ -295,8 +295,8 @@ class Config:
     split_rule: str = _option(
         "data",
         "auto",
-        "hold out images by a hash of their names, or draw from the list of all, as version 0.1; "
-        "auto: hash for a new run or data set, otherwise its own",
+        "hash: hold out images by a hash of their names; shuffle: draw them from the list of all, as version 0.1 did; "
+        "auto: hash for a new run or data set, otherwise the rule that it was made with",
         "ours",
         choices=("auto", "hash", "shuffle"),
     )
@@ -492,8 +492,8 @@ class Config:
     averaging_steps: int = _option(
         "training",
         1000,
-        "number of steps that averaging=polyak remembers: the mean over all steps up to it, then an exponential "
-        "average",
+        "number of steps over which averaging=polyak averages: the mean of all steps up to this number, then an "
+        "exponential average",
         "ours",
         low=1,
         high=100000000,
@@ -562,8 +562,7 @@ class Config:
     layer_rates: tuple = _option(
         "training",
         (),
-        "learning rates of layers relative to what they would be, such as conv1:0.1,conv2:0.1, each with its "
-        "normalization",
+        "factors of the learning rates of layers, such as conv1:0.1,conv2:0.1, each layer with its normalization",
         "ours",
         kind=tuple,
     )
@@ -603,7 +602,7 @@ class Config:
     warmup_start: float = _option(
         "training",
         0.1,
-        "factor of the learning rates at the beginning, with warmup_epochs",
+        "factor of the learning rates at the start of warmup_epochs",
         "ours; He et al. 2015: 0.1",
         low=0,
         high=1,
@@ -897,7 +896,7 @@ def _check_schedule(run_config):
     if run_config.stop_after or run_config.checkpoint == "best":
         received = f"stop_after={run_config.stop_after}" if run_config.stop_after else "checkpoint=best"
         raise ValueError(
-            "Expected validation_fraction above 0 to choose an epoch, as the test set must not choose it. "
+            "Expected validation_fraction above 0 to choose an epoch, as the test set must not be used for that. "
             f"Received: 0 with {received}"
         )
 

@@ -5,8 +5,8 @@ alexnet-tf analyze --analysis=gradients --network=vgg_a --compare=vgg_e --activa
 alexnet-tf analyze --analysis=translation --workdir=runs/a,runs/b --figure=translation.png
 
 gradients: the norm of the gradient in each layer of initialized networks, for training photographs.
-translation: how much features of trained runs move when images shift, relative to the distance of
-different images, and how often the most probable class stays the same.
+translation: how much features of trained runs move when images shift, relative to the distance
+between different images, and how often the most probable class stays the same.
 """
 
 from collections.abc import Sequence

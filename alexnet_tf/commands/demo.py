@@ -3,7 +3,7 @@
 alexnet-tf demo --workdir=runs/mine
 alexnet-tf demo --saved_model=served/mine
 
-With a run, the page also shows what speaks for each class (Grad-CAM), and the nearest training
+With a run, the page also shows what supports each class (Grad-CAM), and the nearest training
 images if `alexnet-tf neighbours` has built an index. Only this machine can open the page, unless
 --host says otherwise. The program runs until Ctrl-C.
 """
@@ -25,9 +25,9 @@ _WORKDIR = flagfiles.define_path(
     "workdir", "", "directory of a trained run, or of an export of it; or pretrained:NAME", flag_values=FLAGS
 )
 _CHECKPOINT = program.define_checkpoint(FLAGS)
-_HOST = flags.DEFINE_string("host", "127.0.0.1", "address to listen at", flag_values=FLAGS)
+_HOST = flags.DEFINE_string("host", "127.0.0.1", "address to listen on", flag_values=FLAGS)
 _PORT = flags.DEFINE_integer(
-    "port", 8000, "port to listen at; 0 for any free one", lower_bound=0, upper_bound=65535, flag_values=FLAGS
+    "port", 8000, "port to listen on; 0 for any free one", lower_bound=0, upper_bound=65535, flag_values=FLAGS
 )
 _TOP = flags.DEFINE_integer("top", 5, "number of classes per picture", lower_bound=1, flag_values=FLAGS)
 _K = flags.DEFINE_integer(
@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
 def _serve(_):
     if bool(_SAVED_MODEL.value) == bool(_WORKDIR.value):
         received = "both" if _WORKDIR.value else "neither"
-        raise program.UsageError(f"Expected --saved_model or --workdir. Received: {received}")
+        raise program.UsageError(f"Expected either --saved_model or --workdir. Received: {received}")
     from alexnet_tf.runs import demo
     from alexnet_tf.serving import demo_server
 
@@ -62,6 +62,6 @@ def _serve(_):
         ended = threading.Event()
         interruptions.handle(lambda *_: ended.set())
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        print(f"open {server.address} in a browser; Ctrl-C ends", flush=True)
+        print(f"open {server.address} in a browser; press Ctrl-C to stop", flush=True)
         ended.wait()
         server.shutdown()

@@ -3,12 +3,12 @@
 alexnet-tf evaluate --workdir=runs/quickstart
 alexnet-tf evaluate --workdir=runs/first,runs/second,runs/third
 
-Errors are those of the center crop and of ten views. With --split=train they are those of the
-trained network, without dropout and augmentation; --images=10000 evaluates a part of the split.
+Errors are measured with the center crop and with ten views. With --split=train, the trained network
+is evaluated without dropout and augmentation; --images=10000 evaluates a part of the split.
 Each run is evaluated with its own configuration; set --source or --data_dir only if its data set
 has moved.
 
-Of a single run, evaluation.json also has precision, recall and F1 of each class, the confusion
+For a single run, evaluation.json also has precision, recall and F1 of each class, the confusion
 matrix and the calibration error. --fit_temperature and --sensitivity choose on the monitored split,
 usually validation, and apply what they chose to --split.
 """
@@ -27,7 +27,7 @@ _WORKDIR = flagfiles.define_paths(
 _SPLIT = flags.DEFINE_string(
     "split",
     "",
-    "train, validation or test; defaults to the monitored split: validation, or test where there is none",
+    "train, validation or test; defaults to the monitored split: validation, or test if there is none",
     flag_values=FLAGS,
 )
 _IMAGES = flags.DEFINE_integer(
@@ -55,7 +55,7 @@ _CONFUSION_CSV = flagfiles.define_path(
 _PREDICTIONS = flagfiles.define_path(
     "predictions",
     "",
-    "write the file, true class and most probable classes of each image to this file",
+    "write the name, true class and most probable classes of each image to this file",
     flag_values=FLAGS,
 )
 _TOP = flags.DEFINE_integer("top", 5, "number of classes per image in --predictions", lower_bound=1, flag_values=FLAGS)
@@ -65,8 +65,8 @@ _FIT_TEMPERATURE = flags.DEFINE_boolean(
 _SENSITIVITY = flags.DEFINE_float(
     "sensitivity",
     None,
-    "with two classes, choose the probability from which on an image counts as --positive_class, so that this share of "
-    "its images is found, such as 0.95",
+    "with two classes, choose the threshold of the probability of --positive_class at which this share of its images "
+    "is found, such as 0.95",
     flag_values=FLAGS,
 )
 _POSITIVE_CLASS = flags.DEFINE_string("positive_class", "", "name of the class of --sensitivity", flag_values=FLAGS)

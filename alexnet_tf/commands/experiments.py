@@ -100,7 +100,9 @@ def _find_flagfiles(pattern):
 
 def _print_statuses(runs, directories):
     if given := [flag.name for flag in (_COLLECT, _TABLE, _CURVES, _SIZE_FIGURE, _GAP_IMAGES) if flag.value]:
-        raise ValueError(f"Expected --list alone, as it writes nothing. Received: {', '.join(given)}")
+        raise ValueError(
+            f"Expected --list without flags that write something, as it only prints. Received: {', '.join(given)}"
+        )
     for run in runs:
         print(f"{run.experiment.name} seed {run.seed}: {runner.run_status(run, directories)}")
 

@@ -3,9 +3,9 @@
 alexnet-tf explain --workdir=runs/mine cat.jpg dog.png
 alexnet-tf explain --workdir=runs/mine --method=occlusion --class=dog --values photographs
 
-An IMAGE is an image file, a folder, a pattern or a list, as for predict. For each, a PNG file has
-the part that the network sees, and next to it the same with the map over it. Unreadable images are
-listed, with status 1.
+An IMAGE is an image file, a folder, a pattern or a list, as for predict. For each image, a PNG file
+shows the part that the network sees, and next to it the same part with the map over it. Unreadable
+images are listed, and the program then exits with status 1.
 """
 
 from collections.abc import Sequence
@@ -25,8 +25,8 @@ _METHOD = flags.DEFINE_enum(
     "method",
     "grad_cam",
     ["grad_cam", "occlusion"],
-    "grad_cam: where the maps of a layer speak for the class (Selvaraju et al. 2017); occlusion: how much a square "
-    "over a part of the image lowers its probability (Zeiler and Fergus 2013)",
+    "grad_cam: where the maps of a layer support the class (Selvaraju et al. 2017); occlusion: how much covering a "
+    "part of the image with a square lowers the probability of the class (Zeiler and Fergus 2013)",
     flag_values=FLAGS,
 )
 _CLASS = flags.DEFINE_string(
@@ -41,12 +41,12 @@ _LAYER = flags.DEFINE_string(
 _PATCH_SIZE = flags.DEFINE_integer(
     "patch_size",
     0,
-    "side of the square of occlusion in pixels of the crop; 0 for a quarter of the crop's side",
+    "side of the occluding square, in pixels of the crop; 0 for a quarter of the crop's side",
     lower_bound=0,
     flag_values=FLAGS,
 )
 _POSITIONS = flags.DEFINE_integer(
-    "positions", 16, "number of positions of the square of occlusion, per side", lower_bound=1, flag_values=FLAGS
+    "positions", 16, "number of positions of the occluding square, per side", lower_bound=1, flag_values=FLAGS
 )
 _OUT = flagfiles.define_path("out", "explanations", "directory of the results", flag_values=FLAGS)
 _VALUES = flags.DEFINE_boolean("values", False, "write the values of each map to an .npz file, too", flag_values=FLAGS)

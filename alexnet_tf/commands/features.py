@@ -25,8 +25,8 @@ _LAYER = flags.DEFINE_list(
 _IMAGES = flagfiles.define_paths(
     "images",
     [],
-    "directories, which are searched with those below them; patterns such as d/*.jpg; text files (*.txt) with a path "
-    "on each line; or image files",
+    "directories, searched recursively; patterns such as d/*.jpg; text files (*.txt) with a path on each line; or "
+    "image files",
     flag_values=FLAGS,
 )
 _SPLIT = flags.DEFINE_string(
@@ -47,9 +47,13 @@ def _compute(run_config):
     from alexnet_tf.runs import features
 
     if bool(_IMAGES.value) == bool(_SPLIT.value):
-        raise program.UsageError(f"Expected --images or --split. Received: {'both' if _SPLIT.value else 'neither'}")
+        raise program.UsageError(
+            f"Expected either --images or --split. Received: {'both' if _SPLIT.value else 'neither'}"
+        )
     if _IMAGES.value and (run_config.source or run_config.data_dir):
-        raise program.UsageError("Expected --source and --data_dir with --split. Received: them with --images")
+        raise program.UsageError(
+            "Expected --source and --data_dir only with --split. Received: --images with one of them"
+        )
     result = features.compute(
         _WORKDIR.value,
         [name.strip() for name in _LAYER.value if name.strip()],

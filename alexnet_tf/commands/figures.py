@@ -3,7 +3,7 @@
 alexnet-tf figures --workdir=runs/quickstart
 
 The report is report.html, report.md and figures/ in its directory. Training writes it when it ends;
-use this program to write it again, of another --checkpoint, or while a run is training. Set
+use this program to write it again, for another --checkpoint, or while a run is training. Set
 --source or --data_dir only if the run's data set has moved.
 """
 

@@ -14,7 +14,7 @@ from alexnet_tf import flagfiles
 from alexnet_tf.commands import program
 
 FLAGS = flags.FlagValues()
-_FIGURE = flagfiles.define_path("figure", "", "PNG to draw error against arithmetic in", flag_values=FLAGS)
+_FIGURE = flagfiles.define_path("figure", "", "PNG file for a figure of error against arithmetic", flag_values=FLAGS)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ alexnet-tf predict --saved_model=served/quickstart --csv=predictions.csv photogr
 
 An IMAGE is an image file; a folder, which is searched with all folders below it; a pattern such as
 'photographs/*.jpg'; or a text file (*.txt) with a path on each line. --csv writes a row for each
-image, with a progress bar, whatever their number. Unreadable images are listed, with status 1.
+image, with a progress bar, whatever their number. Unreadable images are listed (status 1).
 """
 
 import json
@@ -65,10 +65,10 @@ def _predict(paths):
     given = [f"--{holder.name}" for holder in (_MODEL, _SAVED_MODEL, _SERVER) if holder.value]
     if len(given) != 1:
         raise program.UsageError(
-            f"Expected --model, --saved_model or --server. Received: {' and '.join(given) or 'none'}"
+            f"Expected exactly one of --model, --saved_model and --server. Received: {' and '.join(given) or 'none'}"
         )
     if _CSV.value and _JSON.value:
-        raise program.UsageError("Expected --csv or --json. Received: both")
+        raise program.UsageError("Expected at most one of --csv and --json. Received: both")
     found = image_files.find_or_keep([pathnames.expand(path) for path in paths])
     for note in found.notes:
         print(escaping.one_line(f"warning: {note}"), file=sys.stderr)

@@ -120,8 +120,8 @@ def call(parsed: Parsed, function: Callable[[], None], stop: stopping.Stop | Non
     Args:
       parsed: from `parse`.
       function: the program.
-      stop: requested by Ctrl-C, SIGHUP and SIGTERM, the second Ctrl-C excepted, which ends the program at once. None
-        ends it at once in each case; files are written atomically.
+      stop: the request that Ctrl-C, SIGHUP and SIGTERM make. A second Ctrl-C ends the program at once. With None, each
+        of them ends it at once, which is safe, as files are written atomically.
     """
     stop = stop or stopping.Stop(STARTS_OVER)
     with interruptions.unread_output_is_dropped(), interruptions.handled(stop.request):
@@ -183,7 +183,8 @@ def _check_text(given, images):
     for argument in given:
         if not pathnames.is_text(argument) and argument not in images:
             received = pathnames.printable(argument)
-            raise UsageError(f"Expected arguments in UTF-8. Received: {received}; rename that, or use a link to it")
+            remedy = "rename the file or folder, or use a link to it"
+            raise UsageError(f"Expected arguments in UTF-8. Received: {received}; {remedy}")
 
 
 def define_checkpoint(flag_values: flags.FlagValues) -> flags.FlagHolder:
@@ -239,7 +240,7 @@ def command(name: str) -> list[str]:
 
 
 def load_tensorflow() -> None:
-    """Imports TensorFlow without what it logs to standard error while it is imported."""
+    """Imports TensorFlow, and suppresses what it logs to standard error meanwhile."""
     # Read on import: its C++ log has nothing that a user could act on.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with standard_error.suppressed():

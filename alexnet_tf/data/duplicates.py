@@ -28,8 +28,9 @@ def describe(source: sources.Source) -> list[str]:
             continue
         shown = [f"{_name(split, own, source)} is {_name(train, other, source)}" for own, other in pairs[:_MAX_LISTED]]
         others = sum(bool(split.labels[own] != train.labels[other]) for own, other in pairs)
+        place = f"{'is' if len(pairs) == 1 else 'are'} also in the training set, with the same bytes"
         lines.append(
-            f"{len(pairs)} of the {len(split.labels)} {name} images are in the training set, too, with the same bytes"
+            f"{len(pairs)} of the {len(split.labels)} {name} images {place}"
             + (f" and {others} of them with another label" if others else "")
             + f", which makes the {name} error optimistic: {', '.join(shown)}{', ...' * (len(pairs) > _MAX_LISTED)}"
         )

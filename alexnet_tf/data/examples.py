@@ -170,7 +170,7 @@ def naming_unreadable(data: Examples) -> Iterator[None]:
     except _READING_ERRORS as error:
         if unreadable := data.find_unreadable():
             raise ValueError(
-                "Expected every photograph that could be read when the program began to stay readable. "
+                "Expected photographs to stay readable while the program runs. "
                 f"Received: {unreadable}; restore it, or remove it and use a new --workdir"
             ) from error
         raise

@@ -13,8 +13,8 @@ from alexnet_tf.utils import messages
 from alexnet_tf.utils import pathnames
 
 LAYOUT = (
-    "DIR/train/CLASS/IMAGE, and if there are any DIR/val/CLASS/IMAGE and DIR/test/CLASS/IMAGE, "
-    "with the same class folders in each; without a validation and test set also DIR/CLASS/IMAGE"
+    "DIR/train/CLASS/IMAGE, and optionally DIR/val/CLASS/IMAGE and DIR/test/CLASS/IMAGE with the same class folders; "
+    "or DIR/CLASS/IMAGE without a validation and a test set"
 )
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp")
 # The names of a split's folder, the first preferred; upper and lower case are the same.
@@ -200,7 +200,8 @@ def _split_folders(names: Sequence[str], as_version_0_1: bool) -> dict[str, str]
 
 def _describe_unused(root, names):
     known = "; ".join(", ".join(each) for each in SPLIT_FOLDERS.values())
-    return f"not read in {root}: the folders {_listed(names)}; one folder of each split is read, the first of {known}"
+    rule = f"only one folder is read for each split, the first of {known}"
+    return f"not read in {root}: the folders {_listed(names)}; {rule}"
 
 
 def _read_held_out(directory, class_names, read_class, unread, notes):

@@ -57,7 +57,14 @@ def refusal(encoded: tf.Tensor, max_pixels: int = MAX_PIXELS) -> tf.Tensor:
 
 
 def damaged(encoded: tf.Tensor) -> tf.Tensor:
-    """Returns the message for files that could not be decoded, string of the shape of `encoded`, a string tensor."""
+    """Returns the message for files that could not be decoded.
+
+    Args:
+      encoded: string tensor of any shape, the files.
+
+    Returns:
+      String tensor of the same shape.
+    """
     length = tf.strings.as_string(tf.strings.length(encoded))
     return tf.strings.join([f"Expected a complete {FORMATS}. Received: ", length, " bytes that cannot be decoded"])
 
@@ -244,7 +251,7 @@ def _too_large(width, height, max_pixels):
 
 
 def begins_with(data: tf.Tensor, text: bytes, place: int = 0) -> tf.Tensor:
-    """Returns whether the bytes of `data`, uint8, at `place` are those of `text`, scalar bool."""
+    """Returns whether `data`, uint8 ``[bytes]``, has the bytes of `text` at `place`, as a scalar bool tensor."""
     return tf.reduce_all(tf.equal(data[place : place + len(text)], list(text)))
 
 

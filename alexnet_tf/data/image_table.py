@@ -15,7 +15,7 @@ from alexnet_tf.utils import escaping
 from alexnet_tf.utils import pathnames
 from alexnet_tf.utils import text_files
 
-LAYOUT = "a CSV file whose first line names the columns path, label and, if the file chooses them, split"
+LAYOUT = "a CSV file whose first line names the columns path, label and, optionally, split"
 # The names of the columns, the first preferred; upper and lower case are the same.
 COLUMNS = {
     "path": ("path", "file", "filename", "image"),
@@ -136,7 +136,7 @@ def _columns(header, path, number, notes):
     lowered = [name.lower() for name in header]
     for column, place in columns.items():
         if lowered.count(lowered[place]) > 1:
-            raise _error(path, number, f"two columns {_quoted(header[place])}, of which one is the {column}")
+            raise _error(path, number, f"two columns {_quoted(header[place])}, but only one may be the {column}")
     others = [name for place, name in enumerate(header) if name and place not in columns.values()]
     if others:
         notes.append(f"not read in {path}: {'columns' if len(others) > 1 else 'column'} {_listed(others)}")
@@ -210,8 +210,8 @@ def _existing(lines, root, path, notes):
     if not any(line.split == "train" for line in found):
         first = next(line for line in missing if line.split == "train")
         raise FileNotFoundError(
-            f"Expected the training images that {path} lists, with paths relative to {root}. Received: none of them, "
-            f"the first {escaping.one_line(first.path)} on line {first.number}"
+            f"Expected the training images that {path} lists, with paths relative to {root}. Received: missing files "
+            f"only, the first {escaping.one_line(first.path)} on line {first.number}"
         )
     if missing:
         what = "files that do not exist" if len(missing) > 1 else "file that does not exist"

@@ -204,7 +204,8 @@ def _begin(directory, request):
         return
     others = [entry.name for entry in directory.iterdir() if entry.name not in (_LOCK, prepared.PROGRESS)]
     if others:
-        raise ValueError(f"Expected {directory} to be empty. Received: {', '.join(sorted(others)[:3])}")
+        found = ", ".join(sorted(others)[:3])
+        raise ValueError(f"Expected {directory} to be empty. Received: {found}; use a new --data_dir")
     path.parent.mkdir(exist_ok=True)
     files.write_json(path, request)
 

@@ -169,7 +169,7 @@ def _open_split(directory, split, metadata, num_classes, is_raw):
         size = path.stat().st_size if path.is_file() else None
         if size != shard["bytes"]:
             received = "none" if size is None else f"{size} bytes"
-            raise ValueError(f"Expected {path} of {shard['bytes']} bytes. Received: {received}")
+            raise ValueError(f"Expected {path} to have {shard['bytes']} bytes. Received: {received}; {_REMEDY}")
     index = read_index(directory, split)
     _check_index(index, metadata["shards"], num_classes, directory, split)
     images = image_records.ImageRecords(directory, [shard["file"] for shard in metadata["shards"]], index)
@@ -197,7 +197,7 @@ def _check_index(index, shards, classes, directory, split):
     if not fits:
         raise ValueError(
             f"Expected the record locations of {split} in {directory / INDEX} to be within {len(shards)} shards and "
-            f"{classes} classes. Received: locations or labels outside"
+            f"{classes} classes. Received: locations or labels outside of these; {_REMEDY}"
         )
 
 

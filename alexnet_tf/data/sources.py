@@ -189,7 +189,7 @@ def hashed_subset(split: Split, count: int, seed: int, root: str = "", name: str
     classes, sizes = np.unique(split.labels, return_counts=True)
     if not len(classes) <= count <= len(split.labels):
         raise ValueError(
-            f"Expected {name} from {len(classes)}, one of each class, to {len(split.labels)}, all of them. "
+            f"Expected {name} to be from {len(classes)}, one per class, to {len(split.labels)}, all of them. "
             f"Received: {count}"
         )
     ranks = _hashed_ranks(split, seed, root)

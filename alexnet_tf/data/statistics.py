@@ -97,7 +97,7 @@ class Accumulator:
           ValueError: if there are none.
         """
         if not self._examples:
-            raise ValueError("Expected at least one image to compute statistics of. Received: none")
+            raise ValueError("Expected at least one image to compute statistics from. Received: none")
         mean_image = self._sum_image / self._examples
         pixels = mean_image.shape[0] * mean_image.shape[1] * self._examples
         mean_color = mean_image.mean(axis=(0, 1))

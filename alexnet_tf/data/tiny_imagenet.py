@@ -119,7 +119,9 @@ def _read_train(root, identifiers, unread, notes):
         entry.name for entry in folders.entries(train) if entry.name not in identifiers and os.path.isdir(entry.path)
     ]
     if others:
-        notes.append(f"not read in {train}: {_IDENTIFIERS} does not name {len(others)} of the folders, as {others[0]}")
+        notes.append(
+            f"not read in {train}: {_IDENTIFIERS} does not name {len(others)} of the folders, such as {others[0]}"
+        )
     return paths, labels
 
 
@@ -144,6 +146,6 @@ def _read_validation(root, identifiers, unread):
         few = [f"no {name}" for name in missing[:1]] + [f"{name} in addition" for name in unknown[:1]]
         raise ValueError(
             f"Expected the {len(annotated)} images of {path} in {directory}. Received: {len(found)} images, "
-            f"{len(missing)} missing, {len(unknown)} in addition ({', '.join(few) or 'none'})"
+            f"{len(missing)} missing, {len(unknown)} unexpected ({', '.join(few) or 'none'})"
         )
     return [os.path.join(directory, name) for name in found], [annotated[name] for name in found]

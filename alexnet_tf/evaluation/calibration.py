@@ -58,8 +58,8 @@ def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS)
 def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """Returns the probabilities at a temperature: the softmax of their logarithms divided by it.
 
-    Of a single view, that is the softmax of the logits divided by it. Of several views, whose probabilities are
-    averaged, the mean is what is corrected.
+    For a single view, the result is the softmax of the logits divided by the temperature. For several views, whose
+    probabilities are averaged, the mean is what is corrected.
 
     Args:
       probabilities: float32 ``[examples, classes]``.

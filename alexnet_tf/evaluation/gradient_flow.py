@@ -17,7 +17,7 @@ def kernel_gradients(model: keras.Model, images: np.ndarray, labels: np.ndarray)
 
     Returns:
       From the name of each layer that has kernels, as of `activations.names`, to the Euclidean norm of the gradient of
-      the mean cross-entropy by them, in the order of computation.
+      the mean cross-entropy with respect to these kernels, in the order of computation.
     """
     names = [name for name in activations.names(model) if _kernels(model, name)]
     kernels = {name: _kernels(model, name) for name in names}

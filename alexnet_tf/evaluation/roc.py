@@ -1,4 +1,4 @@
-"""The receiver operating characteristic of two classes: the area below it, and thresholds of the probability."""
+"""The receiver operating characteristic of two classes: the area under it, and thresholds of the probability."""
 
 from typing import NamedTuple
 
@@ -37,7 +37,7 @@ def curve(scores: np.ndarray, is_positive: np.ndarray) -> Curve:
 
 
 def area(scores: np.ndarray, is_positive: np.ndarray) -> float | None:
-    """Returns the area below the curve, by the trapezoidal rule; None unless there are images of both classes.
+    """Returns the area under the curve, by the trapezoidal rule; None unless there are images of both classes.
 
     It is the probability that a positive image has a higher score than a negative one, a tie counted as half.
 

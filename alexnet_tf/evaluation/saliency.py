@@ -91,8 +91,9 @@ def grad_cam(model: keras.Model, layer: str) -> Function:
 
     ``ReLU(sum over k of alpha_k A_k)``, where ``alpha_k`` is the mean over positions of ``dy / dA_k``.
 
-    The activation function that directly follows a layer is part of it. Where a ReLU follows only after the pooling, as
-    that of conv5 in recipe "original", the gradient is that by the maps before it, and ``A_k`` is cut off at zero.
+    The activation function that directly follows a layer is part of it. If a ReLU follows the pooling instead, as for
+    conv5 in recipe "original", the gradient is taken with respect to the layer's maps, before the ReLU, and ``A_k`` is
+    clipped at zero.
 
     Args:
       model: a functional model from images to logits.

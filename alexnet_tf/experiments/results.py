@@ -107,7 +107,7 @@ def read_run(workdir: str) -> RunFiles:
     records = metrics.read(os.path.join(workdir, "metrics.jsonl"))
     final_metrics = metrics.read_evaluation(path) if os.path.exists(path) else None
     if final_metrics and not final_metrics["evaluation"]:
-        raise ValueError(f"Expected metrics written by {messages.program('train')}. Received: {path}")
+        raise ValueError(f"Expected errors written by {messages.program('train')} in {path}. Received: none")
     return RunFiles(run_config, final_metrics, records)
 
 
@@ -164,7 +164,7 @@ def _result(run, run_files, workdir):
         counts = {split: _views(section, "center_crop")["num_examples"] for split, section in errors.items()}
     except (KeyError, TypeError, ZeroDivisionError, AttributeError) as error:
         raise ValueError(
-            f"Expected metrics.jsonl and train.json of a run. Received: others in {workdir} ({error!r})"
+            f"Expected metrics.jsonl and train.json of a run. Received: different contents in {workdir} ({error!r})"
         ) from None
     trained, written = headers.without_paths(run_files.config), headers.without_paths(run.experiment.config)
     defaults = config.Config().resolved()

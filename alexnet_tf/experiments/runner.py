@@ -25,7 +25,7 @@ class RunStatus(NamedTuple):
 
     run: plan.Run
     # "done": its result is there; "trained": its result has not been collected; "started"; "not run"; "failed";
-    # "waiting" for the run that provides its initial weights; "busy": another process trains it.
+    # "waiting" for the run that provides its initial weights; "busy": another process is training it.
     status: str
     detail: str = ""
     result: dict[str, Any] | None = None
@@ -72,7 +72,7 @@ def run_all(
                         log(f"{label}: {run.experiment.header.claim}")
                         status = _train(run, directories, program, data, lock)
         except BlockingIOError:
-            status = RunStatus(run, "busy", "another process trains it")
+            status = RunStatus(run, "busy", "another process is training it")
         except (OSError, ValueError) as error:
             status = RunStatus(run, "failed", str(error))
         log(f"{label}: {status}")

@@ -48,7 +48,7 @@ def to_onnx(
       temperature: what the logits are divided by.
 
     Raises:
-      ValueError: if the network has a layer that ONNX cannot express, or is too large for a file of ONNX.
+      ValueError: if the network has a layer that ONNX cannot express, or is too large for an ONNX file.
     """
     graph = onnx_layers.Graph(weights_dtype)
     size = sum(int(np.prod(variable.shape)) for variable in network.weights) * (4 if weights_dtype == "float32" else 2)

@@ -94,7 +94,7 @@ def check_name(name: str) -> None:
 
 
 def check_numbers(network: keras.Model, mean_image: np.ndarray) -> None:
-    """Checks for numbers with which every answer of an export would be wrong, though finite.
+    """Checks for values that would make every answer of an export wrong, although finite.
 
     Raises:
       ValueError: if the mean image or a weight has values that training cannot give, such as NaN.
@@ -102,7 +102,7 @@ def check_numbers(network: keras.Model, mean_image: np.ndarray) -> None:
     # Comparisons with NaN are false.
     if not (0 <= mean_image.min() and 0 < mean_image.max() <= 255):
         raise ValueError(
-            f"Expected a mean image in [0, 255], with other values than 0. Received: values from {mean_image.min()} to "
+            f"Expected a mean image in [0, 255], with values other than 0. Received: values from {mean_image.min()} to "
             f"{mean_image.max()}; copy statistics.npz from a backup, or train again"
         )
     for variable in network.variables:

@@ -176,7 +176,7 @@ class Signatures:
         return _with_errors(self.classify_images(images), messages)
 
     def classify_floats(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Classifies images as `classify_images` does, but for those with numbers that cannot be pixels.
+        """Classifies images as `classify_images` does, except those with numbers that cannot be pixels.
 
         The network would answer NaN and infinity with finite probabilities, as a ReLU turns NaN into 0.
 

@@ -37,7 +37,7 @@ def gradients(
 ) -> dict[str, Any]:
     """Measures the norm of the gradient in each layer of initialized networks, on photographs, and prints it.
 
-    The mean of the images is subtracted from them. Networks are without dropout.
+    The mean of the images is subtracted from them. The networks have no dropout.
 
     Args:
       run_config: its data set, image sizes, `input_scale`, and options of the networks.
@@ -188,7 +188,7 @@ def _movement(run, pixels, shifts, layers):
 
 
 def _translation_lines(name, shifts, movement):
-    yield f"{name}: distance to the shifted image, relative to that of two different images"
+    yield f"{name}: distance to the shifted image, relative to the distance between two different images"
     rows = [("shift", *shifts)]
     rows += [
         (layer, *(f"{each:.3f}" for each in column)) for layer, column in zip(movement.layers, movement.distances.T)

@@ -99,7 +99,7 @@ def check_layers(option: str, names: Iterable[str], model: keras.Model, *, inclu
     present = dict.fromkeys(map(parameter_groups.layer_of, layers))
     unknown = [name for name in names if name not in present]
     if unknown:
-        raise ValueError(f"Expected {option} among {', '.join(present)}. Received: {', '.join(unknown)}")
+        raise ValueError(f"Expected {option} to name layers among {', '.join(present)}. Received: {', '.join(unknown)}")
 
 
 def freeze_layers(model: keras.Model, names: Collection[str]) -> None:

@@ -62,7 +62,7 @@ def resolve(
     if record and record.given != given:
         raise ValueError(
             f"Expected the weights in {run_config.class_weights} that {workdir} was trained with. "
-            f"Received: others; restore the file from {path}, or use a new --workdir"
+            f"Received: different weights; restore the file from {path}, or use a new --workdir"
         )
     counts = np.bincount(labels, minlength=len(class_names))
     return record or ClassWeights(given, _normalized(given, class_names, counts, run_config.sampling))

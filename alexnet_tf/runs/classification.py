@@ -1,4 +1,4 @@
-"""Figures of a split class by class, calibration and thresholds: for JSON, the terminal and CSV files."""
+"""Results of a split class by class, calibration and thresholds: for JSON, the terminal and CSV files."""
 
 import math
 import os
@@ -93,7 +93,7 @@ def _calibrated(result, temperatures):
 def to_json(
     result: split_results.SplitResult, class_names: Sequence[str], choice: Choice | None = None
 ) -> dict[str, Any]:
-    """Computes the figures of a split class by class, for JSON: undefined ones are None.
+    """Computes the results of a split class by class, for JSON: undefined ones are None.
 
     Args:
       result: of the split.
@@ -169,9 +169,7 @@ def print_figures(
       console: prints the lines.
     """
     is_binary = len(display_names) == 2
-    console.print(
-        f"  {'':<24}{'balanced acc.':>14}{'calibr. error':>15}{'area u. ROC' if is_binary else '':>13}".rstrip()
-    )
+    console.print(f"  {'':<24}{'balanced acc.':>14}{'calibr. error':>15}{'ROC AUC' if is_binary else '':>13}".rstrip())
     for views in result.probabilities:
         found = section[split_results.json_key(views)]
         area = _decimals(found["area_under_roc"]) if is_binary else ""

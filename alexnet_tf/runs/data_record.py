@@ -115,7 +115,7 @@ def read(workdir: str | os.PathLike) -> Record | None:
     if damaged:
         raise ValueError(
             f"Expected the {damaged[0]} images that {directory / FILE} describes in {directory / ARRAYS}. "
-            "Received: others; restore both files from a copy"
+            "Received: different ones; restore both files from a copy"
         )
     words, duplicates = values.get("class_words", {}), tuple(values.get("duplicates", ()))
     return Record(values["source"], values["version"], tuple(values["classes"]), splits, words, duplicates)
@@ -256,11 +256,11 @@ def _check_version(record, source, workdir, resuming, log):
             for split, part in record.splits.items()
         )
         if same and not resuming:
-            log(f"warning: {source.name} was prepared anew or with other options than the one of {workdir}")
+            log(f"warning: {source.name} was prepared again, or with other options, since {workdir} was trained on it")
             return
         raise ValueError(
-            f"Expected the prepared data set that {workdir} was trained on. Received: {source.name} with other "
-            "content; use the original --data_dir, or train a new run with another --workdir"
+            f"Expected the prepared data set that {workdir} was trained on. Received: {source.name} with "
+            "different content; use the original --data_dir, or train a new run with another --workdir"
         )
     raise ValueError(
         f"Expected {record.version.partition(' ')[2]}, which {workdir} was trained on. Received: "
@@ -294,7 +294,7 @@ def _describe(own, match):
 
 def _report(own, match, split, workdir, log):
     if text := _describe(own, match):
-        log(f"warning: of the {len(match.places)} {split} images of {workdir}, {text}; left out")
+        log(f"warning: of the {len(match.places)} {split} images of {workdir}, {text}; these are left out")
 
 
 def _added(record, matches, source, names, resuming, log, whole):
@@ -311,6 +311,6 @@ def _added(record, matches, source, names, resuming, log, whole):
         elif added and (whole or split != matches["train"].split):
             counts[split] = added
     if counts:
-        total = ", ".join(f"{count} of {split}" for split, count in counts.items())
+        total = ", ".join(f"{count} {split} image{'s' * (count > 1)}" for split, count in counts.items())
         log(f"warning: images that were added to {source.name} after the run was started are left out: {total}")
     return new_splits

@@ -115,8 +115,8 @@ def _hold_out(source, run_config, log):
     if len(lacking):
         names = ", ".join(source.class_names[label] for label in lacking[:_MAX_LISTED])
         log(
-            f"warning: no image is held out of {len(lacking)} of {len(source.class_names)} classes, which have too "
-            f"few: {names}{', ...' * (len(lacking) > _MAX_LISTED)}"
+            f"warning: nothing is held out of {len(lacking)} of {len(source.class_names)} classes, which have too few "
+            f"images: {names}{', ...' * (len(lacking) > _MAX_LISTED)}"
         )
     return source._replace(splits={**source.splits, "train": train, "validation": validation})
 

@@ -155,7 +155,9 @@ def _open_neighbors(run, count, log):
         return None
     if any(index.metadata.get(name) != run.identity[name] for name in ("weights", "precision")):
         program = messages.program("neighbours")
-        log(f"no nearest training images: the index in {directory} is of another checkpoint; build it with {program}")
+        log(
+            f"no nearest training images: the index in {directory} is for another checkpoint; rebuild it with {program}"
+        )
         return None
     network = signatures.with_features(run.model)
     view = builders.central_view(run.config, restore.read_statistics(run.workdir))
@@ -179,7 +181,7 @@ def _open_split(run, index, log):
         return None
     places = index.images.places
     if places.max() >= len(part.labels) or not np.array_equal(part.labels[places], index.images.labels):
-        log("nearest training images are named, not shown: the data set has other images than the index")
+        log("nearest training images are named, not shown: the images of the data set and of the index differ")
         return None
     return part
 

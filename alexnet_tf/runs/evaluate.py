@@ -88,7 +88,9 @@ def evaluate(
         raise ValueError(f"Expected split to be one of {', '.join(data_source.splits)}. Received: {split}")
     if len(workdirs) > 1:
         if options not in (None, Options()):
-            raise ValueError("Expected one run for figures by class, temperatures and thresholds. Received: several")
+            raise ValueError(
+                "Expected a single run for results by class, temperatures and thresholds. Received: several"
+            )
         _check_classes(workdirs, data_source.class_names)
         _check_same_examples(workdirs, configs, data_source, split)
     if images:

@@ -126,4 +126,4 @@ def _line(explanation, method, words):
     line = f"{name} {100 * explanation.probability:.2f}%"
     if method.name == "occlusion":
         return f"{line}, {100 * (explanation.probability - explanation.grid.max()):.2f}% at the most sensitive position"
-    return line if explanation.grid.any() else f"{line}, and no position speaks for it"
+    return line if explanation.grid.any() else f"{line}, and no position supports it"

@@ -125,7 +125,7 @@ def export_file(
 
     Raises:
       ValueError: if an argument is out of its range, a file of the run is damaged, or the file returns other
-        probabilities than the network. Nothing is written then.
+        probabilities than the network. In that case, nothing is written.
       OSError: if a file is missing or cannot be written.
     """
     if format not in FILE_FORMATS:

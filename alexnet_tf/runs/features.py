@@ -69,8 +69,8 @@ def compute(
       layers: names as in `loaded.LoadedRun.features`.
       out: the name of an .npz file, with an array for each layer, ``names``, ``skipped`` and for a split ``labels``
         and ``class_names``; or a directory as `feature_files` describes it. An interrupted computation resumes.
-      images: as in `image_files.find`; or
-      split: a split of the run's data set.
+      images: as in `image_files.find`; empty if `split` is given.
+      split: a split of the run's data set; empty if `images` are given.
       source, data_dir: the new location of the data set if it has moved, or another one.
       checkpoint: as in `loaded.load`.
 

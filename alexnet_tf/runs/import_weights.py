@@ -1,4 +1,4 @@
-"""Makes a run of a weight file of another framework."""
+"""Imports a weight file of another framework as a run."""
 
 import contextlib
 import os
@@ -58,7 +58,7 @@ def import_weights(name: str | os.PathLike, workdir: str | os.PathLike, options:
 
     Raises:
       OSError: if a file is missing or cannot be written.
-      ValueError: if the file is damaged, has another network, or does not say what `options` must say then.
+      ValueError: if the file is damaged, has another network, or does not state what `options` must then state.
     """
     if os.path.exists(workdir) and (not os.path.isdir(workdir) or os.listdir(workdir)):
         raise ValueError(f"Expected a new or empty workdir. Received: {workdir}")
@@ -78,8 +78,8 @@ def import_weights(name: str | os.PathLike, workdir: str | os.PathLike, options:
 
 
 def _unpack(name, workdir, options, console):
-    if options != _NO_OPTIONS:
-        raise ValueError(f"Expected no other options for {name}, which is a packed run. Received: some")
+    if given := [f"--{option}" for option, value in options._asdict().items() if value]:
+        raise ValueError(f"Expected no other options for {name}, which is a packed run. Received: {', '.join(given)}")
     with _new_directory(workdir) as part:
         summary = packed_runs.unpack(name, part)
     console.print(f"run {workdir}: {summary}", markup=False)
@@ -147,7 +147,7 @@ def _recipe(identified, options):
     own = identified.recognized.recipe
     if own is None and not options.recipe:
         raise ValueError(
-            f"Expected a recipe, as {identified.path} does not say the order and the constants of normalization: "
+            f"Expected a recipe, as {identified.path} does not state the order and the constants of normalization: "
             "--recipe=caffe for bvlc_alexnet, --recipe=caffenet for CaffeNet and Places365. Received: none"
         )
     if options.recipe and own and options.recipe != own:
@@ -164,7 +164,7 @@ def _preprocessing(identified, options):
     own = identified.recognized.preprocessing
     if own is None:
         raise ValueError(
-            f"Expected the order of the channels, as {identified.path} does not say it: --channels=BGR for weights "
+            f"Expected the order of the channels, as {identified.path} does not state it: --channels=BGR for weights "
             "from Caffe, --channels=RGB for most others. Received: none"
         )
     if options.deviation:
@@ -176,8 +176,8 @@ def _preprocessing(identified, options):
         own = own._replace(mean=tuple(float(value) for value in image.mean(axis=(0, 1))))
     if own.mean is None:
         raise ValueError(
-            f"Expected the mean to subtract, as {identified.path} does not say it: --mean=R,G,B or a file; that of "
-            "Caffe's networks is 122.68,116.67,104.01. Received: none"
+            f"Expected the mean to subtract, as {identified.path} does not state it: --mean=R,G,B or a file, such "
+            "as 122.68,116.67,104.01 for Caffe's networks. Received: none"
         )
     return own, image
 
@@ -246,8 +246,8 @@ def _class_names(identified, options, console):
         lines = [line.strip() for line in text.split("\n") if line.strip()]
     if not lines:
         console.print(
-            f"warning: the classes are numbered, as {identified.path} does not name them; --classes names a file with "
-            "one class per line",
+            f"warning: the classes are numbered, as {identified.path} does not name them; pass a file with one class "
+            "per line in --classes",
             markup=False,
         )
         lines = [str(number) for number in range(recognized.num_classes)]
@@ -261,7 +261,9 @@ def _class_names(identified, options, console):
         lines = [name for name, _, _ in pairs]
         words = {name: text.strip() for name, _, text in pairs if text.strip()}
     if len(set(lines)) != len(lines):
-        raise ValueError(f"Expected different names of all classes. Received: {len(set(lines))} for {len(lines)}")
+        raise ValueError(
+            f"Expected a different name for each class. Received: {len(set(lines))} names for {len(lines)} classes"
+        )
     return lines, words
 
 

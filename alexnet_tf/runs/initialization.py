@@ -211,8 +211,9 @@ def _preprocessing(run_config, other, image_statistics):
     name, scale = run_config.initialize_from, f"input_scale={run_config.input_scale:g}"
     scale += f", as in {name}" if run_config.input_scale == other.input_scale else f" (not {other.input_scale:g})"
     if run_config.mean_image != "data":
-        return f"preprocessing: {scale}; the mean image is that of {name}; --mean_image=data subtracts that of the data"
-    mean = f"the mean image is that of the data, {image_statistics.mean_image.mean():.1f} gray levels on average"
+        mean, advice = f"the mean image of {name} is subtracted", "--mean_image=data subtracts that of the data"
+        return f"preprocessing: {scale}; {mean}; {advice}"
+    mean = f"the mean image of the data is subtracted, {image_statistics.mean_image.mean():.1f} gray levels on average"
     try:
         others = restore.read_statistics(pretrained.find(name)).mean_image.mean()
     except (OSError, ValueError):

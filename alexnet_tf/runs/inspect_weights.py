@@ -90,7 +90,7 @@ _RECIPES = {
     "caffe": "ReLU, LRN, pooling, k=1 (recipe caffe)",
     "caffenet": "ReLU, pooling, LRN, k=1 (recipe caffenet)",
     "": "none",
-    None: "not stated by the file; --recipe says it",
+    None: "not stated by the file; pass --recipe to import it",
 }
 
 
@@ -128,9 +128,13 @@ def _images(description):
     preprocessing = description["preprocessing"]
     side = 224 if description["network"] == "alexnet_owt" else 227
     if preprocessing is None:
-        return "the order of channels is not stated by the file; --channels says it"
+        return "the order of the channels is not stated by the file; pass --channels to import it"
     mean = preprocessing["mean"]
     text = f"RGB in [0, 255], {side} x {side}"
-    text += f", minus {', '.join(f'{value:g}' for value in mean)}" if mean else ", minus a mean that --mean says"
+    text += (
+        f", minus {', '.join(f'{value:g}' for value in mean)}"
+        if mean
+        else ", minus a mean that the file does not state; pass --mean to import it"
+    )
     deviation = preprocessing["deviation"]
     return text if set(deviation) == {1.0} else f"{text}, divided by {', '.join(f'{value:g}' for value in deviation)}"

@@ -64,7 +64,7 @@ def sections(
         "maps.png",
         lambda: figures.gallery(images, captions, columns=3),
         f"The center crops of the {len(places)} hardest images; Grad-CAM, by Selvaraju et al. (2017), for the most "
-        "probable class of the crop, and for the true class. Bright parts speak for the class; each map is scaled to "
+        "probable class of the crop, and for the true class. Bright parts support the class; each map is scaled to "
         f"its own largest value. {2 * len(places)} forward and backward passes took {messages.significant(seconds)} s, "
         "with compilation.",
     )
@@ -72,4 +72,4 @@ def sections(
 
 def _caption(explanation):
     share = f"{explanation.class_name}: {messages.significant(100 * explanation.probability)}%"
-    return share if explanation.grid.any() else f"{share}\n(no position speaks for it)"
+    return share if explanation.grid.any() else f"{share}\n(no position supports it)"

@@ -170,7 +170,7 @@ def _reason_to_rebuild(index, run, split, dtype):
     labels = run.source.splits[split].labels
     places = index.images.places
     if places.max() >= len(labels) or not np.array_equal(labels[places], index.images.labels):
-        return f"the one in {index.directory} has other images"
+        return f"the one in {index.directory} has different images"
     return ""
 
 

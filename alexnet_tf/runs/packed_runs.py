@@ -1,4 +1,4 @@
-"""Packs a run into one small file, and unpacks it into a run that the other programs take."""
+"""Packs a run into one small file, and unpacks it into a run that the other programs can use."""
 
 import dataclasses
 import os
@@ -41,13 +41,13 @@ def pack(
 ) -> str:
     """Writes a run as one file: configuration, weights, class names, mean image and recorded errors.
 
-    `unpack` makes a run of it. What only training needs, such as velocities and logs, is not packed.
+    `unpack` turns it into a run again. What only training needs, such as velocities and logs, is not packed.
 
     Args:
       workdir: the directory of a run. Its data set is not needed.
       file: the path, which ends with .safetensors. Its directory is created.
-      layers: the layers to pack, such as conv1; empty for all. Otherwise, the file has no classes and the mean color in
-        place of the mean image, and a run of it is one to initialize others from.
+      layers: the layers to pack, such as conv1; empty for all. A file of some layers has no classes, and the mean color
+        in place of the mean image; its run serves only to initialize others.
       dtype: of the weights, "float16" or "float32".
       card: further entries of the file's card.
       checkpoint: "best", "newest" or "auto", as in `selection.select`.

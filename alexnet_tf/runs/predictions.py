@@ -92,7 +92,7 @@ def write_classified(
                 if failed <= _MAX_PRINTED:
                     console.print(escaping.one_line(f"warning: {prediction.path}: {prediction.error}"))
     if failed > _MAX_PRINTED:
-        console.print(f"warning: {failed - _MAX_PRINTED} more are in the column error of {path}")
+        console.print(f"warning: {failed - _MAX_PRINTED} more errors are in the column error of {path}")
     console.print(f"predictions {path}: {len(images) - failed} of {len(images)} images classified")
     return Failures(failed, first)
 

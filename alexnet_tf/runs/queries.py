@@ -86,7 +86,9 @@ def load_from_split(
         if not 0 <= place < count:
             raise ValueError(f"Expected queries from 0 to {count - 1} in the {request.split} split. Received: {place}")
     if not 0 <= request.random <= count:
-        raise ValueError(f"Expected random to be 0 to {count}, all {request.split} images. Received: {request.random}")
+        raise ValueError(
+            f"Expected random to be 0 to {count}, the number of {request.split} images. Received: {request.random}"
+        )
     drawn = np.random.default_rng(request.seed).permutation(count)[: request.random]
     read = inputs.reporting_slow(lambda place: inputs.read_example(part, place, image_size), part.name_of, report_slow)
     for place in [*request.indices, *drawn.tolist()]:

@@ -298,8 +298,8 @@ def _neighbors(workdir):
         yield pages.Heading("Nearest neighbors")
         yield pages.Picture(
             path,
-            "Left: images that the network was not trained on. Right of each: the six training images with the nearest "
-            "features in the last hidden layer. (The paper's Figure 4, right.)",
+            "Left: images that the network was not trained on. To the right of each: the six training images with the "
+            "nearest features in the last hidden layer. (The paper's Figure 4, right.)",
         )
 
 

@@ -130,8 +130,8 @@ def restore_network(
     """
     if not class_names:
         raise ValueError(
-            f"Expected a run with a classifier in {workdir}. Received: one without; train from it "
-            f"with {messages.program('train')} --initialize_from={workdir}"
+            f"Expected a run with a classifier in {workdir}. Received: a run without one; train a "
+            f"classifier with {messages.program('train')} --initialize_from={workdir}"
         )
     model = builders.build_model(run_config, len(class_names), devices=None, **changes)
     return model, *restore_weights(model, run_config, class_names, workdir, log, path)

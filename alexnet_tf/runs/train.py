@@ -404,7 +404,7 @@ def _profile(run, requested, latest, terminal):
         return
     if builders.compiles_step(run.config):
         terminal.print(
-            "warning: the profile has the kernels of one program of XLA, which belong to no layer; --compile=islands "
+            "warning: the profile has the kernels of a single XLA program, which belong to no layer; --compile=islands "
             "shows the time of each layer"
         )
     describe = lambda: trace.describe(summary_contents.step_graph(run.trainer, latest.batch, run.config))

@@ -50,7 +50,7 @@ def export_weights(
 
     Raises:
       ValueError: if an argument is out of its range, or the run is damaged; or if onnxruntime returns other logits for
-        the ONNX file than the network. Nothing is written then.
+        the ONNX file than the network. In that case, nothing is written.
       OSError: if a file is missing or cannot be written.
     """
     file, suffix = os.fspath(file), os.path.splitext(file)[1].lower()

@@ -82,7 +82,7 @@ class Server(http.server.ThreadingHTTPServer):
     """The server of the page.
 
     Args:
-      host: name or address to listen at.
+      host: name or address to listen on.
       port: its port; 0 for any free one.
       answer: called with the bytes of a picture, one call at a time; returns values for JSON. A ValueError is the
         reason why a picture is not answered.
@@ -182,13 +182,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             reason = escaping.one_line(messages.first_line(error))
             raise RefusedError(http.HTTPStatus.UNPROCESSABLE_ENTITY, reason) from None
         except Exception as error:
-            print(escaping.one_line(f"a picture was not answered: {messages.first_line(error)}"), file=sys.stderr)
-            message = "The server failed on this picture; its terminal has the reason"
+            print(escaping.one_line(f"a picture could not be answered: {messages.first_line(error)}"), file=sys.stderr)
+            message = "The server failed on this picture; see its terminal for the reason"
             raise RefusedError(http.HTTPStatus.INTERNAL_SERVER_ERROR, message) from None
         try:
             return http.HTTPStatus.OK, json.dumps(answer, allow_nan=False).encode(), _JSON
         except ValueError:
-            message = "Expected finite numbers of the network. Received: others; its training diverged"
+            message = "Expected finite numbers from the network. Received: NaN or infinity; its training diverged"
             raise RefusedError(http.HTTPStatus.INTERNAL_SERVER_ERROR, message) from None
 
     def _check_host(self):
@@ -204,7 +204,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         origins = self.headers.get_all("Origin", [])
         site = self.headers.get("Sec-Fetch-Site", "same-origin")
         if origins not in ([], [f"http://{self._single('Host')}"]) or site not in ("same-origin", "none"):
-            raise RefusedError(http.HTTPStatus.FORBIDDEN, "Expected a request of this page. Received: one of another")
+            raise RefusedError(
+                http.HTTPStatus.FORBIDDEN, "Expected a request from this page. Received: a request from another site"
+            )
         if self.headers.get_content_type() != "application/octet-stream" or "Content-Type" not in self.headers:
             # A browser asks before it sends this type for another site.
             message = "Expected the content type application/octet-stream. Received: a different type"
@@ -270,4 +272,4 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return "alexnet_tf"
 
     def log_message(self, *arguments):
-        """Prints nothing: the terminal shows what failed only."""
+        """Prints nothing: the terminal shows only what failed."""

@@ -17,7 +17,7 @@ _SPEED_PERIOD = 3600
 
 
 class FlatLoss:
-    """Warns once if the loss stays at that of random guessing.
+    """Warns once if the loss stays at the loss of random guessing.
 
     Args:
       num_classes: the number of classes.

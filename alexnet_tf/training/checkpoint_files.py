@@ -87,7 +87,7 @@ def check_checkpoint(path: str, variables: Mapping[str, tf.Variable], metadata: 
             raise damaged_error(path, error) from None
         if not np.isfinite(value).all():
             raise ValueError(
-                f"Expected finite numbers in {path}. Received: NaN or infinity in {name}, as of a training that "
+                f"Expected finite numbers in {path}. Received: NaN or infinity in {name}, as training has "
                 "diverged; delete this checkpoint to use the one before, or train again with a lower --learning_rate"
             )
 

@@ -36,8 +36,8 @@ def label_entropy(labels: np.ndarray) -> float:
 def nothing_held_out() -> str:
     """Returns the warning about a run all of whose images are used in training."""
     return (
-        "there is no validation or test set, so errors are those of the images that the network is trained on. They do "
-        "not show how well it classifies others; add images, or a validation or test set"
+        "there is no validation or test set, so errors are measured on the training images and do not show how well "
+        "the network classifies other images; add images, or a validation or test set"
     )
 
 
@@ -51,7 +51,7 @@ def few_held_out(split: str, count: int) -> str | None:
     if split == "train" or count >= _FEW:
         return None
     images = f"{count} image{'s' * (count > 1)}"
-    return f"the {split} set has {images}: each is {100 / count:.3g} percentage points of its error"
+    return f"the {split} set has {images}: each counts for {100 / count:.3g} percentage points of its error"
 
 
 def rate_follows_test_error(split: str, schedule: str) -> str | None:
@@ -156,11 +156,11 @@ def classes_mostly_wrong(
     places = places[np.argsort(-wrong[places] / support[places], kind="stable")]
     names = [f"{class_names[place]} ({wrong[place]} of {support[place]})" for place in places[:_MAX_NAMED]]
     others = f" and {len(places) - len(names)} others" if len(places) > len(names) else ""
-    balance = "" if is_balanced else ", or use --class_weights=balanced if they have few"
+    balance = "" if is_balanced else ", or use --class_weights=balanced if they have few images"
     return (
         f"the {split} error is {_percent(error)}, but most images of {len(places)} of {np.count_nonzero(support)} "
-        f"classes are classified wrongly: {', '.join(names)}{others}; see the confusion matrix for what they are taken "
-        f"for, and add images of these classes{balance}"
+        f"classes are classified wrongly: {', '.join(names)}{others}; see the confusion matrix for what they are "
+        f"mistaken for, and add images of the named classes{balance}"
     )
 
 
@@ -212,7 +212,8 @@ def last_error_above_lowest(
         return None
     kept = ", whose checkpoint is kept as the best" if best_is_kept else ""
     if examples < _FEW:
-        remedy = f"with {examples} images, the lowest of several epochs may be chance: compare them on other images"
+        chance = f"with {examples} images, the lowest of several epochs may be due to chance"
+        remedy = f"{chance}: compare the epochs on other images"
     else:
         remedy = "start again with a new --workdir and fewer --epochs, or a lower --learning_rate"
     return (

@@ -59,7 +59,7 @@ def read_cluster(addresses: Sequence[str] = (), index: int | None = None, enviro
     """
     if addresses:
         if index is None:
-            raise ValueError(f"Expected worker_index with {len(addresses)} workers. Received: none")
+            raise ValueError(f"Expected worker_index from 0 to {len(addresses) - 1}. Received: none")
         cluster = Cluster(tuple(addresses), index)
     elif environment:
         cluster = _parse(environment)
@@ -236,7 +236,7 @@ def start(
 
     Raises:
       ValueError: for another kind, for "mirrored" with one device, or if a worker has a different configuration.
-      OSError: if this worker cannot listen at its port, or another program answers at the address of a worker.
+      OSError: if this worker cannot listen on its port, or another program answers at the address of a worker.
       WorkerLostError: if the other workers cannot be reached.
     """
     if kind not in KINDS:
@@ -246,10 +246,13 @@ def start(
     if kind == "mirrored":
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         if len(devices) == 1:
-            raise ValueError(f"Expected several devices for distribute=mirrored. Received: {devices[0].name}")
+            raise ValueError(
+                "Expected at least two devices for distribute=mirrored. "
+                f"Received: only {devices[0].name}; use distribute=none"
+            )
         return Mirrored(_mirrored_strategy(tuple(device.name for device in devices)))
     if cluster is None:
-        raise ValueError("Expected the cluster for distribute=multiworker. Received: none")
+        raise ValueError("Expected a cluster of workers for distribute=multiworker. Received: none")
     peers.wait_for_workers(cluster.addresses, cluster.index, configuration, log)
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec({"worker": list(cluster.addresses)}),

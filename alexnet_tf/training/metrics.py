@@ -1,4 +1,4 @@
-"""The figures of a run: ``metrics.jsonl``, written during training, ``train.json`` and ``evaluation.json``."""
+"""The recorded numbers of a run: ``metrics.jsonl``, written during training, ``train.json`` and ``evaluation.json``."""
 
 import contextlib
 import json

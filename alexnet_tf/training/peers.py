@@ -1,4 +1,4 @@
-"""Waits for the other workers of a training, and checks that they are that.
+"""Waits for the other workers of a training run, and checks that they belong to it.
 
 Each worker listens at its address and connects to those of the others. Two workers exchange greetings, a line of JSON
 each, and the one that connected confirms that it has read the other's:
@@ -88,7 +88,7 @@ def wait_for_workers(
       stranger_timeout: seconds that something other than a worker may answer at the address of one.
 
     Raises:
-      OSError: if this worker cannot listen at its port, or something other than a worker answers at another's.
+      OSError: if this worker cannot listen on its port, or something other than a worker answers at another's.
       ValueError: if another worker has a different configuration.
     """
     meeting = _Meeting(addresses, _Greeting(index, len(addresses), dict(configuration)))

@@ -132,7 +132,7 @@ class ExponentialSteps(_Stateless):
 
 
 class WarmUp:
-    """Lets the rate of another schedule rise linearly at the beginning.
+    """Raises the rate of another schedule linearly at the beginning.
 
     Args:
       schedule: the other schedule, which counts the epochs of the rise, too.

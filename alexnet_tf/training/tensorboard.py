@@ -18,8 +18,8 @@ _HISTOGRAM_VALUES = 1 << 15
 class Summaries:
     """Writes event files; as an action, the scalars of each report.
 
-    If a run is killed and resumed, the event files contain the steps that are repeated twice; TensorBoard shows the
-    later values.
+    If a run is killed and resumed, the event files contain the repeated steps twice; TensorBoard shows the later
+    values.
 
     Args:
       directory: of the event files.

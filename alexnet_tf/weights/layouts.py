@@ -163,7 +163,7 @@ def _own_layers(found):
     if not description and towers == "one":
         return None
     if missing := [path for path in expected if path not in found.arrays]:
-        raise ValueError(f"Expected all of conv1 to conv5. Received: none of {', '.join(missing)}")
+        raise ValueError(f"Expected all of conv1 to conv5. Received: a file without {', '.join(missing)}")
     network = description.get("network", {}).get("name", "alexnet")
     if network not in DROPOUT_READERS:
         raise ValueError(f"Expected the weights of an AlexNet. Received: the network {network}")
@@ -208,7 +208,7 @@ def _refuse_others(found):
         planes = min(first.shape)
         reasons.append(f"a first layer that reads {planes} channels" + " (Sobel filters)" * (planes == 2))
     if any(array.shape[:3] == (5, 5, 256) and array.shape[-1] == 4096 for array in found.arrays.values()):
-        reasons.append("an fc6 of 5 x 5 positions, as TF-Slim's alexnet_v2")
+        reasons.append("an fc6 of 5 x 5 positions, as in TF-Slim's alexnet_v2")
     if reasons:
         raise ValueError(f"Expected the weights of an AlexNet. Received: a network with {' and '.join(reasons)}")
 
@@ -216,7 +216,7 @@ def _refuse_others(found):
 def _match(layers):
     """Returns the `Shapes` of a network whose layers, as far as they are there, have these shapes."""
     if missing := [name for name in convert.CONVOLUTIONS if name not in layers]:
-        raise ValueError(f"Expected all of conv1 to conv5. Received: none of {', '.join(missing)}")
+        raise ValueError(f"Expected all of conv1 to conv5. Received: a file without {', '.join(missing)}")
     differing = {}
     for shapes in SHAPES:
         expected = dict(zip(convert.LAYERS, shapes.kernels))

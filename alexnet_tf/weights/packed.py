@@ -79,7 +79,7 @@ def write(path: str | os.PathLike, run: Packed, dtype: str = "float16") -> None:
     with np.errstate(over="ignore"):
         arrays = {name: array.astype(dtype) for name, array in run.weights.items()}
     if wrong := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
-        raise ValueError(f"Expected weights that are finite in {dtype}. Received: others in {wrong[0]}")
+        raise ValueError(f"Expected weights that are finite in {dtype}. Received: NaN or infinity in {wrong[0]}")
     for name, array in run.statistics.items():
         # A mean image needs no more precision than pixels have.
         arrays[_STATISTICS + name] = array.astype(dtype if name == "mean_image" else np.float32)

@@ -95,7 +95,9 @@ def test_arguments_that_are_not_utf_8_are_rejected(arguments, capsys):
         PROGRAMS["train"].main(["train", *(each.format(odd) for each in arguments)])
     assert caught.value.code == 2
     line = capsys.readouterr().err
-    assert line.startswith("train: Expected arguments in UTF-8. Received: ") and "/tmp/caf\\xe9; rename that" in line
+    assert (
+        line.startswith("train: Expected arguments in UTF-8. Received: ") and "/tmp/caf\\xe9; rename the file" in line
+    )
     assert line.count("\n") == 1
 
 

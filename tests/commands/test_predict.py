@@ -94,13 +94,17 @@ def test_folders_patterns_and_lists_are_written_to_a_table(export_dir, tmp_path)
 @pytest.mark.parametrize(
     "arguments, status, message",
     [
-        (["--saved_model=a", "--csv=b.csv", "--json", "c.png"], 2, "Expected --csv or --json. Received: both"),
+        (
+            ["--saved_model=a", "--csv=b.csv", "--json", "c.png"],
+            2,
+            "Expected at most one of --csv and --json. Received: both",
+        ),
         (
             ["--saved_model=a", "--csv=/none/b.csv", "c.png"],
             1,
             "Expected a CSV file in an existing directory. Received: ",
         ),
-        (["image.png"], 2, "Expected --model, --saved_model or --server. Received: none"),
+        (["image.png"], 2, "Expected exactly one of --model, --saved_model and --server. Received: none"),
         (["--saved_model=a", "--server=b:1", "image.png"], 2, "Received: --saved_model and --server"),
         (["--saved_model=a"], 2, "Expected at least one IMAGE. Received: none"),
         (["--server=a:1", "--protocol=http", "image.png"], 2, "protocol"),

@@ -424,9 +424,13 @@ def test_killed_experiment_resumes(experiment, tmp_path):
         (
             ["--list", "--table=table.md"],
             1,
-            "Expected --list alone, as it writes nothing",
+            "Expected --list without flags that write something, as it only prints",
         ),
-        (["--list", "--gap_images=5"], 1, "Expected --list alone, as it writes nothing. Received: gap_images"),
+        (
+            ["--list", "--gap_images=5"],
+            1,
+            "Expected --list without flags that write something, as it only prints. Received: gap_images",
+        ),
         (
             ["--collect", "--size_figure=sizes.png"],
             1,

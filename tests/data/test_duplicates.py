@@ -35,10 +35,10 @@ def test_duplicates_are_counted_and_named(root):
     write(root, "test", "dog", "1.jpg", (root / "train" / "dog" / "1.jpg").read_bytes())
     lines = duplicates.describe(sources.folder(root))
     assert lines == [
-        "2 of the 6 validation images are in the training set, too, with the same bytes and 1 of them with another "
+        "2 of the 6 validation images are also in the training set, with the same bytes and 1 of them with another "
         "label, which makes the validation error optimistic: val/cat/copy.jpg is train/cat/1.jpg, "
         r"val/cat/moved\n.jpg is train/dog/2.jpg",
-        "1 of the 1 test images are in the training set, too, with the same bytes, which makes the test error "
+        "1 of the 1 test images is also in the training set, with the same bytes, which makes the test error "
         "optimistic: test/dog/1.jpg is train/dog/1.jpg",
     ]
 

@@ -52,7 +52,7 @@ def test_files_of_all_decodable_formats_are_read(tmp_path):
         (["train/.thumbnails/1.jpg"], "1 hidden file or folder, the first train/.thumbnails"),
         (
             ["extra/a/1.jpg", "masks/x"],
-            "the folders extra, masks; one folder of each split is read, the first of train, training; val, valid, ",
+            "the folders extra, masks; only one folder is read for each split, the first of train, training; val, ",
         ),
         (["train/a/line\nbreak.txt"], r"the first train/a/line\nbreak.txt"),
     ],
@@ -101,7 +101,7 @@ def test_a_second_validation_folder_is_reported(tmp_path):
     found = folders.open_folder(two_classes(tmp_path, "val/a/1.jpg", "val/b/1.jpg", "valid/a/1.jpg"))
     assert read(found, tmp_path, "validation") == [("val/a/1.jpg", 0), ("val/b/1.jpg", 1)]
     (note,) = found.notes
-    assert "the folders valid; one folder of each split is read, the first of" in note
+    assert "the folders valid; only one folder is read for each split, the first of" in note
 
 
 @pytest.mark.parametrize("name", ["val", "test"])

@@ -346,7 +346,7 @@ def test_truncated_training_archive_raises(tmp_path):
         message = complaint(tmp_path, {TRAIN: whole[:cut]})
         assert message == (
             f"Expected {tmp_path / TRAIN} to be a complete, uncompressed tar archive. "
-            f"Received: {cut} bytes, truncated or damaged after n07711080.tar"
+            f"Received: {cut} bytes, truncated or damaged after n07711080.tar; download or copy it again"
         )
 
 
@@ -364,7 +364,7 @@ def test_truncated_class_archive_raises(tmp_path, is_unpacked):
             changes, where = {TRAIN: outer(tars)}, f"{tmp_path / TRAIN}: n01484850.tar"
         assert complaint(tmp_path, changes) == (
             f"Expected {where} to be a complete, uncompressed tar archive. "
-            f"Received: {cut} bytes, truncated or damaged after n01484850_2.JPEG"
+            f"Received: {cut} bytes, truncated or damaged after n01484850_2.JPEG; download or copy it again"
         )
 
 

@@ -137,7 +137,9 @@ def test_a_photograph_that_goes_bad_after_it_was_read_is_named(tmp_path, damage,
     elif damage != "removed":
         path.write_bytes(b"no photograph" if damage == "text" else content[:5000])
     for reader in readers:
-        with pytest.raises(ValueError, match=r"to stay readable\. Received: 5\.jpg \(.+\); restore it") as caught:
+        with pytest.raises(
+            ValueError, match=r"to stay readable while the program runs\. Received: 5\.jpg \(.+\); restore it"
+        ) as caught:
             with examples.naming_unreadable(data):
                 READERS[reader](data)
         assert "\n" not in str(caught.value)

@@ -540,7 +540,9 @@ def test_directory_with_other_files_raises(few, tmp_path):
     directory = tmp_path / "mine"
     directory.mkdir()
     (directory / "letter.txt").write_text("Dear Sir")
-    with pytest.raises(ValueError, match=f"Expected {directory} to be empty. Received: letter.txt"):
+    with pytest.raises(
+        ValueError, match=f"Expected {directory} to be empty. Received: letter.txt; use a new --data_dir"
+    ):
         prepare.prepare(few, directory, OPTIONS)
     assert files_below(directory) == {"letter.txt": b"Dear Sir"}
 

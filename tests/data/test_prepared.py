@@ -265,7 +265,8 @@ def test_truncated_shard_is_refused_and_named(directory, left):
     shard = sorted(directory.glob("prepared-train*"))[1]
     size = shard.stat().st_size
     os.truncate(shard, left % size)
-    assert refused(directory) == f"Expected {shard} of {size} bytes. Received: {left % size} bytes"
+    received = f"Received: {left % size} bytes; copy the file from a backup, or"
+    assert refused(directory).startswith(f"Expected {shard} to have {size} bytes. {received}")
     assert wrong_line(directory) == f"{shard}: {left % size} bytes, not {size}"
 
 
@@ -282,7 +283,7 @@ def test_missing_shard_is_refused_and_named(directory):
     shard = sorted(directory.glob("prepared-train*"))[2]
     size = shard.stat().st_size
     shard.unlink()
-    assert refused(directory) == f"Expected {shard} of {size} bytes. Received: none"
+    assert refused(directory).startswith(f"Expected {shard} to have {size} bytes. Received: none; copy the file")
     assert wrong_line(directory) == f"{shard}: missing"
 
 

@@ -289,7 +289,7 @@ def test_a_hashed_subset_has_the_same_fraction_of_each_class_and_is_part_of_a_la
     assert chosen[0] < chosen[1] < chosen[2] < chosen[3]
     assert set(contents(sources.hashed_subset(split, 16, 1))) != chosen[1]
     for count in (2, 161):
-        with pytest.raises(ValueError, match=f"from 3, one of each class, to 160, all of them. Received: {count}$"):
+        with pytest.raises(ValueError, match=f"from 3, one per class, to 160, all of them. Received: {count}$"):
             sources.hashed_subset(split, count, 0)
 
 

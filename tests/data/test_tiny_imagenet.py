@@ -52,7 +52,7 @@ def test_what_is_not_read_is_reported(folder):
     notes = sources.open_source(f"tiny_imagenet:{folder}").notes
     assert len(notes) == 3
     assert "1 file of another format (1 .txt), the first train/n01443537/images/notes.txt" in notes[0]
-    assert "wnids.txt does not name 1 of the folders, as n99999999" in notes[1]
+    assert "wnids.txt does not name 1 of the folders, such as n99999999" in notes[1]
     assert notes[2] == f"not read: {folder}/test/images, as its 2 files have no labels"
 
 
@@ -75,8 +75,8 @@ def test_another_layout_is_described(tmp_path):
         ("val/val_annotations.txt", "val_0.JPEG\tn11111111\t0\t0\t1\t1\n", "one of 3 classes .*n11111111.* in line 1"),
         ("val/val_annotations.txt", "val_0.JPEG\n", "one of 3 classes .*Received: 'val_0.JPEG' in line 1"),
         ("val/val_annotations.txt", "val_0.JPEG\tn01443537\n" * 2, "a different image .* in line 2"),
-        ("val/val_annotations.txt", "val_9.JPEG\tn01443537\n", "4 images, 1 missing, 4 in addition .no val_9.JPEG"),
-        ("val/val_annotations.txt", "", "the 0 images .* Received: 4 images, 0 missing, 4 in addition"),
+        ("val/val_annotations.txt", "val_9.JPEG\tn01443537\n", "4 images, 1 missing, 4 unexpected .no val_9.JPEG"),
+        ("val/val_annotations.txt", "", "the 0 images .* Received: 4 images, 0 missing, 4 unexpected"),
     ],
 )
 def test_files_that_do_not_belong_together_raise(folder, name, text, expected):

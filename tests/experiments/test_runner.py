@@ -163,7 +163,7 @@ def test_run_that_another_process_trains_is_skipped(flagfile, directories, train
     with open(directories.run(runs[0], ".lock"), "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         done = small.run_quietly(runs, directories, trainer)
-    assert small.status_lines(done) == ["busy: another process trains it", "done"]
+    assert small.status_lines(done) == ["busy: another process is training it", "done"]
     assert small.status_lines(small.run_quietly(runs, directories, trainer)) == ["done", "done"]
 
 
@@ -180,7 +180,9 @@ def test_training_that_outlives_its_parent_holds_the_lock(flagfile, directories,
         parent.kill()
     runs = plan.plan([flagfile], [9])
     try:
-        assert small.status_lines(small.run_quietly(runs, directories, trainer)) == ["busy: another process trains it"]
+        assert small.status_lines(small.run_quietly(runs, directories, trainer)) == [
+            "busy: another process is training it"
+        ]
     finally:
         os.kill(child, signal.SIGKILL)
     deadline = time.monotonic() + 60

@@ -114,7 +114,9 @@ def test_output_layers_include_those_of_auxiliary_heads():
     assert run_config.new_layers == ("fc", "fc_auxiliary4a", "fc_auxiliary4d")
     # Only training has the heads, so an option that holds for every use of the network cannot name them.
     builders.check_layers("new_layers", run_config.new_layers, model, include_heads=True)
-    with pytest.raises(ValueError, match="^Expected freeze among .* Received: fc_auxiliary4a, fc_auxiliary4d$"):
+    with pytest.raises(
+        ValueError, match="^Expected freeze to name layers among .* Received: fc_auxiliary4a, fc_auxiliary4d$"
+    ):
         builders.check_layers("freeze", run_config.new_layers, model)
 
 

@@ -80,7 +80,9 @@ def test_a_run_keeps_to_its_weights(tmp_path):
     # Whatever the images are that it resumes with.
     assert resolve(tmp_path, path, LABELS[:3]) == kept
     path.write_text("cat,1\ndog,4\neel,2.5")
-    with pytest.raises(ValueError, match="weights in .*weights.csv that .*run was trained with. Received: others"):
+    with pytest.raises(
+        ValueError, match="weights in .*weights.csv that .*run was trained with. Received: different weights"
+    ):
         resolve(tmp_path, path)
     path.unlink()
     assert resolve(tmp_path, path) == kept

@@ -96,7 +96,7 @@ def test_added_images_are_left_out_and_move_no_other(folder, tmp_path, resuming,
     lines = []
     source = open_data(folder, lines, tmp_path, resuming, split_rule=rule)
     assert lines == [
-        f"warning: images that were added to folder:{folder} after the run was started are left out: 5 of train"
+        f"warning: images that were added to folder:{folder} after the run was started are left out: 5 train images"
     ]
     for split in ("train", "validation"):
         assert names(source, split) == names(before, split)
@@ -127,7 +127,9 @@ def test_missing_and_changed_images_end_resuming_and_are_left_out_of_evaluation(
     assert f"Received: of validation, {text} (the first {first}); restore them, or" in str(caught.value)
     lines = []
     source = open_data(folder, lines, workdir)
-    assert lines[0] == f"warning: of the 20 validation images of {workdir}, {text} (the first {first}); left out"
+    assert (
+        lines[0] == f"warning: of the 20 validation images of {workdir}, {text} (the first {first}); these are left out"
+    )
     assert len(lines) == (2 if change == rename else 1)
     assert names(source, "validation") == names(before, "validation")[1:]
     assert names(source, "train") == names(before, "train")
@@ -183,7 +185,7 @@ def test_a_test_set_that_was_added_can_be_evaluated(folder, workdir):
     path.rename(folder / "test" / "a" / path.name)
     lines = []
     assert "test" not in open_data(folder, lines, workdir).splits
-    assert lines[-1].endswith("are left out: 3 of test")
+    assert lines[-1].endswith("are left out: 3 test images")
 
 
 def test_an_added_class_names_the_way_out(folder, workdir):
@@ -238,7 +240,7 @@ def test_a_prepared_data_set_that_was_made_anew_is_refused(tmp_path):
     make("raw")
     source = open_data(pictures, lines, tmp_path / "run", **prepared)
     assert source.splits["validation"].records is not None and source.splits["validation"].is_raw
-    assert len(lines) == 1 and "was prepared anew or with other options" in lines[0]
+    assert len(lines) == 1 and "was prepared again, or with other options, since" in lines[0]
     with pytest.raises(ValueError, match="Expected the prepared data set that .*; use the original --data_dir, or"):
         open_data(pictures, None, tmp_path / "run", True, **prepared)
     make(validation_fraction=0.5)
@@ -247,7 +249,7 @@ def test_a_prepared_data_set_that_was_made_anew_is_refused(tmp_path):
     small_runs.write_picture(tmp_path / "photographs" / "train" / "dark" / "new.png", np.random.default_rng(5))
     make()
     for resuming in (True, False):
-        with pytest.raises(ValueError, match="with other content; use the original --data_dir"):
+        with pytest.raises(ValueError, match="with different content; use the original --data_dir"):
             open_data(pictures, None, tmp_path / "run", resuming, **prepared)
 
 
@@ -288,7 +290,7 @@ def test_every_program_keeps_to_the_images_of_the_run(trained, tmp_path, capsys)
     for number in range(6):
         small_runs.write_picture(folder / "train" / "dark" / f"new{number}.png", generator)
     here = f"folder:{folder}"
-    line = f"warning: images that were added to {here} after the run was started are left out: 6 of train"
+    line = f"warning: images that were added to {here} after the run was started are left out: 6 train images"
     for make in (
         lambda: evaluate.evaluate(workdir, source=here),
         lambda: report.make(workdir, source=here),

@@ -57,7 +57,7 @@ def test_photographs_of_two_splits_are_named_by_every_program_that_opens_them(pi
     source, _ = dataset.open_data(run_config)
     data = dataset.with_duplicates(dataset.Data(source, {}, None, {}), console)
     expected = (
-        "1 of the 11 test images are in the training set, too, with the same bytes and 1 of them with another label, "
+        "1 of the 11 test images is also in the training set, with the same bytes and 1 of them with another label, "
         "which makes the test error optimistic: test/dark/copy.png is train/bright/0.png"
     )
     assert console.file.getvalue() == f"warning: {expected}\n"

@@ -144,7 +144,7 @@ def test_indexes_and_data_that_cannot_be_used_are_named(workdir, folder, tmp_pat
     other = untrained_runs.make_run(tmp_path / "other", other, CLASS_NAMES)
     shutil.copytree(os.path.join(workdir, "neighbours"), os.path.join(other, "neighbours"))
     (line,), nearest = lines(other)
-    assert "is of another checkpoint; build it with" in line and nearest == []
+    assert "is for another checkpoint; rebuild it with" in line and nearest == []
 
 
 @pytest.fixture(scope="module")
@@ -214,8 +214,8 @@ def test_options_of_a_run_are_passed_on(monkeypatch, capsys):
 @pytest.mark.parametrize(
     "arguments, status, message",
     [
-        ([], 2, "Expected --saved_model or --workdir. Received: neither"),
-        (["--saved_model=a", "--workdir=b"], 2, "Expected --saved_model or --workdir. Received: both"),
+        ([], 2, "Expected either --saved_model or --workdir. Received: neither"),
+        (["--saved_model=a", "--workdir=b"], 2, "Expected either --saved_model or --workdir. Received: both"),
         (["--workdir=/nowhere"], 1, "Expected a run with its config.flags in /nowhere. Received: none"),
         (["--saved_model=/nowhere"], 1, "Expected an export (DIR/1/saved_model.pb) in /nowhere. Received: no such dir"),
         (["--workdir=a", "--port=70000"], 2, "port"),

@@ -73,7 +73,7 @@ def test_few_held_out_images_are_a_warning():
     found = errors.from_probabilities(np.eye(3)[labels], labels)
     few = split_results.SplitResult("validation", labels, {}, {"center crop": found}, "center crop")
     (text,) = diagnosis.of_run(config.Config(), [], [few], source())
-    assert text == "the validation set has 10 images: each is 10 percentage points of its error"
+    assert text == "the validation set has 10 images: each counts for 10 percentage points of its error"
 
 
 @pytest.mark.parametrize(

@@ -192,7 +192,7 @@ def test_figures_by_class_predictions_and_temperatures_are_written(runs, alone, 
         (
             2,
             {"fit_temperature": True},
-            "^Expected one run for figures by class, temperatures and .* Received: several$",
+            "^Expected a single run for results by class, temperatures and .* Received: several$",
         ),
         (1, {"sensitivity": 0.9}, "^Expected two classes to choose a threshold for a sensitivity. Received: 6$"),
         (1, {"sensitivity": 2.0}, "^Expected sensitivity to be above 0 and at most 1. Received: 2$"),
@@ -225,7 +225,7 @@ def test_part_of_a_split_has_the_same_fraction_of_each_class(runs, folder, tmp_p
     assert len(evaluate.evaluate(runs, "train", images=24).labels) == 24
     assert len(evaluate.evaluate(runs, "train", images=10_000).labels) == 24
     with pytest.raises(
-        ValueError, match="^Expected images from 6, one of each class, to 24, all of them. Received: 5$"
+        ValueError, match="^Expected images to be from 6, one per class, to 24, all of them. Received: 5$"
     ):
         evaluate.evaluate(run, "train", images=5)
 

@@ -172,9 +172,13 @@ def test_program_that_is_killed_resumes(workdir, folder, tmp_path, paths):
 @pytest.mark.parametrize(
     "arguments, status, message",
     [
-        ([], 2, "Expected --images or --split. Received: neither"),
-        (["--images=IMAGES", "--split=train"], 2, "Expected --images or --split. Received: both"),
-        (["--images=IMAGES", "--source=elpv"], 2, "Expected --source and --data_dir with --split. Received: them with"),
+        ([], 2, "Expected either --images or --split. Received: neither"),
+        (["--images=IMAGES", "--split=train"], 2, "Expected either --images or --split. Received: both"),
+        (
+            ["--images=IMAGES", "--source=elpv"],
+            2,
+            "Expected --source and --data_dir only with --split. Received: --images",
+        ),
         (["--images=/nowhere"], 1, "Expected a folder, an image, a list of images (*.txt) or a pattern that matches"),
         (["--images=IMAGES", "--layer=fc9"], 1, "Expected layers among conv1, relu1, pool1, conv2,"),
         (["--images=IMAGES", "--layer="], 1, "Expected at least one layer. Received: none"),

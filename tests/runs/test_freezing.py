@@ -183,11 +183,12 @@ def test_rates_of_layers_multiply_those_of_their_group():
     [
         (
             {"freeze": ("conv1", "conv9", "conv1_a")},
-            "Expected freeze among conv1, conv2, conv3, conv4, conv5, fc6, fc7, fc8. Received: conv9, conv1_a",
+            "Expected freeze to name layers among conv1, conv2, conv3, conv4, conv5, fc6, fc7, fc8. "
+            "Received: conv9, conv1_a",
         ),
         (
             {"layer_rates": ("fc9:2",)},
-            "Expected layer_rates among conv1, conv2, conv3, conv4, conv5, fc6, fc7, fc8. Received: fc9",
+            "Expected layer_rates to name layers among conv1, conv2, conv3, conv4, conv5, fc6, fc7, fc8. Received: fc9",
         ),
         (
             {"freeze": (*CONVOLUTIONS, "fc6", "fc7", "fc8")},

@@ -143,7 +143,7 @@ def test_inspect_describes_files_and_what_is_none(toronto, tmp_path):
     np.savez(other, layer=np.zeros([3, 3]))
     done = forks.run("weights", "inspect", toronto[0], other)
     assert done.returncode == 1 and "1 of 2 files were not recognized, the first: " in done.stderr
-    assert "alexnet, two towers" in done.stdout and "--recipe says it" in done.stdout
+    assert "alexnet, two towers" in done.stdout and "pass --recipe to import it" in done.stdout
     assert "other.npz: Expected the layers conv1 to conv5" in done.stdout
     done = forks.run("weights", "inspect", "--json", f"--kernels={tmp_path}/kernels.png", toronto[0])
     (description,) = json.loads(done.stdout)

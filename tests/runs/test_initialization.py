@@ -159,7 +159,7 @@ def test_input_scale_is_that_of_the_other_run(without_report, pictures, source_r
     said = " ".join(capsys.readouterr().out.split())
     data_mean = restore.read_statistics(workdir).mean_image.mean()
     assert (
-        f"preprocessing: input_scale=0.01, as in {tmp_path}/before; the mean image is that of the data, "
+        f"preprocessing: input_scale=0.01, as in {tmp_path}/before; the mean image of the data is subtracted, "
         f"{data_mean:.1f} gray levels on average, not {data_mean + 7:.1f} as in {tmp_path}/before; "
         "--mean_image=initialize_from subtracts that one"
     ) in said
@@ -183,7 +183,7 @@ def test_mean_image_is_that_of_the_data_or_of_the_other_run(without_report, pict
     capsys.readouterr()
     run_config = from_source(pictures, source_run, mean_image="initialize_from")
     train.train(run_config, str(tmp_path / "other"))
-    assert f"the mean image is that of {source_run}; " in " ".join(capsys.readouterr().out.split())
+    assert f"the mean image of {source_run} is subtracted; " in " ".join(capsys.readouterr().out.split())
     own, other, source = map(restore.read_statistics, (tmp_path / "data", tmp_path / "other", source_run))
     np.testing.assert_array_equal(other.mean_image, source.mean_image)
     np.testing.assert_allclose(own.mean_image + 7, source.mean_image, atol=1e-4)

@@ -156,7 +156,7 @@ def test_an_index_of_other_images_is_rebuilt(run, folder, tmp_path, capsys):
         (other / "train" / CLASS_NAMES[number % 3]).mkdir(parents=True, exist_ok=True)
         picture(number).save(other / "train" / CLASS_NAMES[number % 3] / f"{number}.png")
     assert len(neighbours.index_run(run, source=f"folder:{other}")) == 6
-    assert "has other images" in capsys.readouterr().out
+    assert "has different images" in capsys.readouterr().out
 
 
 def test_an_index_of_another_run_or_split_is_kept(run, folder, tmp_path):
@@ -214,7 +214,7 @@ def test_prepared_data_can_be_searched(folder, tmp_path, storage):
         (queries.Queries((str(ROOT / "setup.py"),)), {}, "^Expected an image in .*setup.py. Received: "),
         (queries.Queries(indices=(6,)), {}, "^Expected queries from 0 to 5 in the test split. Received: 6$"),
         (queries.Queries(split="train", indices=(11,)), {}, f"^Expected an image in .*{UNREADABLE}. Received: "),
-        (queries.Queries(random=7), {}, "^Expected random to be 0 to 6, all test images. Received: 7$"),
+        (queries.Queries(random=7), {}, "^Expected random to be 0 to 6, the number of test images. Received: 7$"),
         (queries.Queries(split="validation", random=1), {}, "^Expected split to be one of train, test. Received"),
         (queries.Queries(random=1), {"index_split": "validation"}, "^Expected split to be one of train, test."),
         (queries.Queries(random=1), {"method": "best"}, "^Expected method to be one of auto, exact, approximate"),

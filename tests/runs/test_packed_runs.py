@@ -80,7 +80,9 @@ def test_float16_halves_the_weights_and_rounds_each_once(workdir, file, tmp_path
 def test_weights_beyond_float16_are_refused(file, tmp_path):
     run = packed.read(file)
     run.weights["fc8/bias"][1] = 70000
-    with pytest.raises(ValueError, match="Expected weights that are finite in float16. Received: others in fc8/bias"):
+    with pytest.raises(
+        ValueError, match="Expected weights that are finite in float16. Received: NaN or infinity in fc8/bias"
+    ):
         packed.write(tmp_path / "large.safetensors", run)
     packed.write(tmp_path / "large.safetensors", run, "float32")
 
@@ -138,7 +140,7 @@ def test_a_file_that_contradicts_itself_is_refused(change, message, file, tmp_pa
 
 
 def test_options_of_other_formats_are_refused(file, tmp_path):
-    with pytest.raises(ValueError, match="Expected no other options for"):
+    with pytest.raises(ValueError, match="Expected no other options for .* Received: --channels$"):
         import_weights.import_weights(file, tmp_path / "run", import_weights.Options(channels="RGB"))
 
 

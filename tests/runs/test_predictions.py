@@ -91,7 +91,7 @@ def test_many_unreadable_images_are_counted(tmp_path, capsys):
     assert predictions.write_classified(tmp_path / "p.csv", Backend(), images, top=1).count == 13
     assert [len(row) for row in read(tmp_path / "p.csv")] == [4] * 14
     printed = capsys.readouterr().out
-    assert printed.count("No such file") == 10 and "warning: 3 more are in the column error of " in printed
+    assert printed.count("No such file") == 10 and "warning: 3 more errors are in the column error of " in printed
 
 
 def test_failing_network_leaves_no_file(tmp_path):

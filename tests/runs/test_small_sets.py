@@ -88,9 +88,12 @@ def test_one_of_five_images_of_each_class_is_held_out(tmp_path, capsys):
     }
     assert lines == []
     assert diagnostics.few_held_out("validation", 2) == (
-        "the validation set has 2 images: each is 50 percentage points of its error"
+        "the validation set has 2 images: each counts for 50 percentage points of its error"
     )
-    assert diagnostics.few_held_out("test", 1) == "the test set has 1 image: each is 100 percentage points of its error"
+    assert (
+        diagnostics.few_held_out("test", 1)
+        == "the test set has 1 image: each counts for 100 percentage points of its error"
+    )
     assert diagnostics.few_held_out("train", 2) is diagnostics.few_held_out("validation", 20) is None
 
 

@@ -443,7 +443,7 @@ def test_a_run_of_one_program_of_xla_is_deterministic_resumes_and_shares_its_che
 
     done = run("whole", "--profile_steps=5,6")
     assert done.returncode == 0, done.stderr
-    assert "warning: the profile has the kernels of one program of XLA" in done.stdout
+    assert "warning: the profile has the kernels of a single XLA program" in done.stdout
     small_runs.killed_copy(tmp_path / "whole", tmp_path / "parts", step=4)
     small_runs.killed_copy(tmp_path / "whole", tmp_path / "islands", step=4)
     assert run("parts").returncode == 0

@@ -95,7 +95,7 @@ def test_a_chosen_picture_is_answered_and_classes_are_chosen_by_keys(address, pa
         "false",
     ]
     caption = page.evaluate("document.querySelectorAll('#pictures figcaption')[1].textContent")
-    assert caption == f"No position speaks for {SCRIPT} (Grad-CAM)"
+    assert caption == f"No position supports {SCRIPT} (Grad-CAM)"
     assert page.errors == []
 
 

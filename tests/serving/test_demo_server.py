@@ -92,15 +92,15 @@ def test_a_picture_is_answered(served):
     "body, status, error",
     [
         (b"bad", 422, "Expected a picture."),
-        (b"nan", 500, "Expected finite numbers of the network."),
-        (b"worse", 500, "The server failed on this picture; its terminal has the reason"),
+        (b"nan", 500, "Expected finite numbers from the network."),
+        (b"worse", 500, "The server failed on this picture; see its terminal for the reason"),
     ],
 )
 def test_pictures_that_cannot_be_answered_get_one_line(served, body, status, error, capfd):
     found, answer = served.post(body)
     assert (found, answer["error"].split(" Received")[0]) == (status, error) and list(answer) == ["error"]
     printed = capfd.readouterr().err
-    assert printed == ("a picture was not answered: secret /home/someone\n" if body == b"worse" else "")
+    assert printed == ("a picture could not be answered: secret /home/someone\n" if body == b"worse" else "")
     assert served.post(b"cat")[0] == 200
 
 
@@ -113,11 +113,11 @@ def test_pictures_that_cannot_be_answered_get_one_line(served, body, status, err
         ({"Host": "localhost.attacker.example"}, 403, "as the host"),
         ({"Host": "localhost@attacker.example"}, 403, "as the host"),
         ({"Host": ""}, 403, "as the host"),
-        ({"Origin": "http://attacker.example"}, 403, "Expected a request of this page"),
-        ({"Origin": "null"}, 403, "Expected a request of this page"),
-        ({"Origin": "http://127.0.0.1:1"}, 403, "Expected a request of this page"),
-        ({"Origin": None, "Sec-Fetch-Site": "cross-site"}, 403, "Expected a request of this page"),
-        ({"Origin": None, "Sec-Fetch-Site": "same-site"}, 403, "Expected a request of this page"),
+        ({"Origin": "http://attacker.example"}, 403, "Expected a request from this page"),
+        ({"Origin": "null"}, 403, "Expected a request from this page"),
+        ({"Origin": "http://127.0.0.1:1"}, 403, "Expected a request from this page"),
+        ({"Origin": None, "Sec-Fetch-Site": "cross-site"}, 403, "Expected a request from this page"),
+        ({"Origin": None, "Sec-Fetch-Site": "same-site"}, 403, "Expected a request from this page"),
         ({"Content-Type": "text/plain"}, 415, "Expected the content type application/octet-stream"),
         ({"Content-Type": "multipart/form-data; boundary=x"}, 415, "Expected the content type"),
         ({"Content-Type": None}, 415, "Expected the content type"),

@@ -130,7 +130,7 @@ def test_at_most_three_classes_are_named_and_the_others_counted():
     text = diagnostics.classes_mostly_wrong("test", confusion, list("abcdef"), is_balanced=False)
     assert text.startswith("the test error is 3.8%, but most images of 5 of 6 classes are classified wrongly: ")
     assert ": b (8 of 10), c (8 of 10), d (8 of 10) and 2 others; " in text and text.endswith(
-        "balanced if they have few"
+        "balanced if they have few images"
     )
     assert "class_weights" not in diagnostics.classes_mostly_wrong("test", confusion, list("abcdef"), is_balanced=True)
 
@@ -197,7 +197,9 @@ def test_the_best_epoch_is_named():
     kept = diagnostics.last_error_above_lowest(curve(errors=[0.5, 0.2, 0.25, 0.4]), "test", best_is_kept=True)
     assert "after epoch 2, whose checkpoint is kept as the best; start again" in kept
     few = diagnostics.last_error_above_lowest(curve(errors=[0.3, 1 / 15, 3 / 15], examples=15), "validation")
-    assert few.endswith("; with 15 images, the lowest of several epochs may be chance: compare them on other images")
+    assert few.endswith(
+        "; with 15 images, the lowest of several epochs may be due to chance: compare the epochs on other images"
+    )
 
 
 def test_a_late_epoch_is_named_without_an_exponent():

@@ -250,9 +250,11 @@ def test_other_networks_are_refused():
         "features.1.running_mean": np.ones(96),
     }
     refused("batch normalization and a first layer that reads 2 channels \\(Sobel filters\\)$", sobel)
-    refused("an fc6 of 5 x 5 positions, as TF-Slim's", {"fc6/weights": np.zeros([5, 5, 256, 4096], np.float32)})
+    refused("an fc6 of 5 x 5 positions, as in TF-Slim's", {"fc6/weights": np.zeros([5, 5, 256, 4096], np.float32)})
     refused("Received: 1 arrays, such as layer1 \\[4\\]$", {"layer1": np.zeros(4)})
-    refused("Received: none of conv5$", {name: array for name, array in arrays.items() if "features.10" not in name})
+    refused(
+        "Received: a file without conv5$", {name: array for name, array in arrays.items() if "features.10" not in name}
+    )
     other = changed(layers, "conv2", np.zeros([3, 3, 64, 192], np.float32))
     refused(
         "alexnet_owt's shape \\[5, 5, 64, 192\\] in conv2. Received: \\[3, 3, 64, 192\\]$", torchvision(other).arrays

@@ -39,8 +39,8 @@ function showMap(answer, place) {
   map.querySelector("img").src = shown.map;
   map.querySelector("img").alt = `Grad-CAM over the picture for ${label(shown)}`;
   map.querySelector("figcaption").textContent = shown.speaks
-    ? `What speaks for ${label(shown)} (Grad-CAM)`
-    : `No position speaks for ${label(shown)} (Grad-CAM)`;
+    ? `What supports ${label(shown)} (Grad-CAM)`
+    : `No position supports ${label(shown)} (Grad-CAM)`;
 }
 
 function showClasses(answer) {
@@ -99,7 +99,7 @@ async function send(file) {
   }
   URL.revokeObjectURL(preview);
   preview = URL.createObjectURL(file);
-  say(`${file.name} ...`);
+  say(`Classifying ${file.name} ...`);
   try {
     const response = await fetch("/answer", {
       method: "POST", body: file, signal: own.signal, headers: { "Content-Type": "application/octet-stream" },
