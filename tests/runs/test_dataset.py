@@ -96,7 +96,7 @@ def test_a_run_keeps_to_its_training_images_without_a_warning_about_the_others(p
         lines = []
         again, _ = dataset.open_data(run_config, lines.append, workdir=tmp_path / "run", resuming=resuming)
         assert sorted(again.splits["train"].names(again.root).tolist()) == chosen
-        assert [line.rpartition(": ")[2] for line in lines] == ["1 of test"]
+        assert [line.rpartition(": ")[2] for line in lines] == ["1 test image"]
 
 
 def test_training_images_are_chosen_of_those_that_are_not_held_out(pictures):
