@@ -260,7 +260,7 @@ def _check_version(record, source, workdir, resuming, log):
             return
         raise ValueError(
             f"Expected the prepared data set that {workdir} was trained on. Received: {source.name} with "
-            "different content; use the original --data_dir, or train a new run with another --workdir"
+            "different content or options; use the original --data_dir, or train a new run with another --workdir"
         )
     raise ValueError(
         f"Expected {record.version.partition(' ')[2]}, which {workdir} was trained on. Received: "

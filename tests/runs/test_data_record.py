@@ -249,7 +249,7 @@ def test_a_prepared_data_set_that_was_made_anew_is_refused(tmp_path):
     small_runs.write_picture(tmp_path / "photographs" / "train" / "dark" / "new.png", np.random.default_rng(5))
     make()
     for resuming in (True, False):
-        with pytest.raises(ValueError, match="with different content; use the original --data_dir"):
+        with pytest.raises(ValueError, match="with different content or options; use the original --data_dir"):
             open_data(pictures, None, tmp_path / "run", resuming, **prepared)
 
 
