@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+# What tables call `majority_error`.
+MAJORITY = "always the most frequent class"
 # Keeps the logarithm of a probability that float32 rounded to zero finite.
 _MIN_PROBABILITY = 1e-12
 # Elements of an array of probabilities that are processed at once: 32 MiB in float64.
@@ -249,10 +251,6 @@ def chunks(num_examples: int, elements: int) -> Iterator[slice]:
     size = max(1, _ELEMENTS // elements)
     for first in range(0, num_examples, size):
         yield slice(first, first + size)
-
-
-# What tables call the row of `majority_error`.
-MAJORITY = "always the most frequent class"
 
 
 def majority_error(labels: np.ndarray) -> float:

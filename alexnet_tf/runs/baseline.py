@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_tf import config
+from alexnet_tf.evaluation import errors
 from alexnet_tf.evaluation import fisher_vectors
 from alexnet_tf.runs import builders
 from alexnet_tf.runs import dataset
@@ -110,7 +111,7 @@ def _print(result, console):
         f"\nSIFT, Fisher vectors of {result['vector_size']} elements, linear classifier: {result['seconds']:.0f} s",
         markup=False,
     )
-    for name, errors in result["errors"].items():
-        top5 = "" if errors["top5_error"] is None else f", top-5 {errors['top5_error']:.2%}"
-        console.print(f"  {name:<12}{errors['num_examples']} images: error {errors['top1_error']:.2%}{top5}")
-    console.print(f"  always the most frequent class: {result['majority_error']:.2%}")
+    for name, found in result["errors"].items():
+        top5 = "" if found["top5_error"] is None else f", top-5 {found['top5_error']:.2%}"
+        console.print(f"  {name:<12}{found['num_examples']} images: error {found['top1_error']:.2%}{top5}")
+    console.print(f"  {errors.MAJORITY}: {result['majority_error']:.2%}")

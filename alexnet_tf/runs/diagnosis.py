@@ -40,11 +40,21 @@ def of_run(
     monitored = results[0]
     if monitored.split == "train":
         found.insert(0, diagnostics.nothing_held_out())
-    found += diagnostics.texts(
-        diagnostics.few_held_out(monitored.split, len(monitored.labels)),
-        diagnostics.rate_follows_test_error(monitored.split, run_config.schedule),
-    )
+    found += of_monitored_split(run_config, monitored.split, len(monitored.labels))
     return [*source.duplicates, *found] + _of_curve(run_config, records, source, monitored.split, best_is_kept)
+
+
+def of_monitored_split(run_config: config.Config, split: str, count: int) -> list[str]:
+    """Returns the warnings about the monitored split, which are known before training.
+
+    Args:
+      run_config: the configuration.
+      split: name of the split.
+      count: its number of images.
+    """
+    return diagnostics.texts(
+        diagnostics.few_held_out(split, count), diagnostics.rate_follows_test_error(split, run_config.schedule)
+    )
 
 
 def flat_loss(run_config: config.Config, chance: float) -> str:

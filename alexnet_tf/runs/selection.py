@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from alexnet_tf import config
 from alexnet_tf.training import best_checkpoint
+from alexnet_tf.utils import messages
 
 CHOICES = ("auto", "best", "newest")
 
@@ -27,7 +28,7 @@ class Selection(NamedTuple):
         if not self.record:
             return "newest"
         return (
-            f"best, epoch {round(self.record.epoch, 2):g}: {100 * self.record.top1_error:.2f}% error on the "
+            f"best, epoch {messages.epochs(self.record.epoch)}: {100 * self.record.top1_error:.2f}% error on the "
             f"{self.record.split} set, optimistic because the epoch was selected on it"
         )
 

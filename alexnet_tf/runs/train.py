@@ -56,7 +56,6 @@ from alexnet_tf.runs import validation
 from alexnet_tf.training import actions
 from alexnet_tf.training import best_checkpoint
 from alexnet_tf.training import checkpoints
-from alexnet_tf.training import diagnostics
 from alexnet_tf.training import distribution
 from alexnet_tf.training import loop
 from alexnet_tf.training import metrics
@@ -129,7 +128,8 @@ def train(
     stop = stop or stopping.Stop()
     with distribution.lost_workers(processes.worker[1]), contextlib.ExitStack() as locks:
         run_config, line = devices.choose_precision(run_config, processes)
-        notes += [line] if line else []
+        if line:
+            notes.append(line)
         run = _open(run_config, workdir, processes, locks, notes)
         step = run.first_step
         if step < run.steps and not _has_ended(run):
@@ -234,10 +234,7 @@ def _open_data(run_config, workdir, console):
     reading = dataclasses.replace(run_config, cache="none") if run_config.data_service else run_config
     splits = dict.fromkeys(["train", monitored])
     data = dataset.load_data(reading, source, splits, image_statistics, console)
-    for warning in diagnostics.texts(
-        diagnostics.few_held_out(monitored, len(data.examples[monitored])),
-        diagnostics.rate_follows_test_error(monitored, run_config.schedule),
-    ):
+    for warning in diagnosis.of_monitored_split(run_config, monitored, len(data.examples[monitored])):
         console.print(f"warning: {warning}", markup=False)
     if not os.path.exists(path):
         data = data._replace(statistics=initialization.with_mean_image(run_config, data.statistics))
@@ -477,7 +474,7 @@ def _finish(run, step):
     run.trainer.optimizer.swap_averages()
     if step < run.steps:
         console.print(
-            f"ended after epoch {round(step / run.steps_per_epoch, 2):g} of {run.config.epochs:g}: no lower "
+            f"ended after epoch {messages.epochs(step / run.steps_per_epoch)} of {run.config.epochs:g}: no lower "
             f"{run.monitored} error for {run.monitor.epochs_without_improvement} epochs "
             f"(--stop_after={run.config.stop_after})",
             markup=False,

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from alexnet_tf.utils import messages
+
 # A loss above this share of that of a network that ignores the images has not fallen.
 _FALLEN = 0.95
 # A rate below this share of an earlier one was cut; the drops of the schedules are larger.
@@ -176,7 +178,7 @@ def rate_cut_before_loss_fell(curve: Mapping[str, Sequence[float | None]], ignor
     for epoch, loss, rate in zip(curve["epoch"], curve["train_loss"], curve["learning_rate"]):
         if previous and rate is not None and rate < _CUT * previous[1] and lowest > _FALLEN * ignorant_loss:
             return (
-                f"the learning rate was cut after epoch {round(previous[0], 2):g}, before the training loss had "
+                f"the learning rate was cut after epoch {messages.epochs(previous[0])}, before the training loss had "
                 f"fallen: its lowest was {lowest:.4f}, and a network that ignores the images has {ignorant_loss:.4f}; "
                 "start again with a new --workdir and --schedule=linear, or a higher --patience"
             )
@@ -218,7 +220,7 @@ def last_error_above_lowest(
         remedy = "start again with a new --workdir and fewer --epochs, or a lower --learning_rate"
     return (
         f"the last checkpoint's {monitored} error of {_percent(last)} is more than two standard errors above the "
-        f"{_percent(lowest)} after epoch {round(best_epoch, 2):g}{kept}; {remedy}"
+        f"{_percent(lowest)} after epoch {messages.epochs(best_epoch)}{kept}; {remedy}"
     )
 
 

@@ -66,6 +66,15 @@ def significant(value: float) -> str:
     return f"{float(f'{value:.3g}'):,.10g}"
 
 
+def epochs(value: float) -> str:
+    """Formats a number of epochs with at most two decimals, and without an exponent below a million.
+
+    Args:
+      value: a number.
+    """
+    return f"{round(value, 2):g}"
+
+
 def printable(text: str) -> str:
     """Returns a text with escapes in place of line breaks, control characters and bytes that are not UTF-8."""
     return text if text.isprintable() else repr(text)[1:-1]

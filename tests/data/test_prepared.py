@@ -101,6 +101,9 @@ def wrong_line(directory):
     return line
 
 
+REMEDY = "copy the file from a backup, or prepare the data again in a new --data_dir"
+
+
 def refused(directory, kind=ValueError):
     with pytest.raises(kind) as caught:
         prepared.open_data_dir(directory)
@@ -265,8 +268,7 @@ def test_truncated_shard_is_refused_and_named(directory, left):
     shard = sorted(directory.glob("prepared-train*"))[1]
     size = shard.stat().st_size
     os.truncate(shard, left % size)
-    received = f"Received: {left % size} bytes; copy the file from a backup, or"
-    assert refused(directory).startswith(f"Expected {shard} to have {size} bytes. {received}")
+    assert refused(directory) == f"Expected {shard} to have {size} bytes. Received: {left % size} bytes; {REMEDY}"
     assert wrong_line(directory) == f"{shard}: {left % size} bytes, not {size}"
 
 
@@ -283,7 +285,7 @@ def test_missing_shard_is_refused_and_named(directory):
     shard = sorted(directory.glob("prepared-train*"))[2]
     size = shard.stat().st_size
     shard.unlink()
-    assert refused(directory).startswith(f"Expected {shard} to have {size} bytes. Received: none; copy the file")
+    assert refused(directory) == f"Expected {shard} to have {size} bytes. Received: none; {REMEDY}"
     assert wrong_line(directory) == f"{shard}: missing"
 
 

@@ -105,9 +105,8 @@ def test_variables_have_the_same_names_and_values(one, two):
 
 
 def test_logits_and_gradients_are_the_same(one, two):
-    # The same kernels compute on the same numbers, and sums of two gradients do not depend on the order. The
-    # tolerances, the rounding of a few additions, only allow for libraries that split sums by the number of free
-    # threads. Without AVX-512, the sums over all positions in the gradient of a bias differed by 1.03e-6.
+    # The same kernels compute on the same numbers, and sums of two gradients do not depend on the order. The tolerance,
+    # the rounding of a few additions, only allows for libraries that split sums by the number of free threads.
     np.testing.assert_allclose(two.logits, one.logits, rtol=0, atol=1e-6 * np.max(np.abs(one.logits)))
     scale = np.max(np.abs(one.training_logits))
     # In training, dropout uses the same random numbers.
@@ -115,7 +114,9 @@ def test_logits_and_gradients_are_the_same(one, two):
     for variable, a, b in zip(one.model.trainable_variables, one.gradients, two.gradients, strict=True):
         scale = np.max(np.abs(a))
         assert scale > 0, variable.path
-        np.testing.assert_allclose(b, a, rtol=0, atol=3e-6 * scale, err_msg=variable.path)
+        # The gradient of a bias sums over all positions; without AVX-512, one differed by 1.03e-6.
+        tolerance = 1.5e-6 if variable.name == "bias" else 1e-6
+        np.testing.assert_allclose(b, a, rtol=0, atol=tolerance * scale, err_msg=variable.path)
 
 
 def test_checkpoints_fit_any_number_of_devices(one, two, tmp_path):
